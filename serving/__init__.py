@@ -1,0 +1,51 @@
+"""The vocabulary every room shares. It names things once and computes no prediction."""
+
+from serving.errors import (
+    ConfigError,
+    FileAccessError,
+    FluidServeError,
+    SolveError,
+    UnsupportedError,
+    WorkloadError,
+)
+from serving.instance import (
+    MODES,
+    QUEUE_POLICIES,
+    TIME_UNITS,
+    VICTIM_POLICIES,
+    BatchTimeLaw,
+    DecodeNode,
+    setting,
+)
+from serving.metrics import LATENCIES, Distribution, LatencySamples, ServingMetrics
+from serving.rate_profile import RateProfile
+from serving.request_mix import RequestMix
+from serving.request_table import RequestTable
+from serving.trajectory import NRMSE_OUTPUTS, OUTPUTS, Trajectory, output_key
+
+__all__ = [
+    "LATENCIES",
+    "MODES",
+    "NRMSE_OUTPUTS",
+    "OUTPUTS",
+    "QUEUE_POLICIES",
+    "TIME_UNITS",
+    "VICTIM_POLICIES",
+    "BatchTimeLaw",
+    "ConfigError",
+    "DecodeNode",
+    "Distribution",
+    "FileAccessError",
+    "FluidServeError",
+    "LatencySamples",
+    "RateProfile",
+    "RequestMix",
+    "RequestTable",
+    "ServingMetrics",
+    "SolveError",
+    "Trajectory",
+    "UnsupportedError",
+    "WorkloadError",
+    "output_key",
+    "setting",
+]

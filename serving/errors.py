@@ -1,0 +1,80 @@
+"""The errors FluidServe raises on purpose. Each carries one line a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class FluidServeError(Exception):
+    """Base of every deliberate error; the command line prints it and exits with 2."""
+
+
+class ConfigError(FluidServeError):
+    """A configuration key has a value that is not allowed, or is unknown.
+
+    Parameters
+    ----------
+    key, value
+        The offending key and what was given for it.
+    allowed
+        What would have been accepted, in words.
+    """
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        super().__init__(f"config key {key!r}: {value!r} is not allowed; allowed: {allowed}")
+        self.key, self.value, self.allowed = key, value, allowed
+
+
+class WorkloadError(FluidServeError):
+    """A request table or trace cannot be used; names file, row, column and value.
+
+    Parameters
+    ----------
+    reason
+        What is wrong, in words.
+    path, row, column, value
+        Where it is wrong. ``row`` counts data rows from 1 (the header is not a row).
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str | Path | None = None,
+        row: int | None = None,
+        column: str | None = None,
+        value: object = None,
+    ) -> None:
+        where = [str(path)] if path is not None else []
+        where += [f"row {row}"] if row is not None else []
+        where += [f"column {column!r}"] if column is not None else []
+        where += [f"value {value!r}"] if value is not None else []
+        super().__init__(": ".join([", ".join(where), reason]) if where else reason)
+        self.reason, self.path, self.row = reason, path, row
+        self.column, self.value = column, value
+
+
+class UnsupportedError(FluidServeError):
+    """A combination that the chosen method does not model; says which and why."""
+
+
+class SolveError(FluidServeError):
+    """A solver could not finish; carries its status and reason.
+
+    Parameters
+    ----------
+    method
+        Name of the solver.
+    status
+        Short machine-readable status.
+    reason
+        What happened, in words.
+    """
+
+    def __init__(self, method: str, status: str, reason: str) -> None:
+        super().__init__(f"{method} failed ({status}): {reason}")
+        self.method, self.status, self.reason = method, status, reason
+
+
+class FileAccessError(FluidServeError):
+    """A file or folder cannot be read or written; names it and says why."""

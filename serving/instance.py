@@ -1,0 +1,160 @@
+"""What an LLM serving instance is: its batch-time law and, per engine, its memory and scheduler."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from serving.errors import ConfigError
+
+TIME_UNITS = ("none", "s", "ms")
+MODES = ("swapping", "sacrifice")
+QUEUE_POLICIES = ("FCFS", "priority", "SJF")
+VICTIM_POLICIES = ("LIFO", "FIFO", "LRU", "random")
+
+
+def setting(default: Any, doc: str, **constraints: Any) -> Any:
+    """Declare a dataclass field that is also a configuration key.
+
+    Parameters
+    ----------
+    default
+        Default value.
+    doc
+        One line for the schema and the command line.
+    **constraints
+        Any of ``minimum``, ``exclusive_minimum``, ``maximum``, ``choices``, and
+        ``user_function`` (True where ``path.py:function`` is accepted besides the choices).
+    """
+    return field(default=default, metadata={"doc": doc, **constraints})
+
+
+def check_settings(spec: Any) -> None:
+    """Hold every field of ``spec`` declared by :func:`setting` to its constraints.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key whose value is not allowed.
+    """
+    for item in fields(spec):
+        rules, value = item.metadata, getattr(spec, item.name)
+        if value is None or "doc" not in rules:
+            continue
+        if "choices" in rules:
+            is_function = rules.get("user_function") and ".py:" in str(value)
+            if value not in rules["choices"] and not is_function:
+                allowed = " | ".join(rules["choices"])
+                if rules.get("user_function"):
+                    allowed += " | path.py:function"
+                raise ConfigError(item.name, value, allowed)
+            continue
+        bounds = [
+            ("minimum", ">=", lambda v, b: v >= b),
+            ("exclusive_minimum", ">", lambda v, b: v > b),
+            ("maximum", "<=", lambda v, b: v <= b),
+        ]
+        present = [(sign, rules[name], ok) for name, sign, ok in bounds if name in rules]
+        if not present:
+            continue
+        allowed = "a finite number " + " and ".join(f"{sign} {bound}" for sign, bound, _ in present)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise ConfigError(item.name, value, allowed)
+        if not all(ok(value, bound) for _, bound, ok in present):
+            raise ConfigError(item.name, value, allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTimeLaw:
+    """Duration of one batch (iteration), linear in what the batch holds.
+
+    ``tau = d_0 + d_prefill * prefill_tokens + d_decode * requests + d_kv * context_tokens
+    + d_swap * swapped_tokens``, where ``context_tokens`` is the KV held by the decoding
+    requests of the batch, sum of p + k, and every decoding request adds one token.
+
+    The decode-node shorthand ``d_1`` is ``d_decode = d_kv = d_1``, for which
+    ``tau = d_0 + d_1 * batch_tokens`` with ``batch_tokens = sum(p + k + 1)``.
+    """
+
+    d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0)
+    d_decode: float = setting(0.001, "time per decoding request [time/request]", minimum=0)
+    d_kv: float = setting(0.001, "time per KV token read [time/token]", minimum=0)
+    d_prefill: float = setting(0.0, "time per prefill token computed [time/token]", minimum=0)
+    d_swap: float = setting(0.0, "time per token moved GPU <-> CPU [time/token]", minimum=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @classmethod
+    def per_token(cls, d_0: float, d_1: float, d_swap: float = 0.0) -> BatchTimeLaw:
+        """Return the decode-node law ``tau = d_0 + d_1 * batch_tokens``."""
+        return cls(d_0=d_0, d_decode=d_1, d_kv=d_1, d_swap=d_swap)
+
+    @property
+    def per_request_extra(self) -> float:
+        """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
+        return self.d_decode - self.d_kv
+
+    def duration(self, batch_tokens: Any, requests: Any, swapped_tokens: Any = 0) -> Any:
+        """Return the duration [time] of a decode batch (scalars or arrays alike).
+
+        Parameters
+        ----------
+        batch_tokens
+            sum(p + k + 1) over the batch [tokens].
+        requests
+            Decoding requests in the batch.
+        swapped_tokens
+            Tokens moved between GPU and CPU since the last batch.
+
+        Notes
+        -----
+        This order of operations is the engine's: with ``d_decode == d_kv`` the third term is an
+        exact zero, so ``d_1`` given as a shorthand yields the very bits of ``d_0 + d_1 * tokens``.
+        """
+        return (
+            self.d_0
+            + self.d_kv * batch_tokens
+            + self.per_request_extra * requests
+            + self.d_swap * swapped_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeNode:
+    """A decode node of a disaggregated deployment (engine ``decode_node``).
+
+    A request brings its prompt's KV; it holds p + k tokens after k decoded ones and costs
+    p + k + 1 batch tokens per iteration. Later engines are siblings of this class.
+    """
+
+    batch_time: BatchTimeLaw = field(default_factory=BatchTimeLaw)
+    time_unit: str = setting("none", "unit of every time", choices=TIME_UNITS)
+    mode: str = setting("swapping", "what happens to an evicted request", choices=MODES)
+    M_total: int = setting(10000, "KV memory [tokens]", minimum=1)
+    B: int | None = setting(2000, "batch token budget [tokens]; null = unlimited", minimum=1)
+    admission_threshold: float = setting(
+        1.0, "admit only while used < threshold * M_total", exclusive_minimum=0, maximum=1
+    )
+    queue_policy: str = setting(
+        "FCFS", "order of admission", choices=QUEUE_POLICIES, user_function=True
+    )
+    victim_policy: str = setting(
+        "LIFO", "who is evicted", choices=VICTIM_POLICIES, user_function=True
+    )
+    batch_priority: str = setting(
+        "standard", "order of the batch: RUNNING's entry order", choices=("standard",)
+    )
+    length_source: str = setting("oracle", "length that SJF reads", choices=("oracle", "predicted"))
+
+    engine = "decode_node"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def token_budget(self) -> int:
+        """``B`` [tokens]; a number that never binds where ``B`` is None."""
+        return 2**62 if self.B is None else self.B

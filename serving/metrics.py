@@ -1,0 +1,182 @@
+"""Serving metrics, one object for requests that were simulated and flows that were solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_delay")
+"""Time to first token; time per output token after the first; inter-token latency; end-to-end
+latency; arrival to first admission."""
+
+PERCENTILES = (50, 90, 95, 99)
+EMPTY: NDArray[np.float64] = np.empty(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatencySamples:
+    """Latencies with weights: a request weighs 1, a flow element its mass.
+
+    Parameters
+    ----------
+    queue_delay, ttft, tpot, e2el, weight : shape (S,) [time; weight in requests]
+        ``tpot`` is NaN where D = 1.
+    itl, itl_weight : shape (I,) [time; weight in tokens]
+        Empty where inter-token latencies were not recorded.
+    """
+
+    queue_delay: NDArray[np.float64]
+    ttft: NDArray[np.float64]
+    tpot: NDArray[np.float64]
+    e2el: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    itl: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
+    itl_weight: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
+
+    def of(self, latency: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return values and weights of one of :data:`LATENCIES`, without the undefined."""
+        values = getattr(self, latency)
+        weight = self.itl_weight if latency == "itl" else self.weight
+        defined = np.isfinite(values)
+        return values[defined], weight[defined]
+
+
+def weighted_percentile(values: ArrayLike, weight: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
+    """Return percentiles of weighted samples, equal to ``np.percentile`` for equal weights.
+
+    Each sample sits at the middle of its weight; positions are rescaled so that the smallest and
+    the largest sample are the 0th and the 100th percentile. NaN where there is no sample.
+    """
+    values, weight = np.asarray(values, float), np.asarray(weight, float)
+    q = np.asarray(q, float)
+    if values.size == 0 or weight.sum() <= 0:
+        return np.full(q.shape, np.nan)
+    order = np.argsort(values, kind="stable")
+    values, weight = values[order], weight[order]
+    middle = np.cumsum(weight) - 0.5 * weight
+    span = middle[-1] - middle[0]
+    position = (middle - middle[0]) / span if span > 0 else np.zeros(values.size)
+    return np.interp(q / 100, position, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Mean, standard deviation, median and percentiles of one latency [time]."""
+
+    mean: float
+    std: float
+    percentiles: Mapping[int, float]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], weight: NDArray[np.float64]) -> Distribution:
+        """Return the distribution of weighted samples; NaN throughout where there are none."""
+        marks = dict(
+            zip(PERCENTILES, weighted_percentile(values, weight, PERCENTILES).tolist(), strict=True)
+        )
+        total = weight.sum()
+        if values.size == 0 or total <= 0:
+            return cls(float("nan"), float("nan"), marks)
+        mean = float(values @ weight / total)
+        return cls(mean, float(np.sqrt((values - mean) ** 2 @ weight / total)), marks)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingMetrics:
+    """What a run or a solution achieved.
+
+    Parameters
+    ----------
+    duration : [time]
+        From time 0 to the last completion (or the end of what was run).
+    completed : [requests]
+        Requests (or mass) that finished.
+    output_tokens : [tokens]
+        Tokens first produced; a sacrificed request does not emit one again.
+    latencies
+        A :class:`Distribution` for each of :data:`LATENCIES`.
+    request_goodput : [requests/time] or None
+        Completions that met every given threshold, per time; None where none was given.
+    memory_utilization
+        Mean KV use over M_total during execution, weighted by batch duration, idle included.
+    gpu_utilization
+        Share of ``duration`` in which a batch was executing.
+    processing_efficiency
+        Useful token-iterations over those executed (progress lost to sacrifice is not useful).
+    evictions : [requests]
+        Swap-outs or sacrifices.
+    recompute_waste : [tokens]
+        Decoded tokens thrown away by sacrifice.
+    """
+
+    duration: float
+    completed: float
+    output_tokens: float
+    latencies: Mapping[str, Distribution]
+    request_goodput: float | None
+    memory_utilization: float
+    gpu_utilization: float
+    processing_efficiency: float
+    evictions: float
+    recompute_waste: float
+
+    @classmethod
+    def summarise(
+        cls,
+        samples: LatencySamples,
+        *,
+        goodput: Mapping[str, float] | None = None,
+        **totals: float,
+    ) -> ServingMetrics:
+        """Return the metrics of latency samples and run totals.
+
+        Parameters
+        ----------
+        goodput
+            Threshold [time] by latency name, such as ``{"ttft": 2.0}``.
+        **totals
+            The remaining fields.
+        """
+        latencies = {name: Distribution.of(*samples.of(name)) for name in LATENCIES}
+        good = None
+        if goodput:
+            met = np.ones(samples.weight.size, bool)
+            for name, threshold in goodput.items():
+                met &= ~(getattr(samples, name) > threshold)
+            good = float(samples.weight[met].sum() / totals["duration"])
+        return cls(latencies=latencies, request_goodput=good, **totals)
+
+    def to_json(self, time_unit: str = "none") -> dict[str, Any]:
+        """Return the metrics under the names of ``vllm bench serve``.
+
+        Latencies are in ms and named ``mean_ttft_ms`` where the unit of time is known; with
+        ``time_unit`` none the ``_ms`` is dropped and times stay as they are.
+        """
+        factor, suffix = {"none": (1.0, ""), "s": (1e3, "_ms"), "ms": (1.0, "_ms")}[time_unit]
+        rate = 1 / self.duration if self.duration > 0 else float("nan")
+        out: dict[str, Any] = {
+            "duration": self.duration,
+            "completed": self.completed,
+            "request_throughput": self.completed * rate,
+            "output_throughput": self.output_tokens * rate,
+            "request_goodput": self.request_goodput,
+        }
+        for name, of in self.latencies.items():
+            out[f"mean_{name}{suffix}"] = of.mean * factor
+            out[f"median_{name}{suffix}"] = of.percentiles[50] * factor
+            out[f"std_{name}{suffix}"] = of.std * factor
+            for q, value in of.percentiles.items():
+                out[f"p{q}_{name}{suffix}"] = value * factor
+        out |= {
+            "memory_utilization": self.memory_utilization,
+            "gpu_utilization": self.gpu_utilization,
+            "processing_efficiency": self.processing_efficiency,
+            "evictions": self.evictions,
+            "recompute_waste": self.recompute_waste,
+        }
+        return {
+            k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in out.items()
+        }

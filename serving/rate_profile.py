@@ -1,0 +1,145 @@
+"""Arrival rate over time, carried as its cumulative curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.errors import WorkloadError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RateProfile:
+    """Expected arrivals by time t, a non-decreasing piecewise-linear curve.
+
+    A jump (two knots at one time) is a simultaneous burst; a trace's own curve jumps by one at
+    each arrival. The curve is flat after its last knot.
+
+    Parameters
+    ----------
+    time : shape (K,) [time]
+        Knots, non-decreasing, starting at 0.
+    cumulative : shape (K,) [requests]
+        Expected arrivals up to and including each knot, non-decreasing.
+
+    Raises
+    ------
+    WorkloadError
+        If the knots are not finite, not ordered, or of unequal length.
+    """
+
+    time: NDArray[np.float64]
+    cumulative: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        time = np.ascontiguousarray(self.time, dtype=np.float64)
+        cumulative = np.ascontiguousarray(self.cumulative, dtype=np.float64)
+        if time.ndim != 1 or time.shape != cumulative.shape or time.size < 2:
+            raise WorkloadError("a rate profile needs two arrays of equal length >= 2")
+        if not (np.isfinite(time).all() and np.isfinite(cumulative).all()):
+            raise WorkloadError("a rate profile must be finite (a rate is NaN or infinite)")
+        if time[0] != 0 or (np.diff(time) < 0).any():
+            raise WorkloadError("the knots of a rate profile start at 0 and never decrease")
+        if cumulative[0] < 0 or (np.diff(cumulative) < 0).any():
+            raise WorkloadError("a rate is negative; allowed: >= 0")
+        object.__setattr__(self, "time", time)
+        object.__setattr__(self, "cumulative", cumulative)
+
+    @classmethod
+    def constant(cls, rate: float, horizon: float) -> RateProfile:
+        """Return a constant ``rate`` [requests/time] on [0, horizon]."""
+        return cls.steps([0.0], [rate], horizon)
+
+    @classmethod
+    def steps(cls, start: ArrayLike, rate: ArrayLike, horizon: float) -> RateProfile:
+        """Return rates that hold from each start to the next, up to ``horizon``.
+
+        Parameters
+        ----------
+        start : shape (K,) [time]
+            First is 0, increasing, all below ``horizon``.
+        rate : shape (K,) [requests/time]
+        """
+        edges = np.append(np.asarray(start, float), float(horizon))
+        counts = np.asarray(rate, float) * np.diff(edges)
+        return cls(edges, np.append(0.0, np.cumsum(counts)))
+
+    @classmethod
+    def from_rate(cls, time: ArrayLike, rate: ArrayLike) -> RateProfile:
+        """Return the profile whose rate is linear between samples (trapezoidal cumulative)."""
+        time, rate = np.asarray(time, float), np.asarray(rate, float)
+        area = 0.5 * (rate[1:] + rate[:-1]) * np.diff(time)
+        return cls(time, np.append(0.0, np.cumsum(area)))
+
+    @classmethod
+    def sine(
+        cls, mean: float, amplitude: float, period: float, horizon: float, points: int = 64
+    ) -> RateProfile:
+        """Return ``mean * (1 + amplitude * sin(2 pi t / period))``, ``points`` knots a period."""
+        knots = max(2, int(np.ceil(horizon / period * points)) + 1)
+        t = np.linspace(0.0, horizon, knots)
+        phase = 2 * np.pi / period
+        return cls(t, mean * (t + amplitude / phase * (1 - np.cos(phase * t))))
+
+    @classmethod
+    def ramp(cls, first: float, last: float, horizon: float, points: int = 256) -> RateProfile:
+        """Return a rate that goes linearly from ``first`` to ``last`` over [0, horizon]."""
+        t = np.linspace(0.0, horizon, points)
+        return cls(t, first * t + (last - first) * t**2 / (2 * horizon))
+
+    @classmethod
+    def from_arrivals(cls, arrival_time: ArrayLike, horizon: float | None = None) -> RateProfile:
+        """Return the cumulative curve of a trace itself: one step per arrival.
+
+        Parameters
+        ----------
+        arrival_time : shape (R,) [time]
+            Sorted.
+        horizon
+            End of the curve [time]; the last arrival by default.
+        """
+        t = np.asarray(arrival_time, float)
+        end = float(t[-1]) if horizon is None else float(horizon)
+        count = np.arange(t.size + 1, dtype=float)
+        time = np.concatenate(([0.0], np.repeat(t, 2), [max(end, float(t[-1]))]))
+        return cls(time, np.repeat(count, 2))
+
+    @property
+    def horizon(self) -> float:
+        """Last knot [time]."""
+        return float(self.time[-1])
+
+    @property
+    def total(self) -> float:
+        """Expected arrivals in all [requests]."""
+        return float(self.cumulative[-1])
+
+    @property
+    def mean_rate(self) -> float:
+        """Arrivals per time over [0, horizon] [requests/time]."""
+        return self.total / self.horizon
+
+    def count(self, t: ArrayLike) -> NDArray[np.float64]:
+        """Return expected arrivals up to and including ``t`` [requests]."""
+        t = np.asarray(t, float)
+        k = np.searchsorted(self.time, t, side="right")
+        before, after = np.clip(k - 1, 0, None), np.clip(k, None, self.time.size - 1)
+        width = self.time[after] - self.time[before]
+        share = np.where(width > 0, (t - self.time[before]) / np.where(width > 0, width, 1), 0.0)
+        rise = self.cumulative[after] - self.cumulative[before]
+        return np.where(k == 0, 0.0, self.cumulative[before] + share * rise)
+
+    def mean_rate_between(self, edges: ArrayLike) -> NDArray[np.float64]:
+        """Return the mean rate over each interval of ``edges`` (K+1,), shape (K,)."""
+        edges = np.asarray(edges, float)
+        return np.diff(self.count(edges)) / np.diff(edges)
+
+    def scaled(self, factor: float) -> RateProfile:
+        """Return the profile with every rate multiplied by ``factor``."""
+        return RateProfile(self.time, self.cumulative * factor)
+
+    def stretched(self, factor: float) -> RateProfile:
+        """Return the profile with time multiplied by ``factor`` (rates divided by it)."""
+        return RateProfile(self.time * factor, self.cumulative)

@@ -1,0 +1,98 @@
+"""The joint distribution of prefill and decode lengths that a workload draws from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.errors import WorkloadError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestMix:
+    """A discrete distribution over (p, D): one atom per distinct pair and class.
+
+    Parameters
+    ----------
+    prefill, decode : shape (J,) [tokens]
+        p and D of each atom, D whole and >= 1; p may be a mean, hence not whole.
+    probability : shape (J,)
+        Positive, normalised here to sum to 1.
+    request_class : shape (J,)
+        Index of the class each atom belongs to.
+    """
+
+    prefill: NDArray[np.float64]
+    decode: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    request_class: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not (self.prefill.shape == self.decode.shape == self.probability.shape):
+            raise WorkloadError("the arrays of a request mix must have one length")
+        if self.prefill.size == 0 or (self.decode < 1).any() or (self.probability < 0).any():
+            raise WorkloadError("a request mix needs D >= 1 and probabilities >= 0")
+        object.__setattr__(self, "probability", self.probability / self.probability.sum())
+
+    @classmethod
+    def from_lengths(
+        cls,
+        prefill: ArrayLike,
+        decode: ArrayLike,
+        weight: ArrayLike | None = None,
+        request_class: ArrayLike | None = None,
+    ) -> RequestMix:
+        """Return the mix of the given lengths, equal atoms merged.
+
+        Parameters
+        ----------
+        prefill, decode : shape (R,) [tokens]
+        weight : shape (R,)
+            Relative frequency of each; equal by default.
+        request_class : shape (R,)
+        """
+        p = np.asarray(prefill, float)
+        d = np.asarray(decode, np.int64)
+        w = np.ones(p.size) if weight is None else np.asarray(weight, float)
+        c = np.zeros(p.size, np.int64) if request_class is None else np.asarray(request_class)
+        atoms, where = np.unique(np.column_stack([c, p, d]), axis=0, return_inverse=True)
+        mass = np.bincount(where.ravel(), weights=w, minlength=len(atoms))
+        return cls(atoms[:, 1], atoms[:, 2].astype(np.int64), mass, atoms[:, 0].astype(np.int64))
+
+    def __len__(self) -> int:
+        return self.prefill.size
+
+    @property
+    def mean_prefill(self) -> float:
+        """E[p] [tokens]."""
+        return float(self.probability @ self.prefill)
+
+    @property
+    def mean_decode(self) -> float:
+        """E[D] [tokens]."""
+        return float(self.probability @ self.decode)
+
+    @property
+    def longest_decode(self) -> int:
+        """Largest D [tokens]."""
+        return int(self.decode.max())
+
+    @property
+    def work(self) -> float:
+        """W = E[p D + D (D + 1) / 2] [token-iterations] (model: work of a request)."""
+        d = self.decode.astype(float)
+        return float(self.probability @ (self.prefill * d + d * (d + 1) / 2))
+
+    def survival(self) -> NDArray[np.float64]:
+        """Return G(k) = P(D > k) for k = 0..D_max, shape (D_max + 1,)."""
+        return self._tail(self.probability)
+
+    def prefill_survival(self) -> NDArray[np.float64]:
+        """Return P(k) = E[p; D > k] [tokens] for k = 0..D_max, shape (D_max + 1,)."""
+        return self._tail(self.probability * self.prefill)
+
+    def _tail(self, mass: NDArray[np.float64]) -> NDArray[np.float64]:
+        at = np.bincount(self.decode, weights=mass, minlength=self.longest_decode + 1)
+        return np.append(np.cumsum(at[:0:-1])[::-1], 0.0)
