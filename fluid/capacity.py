@@ -1,0 +1,73 @@
+"""Capacity of an instance for a mix: the arrival rate at which a saturated node just keeps up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving import DecodeNode, RequestMix
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """A node that always has somebody waiting, averaged over iterations.
+
+    Parameters
+    ----------
+    batch_tokens : [tokens]
+        Mean tokens C of a batch.
+    batch_size : [requests]
+        Mean executing requests.
+    batch_time : [time]
+        Mean duration of a batch.
+    throughput : [requests/time]
+        lambda_M, completions per time.
+    """
+
+    batch_tokens: float
+    batch_size: float
+    batch_time: float
+    throughput: float
+
+
+def straddle(mix: RequestMix) -> float:
+    """Return the mean room s [tokens] that the first request not to fit leaves unused.
+
+    The next entrant needs p + 1 tokens and the room left for it is what a uniform cut through
+    the sequence of entrants leaves below the cut: size-biased, on average half of what it hits,
+    ``s = E[(p+1)^2] / (2 E[p+1])`` (model, section 4).
+    """
+    need = mix.prefill + 1
+    return float(mix.probability @ need**2 / (2 * mix.probability @ need))
+
+
+def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
+    """Return the saturated state of ``instance`` under ``mix`` (model, section 4).
+
+    A request stays D iterations and works W token-iterations, so C tokens of a saturated batch
+    belong to ``C E[D] / W`` requests; the batch-time law turns both into tau and the throughput
+    is ``C / (W tau)``. With ``d_decode = d_kv = d_1`` it is ``C / (W (d_0 + d_1 C))``.
+
+    C is the smaller of memory and batch budget less the straddle; an admission threshold kappa
+    keeps ``used = C - batch_size`` near kappa M plus the overshoot of the last entrant. A batch
+    holds at least one request.
+    """
+    tokens_per_request = mix.work / mix.mean_decode
+    room = straddle(mix)
+    ceilings = [instance.M_total - room, instance.token_budget - room]
+    if instance.admission_threshold < 1:
+        overshoot = float(mix.probability @ mix.prefill**2 / (2 * mix.probability @ mix.prefill))
+        used = instance.admission_threshold * instance.M_total + overshoot
+        ceilings.append(used / (1 - 1 / tokens_per_request))
+    tokens = max(min(ceilings), tokens_per_request)
+    size = tokens / tokens_per_request
+    tau = float(instance.batch_time.duration(tokens, size))
+    throughput = tokens / (mix.work * tau) if tau > 0 else float("inf")
+    return Saturation(tokens, size, tau, throughput)
+
+
+def capacity(mix: RequestMix, instance: DecodeNode) -> float:
+    """Return lambda_M [requests/time], the largest arrival rate that ``instance`` keeps up with.
+
+    Load is the arrival rate over this capacity. See :func:`saturation`.
+    """
+    return saturation(mix, instance).throughput
