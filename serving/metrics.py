@@ -105,7 +105,8 @@ class ServingMetrics:
     gpu_utilization
         Share of ``duration`` in which a batch was executing.
     processing_efficiency
-        Useful token-iterations over those executed (progress lost to sacrifice is not useful).
+        Useful token-iterations (those that first produced a token) over ``min(M_total, B)`` times
+        the number of batches executed.
     evictions : [requests]
         Swap-outs or sacrifices.
     recompute_waste : [tokens]

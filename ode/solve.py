@@ -1,0 +1,90 @@
+"""One door to every solver: ``solve(profile, mix, instance, method=...)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ode.initial_state import InitialState
+from ode.solution import Solution
+from serving import DecodeNode, RateProfile, RequestMix, UnsupportedError
+
+METHODS = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy")
+
+
+def solve(
+    profile: RateProfile,
+    mix: RequestMix,
+    instance: DecodeNode,
+    *,
+    method: str = "lagrangian",
+    initial: InitialState | None = None,
+    horizon: float | None = None,
+    drain: bool = True,
+    approximate: bool = False,
+    **options: Any,
+) -> Solution:
+    """Solve the fluid model of an instance under a workload.
+
+    Parameters
+    ----------
+    profile
+        Expected arrivals over time, a rate profile or a trace's own cumulative curve.
+    mix
+        Joint distribution of prefill and decode lengths.
+    instance
+        The node.
+    method
+        One of :data:`METHODS`; a named method runs what it names.
+    initial
+        State at time 0, empty by default.
+    horizon : [time]
+        End of arrivals, ``profile.horizon`` by default.
+    drain
+        Go on without arrivals until the system is empty, so that the latencies of all arrivals
+        are counted; otherwise stop at ``horizon``.
+    approximate
+        Solve policies that the fluid model does not describe as FCFS and LIFO, and label the
+        solution ``approximate``.
+    **options
+        Of the method: ``batches_per_step`` (lagrangian), ``step`` (eulerian), ...
+
+    Raises
+    ------
+    UnsupportedError
+        For an unknown method, or a policy that is not modelled.
+    SolveError
+        If the solver fails; names its status and reason.
+    """
+    from ode._policies import policy_labels
+
+    labels = policy_labels(instance, approximate=approximate)
+    initial = InitialState() if initial is None else initial
+    horizon = profile.horizon if horizon is None else float(horizon)
+    if method == "lagrangian":
+        from ode.lagrangian import solve_lagrangian
+
+        return solve_lagrangian(
+            profile,
+            mix,
+            instance,
+            initial=initial,
+            horizon=horizon,
+            drain=drain,
+            labels=labels,
+            **options,
+        )
+    if method in METHODS:
+        from ode.eulerian import solve_eulerian
+
+        return solve_eulerian(
+            profile,
+            mix,
+            instance,
+            backend=method.removeprefix("eulerian_"),
+            initial=initial,
+            horizon=horizon,
+            drain=drain,
+            labels=labels,
+            **options,
+        )
+    raise UnsupportedError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
