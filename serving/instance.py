@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from serving.errors import ConfigError
@@ -97,6 +97,11 @@ class BatchTimeLaw:
         """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
         return self.d_decode - self.d_kv
 
+    def scaled(self, n: float) -> BatchTimeLaw:
+        """Return the law with every per-token and per-request time divided by ``n``."""
+        rates = ("d_decode", "d_kv", "d_prefill", "d_swap")
+        return replace(self, **{name: getattr(self, name) / n for name in rates})
+
     def duration(self, batch_tokens: Any, requests: Any, swapped_tokens: Any = 0) -> Any:
         """Return the duration [time] of a decode batch (scalars or arrays alike).
 
@@ -158,3 +163,13 @@ class DecodeNode:
     def token_budget(self) -> int:
         """``B`` [tokens]; a number that never binds where ``B`` is None."""
         return 2**62 if self.B is None else self.B
+
+    def scaled(self, n: int) -> DecodeNode:
+        """Return a node ``n`` times as large whose batches take as long.
+
+        Memory and budget grow by ``n``, times per token shrink by ``n``: with arrivals ``n`` times
+        as frequent, the fluid limit stays and the noise falls like ``1/sqrt(n)``.
+        """
+        budget = None if self.B is None else self.B * n
+        law = self.batch_time.scaled(n)
+        return replace(self, batch_time=law, M_total=self.M_total * n, B=budget)
