@@ -1,0 +1,119 @@
+"""The command ``fluidserve``. Only the standard library and click are imported to show help."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+COMMANDS = {
+    "generate": "Sample a request table from a scenario, types or a trace's lengths.",
+    "trace": "Read traces of other projects (trace convert IN OUT).",
+    "simulate": "Run the discrete engine.",
+    "solve": "Solve the fluid model.",
+    "compare": "Fluid next to discrete: JSON, pictures and a report.",
+    "plot": "Draw the pictures of an experiment folder again.",
+    "equations": "Print the symbolic fluid model.",
+    "bench": "Measure speed: engine, reference, fluid.",
+}
+"""Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
+
+INTERRUPTED = 130
+
+
+class FrontDoor(click.Group):
+    """Loads a command when it is asked for, and turns every error into one line and a status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"fluidserve.commands.{cmd_name}")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run; with ``standalone_mode`` every deliberate error ends as one line on stderr."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        try:
+            status = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
+            sys.stdout.flush()
+        except (KeyboardInterrupt, click.Abort):
+            _stop("interrupted", INTERRUPTED)
+        except click.exceptions.NoArgsIsHelpError as help_wanted:
+            click.echo(help_wanted.ctx.get_help() if help_wanted.ctx else help_wanted.message)
+            sys.exit(0)
+        except click.ClickException as wrong:
+            _stop(wrong.format_message(), 2)
+        except BrokenPipeError:
+            # The reader of stdout has gone (``| head``): nothing more can be said to it.
+            sys.stdout = None
+            sys.exit(0)
+        except Exception as wrong:
+            from serving.errors import FluidServeError
+
+            if not isinstance(wrong, FluidServeError | OSError):
+                raise
+            _stop(str(wrong), 2)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    click.echo(f"fluidserve: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"fluidserve {version('fluidserve')}")
+        ctx.exit()
+
+
+@click.command(
+    cls=FrontDoor,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version."
+)
+def cli() -> None:
+    """Predict what an LLM serving node will do: a fluid model next to a discrete simulator."""
+
+
+def main() -> NoReturn:
+    """Entry point of the command ``fluidserve``."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    cli.main(prog_name="fluidserve")
+    raise AssertionError("the front door always exits")

@@ -1,0 +1,192 @@
+"""Configuration files: flat YAML, every key checked, every error one line."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from fluidserve.settings import D_1, PLANNED_ENGINES, SETTINGS, Setting
+from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+
+VLLM_KEYS = frozenset(
+    "vllm_version block_size num_gpu_blocks num_cpu_blocks max_num_seqs max_num_batched_tokens "
+    "max_model_len enable_chunked_prefill preemption_mode watermark long_prefill_token_threshold "
+    "scheduler_reserve_full_isl enable_prefix_caching remote_prefill free_recompute kv_connector "
+    "d_prefill".split()
+)
+
+
+@functools.cache
+def schema() -> type[BaseModel]:
+    """Return the pydantic model of a configuration, generated from :data:`SETTINGS`."""
+    columns: dict[str, Any] = {key: (_type(item), item.default) for key, item in SETTINGS.items()}
+    return create_model(
+        "Config",
+        __config__=ConfigDict(extra="forbid", frozen=True, title="FluidServe configuration"),
+        **columns,
+    )
+
+
+def _type(item: Setting) -> Any:
+    """Return the annotation that holds a value to the rules of its setting."""
+    bounds = {"minimum": "ge", "exclusive_minimum": "gt", "maximum": "le"}
+    limits = {bounds[name]: rule for name, rule in item.rules.items() if name in bounds}
+    kind: Any = item.kind
+    if "choices" in item.rules:
+        kind = Literal[item.rules["choices"]]
+        if item.rules.get("user_function"):
+            kind = kind | Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
+    elif kind is float:
+        limits["allow_inf_nan"] = False
+    kind = Annotated[kind, Field(description=item.doc, **limits)]
+    return kind | None if item.optional else kind
+
+
+def load_config(
+    path: str | Path | None = None, flags: Mapping[str, Any] | None = None
+) -> BaseModel:
+    """Return the configuration of a file, overridden by flags, over the defaults.
+
+    Parameters
+    ----------
+    path
+        YAML file with flat keys; only defaults without it.
+    flags
+        Values by key that win over the file.
+
+    Returns
+    -------
+    An instance of :func:`schema`, whose attributes are the keys.
+
+    Raises
+    ------
+    ConfigError
+        Naming key, value and what is allowed.
+    FileAccessError
+        If the file cannot be read or is not YAML.
+    """
+    merged: dict[str, Any] = {}
+    if path is not None:
+        merged |= _with_shorthand(_read(Path(path)), f"{path}: ")
+    merged |= _with_shorthand(dict(flags or {}), "")
+    try:
+        return schema()(**merged)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        key = str(first["loc"][0])
+        raise ConfigError(key, merged[key], SETTINGS[key].allowed) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FileAccessError(f"cannot read {path}: it is not UTF-8 text") from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise FileAccessError(f"{path}, line {line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise FileAccessError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise FileAccessError(f"{path} holds no keys; a configuration is lines of 'key: value'")
+    return {str(key): value for key, value in content.items()}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key that is given twice is an error, not a silent last word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for name, _ in node.value:
+            if name.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {name.value!r} is given twice", name.start_mark
+                )
+            seen.add(name.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _with_shorthand(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check the keys and replace ``d_1`` by the two that it stands for."""
+    for key, value in given.items():
+        _check_key(key, value, where)
+    if "d_1" in given:
+        for key in ("d_decode", "d_kv"):
+            if key in given:
+                raise ConfigError(key, given[key], "either d_1 or d_decode and d_kv, not both")
+        d_1 = given.pop("d_1")
+        try:
+            number = float(d_1) if not isinstance(d_1, bool) else float("nan")
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not 0 <= number < float("inf"):
+            raise ConfigError("d_1", d_1, D_1.allowed)
+        given |= {"d_decode": number, "d_kv": number}
+    return given
+
+
+def _check_key(key: str, value: Any, where: str) -> None:
+    if key == "engine" and value in PLANNED_ENGINES:
+        raise ConfigError(
+            key, value, "decode_node (the vLLM engines are not available in this version)"
+        )
+    if key in SETTINGS or key == D_1.key:
+        if isinstance(value, bool) and (key == D_1.key or SETTINGS[key].kind is not bool):
+            raise ConfigError(key, value, (D_1 if key == D_1.key else SETTINGS[key]).allowed)
+        return
+    if key in VLLM_KEYS:
+        reason = "it belongs to the vLLM engines, which are not available in this version"
+    else:
+        known = [*SETTINGS, D_1.key]
+        folded = {name.lower().replace("-", "_"): name for name in known}
+        close = difflib.get_close_matches(key.lower().replace("-", "_"), folded, 1, 0.6)
+        reason = (
+            f"did you mean {folded[close[0]]!r}?" if close else f"known keys: {', '.join(known)}"
+        )
+    raise FluidServeError(f"{where}unknown config key {key!r} (value {value!r}); {reason}")
+
+
+def instance_of(config: Any) -> DecodeNode:
+    """Return the instance that a configuration describes."""
+    law = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "law"}
+    node = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "node"}
+    return DecodeNode(batch_time=BatchTimeLaw(**law), **node)
+
+
+def flat(instance: DecodeNode) -> dict[str, Any]:
+    """Return the configuration keys of an instance, ``d_1`` where it says it all."""
+    law = instance.batch_time
+    keys: dict[str, Any] = {"engine": instance.engine}
+    keys |= {key: getattr(instance, key) for key, it in SETTINGS.items() if it.group == "node"}
+    keys |= {key: getattr(law, key) for key, it in SETTINGS.items() if it.group == "law"}
+    if law.d_decode == law.d_kv:
+        keys["d_1"] = keys.pop("d_decode")
+        del keys["d_kv"]
+    return keys
+
+
+def resolved_yaml(config: Any, instance: DecodeNode) -> str:
+    """Return a configuration file that runs exactly this again.
+
+    Parameters
+    ----------
+    config
+        As from :func:`load_config`.
+    instance
+        The instance that ran (after ``--scale``).
+    """
+    run = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "run"}
+    keys = flat(instance) | {key: run[key] for key in run if key != "output_dir"}
+    return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,151 @@
+"""Experiment folders: whole or not there at all, and the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving import FileAccessError
+
+HOME = Path("data/experiments")
+
+
+@contextmanager
+def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yield (folder to write into, its final path); it takes its final name when all went well.
+
+    A new folder appears at once, whole. In a folder that exists, each file is replaced at the
+    end, one by one. Whatever goes wrong in between (Ctrl-C included) leaves nothing.
+
+    Parameters
+    ----------
+    out
+        The experiment folder; ``data/experiments/experiment_YYYYmmdd_HHMMSS_PID`` without it.
+
+    Raises
+    ------
+    FileAccessError
+        If the folder cannot be written.
+    """
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    final = Path(out) if out is not None else HOME / f"experiment_{stamp}_{os.getpid()}"
+    made = _missing_parents(final)
+    partial = final.parent / f".{final.name}.partial-{os.getpid()}"
+    try:
+        if final.exists() and not final.is_dir():
+            raise FileAccessError(f"{final} is not a folder")
+        if final.is_dir() and not os.access(final, os.W_OK):
+            raise FileAccessError(f"cannot write into the folder {final}: Permission denied")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        yield partial, final
+        if final.is_dir():
+            for file in sorted(partial.iterdir()):
+                os.replace(file, final / file.name)
+            partial.rmdir()
+        else:
+            os.replace(partial, final)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            _remove_if_empty(folder)
+        if isinstance(error, OSError):
+            where = error.filename or final
+            raise FileAccessError(f"cannot write {where}: {error.strerror or error}") from None
+        raise
+
+
+def _missing_parents(final: Path) -> list[Path]:
+    """Return the parents that do not exist yet, deepest first."""
+    return [folder for folder in final.absolute().parents if not folder.exists()]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON can say it: NaN and infinities null, arrays lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    return str(value)
+
+
+def to_json(value: Any) -> str:
+    """Return ``value`` as indented JSON, strictly by the standard."""
+    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def emit(value: Any) -> None:
+    """Print a result on stdout as JSON."""
+    click.echo(to_json(value))
+
+
+def write_common(
+    folder: Path,
+    final: Path,
+    *,
+    config_yaml: str,
+    summary: Mapping[str, Any],
+    people: str,
+    seed: int,
+    timings: Mapping[str, float],
+) -> None:
+    """Write the four files that every experiment folder has.
+
+    ``summary.json`` and ``summary.txt`` say what came out, ``config_used.yaml`` what ran; only
+    ``meta.json`` (version, seed, command, paths, timings) differs between equal runs.
+    """
+    from importlib.metadata import version
+
+    meta = {
+        "fluidserve": version("fluidserve"),
+        "python": sys.version.split()[0],
+        "numpy": version("numpy"),
+        "command": ["fluidserve", *sys.argv[1:]],
+        "working_directory": str(Path.cwd()),
+        "folder": str(final),
+        "seed": seed,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "timings_seconds": timings,
+    }
+    (folder / "config_used.yaml").write_text(config_yaml, encoding="utf-8")
+    (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
+    (folder / "summary.txt").write_text(people, encoding="utf-8")
+    (folder / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
+
+
+class Stopwatch:
+    """Seconds by name, for ``meta.json``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the block under ``name``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 6)

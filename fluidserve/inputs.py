@@ -1,0 +1,215 @@
+"""From the parameters of a command to the instance and the workload that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, config_flags
+from serving import ConfigError, DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
+
+if TYPE_CHECKING:
+    from workload import Workload
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a command works on.
+
+    Parameters
+    ----------
+    config
+        The configuration, as :func:`fluidserve.config.load_config` returns it.
+    instance
+        The node, scaled.
+    workload
+        The generator's description; None for a file.
+    file
+        The requests of a file, loaded and scaled; None for the generator.
+    num_requests, horizon
+        How far the generator goes.
+    source
+        What the workload is, for people and programs.
+    """
+
+    config: Any
+    instance: DecodeNode
+    workload: Workload | None
+    file: RequestTable | None
+    num_requests: int | None
+    horizon: float | None
+    source: Mapping[str, Any]
+
+    @cached_property
+    def requests(self) -> RequestTable:
+        """The file, or one draw of the generator; every request fits the node."""
+        if self.file is not None:
+            return self.file
+        assert self.workload is not None
+        table = self.workload.sample(
+            self.config.seed, num_requests=self.num_requests, horizon=self.horizon
+        )
+        table.check_fits(self.instance.M_total)
+        return table
+
+    @property
+    def mix(self) -> RequestMix:
+        """Exact mix of the generator, empirical mix of a file."""
+        return self.requests.mix() if self.workload is None else self.workload.mix
+
+    @property
+    def end(self) -> float:
+        """End of arrivals [time]: the horizon that was asked for, or the last arrival."""
+        return self.requests.horizon if self.horizon is None else self.horizon
+
+    @property
+    def profile(self) -> RateProfile:
+        """Expected arrivals of the generator, or a file's own cumulative curve."""
+        if self.workload is None:
+            return self.requests.rate_profile()
+        return self.workload.profile(self.end)
+
+    @cached_property
+    def capacity(self) -> float:
+        """lambda_M [requests/time]."""
+        from fluid import capacity
+
+        return capacity(self.mix, self.instance)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the workload in numbers, for JSON."""
+        mix, rate = self.mix, self.profile.mean_rate if self.end > 0 else float("nan")
+        return {
+            **self.source,
+            "requests": len(self.requests),
+            "horizon": self.end,
+            "mean_arrival_rate": rate,
+            "mean_prefill_length": mix.mean_prefill,
+            "mean_decode_length": mix.mean_decode,
+            "capacity": self.capacity,
+            "load": rate / self.capacity,
+        }
+
+
+def load_inputs(params: Mapping[str, Any]) -> Inputs:
+    """Return the instance and the workload that a command's parameters name.
+
+    Raises
+    ------
+    FluidServeError
+        One line on what is wrong, and where.
+    """
+    from fluidserve.config import instance_of, load_config
+
+    config = load_config(params.get("config_file"), config_flags(params))
+    scale = _number(params, "scale", 1)
+    node = instance_of(config)
+    instance = node if scale == 1 else node.scaled(int(scale))
+    path, is_trace = _file(params, config)
+    if path is None:
+        return _generated(params, config, instance, scale)
+    return _from_file(params, config, instance, scale, path, is_trace)
+
+
+def load_instance(params: Mapping[str, Any]) -> tuple[Any, DecodeNode]:
+    """Return configuration and instance of a command that needs no workload."""
+    from fluidserve.config import instance_of, load_config
+
+    config = load_config(params.get("config_file"), config_flags(params))
+    return config, instance_of(config)
+
+
+def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:
+    """Return the file that holds the workload, if a file does, and whether it is a trace."""
+    generator = [key for key in (*GENERATOR_KEYS, "num_requests", "horizon") if _given(params, key)]
+    named = [key for key in ("request_file", "trace") if _given(params, key)]
+    if len(named) == 2:
+        raise FluidServeError("--requests and --trace are two workloads; give one of them")
+    if named and generator:
+        flag = generator[0].replace("_", "-")
+        raise FluidServeError(f"--{flag} generates requests, but a file of requests is given too")
+    if generator:
+        path = None
+    else:
+        path = params.get("trace") or config.request_file
+    if path is None:
+        for key in FILE_KEYS:
+            if _given(params, key):
+                raise FluidServeError(f"--{key.replace('_', '-')} needs --requests or --trace")
+    return path, "trace" in named
+
+
+def _generated(
+    params: Mapping[str, Any], config: Any, instance: DecodeNode, scale: float
+) -> Inputs:
+    from workload import describe
+
+    options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
+    scenario = options.pop("scenario", "normal")
+    workload = describe(scenario, L_filter=config.L_filter, **options)
+    if _given(params, "load"):
+        from fluid import capacity
+
+        load = _number(params, "load", 1.0)
+        workload = workload.at_rate(load * capacity(workload.mix, instance))
+    else:
+        workload = workload.scaled(scale)
+    horizon = params.get("horizon")
+    count = params.get("num_requests")
+    if horizon is not None and count is not None:
+        raise FluidServeError("--horizon and --num-requests both say when to stop; give one")
+    if horizon is None and count is None:
+        count = 100
+    named = {"types": options["types"]} if "types" in options else {"scenario": scenario}
+    source = {"source": "generator", **named} | {k: str(v) for k, v in options.items()}
+    return Inputs(config, instance, workload, None, count, horizon, source)
+
+
+def _from_file(
+    params: Mapping[str, Any],
+    config: Any,
+    instance: DecodeNode,
+    scale: float,
+    path: str,
+    is_trace: bool,
+) -> Inputs:
+    from workload import read_trace, replicated
+
+    reading = read_trace(
+        path,
+        format=params.get("format"),
+        limit=params.get("limit"),
+        start=params.get("start"),
+        rate_scale=params.get("rate_scale"),
+        L_filter=config.L_filter,
+    )
+    requests = reading.requests
+    requests.check_fits(instance.M_total, path)
+    if scale != 1:
+        requests = replicated(requests, int(scale), config.seed)
+    if _given(params, "load"):
+        from fluid import capacity
+
+        load = _number(params, "load", 1.0)
+        if requests.horizon <= 0:
+            raise FluidServeError(f"{path}: all requests arrive at time 0; --load needs a rate")
+        rate = len(requests) / requests.horizon
+        requests = requests.stretched(rate / (load * capacity(requests.mix(), instance)))
+    source = {"source": "trace" if is_trace else "requests", "file": str(path)}
+    source |= {"format": reading.format, "dropped": dict(reading.dropped)}
+    return Inputs(config, instance, None, requests, None, None, source)
+
+
+def _given(params: Mapping[str, Any], key: str) -> bool:
+    return params.get(key) is not None
+
+
+def _number(params: Mapping[str, Any], key: str, default: float) -> float:
+    value = params.get(key)
+    if value is None:
+        return default
+    if not 0 < value < float("inf"):
+        raise ConfigError(key, value, "a finite number > 0")
+    return value

@@ -1,0 +1,116 @@
+"""Options that commands share; those of the instance come from the settings, one per key."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from fluidserve.settings import D_1, SETTINGS, Setting
+
+NULL = object()
+"""What ``none`` on the command line parses to: a null that was given, unlike None, which was not."""
+
+GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "profile")
+FILE_KEYS = ("limit", "start", "rate_scale", "format")
+WORKLOAD_KEYS = (
+    *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
+)  # fmt: skip
+
+
+class _Raw(click.ParamType):
+    """Passes text on to the configuration schema, which knows what is allowed."""
+
+    def __init__(self, item: Setting) -> None:
+        self.item = item
+        self.name = "|".join(item.rules.get("choices", ())) or item.kind.__name__
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text, or :data:`NULL` for ``none`` where null is allowed."""
+        if self.item.optional and str(value).lower() in ("none", "null", "unlimited"):
+            return NULL
+        return value
+
+
+def _option(item: Setting) -> click.Option:
+    declarations = [item.flag, item.key]
+    if item.kind is bool:
+        flag = f"{item.flag}/--no-{item.flag.removeprefix('--')}"
+        return click.Option([flag, item.key], default=None, help=item.doc)
+    shown = "none" if item.default is None else item.default
+    note = "" if item.key in ("request_file", "output_dir") else f"  [default: {shown}]"
+    return click.Option(declarations, type=_Raw(item), help=item.doc + note)
+
+
+def _attach(*options: click.Option) -> Callable[[Any], Any]:
+    def attach(function: Any) -> Any:
+        for option in reversed(options):
+            params = function.__dict__.setdefault("__click_params__", [])
+            params.append(option)
+        return function
+
+    return attach
+
+
+def instance_options(function: Any) -> Any:
+    """Add ``--config`` and one option per key of the instance and its batch-time law."""
+    keys = [item for item in SETTINGS.values() if item.group in ("node", "law")]
+    file = click.Option(
+        ["--config", "config_file"], metavar="FILE", help="YAML configuration; flags override it."
+    )
+    return _attach(file, _option(SETTINGS["engine"]), *map(_option, [*keys, D_1]))(function)
+
+
+def workload_options(function: Any) -> Any:
+    """Add the three ways to name a workload: a request file, a trace, the generator."""
+    add = functools.partial(click.Option, default=None)
+    options = [
+        _option(SETTINGS["request_file"]),
+        add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip"),
+        add(["--format"], help="format of the trace; detected without it"),
+        add(["--limit"], type=int, help="first so many requests of a file"),
+        add(["--start"], type=float, help="skip a file's arrivals before this time"),
+        add(["--rate-scale"], type=float, help="multiply a file's arrival rate"),
+        _option(SETTINGS["L_filter"]),
+        add(["--scenario"], help="normal | heavy | bursty  [default: normal]"),
+        add(["--types"], metavar='"(p,D,rate);..."', help="Poisson streams of fixed lengths"),
+        add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated"),
+        add(["--num-requests"], type=int, help="requests to generate  [default: 100]"),
+        add(["--horizon"], type=float, help="generate arrivals up to this time instead"),
+        add(["--arrival-rate"], type=float, help="base rate  [default: the scenario's, 0.5]"),
+        add(["--burstiness"], type=float, help="gamma shape of gaps: 1 Poisson, <1 burstier"),
+        add(
+            ["--profile"],
+            metavar="SHAPE",
+            help="multiples of the base rate over time: steps(0:0.5,1000:1.5) | "
+            "sine(amplitude=0.5,period=100) | ramp(first=0.5,last=2,duration=1000)",
+        ),
+        add(
+            ["--load"],
+            type=float,
+            help="base rate = load x capacity of the instance (a file's times are stretched)",
+        ),
+        add(
+            ["--scale"],
+            type=int,
+            help="n: rate, M_total and B times n, per-token times divided by n",
+        ),
+        _option(SETTINGS["seed"]),
+    ]
+    return _attach(*options)(function)
+
+
+def run_options(function: Any) -> Any:
+    """Add ``--out`` and what governs progress."""
+    keys = ("output_dir", "verbose", "progress_interval")
+    return _attach(*(_option(SETTINGS[key]) for key in keys))(function)
+
+
+def config_flags(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration keys among the parameters of a command that were given."""
+    given = {key: params.get(key) for key in (*SETTINGS, D_1.key)}
+    return {
+        key: None if value is NULL else value for key, value in given.items() if value is not None
+    }

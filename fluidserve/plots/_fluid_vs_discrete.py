@@ -1,0 +1,85 @@
+"""The picture that judges: trajectories with the replications' band, and what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluidserve.plots._style import PALE, Curve, figure, legend_above, note, time_label
+from serving import NRMSE_OUTPUTS
+
+NAMES = {"in_system": "in system", "completed": "completed (cumulative)"}
+
+
+def fluid_vs_discrete(
+    discrete: Curve,
+    fluid: Sequence[Curve],
+    path: str | Path,
+    *,
+    nrmse: Mapping[str, Mapping[str, float]],
+    noise_floor: Mapping[str, float],
+    time_unit: str = "none",
+) -> None:
+    """Draw every scored output, fluid over the mean of the runs, and the residuals.
+
+    Parameters
+    ----------
+    discrete
+        Mean of the replications with the standard deviation of one run.
+    fluid
+        Solutions on the same grid.
+    path
+        PNG to write.
+    nrmse
+        Score by method and output.
+    noise_floor
+        Standard error of the replication mean by output, in the units of the score.
+    """
+    t = discrete.mean.time
+    scale = {name: _scale(discrete, name) for name in NRMSE_OUTPUTS}
+    with figure(path, 11.0, 2.05 * len(NRMSE_OUTPUTS) + 0.6) as drawing:
+        grid = drawing.subplots(
+            len(NRMSE_OUTPUTS), 2, sharex=True, gridspec_kw={"width_ratios": [1.5, 1]}
+        )
+        handles: dict[str, Any] = {}
+        for (left, right), name in zip(grid, NRMSE_OUTPUTS, strict=True):
+            mean = discrete.mean(name, t)
+            if discrete.spread is not None:
+                spread = discrete.spread(name, t)
+                handles["one run: mean ± sd"] = left.fill_between(
+                    t, np.clip(mean - spread, 0, None), mean + spread, color=PALE, lw=0
+                )
+                error = 2 * spread / np.sqrt(discrete.runs) / scale[name] * 100
+                handles["± 2 standard errors of the mean"] = right.fill_between(
+                    t, -error, error, color="#bdbdbd", lw=0
+                )
+            handles[discrete.label] = left.plot(t, mean, **discrete.line)[0]
+            for curve in fluid:
+                handles[curve.label] = left.plot(t, curve.mean(name, t), **curve.line)[0]
+                left_over = (curve.mean(name, t) - mean) / scale[name] * 100
+                right.plot(t, left_over, **{**curve.line, "lw": 1.1})
+            left.set_title(NAMES.get(name, name))
+            left.set_ylabel("[requests]")
+            left.set_ylim(bottom=0)
+            right.set_title("fluid minus discrete")
+            right.set_ylabel("[% of final]" if name == "completed" else "[% of mean in system]")
+            scores = ", ".join(_percent(nrmse[curve.name][name]) for curve in fluid)
+            note(right, f"NRMSE {scores}; noise {_percent(noise_floor[name])}")
+        for axes in grid[-1]:
+            axes.set_xlabel(time_label(time_unit))
+        grid[0, 0].set_xlim(float(t[0]), float(t[-1]))
+        legend_above(drawing, handles, columns=3)
+
+
+def _scale(discrete: Curve, name: str) -> float:
+    """Return what the score divides by: time-mean of in_system, or all completions."""
+    if name == "completed":
+        return max(float(discrete.mean("completed", discrete.mean.time)[-1]), 1e-300)
+    return max(float(discrete.mean("in_system", discrete.mean.time).mean()), 1e-300)
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None or not np.isfinite(value) else f"{100 * value:.2g} %"
