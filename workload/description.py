@@ -1,0 +1,183 @@
+"""What a workload is, apart from any one draw of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving import ConfigError, RateProfile, RequestMix, RequestTable, WorkloadError
+from workload.arrivals import crossing_times, profile_reaching, unit_renewals
+from workload.lengths import restricted
+from workload.rate_shape import Constant, RateShape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """A stream of requests: what the fluid model takes exactly and the engine takes draws of.
+
+    Parameters
+    ----------
+    mix
+        Exact joint distribution of (p, D).
+    rate : [requests/time]
+        Base arrival rate, which ``shape`` multiplies over time.
+    shape
+        Multiple of ``rate`` over time.
+    burstiness
+        Shape of the gamma gaps between arrivals in the clock of expected arrivals: 1 Poisson,
+        below 1 burstier, above 1 more regular.
+    class_names
+        One per class index of ``mix``.
+
+    Raises
+    ------
+    ConfigError
+        If ``rate`` or ``burstiness`` is not a finite number above 0.
+    """
+
+    mix: RequestMix
+    rate: float
+    shape: RateShape = Constant()  # noqa: RUF009 (frozen)
+    burstiness: float = 1.0
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _positive("arrival_rate", self.rate)
+        _positive("burstiness", self.burstiness)
+
+    def profile(self, horizon: float) -> RateProfile:
+        """Return the expected arrivals over [0, horizon] [time]."""
+        _positive("horizon", horizon)
+        return self.shape.profile(self.rate, horizon)
+
+    def at_rate(self, rate: float) -> Workload:
+        """Return the workload with base ``rate`` [requests/time], its times unchanged."""
+        return replace(self, rate=rate)
+
+    def scaled(self, n: float) -> Workload:
+        """Return the workload with ``n`` times the rate."""
+        _positive("scale", n)
+        return replace(self, rate=n * self.rate)
+
+    def stretched(self, factor: float) -> Workload:
+        """Return the workload with time multiplied by ``factor`` (its rate divided by it)."""
+        _positive("stretch", factor)
+        return replace(self, rate=self.rate / factor, shape=self.shape.stretched(factor))
+
+    def filtered(self, L_filter: int | None) -> Workload:
+        """Return the workload without requests of D > ``L_filter`` [tokens], its rate thinned."""
+        if L_filter is None:
+            return self
+        mix, share = restricted(self.mix, L_filter)
+        return replace(self, mix=mix, rate=self.rate * share)
+
+    def sample(
+        self,
+        seed: int | np.random.SeedSequence = 42,
+        *,
+        num_requests: int | None = None,
+        horizon: float | None = None,
+    ) -> RequestTable:
+        """Return one draw; equal arguments give equal bytes.
+
+        Arrivals and lengths come from separate streams of ``seed``, so a longer draw at the
+        same rate begins with the shorter one.
+
+        Parameters
+        ----------
+        seed
+            Whole number >= 0, or a NumPy seed sequence.
+        num_requests
+            Stop after so many arrivals.
+        horizon : [time]
+            Stop after this time. Exactly one of the two is given.
+
+        Raises
+        ------
+        ConfigError
+            If ``num_requests`` or ``horizon`` is not above 0.
+        WorkloadError
+            If both or neither are given, no request arrives by ``horizon``, or the rate profile
+            ends before ``num_requests``.
+        """
+        if (num_requests is None) == (horizon is None):
+            raise WorkloadError("a sample needs either num_requests or horizon")
+        arrival_rng, length_rng = (
+            np.random.Generator(np.random.PCG64(each)) for each in _streams(seed)
+        )
+        if num_requests is not None:
+            if num_requests != int(num_requests) or num_requests < 1:
+                raise ConfigError("num_requests", num_requests, "a whole number >= 1")
+            size = int(num_requests)
+            points = unit_renewals(arrival_rng, self.burstiness, lambda u: u.size >= size)[:size]
+            guess = max(points[-1], 1e-6) / self.rate
+            profile = profile_reaching(self.profile, points[-1], guess)
+        else:
+            profile = self.profile(float(horizon))  # type: ignore[arg-type]
+            points = unit_renewals(arrival_rng, self.burstiness, lambda u: u[-1] > profile.total)
+            points = points[points <= profile.total]
+            if points.size == 0:
+                raise WorkloadError(f"no request arrives by time {horizon:g}")
+        atom = self._draw(length_rng, points.size)
+        prefill = self.mix.prefill[atom]
+        if (prefill != np.floor(prefill)).any():
+            raise WorkloadError("this mix holds mean prefill lengths and cannot be drawn from")
+        return RequestTable.validated(
+            crossing_times(profile, points),
+            prefill,
+            self.mix.decode[atom],
+            request_class=self.mix.request_class[atom],
+        )
+
+    def _draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Return the index of a mix atom for each of ``size`` requests."""
+        below = np.cumsum(self.mix.probability)
+        atom = np.searchsorted(below / below[-1], rng.random(size), side="right")
+        return np.minimum(atom, len(self.mix) - 1)
+
+
+def replicated(
+    requests: RequestTable, n: int, seed: int | np.random.SeedSequence = 42
+) -> RequestTable:
+    """Return a table in which each arrival becomes ``n`` with lengths redrawn from the table.
+
+    This is how a file is scaled: the arrival curve is multiplied by n exactly, the mix stays.
+    With n = 1 the table is returned as it is.
+
+    Raises
+    ------
+    ConfigError
+        If ``n`` is not a whole number >= 1.
+    """
+    if n != int(n) or n < 1:
+        raise ConfigError("scale", n, "a whole number >= 1 for a file")
+    if n == 1:
+        return requests
+    rng = np.random.Generator(np.random.PCG64(_streams(seed)[1]))
+    rows = rng.integers(len(requests), size=len(requests) * int(n))
+    return RequestTable(
+        np.repeat(requests.arrival_time, int(n)),
+        requests.prefill_length[rows],
+        requests.decode_length[rows],
+        requests.priority[rows],
+        requests.predicted_decode_length[rows],
+        requests.request_class[rows],
+    )
+
+
+def _streams(seed: int | np.random.SeedSequence) -> list[np.random.SeedSequence]:
+    """Return the streams of arrivals and of lengths; does not change a given sequence."""
+    if isinstance(seed, np.random.SeedSequence):
+        entropy, key = seed.entropy, tuple(seed.spawn_key)
+    elif isinstance(seed, bool) or seed != int(seed) or seed < 0:
+        raise ConfigError("seed", seed, "a whole number >= 0")
+    else:
+        entropy, key = int(seed), ()
+    return [np.random.SeedSequence(entropy, spawn_key=(*key, part)) for part in (0, 1)]
+
+
+def _positive(key: str, value: float) -> None:
+    if not (isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0):
+        raise ConfigError(key, value, "a finite number > 0")

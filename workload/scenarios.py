@@ -1,0 +1,153 @@
+"""Named scenarios, (p, D, rate) streams, and the generator that draws from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving import ConfigError, RequestMix, RequestTable
+from workload.description import Workload
+from workload.lengths import LengthDistribution, RequestClass, mix_of
+from workload.rate_shape import Constant, RateShape, Steps, parse_profile
+
+_uniform = LengthDistribution.uniform
+
+NORMAL_CLASSES = (
+    RequestClass("short", 0.8, _uniform(10, 60), _uniform(10, 40)),
+    RequestClass("long", 0.2, _uniform(150, 200), _uniform(80, 100)),
+)
+HEAVY_CLASSES = (
+    RequestClass("short", 0.8, _uniform(50, 100), _uniform(20, 50)),
+    RequestClass("long", 0.2, _uniform(250, 300), _uniform(130, 150)),
+)
+BURSTS = Steps((0.0, 20.0), (4.0, 0.25), period=100.0)
+"""20 time units at four times the rate, then 80 at a quarter of it: 1 on average."""
+
+SCENARIOS = {
+    "normal": (NORMAL_CLASSES, 0.5, Constant()),
+    "heavy": (HEAVY_CLASSES, 2.0, Constant()),
+    "bursty": (NORMAL_CLASSES, 0.5, BURSTS),
+}
+"""Classes, default rate [requests/time] and rate shape of each scenario."""
+
+TYPES_FORM = '"(p,D,rate);(p,D,rate)..." with whole p, D >= 1 and rate > 0'
+
+
+def parse_types(text: str) -> tuple[RequestMix, float, tuple[str, ...]]:
+    """Return mix, total rate and class names of ``"(20,20,5.1);(10,40,1.0)"``.
+
+    Independent Poisson streams merge into one Poisson stream whose requests are of a class with
+    the share of its rate.
+
+    Raises
+    ------
+    ConfigError
+        Naming what could not be read.
+    """
+    streams = []
+    for part in (each.strip() for each in text.strip().rstrip(";").split(";")):
+        fields = part.removeprefix("(").removesuffix(")").split(",")
+        try:
+            if not (part.startswith("(") and part.endswith(")")):
+                raise ValueError("no brackets")
+            prefill, decode, rate = int(fields[0]), int(fields[1]), float(fields[2])
+        except (ValueError, IndexError) as error:
+            raise ConfigError("types", part, TYPES_FORM) from error
+        if len(fields) != 3 or prefill < 1 or decode < 1 or not 0 < rate < float("inf"):
+            raise ConfigError("types", part, TYPES_FORM)
+        streams.append((prefill, decode, rate))
+    names = tuple(f"({p},{d})" for p, d, _ in streams)
+    classes = [
+        RequestClass(
+            name, rate, LengthDistribution.deterministic(p), LengthDistribution.deterministic(d)
+        )
+        for name, (p, d, rate) in zip(names, streams, strict=True)
+    ]
+    return mix_of(classes), sum(rate for _, _, rate in streams), names
+
+
+def describe(
+    scenario: str = "normal",
+    *,
+    types: str | None = None,
+    lengths: RequestMix | str | Path | None = None,
+    arrival_rate: float | None = None,
+    burstiness: float = 1.0,
+    profile: str | RateShape | None = None,
+    L_filter: int | None = None,
+    scale: float = 1.0,
+) -> Workload:
+    """Return the workload that the generator's options describe.
+
+    Parameters
+    ----------
+    scenario
+        normal | heavy | bursty: lengths, default rate and rate shape.
+    types
+        Streams ``"(p,D,rate);..."`` in place of the scenario's lengths and rate.
+    lengths
+        A mix, or a trace or lengths-only file, in place of the scenario's lengths.
+    arrival_rate : [requests/time]
+        In place of the scenario's rate.
+    burstiness
+        Gamma shape of the gaps; 1 is Poisson.
+    profile
+        Rate shape, or its text (see :func:`parse_profile`), in place of the scenario's.
+    L_filter : [tokens]
+        Leave out requests with a longer decode; the rate is thinned by as much.
+    scale
+        Multiplies the rate.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option, its value and what is allowed.
+    """
+    if scenario not in SCENARIOS:
+        raise ConfigError("scenario", scenario, " | ".join(SCENARIOS))
+    classes, rate, shape = SCENARIOS[scenario]
+    names = tuple(each.name for each in classes)
+    if types is not None and lengths is not None:
+        raise ConfigError("types", types, "either types or lengths, not both")
+    if types is not None:
+        if arrival_rate is not None:
+            raise ConfigError("arrival_rate", arrival_rate, "not given beside types (their rates)")
+        mix, rate, names = parse_types(types)
+    elif lengths is not None:
+        mix, names = lengths if isinstance(lengths, RequestMix) else _lengths_of(lengths), ()
+    else:
+        mix = mix_of(classes)
+    if profile is not None:
+        shape = parse_profile(profile) if isinstance(profile, str) else profile
+    rate = rate if arrival_rate is None else arrival_rate
+    return Workload(mix, rate, shape, burstiness, names).filtered(L_filter).scaled(scale)
+
+
+def generate(
+    scenario: str = "normal",
+    *,
+    num_requests: int | None = None,
+    horizon: float | None = None,
+    seed: int = 42,
+    **options: object,
+) -> RequestTable:
+    """Return one draw of the workload that :func:`describe` returns for ``options``.
+
+    Parameters
+    ----------
+    num_requests
+        Default 100 where no ``horizon`` is given.
+    horizon : [time]
+        Draw all arrivals up to this time instead.
+    seed
+        Equal arguments and seed give equal bytes.
+    """
+    if num_requests is None and horizon is None:
+        num_requests = 100
+    described = describe(scenario, **options)  # type: ignore[arg-type]
+    return described.sample(seed, num_requests=num_requests, horizon=horizon)
+
+
+def _lengths_of(path: str | Path) -> RequestMix:
+    from workload.traces import read_lengths
+
+    return read_lengths(path)
