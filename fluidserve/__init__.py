@@ -1,1 +1,87 @@
-"""Front door."""
+"""FluidServe: what an LLM serving node will do, by a fluid model next to a discrete simulator.
+
+Everything public is reached from here and loaded when it is first used::
+
+    import fluidserve as fs
+
+    node = fs.DecodeNode(M_total=10_000, B=2_000)
+    requests = fs.scenarios.bursty(num_requests=1_000, arrival_rate=0.1, seed=7)
+    run = fs.simulate(requests, node)
+    flow = fs.solve(requests.rate_profile(), requests.mix(), node)
+    flow("waiting [requests]", 500.0), flow.metrics(), run.metrics()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calibration import Comparison as Comparison
+    from calibration import compare as compare
+    from discrete import Run as Run
+    from discrete import simulate as simulate
+    from fluid import capacity as capacity
+    from fluid import equations as equations
+    from fluidserve import plots as plots
+    from fluidserve import scenarios as scenarios
+    from ode import InitialState as InitialState
+    from ode import Solution as Solution
+    from ode import solve as solve
+    from serving import BatchTimeLaw as BatchTimeLaw
+    from serving import ConfigError as ConfigError
+    from serving import DecodeNode as DecodeNode
+    from serving import FileAccessError as FileAccessError
+    from serving import FluidServeError as FluidServeError
+    from serving import LatencySamples as LatencySamples
+    from serving import RateProfile as RateProfile
+    from serving import RequestMix as RequestMix
+    from serving import RequestTable as RequestTable
+    from serving import ServingMetrics as ServingMetrics
+    from serving import SolveError as SolveError
+    from serving import Trajectory as Trajectory
+    from serving import UnsupportedError as UnsupportedError
+    from serving import WorkloadError as WorkloadError
+    from workload import Workload as Workload
+    from workload import describe as describe
+    from workload import generate as generate
+    from workload import read_trace as read_trace
+    from workload import write_requests as write_requests
+
+ROOM_OF = {
+    **dict.fromkeys(("Comparison", "compare"), "calibration"),
+    **dict.fromkeys(("Run", "simulate"), "discrete"),
+    **dict.fromkeys(("capacity", "equations"), "fluid"),
+    **dict.fromkeys(("plots", "scenarios"), "fluidserve"),
+    **dict.fromkeys(("InitialState", "Solution", "solve"), "ode"),
+    **dict.fromkeys(
+        (
+            "BatchTimeLaw", "ConfigError", "DecodeNode", "FileAccessError", "FluidServeError",
+            "LatencySamples", "RateProfile", "RequestMix", "RequestTable", "ServingMetrics",
+            "SolveError", "Trajectory", "UnsupportedError", "WorkloadError",
+        ),
+        "serving",
+    ),
+    **dict.fromkeys(("Workload", "describe", "generate", "read_trace", "write_requests"), "workload"),
+}  # fmt: skip
+"""Where each public name comes from."""
+
+__all__ = sorted(ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in ROOM_OF:
+        raise AttributeError(f"module 'fluidserve' has no attribute {name!r}")
+    room = ROOM_OF[name]
+    if room == "fluidserve":
+        value: Any = importlib.import_module(f"fluidserve.{name}")
+    else:
+        value = getattr(importlib.import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

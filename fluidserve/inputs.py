@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, config_flags
 from serving import ConfigError, DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
 
 if TYPE_CHECKING:
     from workload import Workload
+
+OWN_FORMAT = "own"
+"""Name of the project's own request files, whose times are in the unit of the instance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +190,13 @@ def _from_file(
         rate_scale=params.get("rate_scale"),
         L_filter=config.L_filter,
     )
+    for reason, count in reading.dropped.items():
+        if count:
+            click.echo(f"{path}: dropped {count} rows: {reason}", err=True)
+    reading.check_fits(instance.M_total)
     requests = reading.requests
-    requests.check_fits(instance.M_total, path)
+    if instance.time_unit == "ms" and reading.format != OWN_FORMAT:
+        requests = requests.stretched(1000.0)  # traces are read in seconds
     if scale != 1:
         requests = replicated(requests, int(scale), config.seed)
     if _given(params, "load"):

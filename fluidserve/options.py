@@ -11,7 +11,7 @@ import click
 from fluidserve.settings import D_1, SETTINGS, Setting
 
 NULL = object()
-"""What ``none`` on the command line parses to: a null that was given, unlike None, which was not."""
+"""What ``none`` on the command line parses to: a null that was given (None: not given)."""
 
 GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "profile")
 FILE_KEYS = ("limit", "start", "rate_scale", "format")
@@ -25,7 +25,7 @@ class _Raw(click.ParamType):
 
     def __init__(self, item: Setting) -> None:
         self.item = item
-        self.name = "|".join(item.rules.get("choices", ())) or item.kind.__name__
+        self.name = item.kind.__name__
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text, or :data:`NULL` for ``none`` where null is allowed."""
@@ -41,7 +41,13 @@ def _option(item: Setting) -> click.Option:
         return click.Option([flag, item.key], default=None, help=item.doc)
     shown = "none" if item.default is None else item.default
     note = "" if item.key in ("request_file", "output_dir") else f"  [default: {shown}]"
-    return click.Option(declarations, type=_Raw(item), help=item.doc + note)
+    choices = "|".join(item.rules.get("choices", ()))
+    if item.rules.get("user_function"):
+        choices += "|FILE.py:FUNCTION"
+    metavar = "FILE" if item.key == "request_file" else "DIR" if item.key == "output_dir" else None
+    return click.Option(
+        declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note
+    )
 
 
 def _attach(*options: click.Option) -> Callable[[Any], Any]:

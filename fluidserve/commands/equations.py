@@ -1,0 +1,22 @@
+"""``fluidserve equations``: the symbolic model in words, LaTeX or Python."""
+
+from __future__ import annotations
+
+import click
+
+from fluidserve.settings import SETTINGS
+
+FORMATS = ("text", "latex", "python")
+
+
+@click.command("equations")
+@click.option(
+    "--mode", type=click.Choice(SETTINGS["mode"].rules["choices"]), default="swapping",
+    show_default=True, help=SETTINGS["mode"].doc,
+)  # fmt: skip
+@click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
+def command(mode: str, style: str) -> None:
+    """Print the fluid model that the solvers integrate."""
+    from fluid import equations
+
+    click.echo(equations(mode).render(style))

@@ -1,0 +1,29 @@
+"""``fluidserve generate``: one draw of a workload, as a request file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fluidserve.options import instance_options, workload_options
+
+
+@click.command("generate")
+@workload_options
+@instance_options
+@click.option("--output", default="requests.csv", show_default=True, help="CSV to write")
+def command(output: str, **params: Any) -> None:
+    """Sample a request table and write it as CSV.
+
+    Any workload can be written: a scenario, types, a trace's lengths, or a file or trace that is
+    cut, scaled or brought to a load. The instance matters only for --load and for refusing
+    requests that can never finish.
+    """
+    from fluidserve.experiment import emit
+    from fluidserve.inputs import load_inputs
+    from workload import write_requests
+
+    inputs = load_inputs(params)
+    write_requests(inputs.requests, output)
+    emit({"output": output, "seed": inputs.config.seed, "workload": inputs.describe()})

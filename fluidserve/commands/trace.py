@@ -1,0 +1,49 @@
+"""``fluidserve trace``: traces of other projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.group("trace")
+def command() -> None:
+    """Read traces of other projects."""
+
+
+@command.command("convert")
+@click.argument("source", metavar="IN")
+@click.argument("output", metavar="OUT")
+@click.option("--format", default=None, help="format of IN; detected without it")
+@click.option("--limit", type=int, default=None, help="first so many requests")
+@click.option("--start", type=float, default=None, help="skip arrivals before this time")
+@click.option("--rate-scale", type=float, default=None, help="multiply the arrival rate")
+@click.option("--L-filter", "L_filter", type=int, default=None, help="drop longer decodes")
+def convert(source: str, output: str, **options: Any) -> None:
+    """Write the trace IN, cleaned, as the request file OUT.
+
+    Rows with zero tokens are dropped and counted on stderr and in the JSON; anything else that
+    is wrong is an error that names file, row, column and value.
+    """
+    from fluidserve.experiment import emit
+    from workload import read_trace, write_requests
+
+    reading = read_trace(source, **options)
+    write_requests(reading.requests, output)
+    for reason, count in reading.dropped.items():
+        if count:
+            click.echo(f"dropped {count} rows: {reason}", err=True)
+    table = reading.requests
+    emit(
+        {
+            "input": source,
+            "format": reading.format,
+            "output": output,
+            "requests": len(table),
+            "dropped": dict(reading.dropped),
+            "horizon": table.horizon,
+            "mean_prefill_length": float(table.prefill_length.mean()),
+            "mean_decode_length": float(table.decode_length.mean()),
+        }
+    )
