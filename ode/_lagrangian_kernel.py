@@ -358,7 +358,8 @@ def advance(
                     waiting, waiting_ends, running, running_ends, spec, state, False, piece
                 )
         empty = waiting_ends[TAIL] == waiting_ends[HEAD]
-        if batches > 1.0 and never_queued and empty and state[THETA] > 0.0:
+        fits = state[MEMORY] + state[RUNNING] <= spec[BUDGET]
+        if batches > 1.0 and never_queued and empty and fits and state[THETA] > 0.0:
             newest = running[(running_ends[TAIL] - 1) & (running.shape[0] - 1)]
             backdate(newest, tables, spec, state, samples, sample_count)
 

@@ -107,7 +107,7 @@ def solve_lagrangian(
     }
     return Solution(
         method="lagrangian",
-        trajectory=_trajectory(rows, batches_per_step, profile, initial, horizon, end),
+        trajectory=_trajectory(done, batches_per_step, profile, initial, horizon),
         status="done",
         message=f"reached t = {end:g} in {len(rows)} steps",
         stats=stats,
@@ -212,14 +212,14 @@ def _initial_queues(
 
 
 def _trajectory(
-    rows: NDArray[np.float64],
+    done: _March,
     batches_per_step: int,
     profile: RateProfile,
     initial: InitialState,
     horizon: float,
-    end: float,
 ) -> Trajectory:
     """Return the outputs, linear through the middles of the batches (their mean over a batch)."""
+    rows, end = _with_idle_gaps(done), float(done.state[kernel.NOW])
     start, duration = rows[:, kernel.R_START], rows[:, kernel.R_DURATION]
     first_batch = start + 0.5 * duration / batches_per_step
     whole_step = start + 0.5 * duration
@@ -241,8 +241,8 @@ def _trajectory(
         "batch_tokens": kernel.R_TOKENS,
         "batch_duration": kernel.R_DURATION,
     }
-    outputs = {name: _through(time, first_batch, rows[:, c]) for name, c in state.items()}
-    outputs |= {name: _through(time, whole_step, rows[:, c]) for name, c in batch.items()}
+    outputs = {name: np.interp(time, first_batch, rows[:, c]) for name, c in state.items()}
+    outputs |= {name: np.interp(time, whole_step, rows[:, c]) for name, c in batch.items()}
     outputs["batch_duration"] /= batches_per_step
     inside = np.minimum(time, horizon)
     arrived = np.where(left, _count_before(profile, inside), profile.count(inside))
@@ -251,10 +251,38 @@ def _trajectory(
     return Trajectory(time, outputs)
 
 
-def _through(
-    time: NDArray[np.float64], knots: NDArray[np.float64], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return np.interp(time, knots, values) if knots.size else np.zeros(time.size)
+def _with_idle_gaps(done: _March) -> NDArray[np.float64]:
+    """Return the rows with empty ones where the node waits for work, and a last one at the end."""
+    rows = done.rows
+    last = np.zeros((1, kernel.ROW_SIZE))
+    last[0, kernel.R_START] = done.state[kernel.NOW]
+    for column, value in (
+        (kernel.R_RUNNING, kernel.RUNNING),
+        (kernel.R_SWAPPED, kernel.SWAPPED),
+        (kernel.R_COMPLETED, kernel.COMPLETED),
+        (kernel.R_MEMORY, kernel.MEMORY),
+        (kernel.R_EVICTED, kernel.EVICTED),
+    ):
+        last[0, column] = done.state[value]
+    rows = np.concatenate([rows, last])
+    ends = rows[:-1, kernel.R_START] + rows[:-1, kernel.R_DURATION]
+    gap = rows[1:, kernel.R_START] - ends
+    before = np.flatnonzero(gap > 1e-9 * (1 + ends))
+    if rows[0, kernel.R_START] > 0:
+        rows = np.concatenate([np.zeros((1, kernel.ROW_SIZE)), rows])
+        before, ends, gap = before + 1, np.append(0.0, ends), np.append(0.0, gap)
+    if before.size == 0:
+        return rows
+    idle = rows[before + 1]
+    idle[:, [kernel.R_RUNNING, kernel.R_SWAPPED, kernel.R_MEMORY, kernel.R_TOKENS,
+             kernel.R_SIZE, kernel.R_DURATION]] = 0.0  # fmt: skip
+    half = 0.5 * np.minimum(rows[before, kernel.R_DURATION], gap[before])
+    entering, leaving = idle, idle.copy()
+    entering[:, kernel.R_START] = ends[before] + half
+    leaving[:, kernel.R_START] = rows[before + 1, kernel.R_START] - half
+    where = np.repeat(before + 1, 2)
+    return np.insert(rows, where, np.stack([entering, leaving], axis=1).reshape(-1, rows.shape[1]),
+                     axis=0)  # fmt: skip
 
 
 def _count_before(profile: RateProfile, t: NDArray[np.float64]) -> NDArray[np.float64]:

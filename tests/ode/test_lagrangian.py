@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import lagrangian_reference as reference
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluid import capacity
+from ode import InitialState, solve
+from ode._lagrangian_kernel import (
+    R_COMPLETED,
+    R_EVICTED,
+    R_MEMORY,
+    R_RUNNING,
+    R_START,
+    R_SWAPPED,
+    R_TOKENS,
+)
+from ode.lagrangian import _march
+from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, SolveError
+
+
+def rows_of(profile, mix, instance, *, horizon, batches=1):
+    return _march(
+        profile, mix, instance, InitialState(), horizon, False, batches, 10**7, False
+    ).rows  # fmt: skip
+
+
+@st.composite
+def cases(draw):
+    atoms = draw(st.integers(1, 5))
+    whole = lambda low, high: st.lists(st.integers(low, high), min_size=atoms, max_size=atoms)  # noqa: E731
+    mix = RequestMix.from_lengths(draw(whole(1, 20)), draw(whole(1, 12)), draw(whole(1, 5)))
+    longest = int((mix.prefill + mix.decode).max())
+    extra = draw(st.sampled_from([0.0, 0.02]))
+    instance = DecodeNode(
+        mode=draw(st.sampled_from(["swapping", "sacrifice"])),
+        M_total=longest * draw(st.integers(1, 30)),
+        B=draw(st.sampled_from([None, longest, 5 * longest])),
+        admission_threshold=draw(st.sampled_from([1.0, 0.7])),
+        batch_time=BatchTimeLaw(
+            d_0=1.0, d_decode=0.01 + extra, d_kv=0.01, d_swap=draw(st.sampled_from([0.0, 0.001]))
+        ),
+    )
+    rates = draw(st.lists(st.floats(0.3, 8.0), min_size=3, max_size=3))
+    return mix, instance, RateProfile.steps([0.0, 15.0, 30.0], rates, 45.0)
+
+
+@settings(max_examples=120, deadline=None)
+@given(cases())
+def test_equals_the_plain_reading(case):
+    mix, instance, profile = case
+    rows = rows_of(profile, mix, instance, horizon=45.0)
+    plain = reference.march(profile, mix, instance, 45.0)
+    steps = min(len(rows), len(plain), 25)
+    columns = [R_START, R_RUNNING, R_SWAPPED, R_COMPLETED, R_MEMORY, R_TOKENS, R_EVICTED]
+    np.testing.assert_allclose(
+        rows[:steps, columns], plain[:steps][:, [0, 1, 2, 4, 5, 6, 7]], rtol=1e-6, atol=1e-6
+    )
+    memory, running = rows[:, R_MEMORY], rows[:, R_RUNNING]
+    assert (memory + running <= instance.M_total * (1 + 1e-6)).all()
+    assert (rows[:, R_TOKENS] <= instance.token_budget * (1 + 1e-9)).all()
+
+
+def test_the_cases_evict_and_bind(normal_mix):
+    """The plain reading is compared where it matters: eviction, re-admission, a full budget."""
+    burst = RateProfile.steps([0.0, 10.0], [30.0, 0.0], 200.0)
+    for mode in ("swapping", "sacrifice"):
+        instance = DecodeNode(mode=mode, M_total=8000, B=3000)
+        rows = rows_of(burst, normal_mix, instance, horizon=200.0)
+        plain = reference.march(burst, normal_mix, instance, 200.0)
+        assert rows[-1, R_EVICTED] > 5
+        assert rows[:, R_TOKENS].max() == pytest.approx(3000)
+        same = min(len(rows), len(plain))
+        assert same > 45
+        np.testing.assert_allclose(rows[:same, R_COMPLETED], plain[:same, 4], rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(rows[:same, R_EVICTED], plain[:same, 7], rtol=1e-6, atol=1e-5)
+
+
+def test_equilibrium_of_one_class():
+    """Model check 1: tau* = 2.5, B* = 1500, N* = 24.793 and, without second-order terms, 50."""
+    mix = RequestMix.from_lengths([50], [20])
+    instance = DecodeNode(M_total=10**6, B=None)
+    flow = solve(RateProfile.constant(0.495868, 20000.0), mix, instance)
+    assert flow("batch_duration", 15000.0) == pytest.approx(2.5, rel=1e-4)
+    assert flow("batch_tokens", 15000.0) == pytest.approx(1500, rel=1e-4)
+    assert flow("running", 15000.0) == pytest.approx(24.793, rel=1e-4)
+    json = flow.metrics().to_json()
+    assert json["mean_e2el"] == pytest.approx(50 + 1.25, rel=2e-3)
+    assert json["mean_ttft"] == pytest.approx(2.5 * 1.5, rel=2e-3)
+    assert json["mean_tpot"] == pytest.approx(2.5, rel=2e-3)
+
+
+def test_latency_samples_account_for_every_request():
+    mix = RequestMix.from_lengths(np.full(101, 20), np.arange(50, 151))
+    for mode in ("swapping", "sacrifice"):
+        profile = RateProfile.steps([0.0, 10.0], [30.0, 0.05], 400.0)
+        flow = solve(profile, mix, DecodeNode(mode=mode))
+        assert flow.totals["evictions"] > 0
+        samples = flow.samples()
+        assert samples.weight.sum() == pytest.approx(profile.total, rel=1e-9)
+        assert flow.stats["unfinished"] == pytest.approx(0, abs=1e-6)
+        assert (samples.ttft > 0).all()
+        assert (samples.queue_delay > -1e-9).all()
+        assert (samples.e2el >= samples.ttft - 1e-9).all()
+        # Little's law: mean in_system * time = mean e2e * requests
+        t = np.linspace(0, flow.totals["duration"], 200_001)
+        area = np.trapezoid(flow("in_system", t), t)
+        mean = float(samples.e2el @ samples.weight)
+        assert area == pytest.approx(mean, rel=2e-3)
+
+
+def test_several_batches_a_step_change_little(normal_mix):
+    instance = DecodeNode()
+    profile = RateProfile.steps([0, 1000, 2000], np.array([0.5, 1.5, 0.5]) * 0.1329, 3000.0)
+    t = np.linspace(0, 3000, 1000)
+    fine = solve(profile, normal_mix, instance, batches_per_step=1)
+    coarse = solve(profile, normal_mix, instance, batches_per_step=2)
+    difference = fine("in_system", t) - coarse("in_system", t)
+    assert np.sqrt(np.mean(difference**2)) < 0.01 * fine("in_system", t).mean()
+    for name in ("ttft", "e2el", "tpot"):
+        one, two = fine.metrics().latencies[name], coarse.metrics().latencies[name]
+        assert two.mean == pytest.approx(one.mean, rel=0.02)
+        if name != "tpot":  # of a request of a few tokens, a step of two batches blurs the TPOT
+            assert two.percentiles[95] == pytest.approx(one.percentiles[95], rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["swapping", "sacrifice"])
+def test_scale_does_not_change_the_fluid(normal_mix, mode):
+    profile = RateProfile.steps([0, 100], [3.0, 0.1], 300.0)
+    one = solve(profile, normal_mix, DecodeNode(mode=mode))
+    large = solve(profile.scaled(1000), normal_mix, DecodeNode(mode=mode).scaled(1000))
+    t = np.linspace(0, 300, 500)
+    for name in ("waiting", "running", "swapped", "completed"):
+        np.testing.assert_allclose(large(name, t) / 1000, one(name, t), rtol=1e-6, atol=1e-6)
+
+
+def test_two_token_cycle_of_sacrifice():
+    """Model check 6: p = 2, D = 2, M = 140 saturated; the cycle loses 1/8 of the throughput."""
+    mix = RequestMix.from_lengths([2], [2])
+    node = DecodeNode(mode="sacrifice", M_total=140, B=None)
+    backlog = InitialState(waiting=5000.0)
+    idle = RateProfile.constant(0.0, 400.0)
+    cycle = solve(idle, mix, node, initial=backlog, drain=False)
+    rows = cycle.stats["batches"]
+    per_batch = float(cycle("completed", 400.0)) / rows
+    assert per_batch == pytest.approx(140 / 7 * 0.875, rel=0.02)
+    level = InitialState(waiting=5000.0, running=np.array([[20.0, 1.0, 1.0], [20.0, 0.0, 0.0]]))
+    steady = solve(idle, mix, node, initial=level, drain=False)
+    early = float(steady("completed", steady("batch_duration", 0.0) * 6.5))
+    assert early == pytest.approx(20 * 6, rel=0.1)
+
+
+def test_a_trace_with_idle_gaps_is_followed(normal_mix):
+    arrivals = np.array([0.0, 0.0, 5.0, 5000.0, 5001.0])
+    profile = RateProfile.from_arrivals(arrivals)
+    flow = solve(profile, normal_mix, DecodeNode())
+    assert flow.totals["completed"] == pytest.approx(5, rel=1e-9)
+    assert flow.totals["gpu_utilization"] < 0.1
+    assert float(flow("in_system", 4000.0)) == pytest.approx(0, abs=1e-9)
+    assert float(flow("in_system", 2.0)) == pytest.approx(2, rel=1e-6)
+
+
+def test_a_batch_without_duration_fails_with_a_reason(normal_mix):
+    node = DecodeNode(batch_time=BatchTimeLaw.per_token(0.0, 0.0))
+    with pytest.raises(SolveError, match="stalled"):
+        solve(RateProfile.constant(1.0, 10.0), normal_mix, node)
+    with pytest.raises(SolveError, match="step_limit"):
+        solve(RateProfile.constant(1.0, 1e5), normal_mix, DecodeNode(), max_steps=100)
+
+
+def test_capacity_is_reached_and_not_exceeded(normal_mix):
+    """Saturated by a backlog, the fluid completes B / W requests per batch."""
+    instance = DecodeNode()
+    flow = solve(RateProfile.constant(2.0, 3000.0), normal_mix, instance, drain=False)
+    done = float(flow("completed", 3000.0) - flow("completed", 1000.0)) / 2000
+    pure = 2000 / normal_mix.work / 3.0
+    assert done == pytest.approx(pure, rel=0.01)
+    assert done > capacity(normal_mix, instance)
