@@ -85,6 +85,8 @@ class TextTable:
             rows.pop()
         header = next((at for at, row in enumerate(rows) if row), 0)
         names, body = [name.strip() for name in rows[header]], rows[header + 1 :]
+        if all(np.isfinite(_number(name)) for name in names):
+            raise WorkloadError("there is no header: the first line is all numbers", path=path)
         repeated = {name for name in names if names.count(name) > 1}
         if repeated:
             raise WorkloadError("the header has this column twice", path=path, column=min(repeated))
