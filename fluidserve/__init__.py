@@ -62,7 +62,9 @@ ROOM_OF = {
         ),
         "serving",
     ),
-    **dict.fromkeys(("Workload", "describe", "generate", "read_trace", "write_requests"), "workload"),
+    **dict.fromkeys(
+        ("Workload", "describe", "generate", "read_trace", "write_requests"), "workload"
+    ),
 }  # fmt: skip
 """Where each public name comes from."""
 

@@ -114,6 +114,15 @@ def run_options(function: Any) -> Any:
     return _attach(*(_option(SETTINGS[key]) for key in keys))(function)
 
 
+def goodput_option(function: Any) -> Any:
+    """Add ``--goodput``, which may be given several times."""
+    option = click.Option(
+        ["--goodput"], multiple=True, metavar="LATENCY:THRESHOLD",
+        help="count requests that meet this, such as ttft:2 or ttft_ms:2000; repeatable",
+    )  # fmt: skip
+    return _attach(option)(function)
+
+
 def config_flags(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration keys among the parameters of a command that were given."""
     given = {key: params.get(key) for key in (*SETTINGS, D_1.key)}

@@ -1,0 +1,134 @@
+"""What commands say about a result: one JSON block, and the same for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fluidserve.experiment import plain
+from serving import LATENCIES, DecodeNode, FluidServeError, ServingMetrics, Trajectory
+from serving.files import atomic_write
+
+if TYPE_CHECKING:
+    from fluidserve.inputs import Inputs
+
+
+def parse_goodput(given: tuple[str, ...], time_unit: str) -> dict[str, float] | None:
+    """Return thresholds in the run's time unit from texts such as ``ttft:2`` or ``ttft_ms:2000``.
+
+    Raises
+    ------
+    FluidServeError
+        Naming the text and what is allowed.
+    """
+    per_ms = {"s": 1e-3, "ms": 1.0}
+    thresholds = {}
+    for text in given:
+        name, _, value = text.replace("<", ":").partition(":")
+        latency, explicit = name.removesuffix("_ms"), name.endswith("_ms")
+        try:
+            threshold = float(value)
+        except ValueError:
+            threshold = float("nan")
+        if latency not in LATENCIES or not 0 < threshold < float("inf"):
+            known = ", ".join(LATENCIES)
+            raise FluidServeError(
+                f"--goodput {text!r} is not allowed; allowed: LATENCY:THRESHOLD with a latency of "
+                f"{known} and a finite threshold > 0"
+            )
+        if explicit and time_unit not in per_ms:
+            raise FluidServeError(f"--goodput {text!r}: a run without a time unit has no ms")
+        thresholds[latency] = threshold * (per_ms[time_unit] if explicit else 1.0)
+    return thresholds or None
+
+
+def summary_of(inputs: Inputs, metrics: ServingMetrics, **more: Any) -> dict[str, Any]:
+    """Return what ``summary.json`` holds: workload, instance, metrics and whatever is added."""
+    from fluidserve.config import flat
+
+    return {
+        **more,
+        "seed": inputs.config.seed,
+        "instance": flat(inputs.instance),
+        "workload": inputs.describe(),
+        "metrics": metrics.to_json(inputs.instance.time_unit),
+    }
+
+
+def for_people(title: str, summary: Mapping[str, Any]) -> str:
+    """Return a summary as aligned lines of text under ``title``."""
+    lines = [title, "=" * len(title)]
+    for section, content in plain(summary).items():
+        if isinstance(content, dict):
+            lines += ["", section]
+            width = max((len(key) for key in content), default=0)
+            lines += [f"  {key:<{width}}  {number(value)}" for key, value in content.items()]
+        else:
+            lines.append(f"{section}: {number(content)}")
+    return "\n".join(lines) + "\n"
+
+
+def number(value: Any) -> str:
+    """Return a value with as many digits as one reads."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ", ".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def write_trajectory(path: Path, trajectory: Trajectory) -> None:
+    """Write a trajectory as CSV: time, then one column per output, by plain name."""
+    names = list(trajectory.outputs)
+    columns = np.column_stack([trajectory.time, *(trajectory.outputs[name] for name in names)])
+    with atomic_write(path) as file:
+        file.write(",".join(["time", *names]) + "\n")
+        file.writelines(",".join(map(repr, row)) + "\n" for row in columns.tolist())
+
+
+def read_trajectory(path: Path) -> Trajectory:
+    """Read a trajectory written by :func:`write_trajectory`.
+
+    Raises
+    ------
+    FluidServeError
+        If the file cannot be read as one.
+    """
+    columns = read_columns(path)
+    try:
+        time = columns.pop("time")
+        return Trajectory(
+            time, {name: np.asarray(values, float) for name, values in columns.items()}
+        )
+    except (KeyError, ValueError) as error:
+        raise FluidServeError(f"{path} is not a trajectory: {error}") from None
+
+
+def read_columns(path: Path) -> dict[str, Any]:
+    """Read a CSV file with a header as arrays by column.
+
+    Raises
+    ------
+    FluidServeError
+        If the file cannot be read.
+    """
+    import pandas
+
+    try:
+        table = pandas.read_csv(path, float_precision="round_trip")
+    except OSError as error:
+        raise FluidServeError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FluidServeError(f"{path} is not CSV: {error}") from None
+    return {str(name): table[name].to_numpy() for name in table.columns}
+
+
+def instance_line(instance: DecodeNode) -> str:
+    """Return an instance in one line, for titles."""
+    budget = "unlimited" if instance.B is None else f"{instance.B:,}"
+    return f"{instance.mode}, M_total {instance.M_total:,}, B {budget}"
