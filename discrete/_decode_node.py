@@ -1,0 +1,320 @@
+"""The engine ``decode_node``: owns the arrays of one run and drives the compiled kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from discrete._kernel import advance
+from discrete._layout import (
+    BATCH,
+    EVENT,
+    HISTORY,
+    NOBODY,
+    REQUEST,
+    SAMPLE,
+    SPAN,
+    STATE,
+    UNLIMITED,
+    Queue,
+    Stop,
+    Victim,
+)
+from discrete._policies import UserPolicy
+from discrete._random import pcg64_state
+from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
+
+FUEL = 1_000_000
+"""Units of work between two looks at the keyboard, some tens of milliseconds."""
+
+LINKS = ("head", "tail", "last_executing", "sacrificed", "swapped_head", "swapped_tail")
+BUILT_IN_VICTIMS = {"LIFO": Victim.LIFO, "FIFO": Victim.FIFO, "LRU": Victim.LRU}
+BUILT_IN_VICTIMS["random"] = Victim.RANDOM
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: its clock [time], batches, and requests completed, arrived and in all."""
+
+    time: float
+    batch: int
+    completed: int
+    arrived: int
+    total: int
+
+
+class DecodeNodeEngine:
+    """A decode node that can be advanced, looked at, saved, and given other requests.
+
+    Between two calls it rests right after a batch: completions gone, arrivals joined.
+
+    Parameters
+    ----------
+    requests
+        Everyone who will arrive.
+    instance
+        The node.
+    seed
+        Of the random victim policy.
+    record_batches, record_events
+        Whether to keep one row per batch (and the spans in which each request executed) and one
+        per event.
+    sample_times : shape (G,) [time]
+        Times at which to note the state; cheap, and needs no batch rows.
+
+    Raises
+    ------
+    WorkloadError
+        If a request can never finish.
+    ConfigError
+        If a user's policy cannot be used.
+    """
+
+    def __init__(
+        self,
+        requests: RequestTable,
+        instance: DecodeNode,
+        *,
+        seed: int = 42,
+        record_batches: bool = True,
+        record_events: bool = False,
+        sample_times: ArrayLike | None = None,
+    ) -> None:
+        requests.check_fits(instance.M_total)
+        self.instance, self.seed = instance, seed
+        self.record_batches, self.record_events = record_batches, record_events
+        self._load_policies()
+        self.state = np.zeros(1, STATE)
+        self._write_settings()
+        for link in LINKS:
+            self.state[link] = NOBODY
+        self._random = pcg64_state(seed)
+        self._set_requests(requests, np.empty(0, REQUEST), np.empty(0, HISTORY))
+        self._bucket = np.full(_ring_size(requests), NOBODY)
+        size = len(requests)
+        self.batches = np.empty(4 * size + 64 if record_batches else 0, BATCH)
+        self.spans = np.empty(2 * size + 64 if record_batches else 0, SPAN)
+        self.events = np.empty(4 * size + 64 if record_events else 0, EVENT)
+        grid = np.empty(0) if sample_times is None else np.asarray(sample_times, np.float64)
+        if grid.size and (not np.isfinite(grid).all() or (np.diff(grid) < 0).any()):
+            raise FluidServeError("sample_times must be finite and sorted")
+        self.grid, self.samples = grid, np.zeros(grid.size, SAMPLE)
+        self.finished = False
+
+    def _load_policies(self) -> None:
+        self._user_policies: list[UserPolicy] = []
+        self._queue = self._policy(
+            "queue_policy", {"FCFS": Queue.FCFS, "priority": Queue.KEYED, "SJF": Queue.KEYED}
+        )
+        self._victim = self._policy("victim_policy", BUILT_IN_VICTIMS)
+
+    def _policy(self, key: str, built_in: dict) -> tuple[int, int]:
+        """Return (code, address) of a policy."""
+        name = getattr(self.instance, key)
+        if name in built_in:
+            return int(built_in[name]), 0
+        policy = UserPolicy(key, name)
+        self._user_policies.append(policy)
+        return int(Queue.USER if key == "queue_policy" else Victim.USER), policy.address
+
+    def _write_settings(self) -> None:
+        """Write the instance as the kernel sees it."""
+        node = self.instance
+        law = node.batch_time
+        values = {
+            "d_0": law.d_0,
+            "d_kv": law.d_kv,
+            "per_request_extra": law.per_request_extra,
+            "d_swap": law.d_swap,
+            "M_total": node.M_total,
+            "B": min(node.token_budget, UNLIMITED),
+            "admission_limit": math.ceil(node.admission_threshold * node.M_total),
+            "sacrifice": node.mode == "sacrifice",
+            "queue": self._queue[0],
+            "victim": self._victim[0],
+            "queue_address": self._queue[1],
+            "victim_address": self._victim[1],
+            "record_batches": self.record_batches,
+            "record_events": self.record_events,
+        }
+        for name, value in values.items():
+            self.state[name] = value
+
+    def _set_requests(self, requests: RequestTable, req: NDArray, past: NDArray) -> None:
+        """Hold ``requests``, the first of which have the states ``req`` and ``past``."""
+        size, known = len(requests), req.size
+        self.requests = requests
+        self._arrival = np.ascontiguousarray(requests.arrival_time)
+        self.req, self.past = np.zeros(size, REQUEST), np.zeros(size, HISTORY)
+        self.req[:known], self.past[:known] = req, past
+        new = self.req[known:]
+        new["prefill"] = requests.prefill_length[known:]
+        new["decode"] = requests.decode_length[known:]
+        for moment in ("first_enter", "first_token", "completion"):
+            new[moment] = np.nan
+        self._set_keys()
+        stored = size if self._queue[0] != Queue.FCFS else 0
+        heap = np.empty(stored, np.int64)
+        if stored and known:
+            heap[: self._heap.size] = self._heap[:stored]
+        self._heap = heap
+        self._user_keys = np.empty(size if self._queue[0] == Queue.USER else 0)
+
+    def _set_keys(self) -> None:
+        """Write what the queue policy and users' policies read of a request."""
+        if self._queue[0] == Queue.FCFS and not self._user_policies:
+            return
+        node, table = self.instance, self.requests
+        believed = node.length_source == "predicted"
+        length = table.predicted_decode_length if believed else table.decode_length
+        self.past["priority"], self.past["length"] = table.priority, length
+        self.past["key"] = table.priority if node.queue_policy == "priority" else length
+
+    @property
+    def time(self) -> float:
+        """The present [time]."""
+        return float(self.state["time"][0])
+
+    @property
+    def batch(self) -> int:
+        """Batches executed so far."""
+        return int(self.state["batch"][0])
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        s = self.state[0]
+        return Progress(
+            self.time, self.batch, int(s["completed"]), int(s["arrived"]), len(self.requests)
+        )
+
+    def advance(
+        self,
+        *,
+        until: float | None = None,
+        batches: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Stop:
+        """Run until everyone has finished, or a limit is met.
+
+        Parameters
+        ----------
+        until : [time]
+            Stop at the first batch boundary at or after it; an empty node waits until then.
+        batches
+            Stop after so many more batches.
+        progress
+            Called between chunks of some tens of milliseconds.
+
+        Returns
+        -------
+        Stop
+            FINISHED, UNTIL or BATCHES.
+        """
+        end = math.inf if until is None else float(until)
+        last = UNLIMITED if batches is None else self.batch + batches
+        while True:
+            left = UNLIMITED if batches is None else last - self.batch
+            stop = Stop(self._chunk(end, left))
+            if stop == Stop.SINK_FULL:
+                self._grow_sinks()
+            elif stop != Stop.PAUSE:
+                self.finished = stop == Stop.FINISHED
+                return stop
+            if progress is not None:
+                progress(self.progress)
+
+    def _chunk(self, until: float, batches: int) -> int:
+        tables = {
+            "requests": self.req,
+            "history": self.past,
+            "arrivals": self._arrival,
+            "waiting": self._heap,
+            "keys": self._user_keys,
+            "ring": self._bucket,
+            "random": self._random,
+            "batches": self.batches,
+            "spans": self.spans,
+            "events": self.events,
+            "grid": self.grid,
+            "samples": self.samples,
+        }
+        s = self.state[0]
+        for name, table in tables.items():
+            s[f"{name}_at"] = table.ctypes.data
+        for name in ("batches", "spans", "events", "grid"):
+            s[f"{name}_size"] = tables[name].size
+        s["total"], s["ring_mask"] = len(self.requests), self._bucket.size - 1
+        return advance(self.state, until, batches, FUEL)
+
+    def _grow_sinks(self) -> None:
+        """Double every sink in use, at least to what one boundary can add."""
+        s = self.state[0]
+        waiting = s["arrived"] - s["completed"] - s["running"]
+        least = 2 * int(s["running"] + min(waiting, self.instance.M_total // 2 + 1)) + 64
+        for name, used in (("batches", 1), ("spans", least), ("events", least)):
+            sink = getattr(self, name)
+            if sink.size and sink.size - s[name] < used:
+                larger = np.empty(2 * sink.size + least, sink.dtype)
+                larger[: s[name]] = sink[: s[name]]
+                setattr(self, name, larger)
+
+    def inject(
+        self, requests: RequestTable, *, at: float | None = None, replace: bool = True
+    ) -> None:
+        """Send other requests from a given time on.
+
+        Parameters
+        ----------
+        requests
+            Their arrival times count from ``at``.
+        at : [time]
+            Not before the present, which is the default.
+        replace
+            Whether they take the place of those who would have arrived from ``at`` on, or come
+            besides them.
+
+        Raises
+        ------
+        WorkloadError
+            If a request can never finish.
+        ConfigError
+            If ``at`` lies in the past.
+        """
+        start = self.time if at is None else float(at)
+        if not start >= self.time:
+            raise ConfigError("at", at, f"a time not before the present, {self.time!r}")
+        requests.check_fits(self.instance.M_total)
+        old, arrived = self.requests, int(self.state["arrived"][0])
+        kept = np.arange(len(old))
+        if replace:
+            kept = kept[(kept < arrived) | (old.arrival_time < start)]
+        columns = {
+            name: np.concatenate([getattr(old, name)[kept], getattr(requests, name)])
+            for name in RequestTable.__slots__
+        }
+        columns["arrival_time"][kept.size :] += start
+        # those who are here keep their rows; an arrival at this very instant comes after them
+        order = np.argsort(columns["arrival_time"][arrived:], kind="stable") + arrived
+        order = np.concatenate([np.arange(arrived), order])
+        table = RequestTable(**{name: column[order] for name, column in columns.items()})
+        self._rebuild_ring(table)
+        self._set_requests(table, self.req[:arrived], self.past[:arrived])
+        self.finished = False
+
+    def _rebuild_ring(self, table: RequestTable) -> None:
+        """Make the ring of finishing batches long enough for the lengths of ``table``."""
+        size = max(_ring_size(table), self._bucket.size)
+        ring = np.full(size, NOBODY)
+        first = self._bucket[self._bucket != NOBODY]
+        finish = self.req["progress"][first] + self.req["decode"][first]
+        ring[finish & (size - 1)] = first
+        self._bucket = ring
+
+
+def _ring_size(requests: RequestTable) -> int:
+    return 1 << int(requests.decode_length.max()).bit_length()
