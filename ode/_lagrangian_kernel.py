@@ -10,7 +10,6 @@ from ode._parcels import (
     AGE,
     ALIVE,
     COLUMNS,
-    COUNT,
     FIRST_TOKEN,
     FROM,
     FURTHEST,
@@ -23,9 +22,10 @@ from ode._parcels import (
     UNTIL,
     WORK,
     at,
-    cut,
     push_head,
     push_tail,
+    take,
+    with_room,
 )
 
 # What an instance and a workload are to the kernel: a float64 vector.
@@ -76,6 +76,9 @@ ROW_SIZE = 9
 S_WEIGHT, S_FROM, S_UNTIL, S_ADMITTED, S_FIRST_TOKEN, S_FINISH, S_LENGTH = range(7)
 SAMPLE_SIZE = 7
 
+# Sums may be re-ordered to vectorise; infinities and NaN keep their meaning.
+REORDER = {"reassoc", "contract", "nsz"}
+
 FINISHED, ROWS_FULL, SAMPLES_FULL, STALLED = range(4)
 
 
@@ -104,55 +107,44 @@ def next_arrival(state, knots, cumulative):
 @njit(cache=True)
 def evict(queue, ends, excess, to, to_ends, spec, state, piece):
     """Remove from the tail of RUNNING until ``excess`` tokens (memory and growth) are freed."""
-    mask = queue.shape[0] - 1
     while excess > spec[NEGLIGIBLE] and ends[TAIL] > ends[HEAD]:
-        parcel = queue[(ends[TAIL] - 1) & mask]
-        frees = parcel[PREFILL] + (parcel[AGE] + 1) * parcel[ALIVE]
+        i = ends[TAIL] - 1
+        frees = queue[PREFILL, i] + (queue[AGE, i] + 1) * queue[ALIVE, i]
         if frees <= 0.0:
             ends[TAIL] -= 1
             continue
         share = min(1.0, excess / frees)
         excess -= share * frees
-        if share < 1.0:
-            cut(parcel, share, True, piece)
-        else:
-            piece[:] = parcel
-            ends[TAIL] -= 1
+        take(queue, ends, share, True, piece)
+        held = piece[PREFILL] + piece[AGE] * piece[ALIVE]
         state[EVICTED] += piece[ALIVE]
         state[RUNNING] -= piece[ALIVE]
-        held = piece[PREFILL] + piece[AGE] * piece[ALIVE]
         state[MEMORY] -= held
         if spec[SACRIFICE] > 0.0:
             state[WASTED] += piece[AGE] * piece[ALIVE]
             piece[AGE] = 0.0
-            to = push_head(to, to_ends, piece)
+            push_head(to, to_ends, piece)
         else:
             state[MOVED] += held
             state[SWAPPED] += piece[ALIVE]
-            to = push_tail(to, to_ends, piece)
-    return to
+            push_tail(to, to_ends, piece)
 
 
 @njit(cache=True)
 def admit(source, ends, queue, queue_ends, spec, state, is_swapped, piece):
     """Fill RUNNING from the head of a queue while memory and the threshold allow."""
-    mask = source.shape[0] - 1
     while ends[TAIL] > ends[HEAD]:
-        parcel = source[ends[HEAD] & mask]
-        held = parcel[PREFILL] + parcel[AGE] * parcel[ALIVE]
+        i = ends[HEAD]
+        held = source[PREFILL, i] + source[AGE, i] * source[ALIVE, i]
         share = 1.0
         if held > 0.0:
             room = spec[M_TOTAL] - state[MEMORY] - state[RUNNING]
             below = spec[THRESHOLD] * spec[M_TOTAL] - state[MEMORY]
-            share = min(1.0, room / (held + parcel[ALIVE]), below / held)
+            share = min(1.0, room / (held + source[ALIVE, i]), below / held)
             if share * held <= spec[NEGLIGIBLE] and share < 1.0:
                 break
-        if share < 1.0:
-            cut(parcel, share, False, piece)
-        else:
-            piece[:] = parcel
-            ends[HEAD] += 1
-        held *= share
+        take(source, ends, share, False, piece)
+        held = piece[PREFILL] + piece[AGE] * piece[ALIVE]
         state[MEMORY] += held
         state[RUNNING] += piece[ALIVE]
         if is_swapped:
@@ -160,19 +152,18 @@ def admit(source, ends, queue, queue_ends, spec, state, is_swapped, piece):
             state[SWAPPED] -= piece[ALIVE]
         if piece[ADMITTED] < 0.0:
             piece[ADMITTED] = state[NOW]
-        queue = push_tail(queue, queue_ends, piece)
-    return queue
+        push_tail(queue, queue_ends, piece)
 
 
 @njit(cache=True)
-def sample_completion(parcel, weight, finish, length, samples, sample_count):
+def sample_completion(queue, i, weight, finish, length, samples, sample_count):
     """Record the latencies of the mass that completes."""
     sample = samples[sample_count[0]]
     sample[S_WEIGHT] = weight
-    sample[S_FROM] = parcel[FROM]
-    sample[S_UNTIL] = parcel[UNTIL]
-    sample[S_ADMITTED] = parcel[ADMITTED]
-    sample[S_FIRST_TOKEN] = parcel[FIRST_TOKEN]
+    sample[S_FROM] = queue[FROM, i]
+    sample[S_UNTIL] = queue[UNTIL, i]
+    sample[S_ADMITTED] = queue[ADMITTED, i]
+    sample[S_FIRST_TOKEN] = queue[FIRST_TOKEN, i]
     sample[S_FINISH] = finish
     sample[S_LENGTH] = length
     sample_count[0] += 1
@@ -188,112 +179,143 @@ def join(waiting, ends, fresh, tables, spec, state, piece):
     piece[FROM] = state[SEEN]
     piece[UNTIL] = min(state[NOW], spec[HORIZON])
     piece[ADMITTED] = -1.0
-    return push_tail(waiting, ends, piece)
+    push_tail(waiting, ends, piece)
 
 
 @njit(cache=True)
-def backdate(parcel, tables, spec, state, samples, sample_count):
+def backdate(queue, i, tables, spec, state, samples, sample_count):
     """Give a parcel that never queued the batches it executed within a step of several.
 
     Within a step of h batches arrivals join at every batch; at its end they have executed
     (h - 1) / 2 on average, and waited half a batch. The work is charged to the next step.
     """
     age = 0.5 * (spec[BATCHES] - 1.0)
-    mass, fresh = parcel[MASS], parcel[ALIVE]
+    mass, fresh = queue[MASS, i], queue[ALIVE, i]
     alive, held = mass * at(tables, SURVIVE, age), mass * at(tables, HELD, age)
     work = mass * at(tables, WORK, age)
     state[RUNNING] += alive - fresh
-    state[MEMORY] += held + age * alive - parcel[PREFILL]
+    state[MEMORY] += held + age * alive - queue[PREFILL, i]
     state[COMPLETED] += fresh - alive
     state[OWED_TOKENS] += work
-    state[OWED_REQUESTS] += mass * at(tables, COUNT, age)
+    state[OWED_REQUESTS] += 0.5 * age * (fresh + alive)
     state[USEFUL] += work
-    middle = 0.5 * (parcel[FROM] + parcel[UNTIL])
-    half_batch = 0.5 * (parcel[UNTIL] - parcel[FROM]) / spec[BATCHES]
-    parcel[FROM], parcel[UNTIL] = middle - half_batch, middle + half_batch
-    parcel[ADMITTED] = middle + half_batch
+    middle = 0.5 * (queue[FROM, i] + queue[UNTIL, i])
+    half_batch = 0.5 * (queue[UNTIL, i] - queue[FROM, i]) / spec[BATCHES]
+    queue[FROM, i], queue[UNTIL, i] = middle - half_batch, middle + half_batch
+    queue[ADMITTED, i] = middle + half_batch
     if samples.shape[0] > 0 and fresh > alive:
         length = 0.5 * (age + 1.0)
-        parcel[FIRST_TOKEN] = state[THETA] - age + 1.0
+        queue[FIRST_TOKEN, i] = state[THETA] - age + 1.0
         finish = state[THETA] - age + length
-        sample_completion(parcel, fresh - alive, finish, length, samples, sample_count)
+        sample_completion(queue, i, fresh - alive, finish, length, samples, sample_count)
     # below one token on average, the rest of the first token is added when it is executed
-    parcel[FIRST_TOKEN] = age * state[THETA] if age < 1.0 else state[THETA] - age + 1.0
-    parcel[AGE] = age
-    parcel[FURTHEST] = age
-    parcel[ALIVE] = alive
-    parcel[PREFILL] = held
+    queue[FIRST_TOKEN, i] = age * state[THETA] if age < 1.0 else state[THETA] - age + 1.0
+    queue[AGE, i] = age
+    queue[FURTHEST, i] = age
+    queue[ALIVE, i] = alive
+    queue[PREFILL, i] = held
 
 
-@njit(cache=True, error_model="numpy")
-def execute(running, ends, tables, spec, state, row, samples, sample_count):
-    """Execute the longest prefix of RUNNING within the budget; fill the row's batch columns."""
-    mask = running.shape[0] - 1
-    last = tables.shape[0] - 1
+@njit(cache=True, error_model="numpy", fastmath=REORDER)
+def price(queue, first, last, tables, batches, cost):
+    """Write the batch tokens of each parcel, per batch of the step, into ``cost``; return the sum.
+
+    Notes
+    -----
+    A parcel that re-executes after a sacrifice thins out only beyond its furthest position.
+    """
+    total = 0.0
+    if batches == 1.0:
+        for i in range(first, last):
+            cost[i] = queue[PREFILL, i] + (queue[AGE, i] + 1.0) * queue[ALIVE, i]
+            total += cost[i]
+        return total
+    rows = tables.shape[0] - 1
+    for i in range(first, last):
+        age = queue[AGE, i]
+        tokens = queue[PREFILL, i] + (age + 0.5 * (batches + 1.0)) * queue[ALIVE, i]
+        if age >= queue[FURTHEST, i]:
+            end = age + batches
+            k, m = min(np.int32(age), rows), min(np.int32(end), rows)
+            before = tables[k, WORK] + (age - k) * tables[k, WORK + 1]
+            after = tables[m, WORK] + (end - m) * tables[m, WORK + 1]
+            tokens = queue[MASS, i] * (after - before) / batches
+        cost[i] = tokens
+        total += tokens
+    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath=REORDER)
+def age_parcels(queue, first, last, step, tables, theta, state, cost):
+    """Advance parcels by ``step`` tokens, thin them, and update the totals; no branches."""
+    rows = tables.shape[0] - 1
+    alive_change, memory_change, useful, size = 0.0, 0.0, 0.0, 0.0
+    for i in range(first, last):
+        age, furthest, alive = queue[AGE, i], queue[FURTHEST, i], queue[ALIVE, i]
+        new_age = age + step
+        reached = max(furthest, new_age)
+        k = min(np.int32(reached), rows)
+        into = reached - k
+        new_alive = queue[MASS, i] * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
+        new_held = queue[MASS, i] * (tables[k, HELD] + into * tables[k, HELD + 1])
+        alive_change += new_alive - alive
+        size += alive
+        memory_change += new_held + new_age * new_alive - queue[PREFILL, i] - age * alive
+        useful += cost[i] * (reached - furthest)
+        first_token = min(1.0, reached) - min(1.0, furthest)
+        queue[FIRST_TOKEN, i] += first_token * (theta + 1.0)
+        queue[AGE, i] = new_age
+        queue[FURTHEST, i] = reached
+        queue[ALIVE, i] = new_alive
+        queue[PREFILL, i] = new_held
+    state[RUNNING] += alive_change
+    state[COMPLETED] -= alive_change
+    state[MEMORY] += memory_change
+    state[USEFUL] += useful
+    return size, size + alive_change
+
+
+@njit(cache=True)
+def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, before):
+    """Execute the longest prefix of RUNNING within the budget; fill the row's batch columns.
+
+    ``cost`` and ``before`` (2, .) are scratch as long as the queue.
+    """
+    while ends[TAIL] > ends[HEAD] and queue[ALIVE, ends[HEAD]] <= 0.0:
+        ends[HEAD] += 1
+    first, last = ends[HEAD], ends[TAIL]
     batches, budget, theta = spec[BATCHES], spec[BUDGET], state[THETA]
     recording = samples.shape[0] > 0
-    # sums live in registers, not in `state`: this is the hot loop
-    tokens, size, alive_change, memory_change, completed, useful = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    while ends[TAIL] > ends[HEAD] and running[ends[HEAD] & mask, ALIVE] <= 0.0:
-        ends[HEAD] += 1
-    for j in range(ends[HEAD], ends[TAIL]):
-        i = j & mask  # scalar indexing: a view of the row would cost more than the step
-        alive = running[i, ALIVE]
-        if alive <= 0.0:
-            continue
-        left = budget - tokens
-        if left <= 0.0:
-            break
-        age, furthest = running[i, AGE], running[i, FURTHEST]
-        mass, prefill = running[i, MASS], running[i, PREFILL]
-        if batches == 1.0:
-            cost = prefill + (age + 1.0) * alive
-            requests = alive
-        elif age >= furthest:
-            cost = mass * (at(tables, WORK, age + batches) - at(tables, WORK, age)) / batches
-            requests = mass * (at(tables, COUNT, age + batches) - at(tables, COUNT, age)) / batches
-        else:
-            cost = prefill + (age + 0.5 * (batches + 1.0)) * alive
-            requests = alive
-        share = 1.0 if cost <= left else left / cost
-        tokens += share * cost
-        size += share * requests
-        new_age = age + share * batches
-        running[i, AGE] = new_age
-        if new_age <= furthest:
-            memory_change += (new_age - age) * alive
-            continue
-        new_alive, new_prefill = 0.0, 0.0
-        k = int(new_age)
-        if k < last:
-            into = new_age - k
-            new_alive = mass * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
-            new_prefill = mass * (tables[k, HELD] + into * tables[k, HELD + 1])
-        alive_change += new_alive - alive
-        memory_change += new_prefill + new_age * new_alive - prefill - age * alive
-        before = max(age, furthest)
-        if before == age:
-            useful += share * cost
-        else:
-            useful += share * cost * (new_age - before) / (new_age - age)
-        if before < 1.0:
-            running[i, FIRST_TOKEN] += (min(1.0, new_age) - before) * (theta + 1.0)
-        done = alive - new_alive
-        if done > 0.0:
-            completed += done
-            if recording:
-                finish = theta + 0.5 * (batches + 1.0)
-                length = 0.5 * (before + new_age + 1.0)
-                sample_completion(running[i], done, finish, length, samples, sample_count)
-        running[i, FURTHEST] = new_age
-        running[i, ALIVE] = new_alive
-        running[i, PREFILL] = new_prefill
+    if recording:
+        before[0, first:last] = queue[ALIVE, first:last]
+        before[1, first:last] = queue[FURTHEST, first:last]
+    tokens = price(queue, first, last, tables, batches, cost)
+    whole = last
+    share = 0.0
+    if tokens > budget:
+        tokens, whole = 0.0, first
+        while tokens + cost[whole] <= budget:
+            tokens += cost[whole]
+            whole += 1
+        share = (budget - tokens) / cost[whole]
+        tokens = budget
+    size, size_after = age_parcels(queue, first, whole, batches, tables, theta, state, cost)
+    if share > 0.0:
+        one, one_after = age_parcels(
+            queue, whole, whole + 1, share * batches, tables, theta, state, cost
+        )
+        size += share * one
+        size_after += share * one_after
+        whole += 1
     row[R_TOKENS] = tokens
-    row[R_SIZE] = size
-    state[RUNNING] += alive_change
-    state[MEMORY] += memory_change
-    state[COMPLETED] += completed
-    state[USEFUL] += batches * useful
+    row[R_SIZE] = size if batches == 1.0 else 0.5 * (size + size_after)
+    if recording:
+        finish = theta + 0.5 * (batches + 1.0)
+        for i in range(first, whole):
+            done = before[0, i] - queue[ALIVE, i]
+            if done > 1e-15 * before[0, i]:
+                length = 0.5 * (before[1, i] + queue[FURTHEST, i] + 1.0)
+                sample_completion(queue, i, done, finish, length, samples, sample_count)
 
 
 @njit(cache=True)
@@ -308,7 +330,7 @@ def advance(
     ----------
     running, waiting, swapped and their ends
         Queues of parcels; storage that grew is returned.
-    tables : shape (D_max + 1, 8)
+    tables : shape (D_max + 1, 6)
         Of the request mix, see :func:`ode._parcels.mix_tables`.
     knots, cumulative : shape (K,)
         The arrival curve.
@@ -324,6 +346,7 @@ def advance(
     status, running, waiting, swapped
     """
     piece = np.empty(COLUMNS)
+    cost, before = np.empty(running.shape[1]), np.empty((2, running.shape[1]))
     batches = spec[BATCHES]
     while True:
         if row_count[0] == rows.shape[0]:
@@ -338,30 +361,37 @@ def advance(
         fresh = arrivals_by(min(state[NOW], spec[HORIZON]), state, knots, cumulative)
         fresh -= state[ARRIVED]
         if fresh > 0.0:
-            waiting = join(waiting, waiting_ends, fresh, tables, spec, state, piece)
+            if waiting_ends[TAIL] == waiting.shape[1]:
+                waiting = with_room(waiting, waiting_ends, 0, 1)
+            join(waiting, waiting_ends, fresh, tables, spec, state, piece)
             state[ARRIVED] += fresh
         never_queued = fresh > 0.0 and waiting_ends[TAIL] - waiting_ends[HEAD] == 1
         state[SEEN] = state[NOW]
 
         excess = state[MEMORY] + state[RUNNING] - spec[M_TOTAL]
         if excess > spec[NEGLIGIBLE]:
+            victims = running_ends[TAIL] - running_ends[HEAD]
             if spec[SACRIFICE] > 0.0:
-                waiting = evict(running, running_ends, excess, waiting, waiting_ends, spec,
-                                state, piece)  # fmt: skip
+                if waiting_ends[HEAD] < victims:
+                    waiting = with_room(waiting, waiting_ends, victims, 1)
+                evict(running, running_ends, excess, waiting, waiting_ends, spec, state, piece)
             else:
-                swapped = evict(running, running_ends, excess, swapped, swapped_ends, spec,
-                                state, piece)  # fmt: skip
+                if swapped.shape[1] - swapped_ends[TAIL] < victims:
+                    swapped = with_room(swapped, swapped_ends, 0, victims)
+                evict(running, running_ends, excess, swapped, swapped_ends, spec, state, piece)
         else:
-            running = admit(swapped, swapped_ends, running, running_ends, spec, state, True, piece)
+            entrants = (waiting_ends[TAIL] - waiting_ends[HEAD]
+                        + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
+            if running.shape[1] - running_ends[TAIL] < entrants:
+                running = with_room(running, running_ends, 0, entrants)
+            admit(swapped, swapped_ends, running, running_ends, spec, state, True, piece)
             if swapped_ends[TAIL] == swapped_ends[HEAD]:
-                running = admit(
-                    waiting, waiting_ends, running, running_ends, spec, state, False, piece
-                )
+                admit(waiting, waiting_ends, running, running_ends, spec, state, False, piece)
         empty = waiting_ends[TAIL] == waiting_ends[HEAD]
         fits = state[MEMORY] + state[RUNNING] <= spec[BUDGET]
         if batches > 1.0 and never_queued and empty and fits and state[THETA] > 0.0:
-            newest = running[(running_ends[TAIL] - 1) & (running.shape[0] - 1)]
-            backdate(newest, tables, spec, state, samples, sample_count)
+            newest = running_ends[TAIL] - 1
+            backdate(running, newest, tables, spec, state, samples, sample_count)
 
         if state[RUNNING] <= 1e-12 * max(1.0, state[ARRIVED]) and empty:
             until = next_arrival(state, knots, cumulative)
@@ -379,7 +409,12 @@ def advance(
         row[R_MEMORY] = state[MEMORY]
         row[R_EVICTED] = state[EVICTED]
         row[R_COMPLETED] = state[COMPLETED]
-        execute(running, running_ends, tables, spec, state, row, samples, sample_count)
+        if cost.size < running.shape[1]:
+            cost = np.empty(running.shape[1])
+            before = np.empty((2, running.shape[1]))
+        execute(
+            running, running_ends, tables, spec, state, row, samples, sample_count, cost, before
+        )  # fmt: skip
         duration = batches * (spec[D_0] + spec[D_KV] * row[R_TOKENS] + spec[D_EXTRA] * row[R_SIZE])
         duration += spec[D_KV] * state[OWED_TOKENS] + spec[D_EXTRA] * state[OWED_REQUESTS]
         duration += spec[D_SWAP] * state[MOVED]

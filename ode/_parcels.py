@@ -1,4 +1,4 @@
-"""Parcels of fluid in order: growing ring buffers that compiled code pushes to and pops from.
+"""Parcels of fluid in order: queues that compiled code pushes to and pops from at both ends.
 
 A parcel is a cohort that arrived uniformly over an interval and shares one age. Of its mass at
 arrival, the share G(x), x = max(age, furthest), is alive; lengths are not drawn, they thin it.
@@ -16,35 +16,34 @@ MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED = range(
 """Columns: mass at arrival; tokens decoded since the last start; tokens ever decoded; mass alive;
 mass alive times its mean prefill; position of the first token on the iteration clock (mean over
 the parcel, complete once furthest >= 1); interval of arrival; time of first admission (negative
-before)."""
+before). A queue stores them column by column, so that a step over many parcels vectorises."""
 COLUMNS = 9
 HEAD, TAIL = 0, 1
 
 
-def empty_queue(capacity: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the storage (capacity, COLUMNS) and the ends of an empty queue."""
-    return np.zeros((capacity, COLUMNS)), np.zeros(2, np.int64)
+def empty_queue(capacity: int = 504) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the storage (COLUMNS, capacity) and the ends of an empty queue."""
+    return np.zeros((COLUMNS, capacity)), np.full(2, capacity // 4)
 
 
-SURVIVE, HELD, WORK, COUNT = 0, 2, 4, 6
+SURVIVE, HELD, WORK = 0, 2, 4
 """Columns of a mix table; the column after each is its forward difference."""
 
 
 def mix_tables(mix: RequestMix) -> NDArray[np.float64]:
-    """Return what parcels need to know of a request mix, shape (D_max + 1, 8).
+    """Return what parcels need to know of a request mix, shape (D_max + 1, 6).
 
-    Row k holds G(k), P(k) = E[p; D > k], and the sums over l < k of P(l) + (l + 1) G(l) and of
-    G(l), each followed by its forward difference: one cache line a row.
+    Row k holds G(k), P(k) = E[p; D > k] and the sum over l < k of P(l) + (l + 1) G(l), each
+    followed by its forward difference: a row fits one cache line.
     """
     survive, held = mix.survival(), mix.prefill_survival()
     k = np.arange(survive.size)
     work = np.append(0.0, np.cumsum(held + (k + 1) * survive))[:-1]
-    count = np.append(0.0, np.cumsum(survive))[:-1]
-    columns = [(values, np.append(np.diff(values), 0.0)) for values in (survive, held, work, count)]
+    columns = [(values, np.append(np.diff(values), 0.0)) for values in (survive, held, work)]
     return np.column_stack([column for pair in columns for column in pair])
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def at(tables, column, x):
     """Return a column of a mix table at ``x`` >= 0, linear between, last value beyond."""
     k = int(x)
@@ -54,45 +53,65 @@ def at(tables, column, x):
 
 
 @njit(cache=True)
-def _grown(queue, ends):
-    size = queue.shape[0]
-    larger = np.zeros((2 * size, COLUMNS))
-    for j in range(ends[HEAD], ends[TAIL]):
-        larger[j & (2 * size - 1)] = queue[j & (size - 1)]
-    return larger
+def with_room(queue, ends, front, back):
+    """Return new storage with ``front`` and ``back`` free places, without parcels that are gone."""
+    alive = 0
+    for i in range(ends[HEAD], ends[TAIL]):
+        alive += queue[ALIVE, i] > 0.0
+    capacity = queue.shape[1]
+    while capacity < 2 * alive + 2 * (front + back):
+        # an odd number of cache lines: columns a power of two apart evict one another
+        capacity = 2 * capacity + 8
+    roomy = np.zeros((COLUMNS, capacity))
+    position = front + (capacity - alive - front - back) // 3
+    first = position
+    for i in range(ends[HEAD], ends[TAIL]):
+        if queue[ALIVE, i] > 0.0:
+            for column in range(COLUMNS):
+                roomy[column, position] = queue[column, i]
+            position += 1
+    ends[HEAD], ends[TAIL] = first, position
+    return roomy
 
 
 @njit(cache=True)
 def push_tail(queue, ends, parcel):
-    """Append ``parcel`` (COLUMNS,); return the storage, a larger one if it was full."""
-    if ends[TAIL] - ends[HEAD] == queue.shape[0]:
-        queue = _grown(queue, ends)
-    queue[ends[TAIL] & (queue.shape[0] - 1)] = parcel
+    """Append ``parcel`` (COLUMNS,); there must be room."""
+    for column in range(COLUMNS):
+        queue[column, ends[TAIL]] = parcel[column]
     ends[TAIL] += 1
-    return queue
 
 
 @njit(cache=True)
 def push_head(queue, ends, parcel):
-    """Put ``parcel`` before the head; return the storage, a larger one if it was full."""
-    if ends[TAIL] - ends[HEAD] == queue.shape[0]:
-        queue = _grown(queue, ends)
+    """Put ``parcel`` before the head; there must be room."""
     ends[HEAD] -= 1
-    queue[ends[HEAD] & (queue.shape[0] - 1)] = parcel
-    return queue
+    for column in range(COLUMNS):
+        queue[column, ends[HEAD]] = parcel[column]
 
 
 @njit(cache=True)
-def cut(source, share, younger, piece):
-    """Move a ``share`` of the parcel ``source`` into ``piece``, its younger or its older part."""
-    piece[:] = source
+def take(queue, ends, share, from_tail, piece):
+    """Move a ``share`` of the parcel at one end into ``piece``; all of it leaves the queue.
+
+    From the tail goes the younger part of the arrival interval, from the head the older one.
+    """
+    i = ends[TAIL] - 1 if from_tail else ends[HEAD]
+    for column in range(COLUMNS):
+        piece[column] = queue[column, i]
+    if share >= 1.0:
+        if from_tail:
+            ends[TAIL] -= 1
+        else:
+            ends[HEAD] += 1
+        return
     for column in (MASS, ALIVE, PREFILL):
-        piece[column] = source[column] * share
-        source[column] -= piece[column]
-    width = source[UNTIL] - source[FROM]
-    if younger:
-        source[UNTIL] -= share * width
-        piece[FROM] = source[UNTIL]
+        piece[column] *= share
+        queue[column, i] -= piece[column]
+    width = queue[UNTIL, i] - queue[FROM, i]
+    if from_tail:
+        queue[UNTIL, i] -= share * width
+        piece[FROM] = queue[UNTIL, i]
     else:
-        source[FROM] += share * width
-        piece[UNTIL] = source[FROM]
+        queue[FROM, i] += share * width
+        piece[UNTIL] = queue[FROM, i]

@@ -200,7 +200,9 @@ def _initial_queues(
             parcel[parcels.PREFILL] = parcel[parcels.MASS] * parcels.at(
                 tables, parcels.HELD, furthest
             )
-            queue = parcels.push_tail(queue, ends, parcel)
+            if ends[parcels.TAIL] == queue.shape[1]:
+                queue = parcels.with_room(queue, ends, 0, len(queue_rows))
+            parcels.push_tail(queue, ends, parcel)
             held = parcel[parcels.PREFILL] + age * alive
             if index == 0:
                 state[kernel.RUNNING] += alive
