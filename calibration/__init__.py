@@ -1,1 +1,6 @@
-"""Room calibration."""
+"""Fluid against discrete: replications, scores, and studies of how close the model is."""
+
+from calibration.comparison import Comparison, MethodResult, compare
+from calibration.ensemble import Ensemble, run_ensemble
+
+__all__ = ["Comparison", "Ensemble", "MethodResult", "compare", "run_ensemble"]
