@@ -246,7 +246,7 @@ def price(queue, first, last, tables, batches, cost):
 
 
 @njit(cache=True, error_model="numpy", fastmath=REORDER)
-def age_parcels(queue, first, last, step, tables, theta, state, cost):
+def age_parcels(queue, first, last, step, tables, theta, state):
     """Advance parcels by ``step`` tokens, thin them, and update the totals; no branches."""
     rows = tables.shape[0] - 1
     alive_change, memory_change, useful, size = 0.0, 0.0, 0.0, 0.0
@@ -261,7 +261,8 @@ def age_parcels(queue, first, last, step, tables, theta, state, cost):
         alive_change += new_alive - alive
         size += alive
         memory_change += new_held + new_age * new_alive - queue[PREFILL, i] - age * alive
-        useful += cost[i] * (reached - furthest)
+        tokens = queue[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
+        useful += tokens * (reached - furthest)
         first_token = min(1.0, reached) - min(1.0, furthest)
         queue[FIRST_TOKEN, i] += first_token * (theta + 1.0)
         queue[AGE, i] = new_age
@@ -289,7 +290,9 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
     if recording:
         before[0, first:last] = queue[ALIVE, first:last]
         before[1, first:last] = queue[FURTHEST, first:last]
-    tokens = price(queue, first, last, tables, batches, cost)
+    tokens = state[MEMORY] + state[RUNNING]
+    if batches > 1.0 or tokens > budget:
+        tokens = price(queue, first, last, tables, batches, cost)
     whole = last
     share = 0.0
     if tokens > budget:
@@ -299,11 +302,9 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
             whole += 1
         share = (budget - tokens) / cost[whole]
         tokens = budget
-    size, size_after = age_parcels(queue, first, whole, batches, tables, theta, state, cost)
+    size, size_after = age_parcels(queue, first, whole, batches, tables, theta, state)
     if share > 0.0:
-        one, one_after = age_parcels(
-            queue, whole, whole + 1, share * batches, tables, theta, state, cost
-        )
+        one, one_after = age_parcels(queue, whole, whole + 1, share * batches, tables, theta, state)
         size += share * one
         size_after += share * one_after
         whole += 1
