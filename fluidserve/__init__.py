@@ -68,7 +68,38 @@ ROOM_OF = {
 }  # fmt: skip
 """Where each public name comes from."""
 
-__all__ = sorted(ROOM_OF)
+__all__ = [
+    "BatchTimeLaw",
+    "Comparison",
+    "ConfigError",
+    "DecodeNode",
+    "FileAccessError",
+    "FluidServeError",
+    "InitialState",
+    "LatencySamples",
+    "RateProfile",
+    "RequestMix",
+    "RequestTable",
+    "Run",
+    "ServingMetrics",
+    "Solution",
+    "SolveError",
+    "Trajectory",
+    "UnsupportedError",
+    "Workload",
+    "WorkloadError",
+    "capacity",
+    "compare",
+    "describe",
+    "equations",
+    "generate",
+    "plots",
+    "read_trace",
+    "scenarios",
+    "simulate",
+    "solve",
+    "write_requests",
+]
 
 
 def __getattr__(name: str) -> Any:

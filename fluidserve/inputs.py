@@ -60,6 +60,11 @@ class Inputs:
         return table
 
     @property
+    def draws(self) -> Workload | RequestTable:
+        """What replications are drawn from: the generator, or the requests of a file."""
+        return self.requests if self.workload is None else self.workload
+
+    @property
     def mix(self) -> RequestMix:
         """Exact mix of the generator, empirical mix of a file."""
         return self.requests.mix() if self.workload is None else self.workload.mix

@@ -82,17 +82,21 @@ def number(value: Any) -> str:
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write arrays of one length as CSV with a header, in full precision."""
+    rows = np.column_stack([np.asarray(values, float) for values in columns.values()]).tolist()
+    with atomic_write(path) as file:
+        file.write(",".join(columns) + "\n")
+        file.writelines(",".join(map(repr, row)) + "\n" for row in rows)
+
+
 def write_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Write a trajectory as CSV: time, then one column per output, by plain name."""
-    names = list(trajectory.outputs)
-    columns = np.column_stack([trajectory.time, *(trajectory.outputs[name] for name in names)])
-    with atomic_write(path) as file:
-        file.write(",".join(["time", *names]) + "\n")
-        file.writelines(",".join(map(repr, row)) + "\n" for row in columns.tolist())
+    write_columns(path, {"time": trajectory.time, **trajectory.outputs})
 
 
 def read_trajectory(path: Path) -> Trajectory:
-    """Read a trajectory written by :func:`write_trajectory`.
+    """Read a trajectory that was written with :func:`write_trajectory`.
 
     Raises
     ------

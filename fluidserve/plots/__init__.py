@@ -1,8 +1,16 @@
 """Pictures: one file each, one style, written as PNG without a display."""
 
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
-from fluidserve.plots._request_timeline import Timeline, request_timeline
+from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
 from fluidserve.plots._style import Curve
-from fluidserve.plots._system_dynamics import system_dynamics
+from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
 
-__all__ = ["Curve", "Timeline", "fluid_vs_discrete", "request_timeline", "system_dynamics"]
+__all__ = [
+    "Curve",
+    "Timeline",
+    "fluid_vs_discrete",
+    "pressure_spans",
+    "request_timeline",
+    "sample_rows",
+    "system_dynamics",
+]

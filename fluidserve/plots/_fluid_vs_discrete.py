@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots._style import PALE, Curve, figure, legend_above, note, time_label
+from fluidserve.plots._style import BAND_LABEL, Curve, band, figure, legend_above, note, time_label
 from serving import NRMSE_OUTPUTS
 
 NAMES = {"in_system": "in system", "completed": "completed (cumulative)"}
@@ -28,7 +28,7 @@ def fluid_vs_discrete(
     Parameters
     ----------
     discrete
-        Mean of the replications with the standard deviation of one run.
+        Mean of the replications with band and standard deviation of a single run.
     fluid
         Solutions on the same grid.
     path
@@ -47,20 +47,19 @@ def fluid_vs_discrete(
         handles: dict[str, Any] = {}
         for (left, right), name in zip(grid, NRMSE_OUTPUTS, strict=True):
             mean = discrete.mean(name, t)
-            if discrete.spread is not None:
-                spread = discrete.spread(name, t)
-                handles["one run: mean ± sd"] = left.fill_between(
-                    t, np.clip(mean - spread, 0, None), mean + spread, color=PALE, lw=0
-                )
-                error = 2 * spread / np.sqrt(discrete.runs) / scale[name] * 100
-                handles["± 2 standard errors of the mean"] = right.fill_between(
-                    t, -error, error, color="#bdbdbd", lw=0
+            filled = band(left, discrete, name, t)
+            if filled is not None:
+                handles[BAND_LABEL] = filled
+            if discrete.sd is not None and discrete.runs > 1:
+                error = 2 * discrete.sd(name, t) / np.sqrt(discrete.runs) / scale[name] * 100
+                handles["\u00b1 2 standard errors of the mean"] = right.fill_between(
+                    t, -error, error, color="#d0d0d0", lw=0
                 )
             handles[discrete.label] = left.plot(t, mean, **discrete.line)[0]
             for curve in fluid:
                 handles[curve.label] = left.plot(t, curve.mean(name, t), **curve.line)[0]
                 left_over = (curve.mean(name, t) - mean) / scale[name] * 100
-                right.plot(t, left_over, **{**curve.line, "lw": 1.1})
+                right.plot(t, left_over, **{**curve.line, "linewidth": 1.1})
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
             left.set_ylim(bottom=0)
@@ -71,7 +70,7 @@ def fluid_vs_discrete(
         for axes in grid[-1]:
             axes.set_xlabel(time_label(time_unit))
         grid[0, 0].set_xlim(float(t[0]), float(t[-1]))
-        legend_above(drawing, handles, columns=3)
+        legend_above(drawing, handles)
 
 
 def _scale(discrete: Curve, name: str) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fluidserve.plots._style import INK, STATES, VERMILLION, figure, legend_above, time_label
 
@@ -56,9 +57,9 @@ class Timeline:
         end : [time]
             Where a request that never completed is cut.
         """
-        wanted = {int(row): [] for row in requests}
+        wanted: dict[int, list[tuple[str, float]]] = {int(row): [] for row in requests}
         req_id = np.asarray(events["req_id"], np.int64)
-        time, kind = np.asarray(events["time"], float), events["event_type"]
+        time, kind = np.asarray(events["time"], float), np.asarray(events["event_type"])
         for i in np.flatnonzero(np.isin(req_id, list(wanted))):
             wanted[int(req_id[i])].append((str(kind[i]), float(time[i])))
         return [cls._of(row, happened, end) for row, happened in wanted.items() if happened]
@@ -75,12 +76,12 @@ class Timeline:
         return cls(row, tuple(spans), kinds.count("swap_out"), kinds.count("sacrifice"))
 
 
-def sample_rows(evictions: Sequence[int], count: int) -> list[int]:
+def sample_rows(evictions: ArrayLike, count: int) -> list[int]:
     """Choose rows spread evenly over the arrivals, a third of them (if any) evicted ones."""
-    evictions = np.asarray(evictions)
-    hit = np.flatnonzero(evictions > 0)
+    times = np.asarray(evictions)
+    hit = np.flatnonzero(times > 0)
     some = hit[np.linspace(0, hit.size - 1, min(hit.size, count // 3)).astype(int)]
-    rest = np.linspace(0, evictions.size - 1, min(evictions.size, count - some.size)).astype(int)
+    rest = np.linspace(0, times.size - 1, min(times.size, count - some.size)).astype(int)
     return sorted({*some.tolist(), *rest.tolist()})
 
 
@@ -119,4 +120,4 @@ def request_timeline(
         axes.set_xlabel(time_label(time_unit))
         axes.set_ylabel("request, in order of arrival")
         ordered = {name: handles[name] for name in names.values() if name in handles}
-        legend_above(drawing, ordered, columns=3)
+        legend_above(drawing, ordered)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving import FileAccessError, Trajectory
+from serving import Trajectory
+from serving.files import atomic_write
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 # Okabe & Ito's palette: told apart with every common form of colour blindness, and in grey.
-INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
+INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#e2e2e2"
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 VERMILLION, ORANGE, PURPLE = "#D55E00", "#E69F00", "#CC79A7"
 
+BAND_LABEL = "90 % of single runs"
+
 ENGINES: dict[str, tuple[str, str]] = {
-    "discrete": (INK, "-"),
+    "discrete": ("#8c8c8c", "-"),
     "lagrangian": (BLUE, "-"),
     "eulerian_jax": (VERMILLION, "--"),
     "eulerian_diffrax": (GREEN, "-."),
@@ -32,7 +36,7 @@ ENGINES: dict[str, tuple[str, str]] = {
 STATES = {"waiting": ORANGE, "running": BLUE, "swapped": PURPLE}
 """Colour of every state of a request."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "figure.facecolor": "white",
@@ -74,15 +78,19 @@ class Curve:
         ``discrete`` or the name of a fluid method; chooses the colour.
     mean
         The trajectory (of one run, the mean of several, or a fluid solution).
-    spread
-        Standard deviation of a single run at each time of ``mean``; None draws no band.
+    low, high
+        Where the middle 90 % of single runs lie; None draws no band.
+    sd
+        Standard deviation of a single run.
     runs
         How many runs ``mean`` averages.
     """
 
     name: str
     mean: Trajectory
-    spread: Trajectory | None = None
+    low: Trajectory | None = None
+    high: Trajectory | None = None
+    sd: Trajectory | None = None
     runs: int = 1
 
     @property
@@ -98,7 +106,9 @@ class Curve:
     def line(self) -> dict[str, Any]:
         """Colour, dash and depth of the line."""
         colour, dash = ENGINES.get(self.name, (GREY, "-"))
-        return {"color": colour, "linestyle": dash, "zorder": 2.5 if self.name == "discrete" else 3}
+        if self.name == "discrete":  # broad and below, so that a fluid on top of it shows both
+            return {"color": colour, "linestyle": dash, "linewidth": 2.6, "zorder": 2.5}
+        return {"color": colour, "linestyle": dash, "linewidth": 1.3, "zorder": 3}
 
 
 @contextmanager
@@ -113,18 +123,11 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(width, height), layout="constrained")
         yield drawing
-        try:
-            drawing.savefig(partial)
-            os.replace(partial, path)
-        except OSError as error:
-            raise FileAccessError(f"cannot write {path}: {error.strerror or error}") from None
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(path, "wb") as file:
+            drawing.savefig(file, format="png")
 
 
 def time_label(unit: str) -> str:
@@ -137,12 +140,21 @@ def per_time(unit: str) -> str:
     return "requests per time unit" if unit == "none" else f"requests/{unit}"
 
 
-def legend_above(drawing: Figure, handles: dict[str, Any], columns: int = 4) -> None:
+def legend_above(drawing: Figure, handles: dict[str, Any], per_row: int = 5) -> None:
     """Put one legend for the whole figure above it, where it covers no data."""
+    rows = -(-len(handles) // per_row)
     drawing.legend(
-        list(handles.values()), list(handles), loc="outside upper center", ncols=columns,
-        columnspacing=1.6, handlelength=2.2,
+        list(handles.values()), list(handles), loc="outside upper center",
+        ncols=-(-len(handles) // rows), columnspacing=1.6, handlelength=2.2,
     )  # fmt: skip
+
+
+def band(axes: Axes, curve: Curve, output: str, t: NDArray[np.float64], factor: float = 1.0) -> Any:
+    """Fill where the middle 90 % of single runs lie; None where that is not known."""
+    if curve.low is None or curve.high is None or output not in curve.low.outputs:
+        return None
+    low, high = curve.low(output, t) * factor, curve.high(output, t) * factor
+    return axes.fill_between(t, low, high, color=PALE, lw=0, zorder=1.5)
 
 
 def note(axes: Axes, text: str, *, x: float = 0.99, y: float = 1.02) -> None:

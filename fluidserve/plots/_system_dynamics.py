@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluidserve.plots._style import (
+    BAND_LABEL,
     GREY,
     INK,
-    PALE,
     PURPLE,
     Curve,
+    band,
     figure,
     legend_above,
     note,
     time_label,
-)
+)  # fmt: skip
 from fluidserve.plots._style import per_time as rate_unit
-from serving import DecodeNode, RateProfile
+from serving import DecodeNode, RateProfile, Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +38,7 @@ def system_dynamics(
     profile: RateProfile,
     capacity: float | None = None,
     horizon: float | None = None,
+    rate_windows: int | None = WINDOWS,
 ) -> None:
     """Draw offered load, queues, memory, batches, completions and throughput over time.
 
@@ -54,6 +56,8 @@ def system_dynamics(
         lambda_M, drawn beside the offered rate.
     horizon : [time]
         Right end of every axis; the last time of the curves by default.
+    rate_windows
+        Windows over which the offered rate is averaged; None takes the knots of ``profile``.
     """
     unit = instance.time_unit
     end = max(float(c.mean.time[-1]) for c in curves) if horizon is None else horizon
@@ -61,7 +65,7 @@ def system_dynamics(
     with figure(path, 11.0, 8.2) as drawing:
         grid = drawing.subplots(3, 3, sharex=True)
         handles: dict[str, Any] = {}
-        _offered(grid[0, 0], profile, capacity, end, unit)
+        _offered(grid[0, 0], profile, rate_windows, capacity, end, unit)
         _panel(grid[0, 1], curves, t, "waiting", "WAITING [requests]", handles)
         _panel(grid[0, 2], curves, t, "running", "RUNNING [requests]", handles)
         _panel(grid[1, 0], curves, t, "swapped", "SWAPPED [requests]", handles)
@@ -81,7 +85,7 @@ def system_dynamics(
         for axes in grid[2]:
             axes.set_xlabel(time_label(unit))
         grid[0, 0].set_xlim(0, end)
-        legend_above(drawing, handles, columns=min(4, len(handles)))
+        legend_above(drawing, handles, per_row=6)
 
 
 def _panel(
@@ -100,21 +104,25 @@ def _panel(
         if output not in curve.mean.outputs:
             continue
         mean = curve.mean(output, t) * factor
-        if curve.spread is not None:
-            spread = curve.spread(output, t) * factor
-            axes.fill_between(
-                t, np.clip(mean - spread, 0, None), mean + spread, color=PALE, lw=0, zorder=1.5
-            )
-            if curve.runs > 1:
-                handles.setdefault("one run: mean ± sd", axes.collections[-1])
+        filled = band(axes, curve, output, t, factor)
+        if filled is not None:
+            handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(t, mean, **curve.line)[0])
     axes.set_ylim(bottom=0)
 
 
 def _offered(
-    axes: Axes, profile: RateProfile, capacity: float | None, end: float, unit: str
+    axes: Axes,
+    profile: RateProfile,
+    windows: int | None,
+    capacity: float | None,
+    end: float,
+    unit: str,
 ) -> None:
-    edges = np.linspace(0.0, end, WINDOWS + 1)
+    inside = profile.time[(profile.time > 0) & (profile.time < end)]
+    edges = np.concatenate([[0.0], np.unique(inside), [end]])
+    if windows is not None:
+        edges = np.linspace(0.0, end, windows + 1)
     axes.stairs(profile.mean_rate_between(edges), edges, color=GREY, lw=1.3)
     axes.set_title("offered rate")
     axes.set_ylabel(rate_unit(unit))
@@ -129,7 +137,7 @@ def _throughput(
     edges = np.linspace(0.0, end, WINDOWS + 1)
     for curve in curves:
         done = curve.mean("completed", edges)
-        axes.stairs(np.diff(done) / np.diff(edges), edges, lw=1.3, baseline=None, **curve.line)
+        axes.stairs(np.diff(done) / np.diff(edges), edges, baseline=None, **curve.line)
     axes.set_title("throughput")
     axes.set_ylabel(rate_unit(unit))
     axes.set_ylim(bottom=0)
@@ -148,15 +156,37 @@ def _shade_pressure(
     grid: NDArray[Any], curves: Sequence[Curve], t: NDArray[np.float64], handles: dict[str, Any]
 ) -> None:
     """Shade, in every panel, the times when memory forces requests out."""
-    first = curves[0].mean
-    under = first("swapped", t) > 0.02 * max(first("in_system", t).max(), 1e-9)
-    if "evicted" in first.outputs:
-        under |= np.gradient(first("evicted", t)) > 1e-9
-    if not under.any():
+    spans = pressure_spans(curves[0].mean, t)
+    if not spans:
         return
     for axes in grid.flat:
-        shade = axes.fill_between(
-            t, 0, 1, where=under, transform=axes.get_xaxis_transform(), color=PURPLE, alpha=0.10,
-            lw=0, zorder=0.5,
-        )  # fmt: skip
-        handles.setdefault("memory pressure (swapped or evicting)", shade)
+        for start, stop in spans:
+            shade = axes.axvspan(start, stop, color=PURPLE, alpha=0.16, lw=0, zorder=0.5)
+            handles.setdefault("memory pressure (swapped or evicting)", shade)
+
+
+def pressure_spans(
+    trajectory: Trajectory, t: NDArray[np.float64], gap: float = 0.03
+) -> list[tuple[float, float]]:
+    """Return the spans of time in which memory forces requests out.
+
+    Parameters
+    ----------
+    trajectory
+        With ``swapped`` and ``in_system``, and ``evicted`` where it is known.
+    t : shape (T,) [time]
+        Uniform grid to look at.
+    gap
+        Spans closer than this share of ``t`` are one.
+    """
+    under = trajectory("swapped", t) > 0.01 * max(trajectory("in_system", t).max(), 1e-9)
+    if "evicted" in trajectory.outputs:
+        evicted = trajectory("evicted", t)
+        under |= np.gradient(evicted, t) * (t[-1] - t[0]) > 0.05 * max(evicted[-1], 1.0)
+    spans: list[tuple[float, float]] = []
+    for time in t[under].tolist():
+        if spans and time - spans[-1][1] <= gap * (t[-1] - t[0]):
+            spans[-1] = (spans[-1][0], time)
+        else:
+            spans.append((time, time))
+    return [span for span in spans if span[1] > span[0]]

@@ -1,0 +1,53 @@
+"""``fluidserve compare``: replications of the engine next to the fluid methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fluidserve.options import goodput_option, instance_options, run_options, workload_options
+
+
+@click.command("compare")
+@workload_options
+@instance_options
+@run_options
+@goodput_option
+@click.option("--replications", type=int, default=32, show_default=True, help="engine runs")
+@click.option("--workers", type=int, help="processes; all cores by default")
+@click.option("--methods", help="fluid methods, comma-separated; all by default")
+@click.option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report")
+def command(
+    goodput: tuple[str, ...],
+    replications: int,
+    workers: int | None,
+    methods: str | None,
+    approximate: bool,
+    pictures: bool,
+    **params: Any,
+) -> None:
+    """Put the fluid model next to the discrete engine on the same instance and workload.
+
+    Prints scores, times and metrics as JSON and writes pictures and a report. A generated
+    workload is drawn anew in every replication; a file keeps its arrival times and its
+    (prefill, decode) pairs are dealt out anew in every replication but the first.
+    """
+    from fluidserve.comparison import compare_into
+    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.inputs import load_inputs
+    from fluidserve.results import parse_goodput
+    from ode import METHODS
+
+    inputs = load_inputs(params)
+    options = {
+        "methods": METHODS if methods is None else tuple(methods.replace("-", "_").split(",")),
+        "replications": replications,
+        "workers": workers,
+        "approximate": approximate,
+        "goodput": parse_goodput(goodput, inputs.instance.time_unit),
+    }
+    with experiment_folder(inputs.config.output_dir) as (folder, final):
+        result = compare_into(folder, final, inputs, options, pictures=pictures)
+    emit(result | {"output_dir": str(final)})

@@ -1,0 +1,25 @@
+"""``fluidserve plot``: the pictures of an experiment folder, from its files."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("plot")
+@click.argument("folder", metavar="DIR")
+def command(folder: str) -> None:
+    """Draw the pictures of the experiment folder DIR (again), and its report if it compares.
+
+    Works on what simulate, solve and compare have written.
+    """
+    from pathlib import Path
+
+    from fluidserve.experiment import emit
+    from fluidserve.pictures import draw
+    from fluidserve.report import write_report
+
+    home = Path(folder)
+    drawn = draw(home)
+    if (home / "comparison.csv").exists():
+        drawn.append(write_report(home))
+    emit({"folder": folder, "written": drawn})

@@ -1,0 +1,171 @@
+"""Draws the pictures of an experiment folder from its files, for every command alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluidserve.plots import (
+    Curve,
+    Timeline,
+    fluid_vs_discrete,
+    request_timeline,
+    sample_rows,
+    system_dynamics,
+)
+from fluidserve.results import read_columns, read_trajectory, write_columns
+from serving import DecodeNode, FluidServeError, RateProfile, Trajectory
+
+COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
+SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
+STATISTICS = ("mean", "sd", "low", "high")
+SAMPLED = 66
+"""Requests in a timeline."""
+
+SNAPSHOT_COLUMNS = {
+    "waiting": "waiting_count",
+    "running": "running_count",
+    "swapped": "swapped_count",
+    "completed": "completed_count",
+    "memory": "gpu_memory_used",
+    "batch_size": "batch_size",
+    "batch_tokens": "batch_tokens",
+    "batch_duration": "batch_duration",
+}
+
+
+def draw(folder: Path) -> list[str]:
+    """Draw every picture that the files of ``folder`` allow and return their names.
+
+    Raises
+    ------
+    FluidServeError
+        If this is no experiment folder.
+    """
+    summary = read_summary(folder)
+    drawn = []
+    if (folder / COMPARISON).exists():
+        drawn += _draw_comparison(folder, summary)
+    elif (folder / TRAJECTORY).exists():
+        flow = read_trajectory(folder / TRAJECTORY)
+        drawn += _draw_dynamics(folder, summary, [Curve(summary["method"], flow)])
+    elif (folder / SNAPSHOTS).exists():
+        drawn += _draw_dynamics(folder, summary, [Curve("discrete", snapshots(folder))])
+    if (folder / EVENTS).exists():
+        drawn += _draw_timeline(folder, summary)
+    if not drawn:
+        raise FluidServeError(f"{folder} has no files to draw: {COMPARISON}, {TRAJECTORY}, ...")
+    return drawn
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return ``summary.json`` of an experiment folder.
+
+    Raises
+    ------
+    FluidServeError
+        If there is none, or it cannot be read.
+    """
+    path = folder / "summary.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FluidServeError(
+            f"{folder} is not an experiment folder: {path.name}: {error.strerror}"
+        ) from None
+    except ValueError as error:
+        raise FluidServeError(f"{path} is not JSON: {error}") from None
+
+
+def write_comparison(path: Path, discrete: Curve, fluid: Mapping[str, Trajectory]) -> None:
+    """Write mean, spread and bands of the runs and every solution, on one grid, as one CSV.
+
+    Columns are ``discrete.<statistic>.<output>`` and ``<method>.<output>``.
+    """
+    statistics = (discrete.mean, discrete.sd, discrete.low, discrete.high)
+    columns = {"time": discrete.mean.time}
+    for name, trajectory in zip(STATISTICS, statistics, strict=True):
+        if trajectory is not None:
+            columns |= {f"discrete.{name}.{key}": v for key, v in trajectory.outputs.items()}
+    for method, trajectory in fluid.items():
+        columns |= {f"{method}.{key}": values for key, values in trajectory.outputs.items()}
+    write_columns(path, columns)
+
+
+def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    columns = read_columns(folder / COMPARISON)
+    time = columns.pop("time")
+    found: dict[str, dict[str, Any]] = {}
+    for column, values in columns.items():
+        owner, _, output = column.rpartition(".")
+        found.setdefault(owner, {})[output] = values
+    curves = {owner: Trajectory(time, outputs) for owner, outputs in found.items()}
+    runs = summary["discrete"]["replications"]
+    mean, sd, low, high = (curves.get(f"discrete.{name}") for name in STATISTICS)
+    assert mean is not None
+    several = runs > 1
+    discrete = Curve(
+        "discrete", mean, low if several else None, high if several else None,
+        sd if several else None, runs,
+    )  # fmt: skip
+    fluid = [Curve(name, curves[name]) for name in summary["methods"]]
+    fluid_vs_discrete(
+        discrete,
+        fluid,
+        folder / "fluid_vs_discrete.png",
+        nrmse={name: method["nrmse"] for name, method in summary["methods"].items()},
+        noise_floor=summary["discrete"]["noise_floor"],
+        time_unit=summary["instance"]["time_unit"],
+    )
+    return [*_draw_dynamics(folder, summary, [discrete, *fluid]), "fluid_vs_discrete.png"]
+
+
+def _draw_dynamics(folder: Path, summary: Mapping[str, Any], curves: list[Curve]) -> list[str]:
+    known = curves[-1].mean
+    arrived = known.outputs["in_system"] + known.outputs["completed"]
+    first = int(known.time[0] > 0)  # a run's first snapshot is after its first batch
+    profile = RateProfile(
+        np.concatenate([np.zeros(first), known.time]),
+        np.maximum.accumulate(np.concatenate([np.zeros(first), arrived])),
+    )
+    smooth = summary["workload"]["source"] == "generator" and curves[-1].name != "discrete"
+    system_dynamics(
+        curves,
+        folder / "system_dynamics.png",
+        instance=_instance(summary),
+        profile=profile,
+        capacity=summary["workload"]["capacity"],
+        horizon=float(known.time[-1]),
+        **({"rate_windows": None} if smooth else {}),
+    )
+    return ["system_dynamics.png"]
+
+
+def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    traces, events = read_columns(folder / TRACES), read_columns(folder / EVENTS)
+    evictions = traces["swap_count"] + traces["sacrifice_count"]
+    rows = traces["req_id"][sample_rows(evictions, SAMPLED)]
+    end = float(np.nanmax(np.append(traces["completion_time"], events["time"])))
+    ways = Timeline.from_events(events, rows.tolist(), end)
+    request_timeline(
+        ways, folder / "request_timeline.png", time_unit=summary["instance"]["time_unit"]
+    )
+    return ["request_timeline.png"]
+
+
+def snapshots(folder: Path) -> Trajectory:
+    """Return the trajectory of a run as its ``batch_snapshots.csv`` tells it."""
+    columns = read_columns(folder / SNAPSHOTS)
+    outputs = {name: np.asarray(columns[key], float) for name, key in SNAPSHOT_COLUMNS.items()}
+    outputs["in_system"] = outputs["waiting"] + outputs["running"] + outputs["swapped"]
+    return Trajectory(np.asarray(columns["time"], float), outputs)
+
+
+def _instance(summary: Mapping[str, Any]) -> DecodeNode:
+    from fluidserve.config import instance_of, load_config
+
+    return instance_of(load_config(None, summary["instance"]))

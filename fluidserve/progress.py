@@ -1,0 +1,47 @@
+"""Progress on stderr: one line that is rewritten on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+
+class ProgressLine:
+    """Says how far long work is, never more often than is worth reading.
+
+    Parameters
+    ----------
+    every : [seconds]
+        Least time between two words; 0.2 on a terminal, 5 in a log.
+    """
+
+    def __init__(self, every: float | None = None) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._every = every if every is not None else (0.2 if self._terminal else 5.0)
+        self._last = time.monotonic()
+        self._open = False
+
+    def say(self, text: str, *, final: bool = False) -> None:
+        """Show ``text`` if it is time to, or ``final`` and something was shown before."""
+        now = time.monotonic()
+        if now - self._last < self._every and not (final and self._open):
+            return
+        self._last = now
+        if self._terminal:
+            print(f"\r{text}\x1b[K", end="\n" if final else "", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        self._open = not final
+
+
+def replication_progress(verbose: bool) -> Callable[[int, int], None] | None:
+    """Return a callback for replications done and to do; None where nobody wants to know."""
+    if not verbose:
+        return None
+    line = ProgressLine()
+
+    def told(done: int, total: int) -> None:
+        line.say(f"replication {done} of {total}", final=done >= total)
+
+    return told

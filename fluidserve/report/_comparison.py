@@ -1,0 +1,262 @@
+"""The report on a comparison: what was asked, how well the fluid follows, where it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fluidserve.report._page import cards, heading, page, paragraph, picture, table
+from fluidserve.results import number
+from serving import NRMSE_OUTPUTS
+
+METRIC_ROWS = (
+    ("completed", "completed [requests]"),
+    ("request_throughput", "request throughput"),
+    ("output_throughput", "output throughput [tokens/time]"),
+    *(
+        (f"{stat}_{latency}", f"{latency.upper().replace('_', ' ')} {stat}")
+        for latency in ("ttft", "tpot", "e2el", "queue_delay")
+        for stat in ("mean", "p50", "p95", "p99")
+    ),
+    ("memory_utilization", "memory utilization"),
+    ("gpu_utilization", "GPU utilization"),
+    ("processing_efficiency", "processing efficiency"),
+    ("evictions", "evictions"),
+    ("recompute_waste", "recompute waste [tokens]"),
+)
+OUTPUT_NAMES = {"in_system": "in system"}
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method as people write it."""
+    return method.replace("eulerian_", "Eulerian, ").replace("lagrangian", "Lagrangian")
+
+
+def write_report(folder: Path) -> str:
+    """Write ``report.html`` from the files and pictures of a folder and return its name."""
+    from fluidserve.pictures import read_summary
+    from serving.files import atomic_write
+
+    summary = read_summary(folder)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    times = meta["timings_seconds"]
+    methods = {
+        name: method | {"seconds": times.get(name)} for name, method in summary["methods"].items()
+    }
+    discrete = summary["discrete"] | {"seconds": times.get("discrete")}
+    timed = summary | {"methods": methods, "discrete": discrete}
+    with atomic_write(folder / "report.html") as file:
+        file.write(comparison_report(folder, timed, " ".join(meta["command"])))
+    return "report.html"
+
+
+def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) -> str:
+    """Return the report on a comparison as HTML.
+
+    Parameters
+    ----------
+    folder
+        Holds the pictures.
+    summary
+        What ``summary.json`` holds, with the times of this run in ``seconds`` blocks.
+    command
+        The command that made it.
+    """
+    methods: Mapping[str, Any] = summary["methods"]
+    discrete = summary["discrete"]
+    best = "lagrangian" if "lagrangian" in methods else next(iter(methods))
+    workload, instance = summary["workload"], summary["instance"]
+    what = workload.get("file") or workload.get("types") or f"scenario {workload.get('scenario')}"
+    body = [
+        paragraph(_verdict(best, methods[best], discrete, workload), "lead"),
+        cards(_headline(best, methods[best], discrete, workload)),
+        *(f'<p class="note">{_escape(text)}</p>' for text in _cautions(summary)),
+        heading("What the system does"),
+        picture(
+            folder / "system_dynamics.png",
+            "Queues, memory, batches and completions over time",
+            "Discrete engine (mean of the runs; pale band: the middle 90 % of single runs) and "
+            f"fluid. {_pressure(summary)}",
+        ),
+        heading("How closely the fluid follows"),
+        _accuracy(methods, discrete),
+        picture(
+            folder / "fluid_vs_discrete.png",
+            "Trajectories with the band of the replications, and residuals",
+            "Left: trajectories. Right: fluid minus the mean of the runs, in percent of the mean "
+            "number in system (completed: of all completions); grey: two standard errors of that "
+            "mean, below which nothing can be told apart.",
+        ),
+        heading("The same metrics from both"),
+        _metrics(methods, discrete, str(instance["time_unit"])),
+        heading("What happens to single requests"),
+        picture(
+            folder / "request_timeline.png",
+            "Gantt chart of sampled requests",
+            "Sampled requests of the first run. S:n, swapped out n times; R:n, sacrificed and "
+            "restarted n times.",
+        ),
+        heading("How this was obtained"),
+        _method_text(summary),
+        f"<p><code>{_escape(command)}</code></p>",
+        '<div class="columns">',
+        f"<div><h3>Instance</h3>{_keys(instance)}</div>",
+        f"<div><h3>Workload</h3>{_keys(workload)}</div>",
+        "</div>",
+    ]
+    subtitle = f"{what}; {number(workload['requests'])} requests; {instance['mode']} mode"
+    return page("Fluid model next to discrete simulator", subtitle, body)
+
+
+def _verdict(
+    name: str, method: Mapping[str, Any], discrete: Mapping[str, Any], workload: Mapping[str, Any]
+) -> str:
+    error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
+    ratio = discrete["seconds"] / method["seconds"]
+    return (
+        f"The {method_name(name)} solution follows the mean of {discrete['replications']} runs of "
+        f"the discrete engine within {_percent(error)} of the number in system (noise of that "
+        f"mean: {_percent(floor)}), and is {number(ratio)} times as fast as one run. The load is "
+        f"{number(workload['load'])} of capacity on average."
+    )
+
+
+def _headline(
+    name: str, method: Mapping[str, Any], discrete: Mapping[str, Any], workload: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    return [
+        (_percent(method["nrmse"]["in_system"]), f"NRMSE in system, {method_name(name)}"),
+        (_percent(method["noise_floor"]["in_system"]), "noise floor of the discrete mean"),
+        (_seconds(method["seconds"]), "one fluid solve, warm"),
+        (_seconds(discrete["seconds"]), "one discrete run"),
+        (number(workload["load"]), "mean arrival rate / capacity"),
+    ]
+
+
+def _cautions(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know before trusting the fluid here."""
+    found = []
+    for name, method in summary["methods"].items():
+        found += [f"{method_name(name)}: {label}" for label in method.get("labels", ())]
+    load = summary["workload"]["load"]
+    if load is not None and 0.9 <= load <= 1.1:
+        found.append(
+            f"The mean load is {number(load)}: this close to saturation a small error in capacity "
+            "changes delays by orders of magnitude."
+        )
+    spread = summary.get("single_run_noise")
+    if spread is not None and spread > 0.1:
+        found.append(
+            f"A single run strays {_percent(spread)} from the mean of all runs: the fluid predicts "
+            "the mean, one real node will differ from it by about as much."
+        )
+    return found
+
+
+def _pressure(summary: Mapping[str, Any]) -> str:
+    spans = summary["memory_pressure"]
+    if not spans:
+        return "Memory never forces a request out."
+    unit = "" if summary["instance"]["time_unit"] == "none" else summary["instance"]["time_unit"]
+    said = " and ".join(f"{number(a)} to {number(b)} {unit}".strip() for a, b in spans)
+    return (
+        f"Shaded: memory forces requests out, from {said}; before it the node is healthy, after "
+        "it the backlog drains and the node recovers."
+    )
+
+
+def _accuracy(methods: Mapping[str, Any], discrete: Mapping[str, Any]) -> str:
+    first = next(iter(methods.values()))
+    rows = [
+        [
+            OUTPUT_NAMES.get(output, output),
+            *(_percent(method["nrmse"][output]) for method in methods.values()),
+            _percent(first["noise_floor"][output]),
+        ]
+        for output in NRMSE_OUTPUTS
+    ]
+    rows.append(
+        [
+            "seconds, warm",
+            *(_seconds(method["seconds"]) for method in methods.values()),
+            f"{_seconds(discrete['seconds'])} (one run)",
+        ]
+    )
+    return table(
+        ["NRMSE", *map(method_name, methods), "noise floor"],
+        rows,
+        "Root mean square over 1,000 equidistant times of fluid minus mean of the runs, divided by "
+        "the time-mean of in system (completed: by its final value). An error at or below the "
+        "noise floor cannot be told from zero with this many runs.",
+    )
+
+
+def _metrics(methods: Mapping[str, Any], discrete: Mapping[str, Any], unit: str) -> str:
+    suffix = "" if unit == "none" else "_ms"
+    rows = []
+    for key, words in METRIC_ROWS:
+        name = key if key in discrete["metrics"] else key + suffix
+        if name not in discrete["metrics"]:
+            continue
+        truth = discrete["metrics"][name]
+        values = [method["metrics"].get(name) for method in methods.values()]
+        shown = words + (" [ms]" if name.endswith("_ms") else "")
+        rows.append([shown, number(truth), *(_with_error(value, truth) for value in values)])
+    return table(
+        ["", "discrete\nmean of the runs", *map(method_name, methods)],
+        rows,
+        "Small: difference from the discrete engine. The fluid carries the mean of a large system; "
+        "percentiles of a single node that come from its randomness are not in it.",
+    )
+
+
+def _with_error(value: float | None, truth: float | None) -> str:
+    if value is None or truth is None:
+        return number(value)
+    if abs(truth) < 1e-9:
+        return number(value)
+    return f"{number(value)}\n{100 * (value / truth - 1):+.1f} %"
+
+
+def _method_text(summary: Mapping[str, Any]) -> str:
+    discrete, workload = summary["discrete"], summary["workload"]
+    if workload["source"] == "generator":
+        drawn = "each run draws its own arrivals and lengths from the generator"
+    else:
+        drawn = (
+            "the first run is the file itself; the others keep its arrival times and deal its "
+            "(prefill, decode) pairs out anew"
+        )
+    return paragraph(
+        f"{discrete['replications']} runs of the discrete engine from seed {summary['seed']}; "
+        f"{drawn}. Each fluid method solves the same instance under the expected arrivals and the "
+        f"length mix of the same workload, with nothing measured from the discrete runs. Scores "
+        f"cover 0 to {number(workload['horizon'])} (the last arrival); metrics cover every request "
+        "until it finished."
+    )
+
+
+def _keys(values: Mapping[str, Any]) -> str:
+    rows = [[key, number(value)] for key, value in values.items() if not isinstance(value, dict)]
+    return table((), rows, plain=True)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2g} %"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.2g} us"
+
+
+def _escape(text: str) -> str:
+    from html import escape
+
+    return escape(text)

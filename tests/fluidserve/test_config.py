@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluidserve.config import flat, instance_of, load_config, resolved_yaml, schema
+from fluidserve.settings import SETTINGS
+from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_are_those_of_the_dataclasses():
+    assert instance_of(load_config()) == DecodeNode()
+
+
+def test_the_committed_default_file_says_the_defaults(root):
+    assert load_config(root / "config" / "config.yaml") == load_config()
+
+
+def test_every_committed_file_loads(root):
+    files = sorted((root / "config").glob("*.yaml"))
+    assert len(files) >= 3
+    for file in files:
+        assert instance_of(load_config(file)).M_total > 0
+
+
+def test_the_realistic_node(root):
+    node = instance_of(load_config(root / "config" / "llama8b_decode_node.yaml"))
+    assert node.time_unit == "s" and node.M_total == node.B == 520_000
+    assert node.batch_time == BatchTimeLaw.per_token(0.0111, 9.1e-8)
+
+
+def test_every_field_of_the_instance_is_a_key():
+    names = {item.name for item in (*fields(DecodeNode), *fields(BatchTimeLaw))}
+    assert names - {"batch_time", "d_prefill"} <= set(SETTINGS)
+    assert set(schema().model_fields) == set(SETTINGS)
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    path = written(tmp_path, "M_total: 500\nB: 300\nd_1: 0.5\n")
+    config = load_config(path, {"B": None, "d_kv": "0.25"})
+    node = instance_of(config)
+    assert (node.M_total, node.B) == (500, None)
+    assert (node.batch_time.d_decode, node.batch_time.d_kv) == (0.5, 0.25)
+
+
+def test_a_number_that_yaml_reads_as_text_is_still_a_number(tmp_path):
+    config = load_config(written(tmp_path, "d_1: 1e-3\nd_0: 2e0\n"))
+    assert (config.d_kv, config.d_0) == (0.001, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("M_totl: 5", ["M_totl", "5", "did you mean 'M_total'"]),
+        ("m-total: 5", ["did you mean 'M_total'"]),
+        ("zzz: 1", ["zzz", "known keys", "M_total", "d_1"]),
+        ("block_size: 16", ["block_size", "not available in this version"]),
+        ("d_prefill: 0.1", ["d_prefill", "not available in this version"]),
+        ("engine: vllm_v1", ["engine", "vllm_v1", "not available in this version"]),
+        ("engine: vllm", ["engine", "vllm", "decode_node"]),
+        ("M_total: 1.5", ["M_total", "1.5", "a whole number >= 1"]),
+        ("M_total: 0", ["M_total", "0", ">= 1"]),
+        ("M_total: true", ["M_total", "True", "a whole number"]),
+        ("B: lots", ["B", "lots", "or null"]),
+        ("d_0: .nan", ["d_0", "nan", "finite"]),
+        ("d_1: .inf", ["d_1", "inf", "finite"]),
+        ("d_1: -1", ["d_1", "-1", ">= 0"]),
+        ("d_1: 1\nd_kv: 1", ["d_kv", "d_1", "not both"]),
+        ("mode: swap", ["mode", "swap", "swapping | sacrifice"]),
+        ("queue_policy: LIFO", ["queue_policy", "FCFS | priority | SJF | path.py:function"]),
+        ("admission_threshold: 0", ["admission_threshold", "0", "> 0 and <= 1"]),
+        ("time_unit: us", ["time_unit", "us", "none | s | ms"]),
+        ("seed: -1", ["seed", "-1", ">= 0"]),
+        ("L_filter: 0", ["L_filter", "0", ">= 1"]),
+        ("verbose: 7", ["verbose", "7", "true | false"]),
+    ],
+)  # fmt: skip
+def test_an_error_names_key_value_and_what_is_allowed(tmp_path, text, words):
+    with pytest.raises(FluidServeError) as error:
+        load_config(written(tmp_path, text))
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- 1\n- 2\n", "holds no keys"),
+        (b"a: [1", "line 2"),
+        (b"M_total: 5\nM_total: 6\n", "given twice"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path, content, words):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(FileAccessError, match=words):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileAccessError, match=r"nope\.yaml: No such file"):
+        load_config(tmp_path / "nope.yaml")
+
+
+def test_a_users_policy_is_let_through():
+    assert load_config(None, {"queue_policy": "mine.py:order"}).queue_policy == "mine.py:order"
+
+
+def test_an_error_of_a_flag_is_an_error_of_the_key():
+    with pytest.raises(ConfigError) as error:
+        load_config(None, {"d_swap": "fast"})
+    assert (error.value.key, error.value.value) == ("d_swap", "fast")
+
+
+@given(
+    M_total=st.integers(1, 10**9),
+    B=st.none() | st.integers(1, 10**9),
+    d_decode=st.floats(0, 1e3),
+    d_kv=st.floats(0, 1e3),
+    same=st.booleans(),
+    mode=st.sampled_from(["swapping", "sacrifice"]),
+    threshold=st.floats(1e-6, 1),
+)
+def test_what_is_written_runs_the_same_again(M_total, B, d_decode, d_kv, same, mode, threshold):
+    law = BatchTimeLaw(d_decode=d_decode, d_kv=d_decode if same else d_kv)
+    node = DecodeNode(law, M_total=M_total, B=B, mode=mode, admission_threshold=threshold)
+    config = load_config(None, {"seed": 7})
+    again = load_config(None, yaml.safe_load(resolved_yaml(config, node)))
+    assert instance_of(again) == node and again.seed == 7
+    assert ("d_1" in flat(node)) == (law.d_decode == law.d_kv)
