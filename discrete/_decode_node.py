@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from discrete._kernel import advance
 from discrete._layout import (
     BATCH,
+    CLOCK,
     EVENT,
     HISTORY,
     NOBODY,
@@ -24,8 +25,10 @@ from discrete._layout import (
     Stop,
     Victim,
 )
+from discrete._log import DecodeNodeLog
 from discrete._policies import UserPolicy
 from discrete._random import pcg64_state
+from discrete._run import Run
 from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
 
 FUEL = 1_000_000
@@ -160,7 +163,8 @@ class DecodeNodeEngine:
         stored = size if self._queue[0] != Queue.FCFS else 0
         heap = np.empty(stored, np.int64)
         if stored and known:
-            heap[: self._heap.size] = self._heap[:stored]
+            held = min(self._heap.size, stored)
+            heap[:held] = self._heap[:held]
         self._heap = heap
         self._user_keys = np.empty(size if self._queue[0] == Queue.USER else 0)
 
@@ -304,6 +308,9 @@ class DecodeNodeEngine:
         table = RequestTable(**{name: column[order] for name, column in columns.items()})
         self._rebuild_ring(table)
         self._set_requests(table, self.req[:arrived], self.past[:arrived])
+        # an engine that had finished has filled the rest of the sampling grid
+        sampled = np.searchsorted(self.grid, self.time)
+        self.state["samples"] = min(self.state["samples"][0], sampled)
         self.finished = False
 
     def _rebuild_ring(self, table: RequestTable) -> None:
@@ -314,6 +321,57 @@ class DecodeNodeEngine:
         finish = self.req["progress"][first] + self.req["decode"][first]
         ring[finish & (size - 1)] = first
         self._bucket = ring
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Return everything that changes, by name; with the requests it is the whole state."""
+        s = self.state[0]
+        return {
+            "clock": np.array([tuple(s[name] for name in CLOCK.names or ())], CLOCK),
+            "req": self.req,
+            "past": self.past,
+            "waiting": self._heap[: len(self.requests)],
+            "ring": self._bucket,
+            "random": self._random,
+            "batches": self.batches[: s["batches"]],
+            "spans": self.spans[: s["spans"]],
+            "events": self.events[: s["events"]],
+            "grid": self.grid,
+            "samples": self.samples,
+        }
+
+    def restore(self, arrays: dict[str, NDArray]) -> None:
+        """Take over what :meth:`arrays` returned for the same requests and instance."""
+        for name in CLOCK.names or ():
+            self.state[name] = arrays["clock"][name]
+        self.req, self.past = arrays["req"], arrays["past"]
+        self._heap, self._bucket = arrays["waiting"], arrays["ring"]
+        self._random, self.samples = arrays["random"], arrays["samples"]
+        for name in ("batches", "spans", "events"):
+            getattr(self, name)[: arrays[name].size] = arrays[name]
+
+    def run(self) -> Run:
+        """Return what has happened so far; it does not change when the engine goes on."""
+        s = self.state[0]
+        copied = not self.finished
+        log = DecodeNodeLog(
+            self.requests,
+            self.instance,
+            self.state.copy()[0],
+            self.req.copy() if copied else self.req,
+            self.past.copy() if copied else self.past,
+            self.batches[: s["batches"]],
+            self.spans[: s["spans"]],
+            self.events[: s["events"]],
+            self.grid[: s["samples"]],
+            self.samples[: s["samples"]].copy(),
+            self.finished,
+        )
+        return Run(
+            log,
+            seed=self.seed,
+            record_batches=self.record_batches,
+            record_events=self.record_events,
+        )
 
 
 def _ring_size(requests: RequestTable) -> int:

@@ -111,7 +111,6 @@ def _sacrifice(s, q, h, r):
     k = q.progress
     s.used -= q.prefill + k
     s.lost_tokens += k
-    s.lost_work += q.prefill * k + k * (k + 1) // 2
     h.furthest = max(h.furthest, k)
     if h.sacrifices == 0:
         h.waiting = q.first_enter - arrival_time(s, r)

@@ -87,7 +87,7 @@ def _execute(s, newcomer, next_time, most):
     budget = s.B if size > 1 else UNLIMITED
     memory = s.M_total - s.running if s.running > 1 else UNLIMITED
     M_total, blocked = s.M_total, s.swapped > 0 or waiting_count(s) > 0
-    busy, memory_time, blocked_time, executed = s.busy, s.memory_time, s.blocked_time, s.executed
+    busy, memory_time, blocked_time = s.busy, s.memory_time, s.blocked_time
     if newcomer != NOBODY:
         _note_first_tokens(s, newcomer, time + (d_0 + d_kv * tokens + extra + moved))
     last, record = batch + most, s.record_batches
@@ -110,7 +110,6 @@ def _execute(s, newcomer, next_time, most):
         memory_time += duration * used
         if blocked:
             blocked_time += duration * (M_total - used)
-        executed += tokens
         time += duration
         tokens += size
         used += size
@@ -124,7 +123,7 @@ def _execute(s, newcomer, next_time, most):
         ):
             break
     s.cost, s.used, s.time, s.batch = tokens, used, time, batch
-    s.busy, s.memory_time, s.blocked_time, s.executed = busy, memory_time, blocked_time, executed
+    s.busy, s.memory_time, s.blocked_time = busy, memory_time, blocked_time
     s.moved = 0
     return duration
 

@@ -22,7 +22,7 @@ def _dtype(floats: str, ints: str) -> np.dtype:
 CLOCK = _dtype(
     "time busy memory_time blocked_time",
     "batch arrived admitted_until completed evicted head tail running last_executing executing"
-    " cost used sacrificed swapped_head swapped_tail swapped moved lost_tokens lost_work executed"
+    " cost used sacrificed swapped_head swapped_tail swapped moved lost_tokens"
     " entries first_position batches spans events samples",
 )
 """The scalars of a state at rest, right after a batch (completions gone, arrivals joined).

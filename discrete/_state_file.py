@@ -1,0 +1,78 @@
+"""A run at rest, in one file: saved at a batch, resumed bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from discrete._decode_node import DecodeNodeEngine
+from serving import BatchTimeLaw, DecodeNode, FileAccessError, RequestTable
+from serving.files import atomic_write
+
+FORMAT, VERSION = "fluidserve engine state", 1
+
+
+def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
+    """Write the engine's state; the same state gives the same bytes.
+
+    Raises
+    ------
+    FileAccessError
+        If the file cannot be written.
+    """
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "engine": engine.instance.engine,
+        "instance": asdict(engine.instance),
+        "seed": engine.seed,
+        "record_batches": engine.record_batches,
+        "record_events": engine.record_events,
+        "finished": engine.finished,
+    }
+    table = {name: getattr(engine.requests, name) for name in RequestTable.__slots__}
+    arrays = engine.arrays() | {f"table_{name}": column for name, column in table.items()}
+    arrays["about"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
+    with atomic_write(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def resume(path: str | Path) -> DecodeNodeEngine:
+    """Return the engine that :func:`save_state` wrote, ready to advance.
+
+    Raises
+    ------
+    FileAccessError
+        If the file is missing, not a state, or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(bytes(arrays.pop("about")))
+    except OSError as error:
+        reason = error.strerror or "not an engine state"
+        raise FileAccessError(f"{path}: cannot be read: {reason}") from error
+    except (ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise FileAccessError(f"{path}: not an engine state") from error
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise FileAccessError(
+            f"{path}: an engine state of version {about.get('version')}; allowed: {VERSION}"
+        )
+    spec = about["instance"]
+    instance = DecodeNode(**{**spec, "batch_time": BatchTimeLaw(**spec["batch_time"])})
+    table = RequestTable(**{name: arrays.pop(f"table_{name}") for name in RequestTable.__slots__})
+    engine = DecodeNodeEngine(
+        table,
+        instance,
+        seed=about["seed"],
+        record_batches=about["record_batches"],
+        record_events=about["record_events"],
+        sample_times=arrays["grid"],
+    )
+    engine.restore(arrays)
+    engine.finished = about["finished"]
+    return engine
