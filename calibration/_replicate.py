@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +90,17 @@ class Experiment:
             # The first draw of the same workload was good, so this one can only be empty.
             return None
 
-    def run(self, requests: RequestTable, replication: int) -> Any:
-        """Return the engine's run of ``requests``."""
-        end = {} if self.drain else {"until": self.horizon}
-        return discrete.simulate(requests, self.instance, seed=self.seed + replication, **end)
+    def run(self, requests: RequestTable, replication: int) -> discrete.Run:
+        """Return the engine's run of ``requests``, sampled on the grid."""
+        return discrete.simulate(
+            requests,
+            self.instance,
+            seed=self.seed + replication,
+            # A run ends at a boundary: one just after the horizon has the last sample in it.
+            until=None if self.drain else float(np.nextafter(self.horizon, np.inf)),
+            record_batches=self.drain,
+            sample_times=self.grid,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,9 +127,9 @@ class Replicate:
     goodput: float | None = None
 
 
-def reduced(run: Any, experiment: Experiment) -> Replicate:
+def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
     """Return what is kept of a run."""
-    trajectory = run.trajectory()
+    trajectory = run.trajectory(experiment.grid)
     values = np.stack([trajectory(name, experiment.grid) for name in experiment.outputs])
     if not experiment.drain:
         return Replicate(values)
@@ -141,7 +147,16 @@ def replicate(experiment: Experiment, replication: int) -> Replicate:
     """Run one replication from its own seed and reduce it."""
     requests = experiment.requests(replication)
     if requests is None:
-        return Replicate(np.zeros((len(experiment.outputs), experiment.grid.size)))
+        values = np.zeros((len(experiment.outputs), experiment.grid.size))
+        if not experiment.drain:
+            return Replicate(values)
+        nothing = (np.empty(0), np.empty(0))
+        return Replicate(
+            values,
+            dict.fromkeys(TOTALS, 0.0),
+            dict.fromkeys(LATENCIES, nothing),
+            0.0 if experiment.goodput else None,
+        )
     return reduced(experiment.run(requests, replication), experiment)
 
 
