@@ -111,9 +111,9 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     FluidServeError
         One line on what is wrong, and where.
     """
-    from fluidserve.config import instance_of, load_config
+    from fluidserve.config import instance_of
 
-    config = load_config(params.get("config_file"), config_flags(params))
+    config = load_config_of(params)
     scale = _number(params, "scale", 1)
     node = instance_of(config)
     instance = node if scale == 1 else node.scaled(int(scale))
@@ -123,12 +123,11 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     return _from_file(params, config, instance, scale, path, is_trace)
 
 
-def load_instance(params: Mapping[str, Any]) -> tuple[Any, DecodeNode]:
-    """Return configuration and instance of a command that needs no workload."""
-    from fluidserve.config import instance_of, load_config
+def load_config_of(params: Mapping[str, Any]) -> Any:
+    """Return the configuration that a command's parameters name."""
+    from fluidserve.config import load_config
 
-    config = load_config(params.get("config_file"), config_flags(params))
-    return config, instance_of(config)
+    return load_config(params.get("config_file"), config_flags(params))
 
 
 def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:

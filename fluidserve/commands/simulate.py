@@ -1,0 +1,43 @@
+"""``fluidserve simulate``: one run of the discrete engine, with all its files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fluidserve.options import goodput_option, instance_options, run_options, workload_options
+
+
+@click.command("simulate")
+@workload_options
+@instance_options
+@run_options
+@goodput_option
+@click.option("--until", type=float, help="stop at the first batch boundary at or after this")
+@click.option("--events/--no-events", default=True, show_default=True, help="write event files")
+@click.option("--save-state", metavar="FILE", help="write the engine's state")
+@click.option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
+@click.option("--resume", metavar="FILE", help="go on from a state, with its instance and requests")
+@click.option("--inject", metavar="FILE", help="other requests from --inject-at on")
+@click.option("--inject-at", type=float, help="time from which --inject counts; else now")
+@click.option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
+def command(goodput: tuple[str, ...], **params: Any) -> None:
+    """Simulate a workload batch by batch; print metrics as JSON and write every record.
+
+    A state saved at a batch is resumed bit for bit. --inject replaces what would have arrived
+    from a time on: a load change studied from a saved state.
+    """
+    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.simulation import simulate_into
+
+    with experiment_folder(_folder(params)) as (folder, final):
+        result = simulate_into(folder, final, params, goodput)
+    emit(result | {"output_dir": str(final)})
+
+
+def _folder(params: dict[str, Any]) -> str | None:
+    """Return the experiment folder that flags or configuration name."""
+    from fluidserve.inputs import load_config_of
+
+    return load_config_of(params).output_dir
