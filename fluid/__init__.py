@@ -1,5 +1,38 @@
 """The symbolic fluid model: flows, equations, balance laws, closed forms. No marching in time."""
 
 from fluid.capacity import Saturation, capacity, saturation, straddle
+from fluid.length_classes import LengthClasses, classes_by_length, classes_of_mix
 
-__all__ = ["Saturation", "capacity", "saturation", "straddle"]
+__all__ = [
+    "Equations",
+    "Flow",
+    "LengthClasses",
+    "Quantity",
+    "Saturation",
+    "balance",
+    "capacity",
+    "classes_by_length",
+    "classes_of_mix",
+    "equations",
+    "render",
+    "saturation",
+    "straddle",
+]
+
+_SYMBOLIC = {
+    "Equations": "fluid.equations",
+    "Flow": "fluid.flows",
+    "Quantity": "fluid.equations",
+    "balance": "fluid.flows",
+    "equations": "fluid.equations",
+    "render": "fluid.render",
+}
+"""Names that need SymPy, imported when first used: capacity and length classes do not."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _SYMBOLIC:
+        from importlib import import_module
+
+        return getattr(import_module(_SYMBOLIC[name]), name)
+    raise AttributeError(f"module 'fluid' has no attribute {name!r}")

@@ -1,0 +1,142 @@
+"""Array code from the symbolic templates: one array statement per equation, never per state.
+
+Arrays over classes and stages have shape (J, I), over stages (I,), over classes (J,). A sum over
+a whole range becomes ``xp.sum``, a sum up to the stage ``xp.cumsum``, a neighbouring stage a
+shift, a Kronecker delta of the stage a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+from sympy.core.basic import Basic
+from sympy.printing.pycode import PythonCodePrinter
+
+from fluid.equations import Equations
+from fluid.flows import State, i, j
+
+Frame = tuple[sp.Symbol, ...]
+"""The indices an array statement runs over: (), (i,), (j,) or (j, i)."""
+
+
+class ArrayPrinter(PythonCodePrinter):
+    """Prints an expression as an array expression of a frame, with ``xp`` the array module."""
+
+    def __init__(self, names: Mapping[Basic, str]) -> None:
+        super().__init__({"fully_qualified_modules": False})
+        self._names = names
+        self._frame: Frame = ()
+
+    def code(self, expression: sp.Expr, frame: Frame) -> str:
+        """Return ``expression`` as code that yields an array over ``frame``."""
+        outer, self._frame = self._frame, frame
+        try:
+            return self.doprint(expression)
+        finally:
+            self._frame = outer
+
+    def _print_Symbol(self, expr: sp.Symbol) -> str:
+        return self._names.get(expr, expr.name)
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        name = self._names[expr.base.label]
+        slots = expr.indices
+        if slots[-1] == 1 and len(slots) == 2:
+            return f"{name}[:, 0]" + self._widen((j,))
+        if len(slots) == 1 and slots[0] == j:
+            return name + self._widen((j,))
+        shift = slots[-1] - i
+        if shift == 0:
+            return name
+        if shift == -1:
+            return f"from_previous({name})"
+        if shift == 1:
+            return f"from_next({name})"
+        raise NotImplementedError(f"no array code for {expr}")
+
+    def _widen(self, has: Frame) -> str:
+        return "[:, None]" if has == (j,) and i in self._frame else ""
+
+    def _print_Sum(self, expr: sp.Sum) -> str:
+        summed = [limit[0] for limit in expr.limits]
+        upper = expr.limits[0][2]
+        if upper == i:  # sum up to the stage, over a dummy index
+            (dummy,) = summed
+            inner = self._print(expr.function.subs(dummy, i))
+            return f"xp.cumsum({inner})"
+        frame = tuple(index for index in (j, i) if index in summed or index in self._frame)
+        inner = self.code(expr.function, frame)
+        axes = [frame.index(index) for index in summed]
+        if len(axes) == len(frame):
+            return f"xp.sum({inner})"
+        return f"xp.sum({inner}, axis={axes[0]})"
+
+    def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
+        slot, at = expr.args if expr.args[0] == i else expr.args[::-1]
+        return f"(i == {self._print(at)})"
+
+    def _print_Max(self, expr: sp.Max) -> str:
+        return self._nested("xp.maximum", expr.args)
+
+    def _print_Min(self, expr: sp.Min) -> str:
+        return self._nested("xp.minimum", expr.args)
+
+    def _nested(self, function: str, arguments: tuple[Basic, ...]) -> str:
+        first, *rest = sorted(arguments, key=lambda x: (len(str(x)), str(x)))
+        code = self._print(first)
+        for other in rest:
+            code = f"{function}({code}, {self._print(other)})"
+        return code
+
+
+def frame_of(symbol: State) -> Frame:
+    """Return the indices of a template symbol."""
+    if not isinstance(symbol, sp.Indexed):
+        return ()
+    return tuple(index for index in (j, i) if index in symbol.indices)
+
+
+def names_of(equations: Equations) -> dict[Basic, str]:
+    """Return the code name of every symbol of ``equations``."""
+    quantities = (
+        *equations.parameters,
+        *equations.constants,
+        *equations.states,
+        *equations.definitions,
+    )
+    names = {key(quantity.symbol): quantity.code for quantity in quantities}
+    return names | {key(flow.symbol): f"flow_{flow.name}" for flow in equations.flows}
+
+
+def key(symbol: State) -> Basic:
+    """Return what identifies a template symbol: its label if it is indexed."""
+    return symbol.base.label if isinstance(symbol, sp.Indexed) else symbol
+
+
+def constant_statements(equations: Equations) -> list[str]:
+    """Return ``name = expression`` for every definition in the parameters alone."""
+    printer = ArrayPrinter(names_of(equations))
+    return [
+        f"{item.code} = {printer.code(item.expression, frame_of(item.symbol))}"
+        for item in equations.constants
+    ]
+
+
+def rate_statements(equations: Equations) -> list[str]:
+    """Return ``name = expression`` for definitions, flows, derivatives and integrals, in order."""
+    printer = ArrayPrinter(names_of(equations))
+    lines = [
+        f"{item.code} = {printer.code(item.expression, frame_of(item.symbol))}"
+        for item in equations.definitions
+    ]
+    lines += [
+        f"flow_{flow.name} = {printer.code(flow.rate, frame_of(flow.symbol))}"
+        for flow in equations.flows
+    ]
+    lines += [
+        f"d{item.code} = {printer.code(equations.rhs(item.symbol), frame_of(item.symbol))}"
+        for item in equations.states
+    ]
+    lines += [f"d{item.code} = {printer.code(item.expression, ())}" for item in equations.integrals]
+    return lines

@@ -1,0 +1,308 @@
+"""The fluid model of a decode node, written once as symbols (model, sections 2 and 3).
+
+State: WAITING ``Q``; RUNNING ``X[j, i]`` by class and stage, stage i being the token in
+production; and the evicted, ``Z[j, i]`` in SWAPPED (swapping mode) or ``R[j]`` at the head of
+WAITING with their progress lost (sacrifice mode). A class knows its length only through the
+hazard ``q[j, i] = P(D = i | D >= i)`` and the prefill that goes with it, so nothing has to be
+measured: the model is closed.
+
+What the scheduler decides at a batch boundary is written per batch (lower-case ``a``, ``w``,
+``v``); divided by the batch time it is a rate. Three decisions are order rules:
+
+* the executing batch is a prefix of RUNNING in entry order. Older is further, so the prefix is
+  taken from the last stage down until the budget B is spent;
+* room in memory is what completions free less what growth takes, plus ``beta`` times what is
+  still empty. Positive, it goes to the evicted first and the rest to WAITING; negative, it is
+  taken from the youngest, the first stages up. The memory surface ``U = M`` is thereby held
+  without switching: priorities are ordered by construction, there is no Filippov ambiguity;
+* a boundary is on average half a batch away, hence ``beta = 2`` per batch for whoever waits for
+  one: the mean residual wait tau / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from fluid.flows import I, J, Flow, State, i, j, right_hand_side, summed
+from serving import MODES, ConfigError
+
+k = sp.Symbol("k", integer=True, positive=True)
+
+Q = sp.Symbol("Q")
+X, Z, R = sp.IndexedBase("X"), sp.IndexedBase("Z"), sp.IndexedBase("R")
+ARRIVAL, M, B, KAPPA, BETA, EPS = sp.symbols("lambda M B kappa beta epsilon", positive=True)
+D_0, D_KV, D_DECODE, D_SWAP = sp.symbols("d_0 d_kv d_decode d_swap", nonnegative=True)
+PI, q, p = sp.IndexedBase("pi"), sp.IndexedBase("q"), sp.IndexedBase("p")
+c, f, T, O, e, E, v = (sp.IndexedBase(name) for name in ("c", "f", "T", "O", "e", "E", "v"))  # noqa: E741
+s, N, U, b, n, phi, psi, z, m, w, a, tau = sp.symbols("s N U b n phi psi z m w a tau")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A symbol with its name in code, its unit and meaning, and its expression if it has one."""
+
+    symbol: State
+    code: str
+    unit: str
+    meaning: str
+    expression: sp.Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Equations:
+    """The closed symbolic model of one mode.
+
+    Parameters
+    ----------
+    mode
+        ``swapping`` or ``sacrifice``.
+    parameters
+        What the instance and the mix give.
+    constants
+        Definitions in the parameters alone.
+    states
+        State variables, templates in class ``j`` and stage ``i``.
+    definitions
+        State-dependent quantities, each in terms of those before it.
+    flows
+        The flow list.
+    integrals
+        Running totals; ``expression`` is the rate of growth.
+    """
+
+    mode: str
+    parameters: tuple[Quantity, ...]
+    constants: tuple[Quantity, ...]
+    states: tuple[Quantity, ...]
+    definitions: tuple[Quantity, ...]
+    flows: tuple[Flow, ...]
+    integrals: tuple[Quantity, ...]
+
+    def rhs(self, variable: State) -> sp.Expr:
+        """Return d(variable)/dt as one template, from the flow list."""
+        return right_hand_side(self.flows, variable)
+
+    def flow(self, name: str) -> Flow:
+        """Return a flow by name."""
+        return next(flow for flow in self.flows if flow.name == name)
+
+
+PARAMETERS = (
+    Quantity(ARRIVAL, "arrival_rate", "requests/time", "arrival rate"),
+    Quantity(PI[j], "pi", "1", "share of class j among arrivals"),
+    Quantity(q[j, i], "q", "1", "completion hazard P(D = i | D >= i); 1 at the last stage"),
+    Quantity(p[j, i], "p", "tokens", "mean prefill of a request at stage i, E[p | D >= i]"),
+    Quantity(M, "M", "tokens", "KV memory"),
+    Quantity(B, "B", "tokens", "batch token budget"),
+    Quantity(KAPPA, "kappa", "1", "admission threshold"),
+    Quantity(D_0, "d_0", "time", "fixed time of a batch"),
+    Quantity(D_KV, "d_kv", "time/token", "time per batch token"),
+    Quantity(D_DECODE, "d_decode", "time/request", "time per executing request"),
+    Quantity(D_SWAP, "d_swap", "time/token", "time per token moved GPU <-> CPU"),
+    Quantity(BETA, "beta", "1/batch", "rate at which a boundary is met; 2 = half a batch away"),
+    Quantity(EPS, "epsilon", "tokens", "guard of a division by nobody's tokens"),
+)
+
+CONSTANTS = (
+    Quantity(
+        c[j, i], "c", "tokens", "memory and batch tokens of a request at stage i", p[j, i] + i
+    ),
+    Quantity(
+        f[j, i],
+        "f",
+        "tokens",
+        "memory that executing stage i frees, on average",
+        c[j, i] - (1 - q[j, i]) * c[j, i + 1],
+    ),
+    Quantity(s, "s", "tokens", "memory an entrant takes", sp.Sum(PI[j] * c[j, 1], (j, 1, J))),
+)
+
+
+def equations(mode: str = "swapping") -> Equations:
+    """Return the symbolic fluid model of ``mode``.
+
+    Raises
+    ------
+    ConfigError
+        If ``mode`` is not one of swapping, sacrifice.
+    """
+    if mode not in MODES:
+        raise ConfigError("mode", mode, " | ".join(MODES))
+    pool = Z[j, i] if mode == "swapping" else R[j]
+    return Equations(
+        mode=mode,
+        parameters=PARAMETERS,
+        constants=CONSTANTS,
+        states=_states(mode),
+        definitions=_definitions(mode, pool),
+        flows=_flows(mode, pool),
+        integrals=_integrals(mode),
+    )
+
+
+def _states(mode: str) -> tuple[Quantity, ...]:
+    evicted = (
+        Quantity(Z[j, i], "Z", "requests", "SWAPPED, stage kept")
+        if mode == "swapping"
+        else Quantity(R[j], "R", "requests", "sacrificed, at the head of WAITING, length kept")
+    )
+    return (
+        Quantity(Q, "Q", "requests", "WAITING, never admitted"),
+        Quantity(X[j, i], "X", "requests", "RUNNING, class j producing its token i"),
+        evicted,
+    )
+
+
+def _definitions(mode: str, pool: State) -> tuple[Quantity, ...]:
+    indices = (j, i) if mode == "swapping" else (j,)
+    size = c[j, i] if mode == "swapping" else c[j, 1]
+    executing = summed(f[j, i] * E[j, i], (j, i))
+    used = summed((f[j, i] - q[j, i]) * E[j, i], (j, i))
+    younger = U - O[i] - T[i]
+    moved = summed((c[j, i] - 1) * v[i] * X[j, i], (j, i)) + w * (z - m)
+    duration = D_0 + D_KV * b + (D_DECODE - D_KV) * n
+    return (
+        Quantity(T[i], "T", "tokens", "tokens of stage i", sp.Sum(c[j, i] * X[j, i], (j, 1, J))),
+        Quantity(N, "N", "requests", "RUNNING", summed(X[j, i], (j, i))),
+        Quantity(U, "U", "tokens", "memory with the next tokens reserved", summed(T[i], (i,))),
+        Quantity(O[i], "O", "tokens", "tokens of the stages beyond i", U - sp.Sum(T[k], (k, 1, i))),
+        Quantity(
+            e[i],
+            "e",
+            "1",
+            "share of stage i in the batch: the furthest first, up to B",
+            sp.Max(0, sp.Min(1, (B - O[i]) / sp.Max(T[i], EPS))),
+        ),
+        Quantity(E[j, i], "E", "requests", "executing", e[i] * X[j, i]),
+        Quantity(b, "b", "tokens", "batch tokens", sp.Min(B, U)),
+        Quantity(n, "n", "requests", "batch size", summed(E[j, i], (j, i))),
+        Quantity(
+            phi,
+            "phi",
+            "tokens/batch",
+            "room: freed less grown, and what is still empty",
+            executing + BETA * (M - U),
+        ),
+        Quantity(
+            psi,
+            "psi",
+            "tokens/batch",
+            "the same below the admission threshold, without reservations",
+            used + BETA * (KAPPA * M - U + N),
+        ),
+        Quantity(m, "m", "requests", "evicted requests", summed(pool, indices)),
+        Quantity(z, "z", "tokens", "memory they would take", summed(size * pool, indices)),
+        Quantity(
+            w,
+            "w",
+            "1/batch",
+            "share of the evicted that returns: they take room first",
+            sp.Max(0, sp.Min(BETA, phi / sp.Max(z, EPS), psi / sp.Max(z - m, EPS))),
+        ),
+        Quantity(
+            a,
+            "a",
+            "requests/batch",
+            "admission: the room that is left",
+            sp.Max(0, sp.Min(BETA * Q, (phi - w * z) / s, (psi - w * (z - m)) / (s - 1))),
+        ),
+        Quantity(
+            v[i],
+            "v",
+            "1/batch",
+            "share of stage i evicted: room that lacks, the youngest first",
+            BETA * sp.Max(0, sp.Min(1, (-phi / BETA - younger) / sp.Max(T[i], EPS))),
+        ),
+        Quantity(
+            tau,
+            "tau",
+            "time",
+            "batch time",
+            duration + D_SWAP * moved if mode == "swapping" else duration,
+        ),
+    )
+
+
+def _flows(mode: str, pool: State) -> tuple[Flow, ...]:
+    arrive = sp.Symbol("F_arrive")
+    admit, advance, complete, evict, back = (
+        sp.IndexedBase(f"F_{name}") for name in ("admit", "advance", "complete", "evict", "return")
+    )
+    swapping = mode == "swapping"
+    return (
+        Flow("arrive", None, Q, arrive, ARRIVAL, "always"),
+        Flow(
+            "admit",
+            Q,
+            X[j, 1],
+            admit[j],
+            PI[j] * a / tau,
+            "first come, first served, while memory has room that nobody evicted wants",
+        ),
+        Flow(
+            "advance",
+            X[j, i],
+            X[j, i + 1],
+            advance[j, i],
+            (1 - q[j, i]) * E[j, i] / tau,
+            "executing, not the last token",
+        ),
+        Flow(
+            "complete",
+            X[j, i],
+            None,
+            complete[j, i],
+            q[j, i] * E[j, i] / tau,
+            "executing, the last token",
+        ),
+        Flow(
+            "evict",
+            X[j, i],
+            pool,
+            evict[j, i],
+            v[i] * X[j, i] / tau,
+            "memory is full and growth exceeds what completions free: last in, first out",
+        ),
+        Flow(
+            "return",
+            pool,
+            pool.subs(pool.base.label, X.label) if swapping else X[j, 1],
+            back[j, i] if swapping else back[j],
+            w * pool / tau,
+            "memory has room",
+        ),
+    )
+
+
+def _integrals(mode: str) -> tuple[Quantity, ...]:
+    def total(name: str) -> sp.Expr:
+        return next(flow.total for flow in _flows(mode, Z[j, i]) if flow.name == name)
+
+    theta, executed, started, wasted = sp.symbols("theta executed first_tokens wasted")
+    names = ("admitted", "completed", "evicted")
+    flows = ("admit", "complete", "evict")
+    rows = [
+        Quantity(sp.Symbol(name), name, "requests", f"requests {name} so far", total(flow))
+        for name, flow in zip(names, flows, strict=True)
+    ]
+    lost = (i - 1) * v[i] * X[j, i] / tau
+    rows += [
+        Quantity(theta, "theta", "batches", "iteration clock", 1 / tau),
+        Quantity(
+            started, "first_tokens", "requests", "passages through stage 1",
+            sp.Sum(E[j, 1], (j, 1, J)) / tau,
+        ),
+        Quantity(executed, "executed", "tokens", "tokens produced", n / tau),
+    ]  # fmt: skip
+    if mode == "sacrifice":
+        work = v[i] * X[j, i] * (sp.Sum(c[j, k], (k, 1, i)) - c[j, i]) / tau
+        rows += [
+            Quantity(wasted, "wasted", "tokens", "tokens thrown away", summed(lost, (j, i))),
+            Quantity(
+                sp.Symbol("wasted_work"), "wasted_work", "token-iterations",
+                "their cost", summed(work, (j, i)),
+            ),
+        ]  # fmt: skip
+    return tuple(rows)

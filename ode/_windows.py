@@ -1,0 +1,111 @@
+"""Marches a back end that has its own error control, window by window between arrival edges."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ode._eulerian_problem import EulerianProblem, March
+from ode.compile import OUTPUTS
+from serving import SolveError
+
+SAVES = 128
+"""Saved times in a window; a window is at most as many current batch times long."""
+
+
+class Integrate(Protocol):
+    """Integrates ``y`` over ``times`` under a constant arrival rate.
+
+    Returns states (T, n) at ``times`` (the first is the start), steps and evaluations.
+    """
+
+    def __call__(
+        self, times: NDArray[np.float64], arrival_rate: float, y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], int, int]:
+        """Return the states and the cost."""
+        ...
+
+
+def march_by_windows(
+    problem: EulerianProblem, method: str, integrate: Integrate, max_steps: int
+) -> March:
+    """Integrate ``problem``; raises SolveError as every back end does."""
+    segments, state = problem.segments, StateVector(problem)
+    y = state.initial()
+    t, segment, peak = 0.0, 0, 0.0
+    rows: list[NDArray[np.float64]] = []
+    steps = evaluations = 0
+    while True:
+        last = segment >= segments.rate.size
+        arrival_rate = 0.0 if last else float(segments.rate[segment])
+        tau = state.row(t, y, arrival_rate)[state.column("tau")]
+        end = np.inf if last else segments.edge[segment + 1]
+        landed = end - t <= SAVES * tau
+        times = np.linspace(t, end if landed else t + SAVES * tau, _saves(end - t, tau))
+        states, took, evaluated = integrate(times, arrival_rate, y)
+        steps, evaluations = steps + took, evaluations + evaluated
+        if not np.isfinite(states).all():
+            raise SolveError(method, "not_finite", f"the state is not finite after t = {t:g}")
+        if steps > max_steps:
+            raise SolveError(method, "step_limit", f"t = {t:g} after {max_steps} steps")
+        rows += [state.row(*pair, arrival_rate) for pair in zip(times, states, strict=True)]
+        t, y = float(times[-1]), states[-1].copy()
+        inside = max(state.inside(row) for row in rows[-times.size :])
+        peak = max(peak, inside)
+        if landed:
+            segment += 1
+            if segment < segments.jump.size:
+                y[0] += segments.jump[segment]
+        if segment >= segments.rate.size and (
+            not problem.drain or state.inside(rows[-1]) <= problem.negligible * peak
+        ):
+            rows.append(state.row(t, y, 0.0))
+            stats = {"steps": float(steps), "rhs_evaluations": float(evaluations)}
+            return March.of_rows(problem, np.array(rows), stats)
+
+
+def _saves(length: float, tau: float) -> int:
+    return int(np.clip(np.ceil(length / tau), 1, SAVES)) + 1
+
+
+class StateVector:
+    """Packs Q, the integrals, X and the evicted into one vector, and reads reports off it."""
+
+    def __init__(self, problem: EulerianProblem) -> None:
+        self._problem = problem
+        self._totals = 1 + len(problem.model.integrals)
+        self._names = ("t", "Q", *problem.model.integrals, *OUTPUTS)
+
+    def initial(self) -> NDArray[np.float64]:
+        """Return the vector at time 0."""
+        problem = self._problem
+        totals = np.zeros(self._totals)
+        totals[0] = problem.Q + problem.segments.jump[0]
+        return np.concatenate([totals, problem.X.ravel(), problem.pool.ravel()])
+
+    def unpacked(self, y: Any) -> tuple[Any, Any, Any]:
+        """Return Q, X and the evicted of a vector."""
+        problem, size = self._problem, self._problem.X.size
+        X = y[self._totals : self._totals + size].reshape(problem.X.shape)
+        return y[0], X, y[self._totals + size :].reshape(problem.pool.shape)
+
+    def slope(self, rates: Any, xp: Any, arrival_rate: Any, y: Any) -> Any:
+        """Return dy/dt by compiled ``rates`` of the array module ``xp``."""
+        (dQ, dX, dpool), growth, _ = rates(self._problem.values, arrival_rate, *self.unpacked(y))
+        return xp.concatenate([xp.stack([dQ, *growth]), dX.ravel(), dpool.ravel()])
+
+    def row(self, t: float, y: NDArray[np.float64], arrival_rate: float) -> NDArray[np.float64]:
+        """Return time, Q, integrals and outputs."""
+        problem = self._problem
+        *_, outputs = problem.model.rates(problem.values, arrival_rate, *self.unpacked(y))
+        return np.concatenate([[t], y[: self._totals], outputs])
+
+    def column(self, name: str) -> int:
+        """Return the column of a row that holds ``name``."""
+        return self._names.index(name)
+
+    def inside(self, row: NDArray[np.float64]) -> float:
+        """Return the requests in the system."""
+        return float(sum(row[self.column(name)] for name in ("Q", "N", "m")))

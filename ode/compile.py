@@ -1,0 +1,116 @@
+"""Compiles the symbolic templates into array functions, the same source for every back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from fluid.array_code import constant_statements, rate_statements
+from fluid.equations import Equations, equations
+
+OUTPUTS = ("tau", "b", "n", "N", "U", "m")
+"""Definitions that a solution reports, by code name: batch time, batch tokens, batch size,
+RUNNING, memory with reservations, evicted requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Array functions of one mode.
+
+    Parameters
+    ----------
+    equations
+        Their symbolic source.
+    pool
+        Code name of the evicted: ``Z`` (J, I) or ``R`` (J,).
+    integrals
+        Code names of the running totals, in the order of ``rates``.
+    constants
+        ``constants(parameters) -> constants``, both mappings by code name.
+    rates
+        ``rates(parameters_and_constants, arrival_rate, Q, X, pool) ->
+        ((dQ, dX, dpool), integrals, outputs)``; outputs in the order of :data:`OUTPUTS`.
+    """
+
+    equations: Equations
+    pool: str
+    integrals: tuple[str, ...]
+    constants: Callable[[Mapping[str, Any]], dict[str, Any]]
+    rates: Callable[..., tuple[tuple, tuple, tuple]]
+
+
+@cache
+def compiled(mode: str, library: str) -> Compiled:
+    """Return the array functions of ``mode`` for ``library`` numpy or jax."""
+    model = equations(mode)
+    names = [item.code for item in model.parameters if item.code != "arrival_rate"]
+    constants = [item.code for item in model.constants]
+    state = [item.code for item in model.states]
+    integrals = tuple(item.code for item in model.integrals)
+    source = "\n".join(
+        [
+            "def constants(parameters):",
+            *_unpacked("parameters", names),
+            "    i = stages(q)",
+            *_indented(constant_statements(model)),
+            f"    return {_mapping([*names, *constants])}",
+            "",
+            f"def rates(values, arrival_rate, {', '.join(state)}):",
+            *_unpacked("values", [*names, *constants]),
+            "    i = stages(q)",
+            *_indented(rate_statements(model)),
+            f"    return ({_tuple('d' + name for name in state)},",
+            f"        {_tuple('d' + name for name in integrals)}, {_tuple(OUTPUTS)})",
+        ]
+    )
+    scope: dict[str, Any] = array_library(library)
+    exec(compile(source, f"<fluid equations, {mode}>", "exec"), scope)  # the project's own text
+    return Compiled(model, state[-1], integrals, scope["constants"], scope["rates"])
+
+
+def array_library(library: str) -> dict[str, Any]:
+    """Return the names that generated code uses: ``xp``, the shifts and the stage numbers."""
+    if library == "numpy":
+        import numpy as np
+
+        xp: Any = np
+        cumsum = np.cumsum
+    else:
+        import jax.numpy as jnp
+
+        xp, cumsum = jnp, jnp.cumsum
+    chosen = SimpleNamespace(
+        sum=xp.sum, minimum=xp.minimum, maximum=xp.maximum, cumsum=lambda x: cumsum(x, axis=-1)
+    )
+
+    def from_previous(x: Any) -> Any:
+        return xp.concatenate([xp.zeros_like(x[..., :1]), x[..., :-1]], axis=-1)
+
+    def from_next(x: Any) -> Any:
+        return xp.concatenate([x[..., 1:], xp.zeros_like(x[..., :1])], axis=-1)
+
+    return {
+        "xp": chosen,
+        "from_previous": from_previous,
+        "from_next": from_next,
+        "stages": lambda q: xp.arange(1, q.shape[-1] + 1),
+    }
+
+
+def _unpacked(source: str, names: list[str]) -> list[str]:
+    return [f"    {name} = {source}[{name!r}]" for name in names]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _mapping(names: list[str]) -> str:
+    return "{" + ", ".join(f"{name!r}: {name}" for name in names) + "}"
+
+
+def _tuple(names: Any) -> str:
+    return "(" + "".join(f"{name}, " for name in names) + ")"

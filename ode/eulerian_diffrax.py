@@ -1,0 +1,66 @@
+"""diffrax with error control, the accuracy reference, on the JAX form of the same symbols."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from ode._eulerian_problem import EulerianProblem, March
+from ode._windows import StateVector, march_by_windows
+from ode.compile import compiled
+from serving import SolveError
+
+RELATIVE, ABSOLUTE = 1e-8, 1e-10
+"""Tolerances; the absolute one is per request that the memory holds."""
+
+MOST_STEPS = 100_000
+"""Steps of one window."""
+
+
+def march_diffrax(problem: EulerianProblem, *, max_steps: int) -> March:
+    """Integrate ``problem`` with diffrax's Tsit5 and a PID controller."""
+    state = StateVector(problem)
+    rates = compiled(problem.model.equations.mode, "jax").rates
+    scale = ABSOLUTE * problem.values["M"] / float(problem.values["s"])
+    advance = jax.jit(partial(_advance, state, rates, scale))
+
+    def integrate(
+        times: NDArray[np.float64], arrival_rate: float, y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], int, int]:
+        # one shape for every window: the last time is repeated, the surplus cut off
+        states, ok, steps = advance(_padded(times), arrival_rate, y)
+        if not bool(ok):
+            raise SolveError("eulerian_diffrax", "step_limit", f"window from t = {times[0]:g}")
+        return np.array(states)[: times.size], int(steps), 6 * int(steps)
+
+    with jax.enable_x64(True):
+        return march_by_windows(problem, "eulerian_diffrax", integrate, max_steps)
+
+
+def _advance(state: StateVector, rates: Any, scale: float, times: Any, rate: Any, y: Any) -> Any:
+    done = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, rate: state.slope(rates, jnp, rate, y)),
+        diffrax.Tsit5(),
+        t0=times[0],
+        t1=times[-1],
+        dt0=None,
+        y0=y,
+        args=rate,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=RELATIVE, atol=scale),
+        max_steps=MOST_STEPS,
+        throw=False,
+    )
+    return done.ys, done.result == diffrax.RESULTS.successful, done.stats["num_steps"]
+
+
+def _padded(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    from ode._windows import SAVES
+
+    return np.concatenate([times, np.full(SAVES + 1 - times.size, times[-1])])
