@@ -1,7 +1,7 @@
 """The symbolic fluid model: flows, equations, balance laws, closed forms. No marching in time."""
 
-from fluid.capacity import Saturation, capacity, saturation, straddle
-from fluid.length_classes import LengthClasses, classes_by_length, classes_of_mix
+from fluid._capacity import Saturation, capacity, saturation, straddle
+from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
 
 __all__ = [
     "Equations",
@@ -20,12 +20,12 @@ __all__ = [
 ]
 
 _SYMBOLIC = {
-    "Equations": "fluid.equations",
-    "Flow": "fluid.flows",
-    "Quantity": "fluid.equations",
-    "balance": "fluid.flows",
-    "equations": "fluid.equations",
-    "render": "fluid.render",
+    "Equations": "fluid._equations",
+    "Flow": "fluid._flows",
+    "Quantity": "fluid._equations",
+    "balance": "fluid._flows",
+    "equations": "fluid._equations",
+    "render": "fluid._render",
 }
 """Names that need SymPy, imported when first used: capacity and length classes do not."""
 

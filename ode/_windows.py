@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._compile import OUTPUTS
 from ode._eulerian_problem import EulerianProblem, March
-from ode.compile import OUTPUTS
 from serving import SolveError
 
 SAVES = 128

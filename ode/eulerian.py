@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._delays import delay_samples
 from ode._eulerian_problem import EulerianProblem, March, eulerian_problem
-from ode.delays import delay_samples
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from serving import DecodeNode, RateProfile, RequestMix, Trajectory, UnsupportedError
@@ -64,7 +64,7 @@ def solve_eulerian(
 
 def _back_end(backend: str, step: float | None) -> tuple[Callable[..., March], dict[str, float]]:
     if backend == "jax":
-        from ode.eulerian_jax import march_jax
+        from ode._eulerian_jax import march_jax
 
         step = 1.0 if step is None else float(step)
         if not 0 < step <= 1:
@@ -73,10 +73,10 @@ def _back_end(backend: str, step: float | None) -> tuple[Callable[..., March], d
     if step is not None:
         raise UnsupportedError(f"step is for eulerian_jax; eulerian_{backend} controls its error")
     if backend == "diffrax":
-        from ode.eulerian_diffrax import march_diffrax
+        from ode._eulerian_diffrax import march_diffrax
 
         return march_diffrax, {}
-    from ode.eulerian_scipy import march_scipy
+    from ode._eulerian_scipy import march_scipy
 
     return march_scipy, {}
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._compile import OUTPUTS, compiled
 from ode._eulerian_problem import EulerianProblem, March
-from ode.compile import OUTPUTS, compiled
 from serving import SolveError
 
 CHUNK = 256

@@ -13,8 +13,8 @@ import sympy as sp
 from sympy.core.basic import Basic
 from sympy.printing.pycode import PythonCodePrinter
 
-from fluid.equations import Equations
-from fluid.flows import State, i, j
+from fluid._equations import Equations
+from fluid._flows import State, i, j
 
 Frame = tuple[sp.Symbol, ...]
 """The indices an array statement runs over: (), (i,), (j,) or (j, i)."""
@@ -73,7 +73,7 @@ class ArrayPrinter(PythonCodePrinter):
         return f"xp.sum({inner}, axis={axes[0]})"
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
-        slot, at = expr.args if expr.args[0] == i else expr.args[::-1]
+        _, at = expr.args if expr.args[0] == i else expr.args[::-1]
         return f"(i == {self._print(at)})"
 
     def _print_Max(self, expr: sp.Max) -> str:

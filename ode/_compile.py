@@ -8,8 +8,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from fluid.array_code import constant_statements, rate_statements
-from fluid.equations import Equations, equations
+from fluid._array_code import constant_statements, rate_statements
+from fluid._equations import Equations, equations
 
 OUTPUTS = ("tau", "b", "n", "N", "U", "m")
 """Definitions that a solution reports, by code name: batch time, batch tokens, batch size,

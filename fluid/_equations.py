@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from fluid.flows import I, J, Flow, State, i, j, right_hand_side, summed
+from fluid._flows import Flow, J, State, i, j, right_hand_side, summed
 from serving import MODES, ConfigError
 
 k = sp.Symbol("k", integer=True, positive=True)

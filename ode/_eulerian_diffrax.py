@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._compile import compiled
 from ode._eulerian_problem import EulerianProblem, March
 from ode._windows import StateVector, march_by_windows
-from ode.compile import compiled
 from serving import SolveError
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-10
