@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots._style import BAND_LABEL, Curve, band, figure, legend_above, note, time_label
+from fluidserve.plots._style import BAND_LABEL, Curve, band, figure, legend_above, time_label
 from serving import NRMSE_OUTPUTS
 
 NAMES = {"in_system": "in system", "completed": "completed (cumulative)"}
@@ -63,10 +63,11 @@ def fluid_vs_discrete(
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
             left.set_ylim(bottom=0)
-            right.set_title("fluid minus discrete")
-            right.set_ylabel("[% of final]" if name == "completed" else "[% of mean in system]")
             scores = ", ".join(_percent(nrmse[curve.name][name]) for curve in fluid)
-            note(right, f"NRMSE {scores}; noise {_percent(noise_floor[name])}")
+            floor = _percent(noise_floor[name])
+            right.set_title(f"NRMSE {scores}; noise floor {floor}", fontweight="normal", fontsize=9)
+            unit = "% of final" if name == "completed" else "% of mean in system"
+            right.set_ylabel(f"fluid - discrete\n[{unit}]")
         for axes in grid[-1]:
             axes.set_xlabel(time_label(time_unit))
         grid[0, 0].set_xlim(float(t[0]), float(t[-1]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluidserve.plots._style import INK, STATES, VERMILLION, figure, legend_above, time_label
+from fluidserve.plots._style import INK, STATES, VERMILLION, figure, legend_above, note, time_label
 
 ENTERS = {
     "arrive": "waiting",
@@ -99,7 +99,7 @@ def request_timeline(
         PNG to write.
     """
     names = {"waiting": "WAITING", "running": "RUNNING", "swapped": "SWAPPED"}
-    with figure(path, 11.0, min(11.0, 1.4 + 0.135 * len(timelines))) as drawing:
+    with figure(path, 11.0, min(11.0, 1.4 + 0.12 * len(timelines))) as drawing:
         axes = drawing.subplots()
         handles: dict[str, Any] = {}
         for y, way in enumerate(timelines):
@@ -119,5 +119,7 @@ def request_timeline(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(time_label(time_unit))
         axes.set_ylabel("request, in order of arrival")
+        if any(way.swaps or way.sacrifices for way in timelines):
+            note(axes, "S:n swapped out n times, R:n restarted n times", y=1.005)
         ordered = {name: handles[name] for name in names.values() if name in handles}
         legend_above(drawing, ordered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from fluidserve.report._page import cards, heading, page, paragraph, picture, ta
 from fluidserve.results import number
 from serving import NRMSE_OUTPUTS
 
+LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}
 METRIC_ROWS = (
     ("completed", "completed [requests]"),
     ("request_throughput", "request throughput"),
     ("output_throughput", "output throughput [tokens/time]"),
     *(
-        (f"{stat}_{latency}", f"{latency.upper().replace('_', ' ')} {stat}")
-        for latency in ("ttft", "tpot", "e2el", "queue_delay")
+        (f"{stat}_{latency}", f"{name} {stat}")
+        for latency, name in LATENCY_NAMES.items()
         for stat in ("mean", "p50", "p95", "p99")
     ),
     ("memory_utilization", "memory utilization"),
@@ -48,7 +50,7 @@ def write_report(folder: Path) -> str:
     discrete = summary["discrete"] | {"seconds": times.get("discrete")}
     timed = summary | {"methods": methods, "discrete": discrete}
     with atomic_write(folder / "report.html") as file:
-        file.write(comparison_report(folder, timed, " ".join(meta["command"])))
+        file.write(comparison_report(folder, timed, shlex.join(meta["command"])))
     return "report.html"
 
 
@@ -114,12 +116,16 @@ def _verdict(
     name: str, method: Mapping[str, Any], discrete: Mapping[str, Any], workload: Mapping[str, Any]
 ) -> str:
     error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
-    ratio = discrete["seconds"] / method["seconds"]
-    return (
+    said = (
         f"The {method_name(name)} solution follows the mean of {discrete['replications']} runs of "
-        f"the discrete engine within {_percent(error)} of the number in system (noise of that "
-        f"mean: {_percent(floor)}), and is {number(ratio)} times as fast as one run. The load is "
-        f"{number(workload['load'])} of capacity on average."
+        f"the discrete engine within {_percent(error)} of the number in system"
+    )
+    if floor is not None:
+        said += f" (noise of that mean: {_percent(floor)})"
+    return (
+        f"{said}. A solve takes {_seconds(method['seconds'])}, whatever the size of the system; "
+        f"one discrete run takes {_seconds(discrete['seconds'])}. The mean load is "
+        f"{number(workload['load'])} of capacity."
     )
 
 
@@ -233,13 +239,14 @@ def _method_text(summary: Mapping[str, Any]) -> str:
         f"{discrete['replications']} runs of the discrete engine from seed {summary['seed']}; "
         f"{drawn}. Each fluid method solves the same instance under the expected arrivals and the "
         f"length mix of the same workload, with nothing measured from the discrete runs. Scores "
-        f"cover 0 to {number(workload['horizon'])} (the last arrival); metrics cover every request "
+        f"cover 0 to {number(workload['horizon'])} (the end of arrivals); metrics cover every request "
         "until it finished."
     )
 
 
 def _keys(values: Mapping[str, Any]) -> str:
-    rows = [[key, number(value)] for key, value in values.items() if not isinstance(value, dict)]
+    shown = {**values, "B": "unlimited"} if "B" in values and values["B"] is None else values
+    rows = [[key, number(value)] for key, value in shown.items() if not isinstance(value, dict)]
     return table((), rows, plain=True)
 
 

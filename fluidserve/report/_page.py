@@ -19,7 +19,7 @@ h2 { font-size: 19px; margin: 44px 0 10px; }
 p { margin: 8px 0; max-width: 78ch; }
 .lead { font-size: 17.5px; max-width: 74ch; }
 .soft { color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px;
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px;
   margin: 24px 0 8px; }
 .card { background: var(--wash); border: 1px solid var(--line); border-radius: 8px;
   padding: 13px 16px; }
@@ -51,7 +51,7 @@ code { background: var(--wash); border-radius: 4px; padding: 1px 5px; font-size:
 @media print {
   body { font-size: 11.5px; } main { padding: 0; max-width: none; } h2 { margin-top: 22px; }
   figure, table, .card { break-inside: avoid; } h2 { break-after: avoid; }
-  .cards { grid-template-columns: repeat(4, 1fr); } table { font-size: 10.5px; }
+  .cards { grid-template-columns: repeat(5, 1fr); } table { font-size: 10.5px; }
   th, td { padding: 3px 6px; }
 }
 """
