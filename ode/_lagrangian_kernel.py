@@ -5,6 +5,59 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ode._cruise import aligned, cruise
+from ode._lagrangian_state import (
+    ARRIVED,
+    BATCHES,
+    BUDGET,
+    COMPLETED,
+    D_0,
+    D_EXTRA,
+    D_KV,
+    D_SWAP,
+    END,
+    EVICTED,
+    FINISHED,
+    HORIZON,
+    M_TOTAL,
+    MEMORY,
+    MOVED,
+    NEGLIGIBLE,
+    NOW,
+    OWED_REQUESTS,
+    OWED_TOKENS,
+    R_COMPLETED,
+    R_DURATION,
+    R_EVICTED,
+    R_MEMORY,
+    R_RUNNING,
+    R_SIZE,
+    R_START,
+    R_SWAPPED,
+    R_TOKENS,
+    REORDER,
+    ROWS_FULL,
+    RUNNING,
+    S_ADMITTED,
+    S_FINISH,
+    S_FIRST_TOKEN,
+    S_FROM,
+    S_LENGTH,
+    S_UNTIL,
+    S_WEIGHT,
+    SACRIFICE,
+    SAMPLES_FULL,
+    SEEN,
+    STALLED,
+    SWAPPED,
+    THETA,
+    THRESHOLD,
+    USEFUL,
+    WASTED,
+    arrivals_by,
+    is_idle,
+    next_arrival,
+)
 from ode._parcels import (
     ADMITTED,
     AGE,
@@ -27,81 +80,6 @@ from ode._parcels import (
     take,
     with_room,
 )
-
-# What an instance and a workload are to the kernel: a float64 vector.
-(
-    M_TOTAL,
-    BUDGET,
-    THRESHOLD,
-    D_0,
-    D_KV,
-    D_EXTRA,
-    D_SWAP,
-    SACRIFICE,
-    HORIZON,
-    END,
-    BATCHES,
-    NEGLIGIBLE,
-) = range(12)
-SPEC_SIZE = 12
-
-# What the kernel carries from call to call besides the queues: a float64 vector.
-(
-    NOW,
-    SEEN,
-    ARRIVED,
-    COMPLETED,
-    RUNNING,
-    MEMORY,
-    SWAPPED,
-    MOVED,
-    OWED_TOKENS,
-    OWED_REQUESTS,
-    EVICTED,
-    WASTED,
-    USEFUL,
-    THETA,
-    KNOT,
-) = range(15)
-STATE_SIZE = 15
-
-# One row per step.
-(R_START, R_DURATION, R_RUNNING, R_SWAPPED, R_COMPLETED, R_MEMORY, R_TOKENS, R_SIZE, R_EVICTED) = (
-    range(9)
-)
-ROW_SIZE = 9
-
-# One sample per parcel and step with completions; first token and finish are positions on the
-# iteration clock theta (batches executed), which the rows translate into times.
-S_WEIGHT, S_FROM, S_UNTIL, S_ADMITTED, S_FIRST_TOKEN, S_FINISH, S_LENGTH = range(7)
-SAMPLE_SIZE = 7
-
-# Sums may be re-ordered to vectorise; infinities and NaN keep their meaning.
-REORDER = {"reassoc", "contract", "nsz"}
-
-FINISHED, ROWS_FULL, SAMPLES_FULL, STALLED = range(4)
-
-
-@njit(cache=True)
-def arrivals_by(t, state, knots, cumulative):
-    """Return the cumulative curve at ``t``; a cursor in ``state`` makes it O(1) amortised."""
-    k = int(state[KNOT])
-    while k + 1 < knots.size and knots[k + 1] <= t:
-        k += 1
-    state[KNOT] = k
-    if k + 1 == knots.size or t <= knots[k]:
-        return cumulative[k]
-    rise = (cumulative[k + 1] - cumulative[k]) / (knots[k + 1] - knots[k])
-    return cumulative[k] + (t - knots[k]) * rise
-
-
-@njit(cache=True)
-def next_arrival(state, knots, cumulative):
-    """Return the first time >= now at which the curve rises again; infinity if never."""
-    for k in range(int(state[KNOT]), knots.size - 1):
-        if cumulative[k + 1] > max(cumulative[k], state[ARRIVED]):
-            return max(state[NOW], knots[k] if knots[k + 1] > knots[k] else knots[k + 1])
-    return np.inf
 
 
 @njit(cache=True)
@@ -322,7 +300,7 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
 @njit(cache=True)
 def advance(
     running, running_ends, waiting, waiting_ends, swapped, swapped_ends,
-    tables, knots, cumulative, spec, state,
+    tables, lanes, knots, cumulative, spec, state,
     rows, row_count, samples, sample_count,
 ):  # fmt: skip
     """March until the end, or until a sink is full.
@@ -333,6 +311,8 @@ def advance(
         Queues of parcels; storage that grew is returned.
     tables : shape (D_max + 1, 6)
         Of the request mix, see :func:`ode._parcels.mix_tables`.
+    lanes : shape (3, L)
+        See :func:`ode._cruise.lanes_of`.
     knots, cumulative : shape (K,)
         The arrival curve.
     spec, state
@@ -358,6 +338,18 @@ def advance(
             return SAMPLES_FULL, running, waiting, swapped
         if state[NOW] >= spec[END]:
             return FINISHED, running, waiting, swapped
+
+        queued = (waiting_ends[TAIL] - waiting_ends[HEAD]
+                  + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
+        if samples.shape[0] == 0 and queued == 0 and (batches == 1.0 or state[THETA] > 0.0):
+            slack = state[MEMORY] + state[RUNNING]
+            if slack < 0.95 * min(spec[BUDGET], spec[M_TOTAL], spec[THRESHOLD] * spec[M_TOTAL]):
+                ok, running = aligned(running, running_ends, lanes, batches)
+                if ok:
+                    cruise(running, running_ends, tables, lanes, knots, cumulative, spec, state,
+                           rows, row_count)  # fmt: skip
+                    if row_count[0] == rows.shape[0] or state[NOW] >= spec[END]:
+                        continue
 
         fresh = arrivals_by(min(state[NOW], spec[HORIZON]), state, knots, cumulative)
         fresh -= state[ARRIVED]
@@ -394,7 +386,7 @@ def advance(
             newest = running_ends[TAIL] - 1
             backdate(running, newest, tables, spec, state, samples, sample_count)
 
-        if state[RUNNING] <= 1e-12 * max(1.0, state[ARRIVED]) and empty:
+        if empty and is_idle(state[RUNNING], state[ARRIVED]):
             until = next_arrival(state, knots, cumulative)
             if until > spec[HORIZON] or until >= spec[END]:
                 return FINISHED, running, waiting, swapped

@@ -7,12 +7,15 @@ diffusion; its cost does not depend on the size of the system.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ode import _lagrangian_kernel as kernel
+from ode import _lagrangian_state as kernel
 from ode import _parcels as parcels
+from ode._cruise import lanes_of
+from ode._lagrangian_kernel import advance
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from serving import (
@@ -132,7 +135,7 @@ def _march(
     max_steps: int,
     record_latencies: bool,
 ) -> _March:
-    tables = parcels.mix_tables(mix)
+    tables, lanes = _tables(mix, batches_per_step)
     law = instance.batch_time
     spec = np.zeros(kernel.SPEC_SIZE)
     spec[kernel.M_TOTAL] = instance.M_total
@@ -153,8 +156,8 @@ def _march(
     samples = np.empty((1 << 16 if record_latencies else 0, kernel.SAMPLE_SIZE))
     row_count, sample_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
     while True:
-        status, running, waiting, swapped = kernel.advance(
-            running, running_ends, waiting, waiting_ends, swapped, swapped_ends, tables,
+        status, running, waiting, swapped = advance(
+            running, running_ends, waiting, waiting_ends, swapped, swapped_ends, tables, lanes,
             profile.time, profile.cumulative, spec, state, rows, row_count, samples, sample_count,
         )  # fmt: skip
         if status == kernel.FINISHED:
@@ -170,6 +173,15 @@ def _march(
         else:
             samples = np.concatenate([samples, np.empty_like(samples)])
     return _March(rows[: row_count[0]], samples[: sample_count[0]], state)
+
+
+@lru_cache(maxsize=16)
+def _tables(
+    mix: RequestMix, batches_per_step: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a mix's tables; a mix is immutable and known by identity."""
+    tables = parcels.mix_tables(mix)
+    return tables, lanes_of(tables, batches_per_step)
 
 
 def _initial_queues(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fluid import capacity
 from ode import InitialState, solve
-from ode._lagrangian_kernel import (
+from ode._lagrangian_state import (
     R_COMPLETED,
     R_EVICTED,
     R_MEMORY,
@@ -21,10 +21,10 @@ from ode.lagrangian import _march
 from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, SolveError
 
 
-def rows_of(profile, mix, instance, *, horizon, batches=1):
+def rows_of(profile, mix, instance, *, horizon, batches=1, record_latencies=False):
     return _march(
-        profile, mix, instance, InitialState(), horizon, False, batches, 10**7, False
-    ).rows  # fmt: skip
+        profile, mix, instance, InitialState(), horizon, False, batches, 10**7, record_latencies
+    ).rows
 
 
 @st.composite
@@ -61,6 +61,16 @@ def test_equals_the_plain_reading(case):
     memory, running = rows[:, R_MEMORY], rows[:, R_RUNNING]
     assert (memory + running <= instance.M_total * (1 + 1e-6)).all()
     assert (rows[:, R_TOKENS] <= instance.token_budget * (1 + 1e-9)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(1, 4))
+def test_cruising_takes_the_same_steps(case, batches):
+    """Recording latencies takes the general kernel throughout, whatever binds."""
+    mix, instance, profile = case
+    cruised = rows_of(profile, mix, instance, horizon=45.0, batches=batches)
+    general = rows_of(profile, mix, instance, horizon=45.0, batches=batches, record_latencies=True)
+    np.testing.assert_allclose(cruised, general, rtol=1e-7, atol=1e-7)
 
 
 def test_the_cases_evict_and_bind(normal_mix):
