@@ -16,14 +16,17 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @goodput_option
 @click.option("--replications", type=int, default=32, show_default=True, help="engine runs")
 @click.option("--workers", type=int, help="processes; all cores by default")
-@click.option("--methods", help="fluid methods, comma-separated; all by default")
+@click.option(
+    "--methods", default="lagrangian,eulerian_jax", show_default=True,
+    help="fluid methods, comma-separated, or all",
+)  # fmt: skip
 @click.option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report")
 def command(
     goodput: tuple[str, ...],
     replications: int,
     workers: int | None,
-    methods: str | None,
+    methods: str,
     approximate: bool,
     pictures: bool,
     **params: Any,
@@ -42,7 +45,7 @@ def command(
 
     inputs = load_inputs(params)
     options = {
-        "methods": METHODS if methods is None else tuple(methods.replace("-", "_").split(",")),
+        "methods": METHODS if methods == "all" else _names(methods),
         "replications": replications,
         "workers": workers,
         "approximate": approximate,
@@ -51,3 +54,7 @@ def command(
     with experiment_folder(inputs.config.output_dir) as (folder, final):
         result = compare_into(folder, final, inputs, options, pictures=pictures)
     emit(result | {"output_dir": str(final)})
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip().replace("-", "_") for name in text.split(",")))

@@ -239,8 +239,8 @@ def _method_text(summary: Mapping[str, Any]) -> str:
         f"{discrete['replications']} runs of the discrete engine from seed {summary['seed']}; "
         f"{drawn}. Each fluid method solves the same instance under the expected arrivals and the "
         f"length mix of the same workload, with nothing measured from the discrete runs. Scores "
-        f"cover 0 to {number(workload['horizon'])} (the end of arrivals); metrics cover every request "
-        "until it finished."
+        f"cover 0 to {number(workload['horizon'])} (the end of arrivals); metrics cover every "
+        "request until it finished."
     )
 
 
