@@ -8,7 +8,6 @@ fraction of the time.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ode._lagrangian_state import (
@@ -66,6 +65,7 @@ from ode._parcels import (
     WORK,
     at,
 )
+from serving.compilation import compiled
 
 L_ALIVE, L_MEMORY, L_COST = range(3)
 
@@ -86,7 +86,7 @@ def lanes_of(tables: NDArray[np.float64], batches: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack([alive, memory, cost])[:, ::-1])
 
 
-@njit(cache=True)
+@compiled
 def aligned(queue, ends, lanes, batches):
     """Lay RUNNING out by age, one place per step of age, if its ages allow.
 
@@ -122,7 +122,7 @@ def aligned(queue, ends, lanes, batches):
 # slices instead would cost more than the sums.
 
 
-@njit(cache=True, fastmath=REORDER)
+@compiled(fastmath=REORDER)
 def _dot(masses, head, lane, shift, count):
     total = 0.0
     for i in range(np.uint64(count)):
@@ -130,7 +130,7 @@ def _dot(masses, head, lane, shift, count):
     return total
 
 
-@njit(cache=True, fastmath=REORDER)
+@compiled(fastmath=REORDER)
 def _dots(masses, head, one, other, shift, count):
     first, second = 0.0, 0.0
     for i in range(np.uint64(count)):
@@ -140,7 +140,7 @@ def _dots(masses, head, one, other, shift, count):
     return first, second
 
 
-@njit(cache=True)
+@compiled
 def _dated(queue, ends, tables, theta, batches, length):
     """Write the ages that cruising left implicit back into the parcels."""
     first = 0.5 * (batches - 1.0)
@@ -155,7 +155,7 @@ def _dated(queue, ends, tables, theta, batches, length):
         queue[FIRST_TOKEN, i] = theta - age + 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row_count):
     """March an aligned RUNNING with nobody waiting until something binds or a sink is full.
 

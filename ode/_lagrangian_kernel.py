@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ode._cruise import aligned, cruise
 from ode._lagrangian_state import (
@@ -80,9 +79,10 @@ from ode._parcels import (
     take,
     with_room,
 )
+from serving.compilation import compiled
 
 
-@njit(cache=True)
+@compiled
 def evict(queue, ends, excess, to, to_ends, spec, state, piece):
     """Remove from the tail of RUNNING until ``excess`` tokens (memory and growth) are freed."""
     while excess > spec[NEGLIGIBLE] and ends[TAIL] > ends[HEAD]:
@@ -108,7 +108,7 @@ def evict(queue, ends, excess, to, to_ends, spec, state, piece):
             push_tail(to, to_ends, piece)
 
 
-@njit(cache=True)
+@compiled
 def admit(source, ends, queue, queue_ends, spec, state, is_swapped, piece):
     """Fill RUNNING from the head of a queue while memory and the threshold allow."""
     while ends[TAIL] > ends[HEAD]:
@@ -133,7 +133,7 @@ def admit(source, ends, queue, queue_ends, spec, state, is_swapped, piece):
         push_tail(queue, queue_ends, piece)
 
 
-@njit(cache=True)
+@compiled
 def sample_completion(queue, i, weight, finish, length, samples, sample_count):
     """Record the latencies of the mass that completes."""
     sample = samples[sample_count[0]]
@@ -147,7 +147,7 @@ def sample_completion(queue, i, weight, finish, length, samples, sample_count):
     sample_count[0] += 1
 
 
-@njit(cache=True)
+@compiled
 def join(waiting, ends, fresh, tables, spec, state, piece):
     """Append the arrivals since the last look to WAITING as one parcel."""
     piece[:] = 0.0
@@ -160,7 +160,7 @@ def join(waiting, ends, fresh, tables, spec, state, piece):
     push_tail(waiting, ends, piece)
 
 
-@njit(cache=True)
+@compiled
 def backdate(queue, i, tables, spec, state, samples, sample_count):
     """Give a parcel that never queued the batches it executed within a step of several.
 
@@ -194,7 +194,7 @@ def backdate(queue, i, tables, spec, state, samples, sample_count):
     queue[PREFILL, i] = held
 
 
-@njit(cache=True, error_model="numpy", fastmath=REORDER)
+@compiled(fastmath=REORDER)
 def price(queue, first, last, tables, batches, cost):
     """Write the batch tokens of each parcel, per batch of the step, into ``cost``; return the sum.
 
@@ -223,7 +223,7 @@ def price(queue, first, last, tables, batches, cost):
     return total
 
 
-@njit(cache=True, error_model="numpy", fastmath=REORDER)
+@compiled(fastmath=REORDER)
 def age_parcels(queue, first, last, step, tables, theta, state):
     """Advance parcels by ``step`` tokens, thin them, and update the totals; no branches."""
     rows = tables.shape[0] - 1
@@ -254,7 +254,7 @@ def age_parcels(queue, first, last, step, tables, theta, state):
     return size, size + alive_change
 
 
-@njit(cache=True)
+@compiled
 def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, before):
     """Execute the longest prefix of RUNNING within the budget; fill the row's batch columns.
 
@@ -297,7 +297,7 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
                 sample_completion(queue, i, done, finish, length, samples, sample_count)
 
 
-@njit(cache=True)
+@compiled
 def advance(
     running, running_ends, waiting, waiting_ends, swapped, swapped_ends,
     tables, lanes, knots, cumulative, spec, state,

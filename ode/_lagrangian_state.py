@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from serving.compilation import compiled
 
 # What an instance and a workload are to the kernel: a float64 vector.
 (
@@ -59,7 +60,7 @@ REORDER = {"reassoc", "contract", "nsz"}
 FINISHED, ROWS_FULL, SAMPLES_FULL, STALLED = range(4)
 
 
-@njit(cache=True)
+@compiled
 def arrivals_by(t, state, knots, cumulative):
     """Return the cumulative curve at ``t``; a cursor in ``state`` makes it O(1) amortised."""
     k = int(state[KNOT])
@@ -72,7 +73,7 @@ def arrivals_by(t, state, knots, cumulative):
     return cumulative[k] + (t - knots[k]) * rise
 
 
-@njit(cache=True)
+@compiled
 def next_arrival(state, knots, cumulative):
     """Return the first time >= now at which the curve rises again; infinity if never."""
     for k in range(int(state[KNOT]), knots.size - 1):
@@ -81,7 +82,7 @@ def next_arrival(state, knots, cumulative):
     return np.inf
 
 
-@njit(cache=True)
+@compiled
 def is_idle(running, arrived):
     """Say whether what is left in RUNNING is rounding only."""
     return running <= 1e-12 * max(1.0, arrived)

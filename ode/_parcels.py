@@ -7,10 +7,10 @@ arrival, the share G(x), x = max(age, furthest), is alive; lengths are not drawn
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from serving import RequestMix
+from serving.compilation import compiled
 
 MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED = range(9)
 """Columns: mass at arrival; tokens decoded since the last start; tokens ever decoded; mass alive;
@@ -43,7 +43,7 @@ def mix_tables(mix: RequestMix) -> NDArray[np.float64]:
     return np.column_stack([column for pair in columns for column in pair])
 
 
-@njit(cache=True)
+@compiled
 def at(tables, column, x):
     """Return a column of a mix table at ``x`` >= 0, linear between, last value beyond."""
     k = int(x)
@@ -52,7 +52,7 @@ def at(tables, column, x):
     return tables[k, column] + (x - k) * tables[k, column + 1]
 
 
-@njit(cache=True)
+@compiled
 def with_room(queue, ends, front, back):
     """Return new storage with ``front`` and ``back`` free places, without parcels that are gone."""
     alive = 0
@@ -74,7 +74,7 @@ def with_room(queue, ends, front, back):
     return roomy
 
 
-@njit(cache=True)
+@compiled
 def push_tail(queue, ends, parcel):
     """Append ``parcel`` (COLUMNS,); there must be room."""
     for column in range(COLUMNS):
@@ -82,7 +82,7 @@ def push_tail(queue, ends, parcel):
     ends[TAIL] += 1
 
 
-@njit(cache=True)
+@compiled
 def push_head(queue, ends, parcel):
     """Put ``parcel`` before the head; there must be room."""
     ends[HEAD] -= 1
@@ -90,7 +90,7 @@ def push_head(queue, ends, parcel):
         queue[column, ends[HEAD]] = parcel[column]
 
 
-@njit(cache=True)
+@compiled
 def take(queue, ends, share, from_tail, piece):
     """Move a ``share`` of the parcel at one end into ``piece``; all of it leaves the queue.
 
