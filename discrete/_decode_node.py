@@ -26,7 +26,7 @@ from discrete._layout import (
     Victim,
 )
 from discrete._log import DecodeNodeLog
-from discrete._policies import UserPolicy
+from discrete._policies import UserPolicy, user_policy
 from discrete._random import pcg64_state
 from discrete._run import Run
 from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
@@ -120,7 +120,7 @@ class DecodeNodeEngine:
         name = getattr(self.instance, key)
         if name in built_in:
             return int(built_in[name]), 0
-        policy = UserPolicy(key, name)
+        policy = user_policy(key, name)
         self._user_policies.append(policy)
         return int(Queue.USER if key == "queue_policy" else Victim.USER), policy.address
 
@@ -218,9 +218,16 @@ class DecodeNodeEngine:
         -------
         Stop
             FINISHED, UNTIL or BATCHES.
+
+        Raises
+        ------
+        FluidServeError
+            If without a limit nobody ever finishes: with sacrifice, FIFO's and users' victims can
+            be evicted again and again before they finish, for ever.
         """
         end = math.inf if until is None else float(until)
         last = UNLIMITED if batches is None else self.batch + batches
+        before = self.progress
         while True:
             left = UNLIMITED if batches is None else last - self.batch
             stop = Stop(self._chunk(end, left))
@@ -229,8 +236,13 @@ class DecodeNodeEngine:
             elif stop != Stop.PAUSE:
                 self.finished = stop == Stop.FINISHED
                 return stop
+            now = self.progress
+            if now.completed > before.completed or now.batch == 0:
+                before = now
+            elif batches is None and (until is None or now.time == before.time):
+                self._refuse_stall(before, now)
             if progress is not None:
-                progress(self.progress)
+                progress(now)
 
     def _chunk(self, until: float, batches: int) -> int:
         tables = {
@@ -254,6 +266,17 @@ class DecodeNodeEngine:
             s[f"{name}_size"] = tables[name].size
         s["total"], s["ring_mask"] = len(self.requests), self._bucket.size - 1
         return advance(self.state, until, batches, FUEL)
+
+    def _refuse_stall(self, before: Progress, now: Progress) -> None:
+        """Stop a run in which requests evict each other for ever."""
+        patience = 100_000 + 1000 * int(self.requests.decode_length.max())
+        if now.batch - before.batch > patience:
+            raise FluidServeError(
+                f"the run stalls at time {now.time!r}: no request finished in the last"
+                f" {now.batch - before.batch} batches; with mode sacrifice, victim_policy"
+                f" {self.instance.victim_policy} can evict every request before it finishes;"
+                " LIFO and LRU cannot, and until= limits a run that does"
+            )
 
     def _grow_sinks(self) -> None:
         """Double every sink in use, at least to what one boundary can add."""

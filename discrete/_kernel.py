@@ -187,10 +187,12 @@ def advance(state, until, most_batches, fuel):
     while True:
         if not join_waiting(s):
             return SINK_FULL
+        if s.completed == s.total:
+            _sample_idle(s, math.inf)
+            return FINISHED
+        if s.batch >= last_batch:
+            return BATCHES
         if s.completed == s.arrived:
-            if s.arrived == s.total:
-                _sample_idle(s, math.inf)
-                return FINISHED
             following = arrival_time(s, s.arrived)
             _sample_idle(s, min(following, until))
             if following > until:
@@ -200,8 +202,6 @@ def advance(state, until, most_batches, fuel):
             continue
         if s.time >= until:
             return UNTIL
-        if s.batch >= last_batch:
-            return BATCHES
         if fuel <= 0:
             return PAUSE
         most = min(last_batch - s.batch, fuel)

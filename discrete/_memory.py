@@ -7,6 +7,8 @@ reached from one record of scalars and addresses instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import from_dtype, types
 from numba.extending import intrinsic
@@ -18,7 +20,7 @@ REAL = np.dtype([("value", np.float64)])
 INDEX = np.dtype([("value", np.int64)])
 
 
-def record_at(dtype: np.dtype):
+def record_at(dtype: np.dtype) -> Any:
     """Return a compiled cast of an address to a record of ``dtype``."""
     record = from_dtype(dtype)
 

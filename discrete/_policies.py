@@ -16,6 +16,7 @@ import inspect
 import math
 import runpy
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,35 @@ class UserPolicy:
 
     def __init__(self, key: str, reference: str) -> None:
         function = _find(key, reference)
-        names = _parameters(key, reference, function)
+        _check_parameters(key, reference, function)
         try:
             self._compiled = cfunc(SIGNATURE, error_model="numpy")(function)
         except (NumbaError, NotImplementedError, TypeError, ValueError, KeyError) as error:
             raise ConfigError(
                 key, reference, f"a function that Numba can compile ({_first_line(error)})"
             ) from error
-        self.reference, self.names = reference, names
 
     @property
     def address(self) -> int:
         """Address of the compiled function."""
-        return int(self._compiled.address)
+        return int(self._compiled.address or 0)
+
+
+def user_policy(key: str, reference: str) -> UserPolicy:
+    """Return the compiled policy of ``path.py:function``, compiled once per process and edit.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file or function, or it has other parameters or does not compile.
+    """
+    path = Path(reference.rpartition(":")[0])
+    return _compiled_policy(key, reference, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=64)
+def _compiled_policy(key: str, reference: str, edited: int) -> UserPolicy:
+    return UserPolicy(key, reference)
 
 
 def _find(key: str, reference: str) -> Callable[..., Any]:
@@ -82,11 +99,10 @@ def _find(key: str, reference: str) -> Callable[..., Any]:
     return function
 
 
-def _parameters(key: str, reference: str, function: Callable[..., Any]) -> tuple[str, ...]:
+def _check_parameters(key: str, reference: str, function: Callable[..., Any]) -> None:
     names = tuple(inspect.signature(function).parameters)
     if names != PARAMETERS:
         raise ConfigError(key, reference, f"a function of ({', '.join(PARAMETERS)})")
-    return names
 
 
 def _first_line(error: BaseException) -> str:
@@ -96,7 +112,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @intrinsic
-def _call(
+def _call_at(
     typing_context,
     address,
     now,
@@ -120,11 +136,14 @@ def _call(
     return signature, generate
 
 
+call_at: Any = _call_at
+
+
 @compiled
 def user_key(s, address, r, decoded, last_batch):
     """Return the policy's number for request ``r`` now; infinity for not-a-number."""
     q, h = request(s, r), history(s, r)
-    key = _call(
+    key = call_at(
         address,
         s.time,
         arrival_time(s, r),
