@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots._style import BAND_LABEL, Curve, band, figure, legend_above, time_label
+from fluidserve.plots._style import (
+    BAND_LABEL,
+    Curve,
+    band,
+    figure,
+    from_zero,
+    legend_above,
+    time_label,
+)
 from serving import NRMSE_OUTPUTS
 
 NAMES = {"in_system": "in system", "completed": "completed (cumulative)"}
@@ -62,7 +70,7 @@ def fluid_vs_discrete(
                 right.plot(t, left_over, **{**curve.line, "linewidth": 1.1})
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
-            left.set_ylim(bottom=0)
+            from_zero(left)
             scores = ", ".join(_percent(nrmse[curve.name][name]) for curve in fluid)
             floor = _percent(noise_floor[name])
             right.set_title(f"NRMSE {scores}; noise floor {floor}", fontweight="normal", fontsize=9)

@@ -157,6 +157,19 @@ def band(axes: Axes, curve: Curve, output: str, t: NDArray[np.float64], factor: 
     return axes.fill_between(t, low, high, color=PALE, lw=0, zorder=1.5)
 
 
+def from_zero(axes: Axes) -> None:
+    """Start the axis at 0, with room above where everything is 0, and write 40k for 40,000."""
+    from matplotlib.ticker import EngFormatter
+
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if max(abs(low), abs(high)) < 1e-9:
+        axes.set_ylim(0, 1)
+    else:
+        axes.set_ylim(bottom=0)
+    if high >= 1e4:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def note(axes: Axes, text: str, *, x: float = 0.99, y: float = 1.02) -> None:
     """Write small grey words at the upper right, outside the data."""
     axes.text(x, y, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)

@@ -16,6 +16,7 @@ from fluidserve.plots._style import (
     Curve,
     band,
     figure,
+    from_zero,
     legend_above,
     note,
     time_label,
@@ -108,7 +109,7 @@ def _panel(
         if filled is not None:
             handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(t, mean, **curve.line)[0])
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
 
 
 def _offered(
@@ -126,7 +127,7 @@ def _offered(
     axes.stairs(profile.mean_rate_between(edges), edges, color=GREY, lw=1.3)
     axes.set_title("offered rate")
     axes.set_ylabel(rate_unit(unit))
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     if capacity is not None:
         _limit(axes, capacity, "capacity")
 
@@ -140,7 +141,7 @@ def _throughput(
         axes.stairs(np.diff(done) / np.diff(edges), edges, baseline=None, **curve.line)
     axes.set_title("throughput")
     axes.set_ylabel(rate_unit(unit))
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     if capacity is not None:
         _limit(axes, capacity, "capacity")
 

@@ -97,7 +97,7 @@ def test_an_error_names_key_value_and_what_is_allowed(tmp_path, text, words):
     ("content", "words"),
     [
         (b"- 1\n- 2\n", "holds no keys"),
-        (b"a: [1", "line 2"),
+        (b"a: 1\nb: [1", "line 2"),
         (b"M_total: 5\nM_total: 6\n", "given twice"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ],

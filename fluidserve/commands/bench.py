@@ -1,0 +1,23 @@
+"""``fluidserve bench``: how fast everything is, here and now."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("bench")
+@click.option("--quick", is_flag=True, help="smaller systems and fewer repeats, some seconds")
+@click.option("--methods", default="all", show_default=True, help="fluid methods, comma-separated")
+def command(quick: bool, methods: str) -> None:
+    """Measure speed and print it as JSON: kernels warm, best of several, no files written.
+
+    Engine requests and batches per second, and its ratio to the plain-Python reference (in a
+    checkout, which has it among its tests); the fluid model next to one discrete run for systems
+    of n = 1 to 10,000; each fluid method.
+    """
+    from fluidserve.benchmark import measure
+    from fluidserve.experiment import emit
+    from ode import METHODS
+
+    names = METHODS if methods == "all" else tuple(methods.replace("-", "_").split(","))
+    emit(measure(quick=quick, methods=names))

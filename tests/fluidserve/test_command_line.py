@@ -1,0 +1,221 @@
+"""The command line from the outside: help, results, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fluidserve.cli import COMMANDS, cli
+from serving import OUTPUTS
+
+SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-requests", 40)
+HEAVY_MODULES = ("numpy", "pandas", "jax", "sympy", "matplotlib", "scipy", "numba", "pydantic")
+RUN_FILES = {
+    "batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv",
+    "summary.txt", "summary.json", "config_used.yaml", "meta.json",
+}  # fmt: skip
+
+
+def strict_json(text):
+    """Parse JSON that holds no NaN or infinity."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_help_imports_nothing_heavy_and_is_quick():
+    code = (
+        "import sys; from fluidserve.cli import cli\n"
+        "try: cli.main(['--help'], prog_name='fluidserve')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {HEAVY_MODULES!r} if name in sys.modules])"
+    )
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        took.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in COMMANDS)
+    assert min(took) < 1.0  # 0.05 s where nothing else runs; a tester's machine may be busy
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(run, name):
+    done = run(name, "--help")
+    assert done.exit_code == 0 and "Usage" in done.stdout
+
+
+def test_without_a_command_there_is_help(run):
+    done = run()
+    assert done.exit_code == 0 and "Commands" in done.stdout
+
+
+def test_dash_and_underscore_are_the_same_in_every_option():
+    from click.testing import CliRunner
+
+    for option in ("--M-total", "--M_total"):
+        done = CliRunner().invoke(cli, ["solve", "--methods", option, "5"])
+        assert done.exit_code == 0, done.stderr
+
+
+def test_generate_writes_requests_and_says_what_they_are(run, tmp_path):
+    done = run("generate", "--num-requests", 30, "--load", 0.5, "--seed", 3)
+    told = strict_json(done.stdout)
+    assert told["workload"]["load"] == pytest.approx(0.5)
+    assert told["workload"]["requests"] == 30
+    first = (tmp_path / "requests.csv").read_bytes()
+    assert first.splitlines()[0] == b"arrival_time,prefill_length,decode_length"
+    run("generate", "--num_requests", 30, "--load", 0.5, "--seed", 3, "--output", "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == first
+
+
+def test_load_stretches_a_file(run, tmp_path):
+    run("generate", "--num-requests", 50)
+    done = run("generate", "--requests", "requests.csv", "--load", 0.25, "--output", "slow.csv")
+    assert strict_json(done.stdout)["workload"]["load"] == pytest.approx(0.25)
+    before = np.loadtxt(tmp_path / "requests.csv", delimiter=",", skiprows=1)
+    after = np.loadtxt(tmp_path / "slow.csv", delimiter=",", skiprows=1)
+    assert np.array_equal(before[:, 1:], after[:, 1:])
+    ratio = after[1:, 0] / before[1:, 0]
+    assert np.allclose(ratio, ratio[0], rtol=1e-12) and ratio[0] > 1
+
+
+def test_scale_multiplies_the_node_and_the_rate(run):
+    small = strict_json(run("generate", "--num-requests", 200).stdout)["workload"]
+    done = run("simulate", "--num-requests", 200, "--scale", 10, "--out", "x", "--no-verbose")
+    large = strict_json(done.stdout)
+    assert large["instance"]["M_total"] == 100_000 and large["instance"]["B"] == 20_000
+    assert large["instance"]["d_1"] == pytest.approx(1e-4)
+    ratio = large["workload"]["mean_arrival_rate"] / small["mean_arrival_rate"]
+    assert ratio == pytest.approx(10)
+    assert large["workload"]["requests"] == 200
+
+
+def test_simulate_writes_every_file_of_a_run(run, tmp_path):
+    done = run("simulate", *SMALL, "--seed", 1)
+    told = strict_json(done.stdout)
+    folder = tmp_path / told["output_dir"]
+    assert folder.parent == tmp_path / "data" / "experiments"
+    assert folder.name.startswith("experiment_")
+    assert set(bytes_of(folder)) == RUN_FILES
+    assert told["metrics"]["completed"] == 40 and told["finished"]
+    saved = strict_json((folder / "summary.json").read_text())
+    assert saved == {k: v for k, v in told.items() if k not in ("seconds", "output_dir")}
+    assert strict_json((folder / "meta.json").read_text())["seed"] == 1
+
+
+def test_the_same_seed_gives_the_same_bytes_in_every_file_but_meta(run, tmp_path):
+    for out in ("a", "b"):
+        assert run("simulate", *SMALL, "--out", out).exit_code == 0
+    a, b = bytes_of(tmp_path / "a"), bytes_of(tmp_path / "b")
+    assert a.pop("meta.json") != b.pop("meta.json")
+    assert a == b
+
+
+def test_what_was_written_runs_the_same_again(run, tmp_path):
+    run("simulate", *SMALL, "--mode", "sacrifice", "--d-swap", 0.01, "--out", "a")
+    run("generate", *SMALL, "--output", "r.csv")
+    run("simulate", "--config", "a/config_used.yaml", "--requests", "r.csv", "--out", "b")
+    for name in ("batch_snapshots.csv", "request_traces.csv", "events.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_run_saved_at_a_batch_and_resumed_is_the_run(run, tmp_path):
+    run("simulate", *SMALL, "--out", "whole")
+    run("simulate", *SMALL, "--out", "first", "--save-state", "s.npz", "--at-batch", 20)
+    done = run("simulate", "--resume", "s.npz", "--out", "resumed")
+    assert done.exit_code == 0, done.stderr
+    for name in ("batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (
+            tmp_path / "resumed" / name
+        ).read_bytes()
+
+
+def test_a_load_change_from_a_saved_state(run, tmp_path):
+    run("simulate", *SMALL, "--until", 15, "--save-state", "s.npz", "--out", "first")
+    run("generate", "--types", "(5,5,2)", "--num-requests", 7, "--output", "new.csv")
+    done = run("simulate", "--resume", "s.npz", "--inject", "new.csv", "--inject-at", 20)
+    told = strict_json(done.stdout)
+    rows = np.genfromtxt(
+        tmp_path / told["output_dir"] / "request_traces.csv", delimiter=",", names=True
+    )
+    assert (rows["prefill_length"] == 5).sum() == 7
+    assert rows["arrival_time"][rows["prefill_length"] == 5].min() >= 20
+    assert rows["arrival_time"][rows["prefill_length"] == 20].max() < 20
+
+
+def test_solve_writes_its_trajectory(run, tmp_path):
+    done = run("solve", *SMALL, "--out", "s", "--goodput", "ttft:5", "--goodput", "e2el:80")
+    told = strict_json(done.stdout)
+    assert told["method"] == "lagrangian" and told["status"] == "done"
+    assert told["metrics"]["request_goodput"] > 0
+    table = np.genfromtxt(tmp_path / "s" / "trajectory.csv", delimiter=",", names=True)
+    assert set(OUTPUTS) <= set(table.dtype.names)
+    assert np.isfinite(table["waiting"]).all()
+
+
+def test_compare_prints_scores_and_writes_a_report(run, tmp_path):
+    options = ("--replications", 8, "--methods", "lagrangian", "--out", "c")
+    done = run("compare", *SMALL, "--load", 0.9, *options)
+    assert done.exit_code == 0, done.stderr
+    told = strict_json(done.stdout)
+    method = told["methods"]["lagrangian"]
+    outputs = {"waiting", "running", "swapped", "in_system", "completed"}
+    assert set(method["nrmse"]) == set(method["noise_floor"]) == outputs
+    assert method["seconds"] > 0 and told["discrete"]["seconds"] > 0
+    assert set(method["metrics"]) == set(told["discrete"]["metrics"])
+    names = set(bytes_of(tmp_path / "c"))
+    pictures = {"system_dynamics.png", "request_timeline.png", "fluid_vs_discrete.png"}
+    assert RUN_FILES | pictures | {"comparison.csv", "report.html"} == names
+    page = (tmp_path / "c" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "Lagrangian" in page
+    assert "seconds" not in (tmp_path / "c" / "summary.json").read_text().replace("_seconds", "")
+
+
+def test_compare_on_a_file_begins_with_the_file_itself(run, tmp_path):
+    run("generate", *SMALL, "--output", "r.csv")
+    run("simulate", *SMALL[2:6], "--requests", "r.csv", "--out", "s")
+    options = ("--replications", 3, "--methods", "lagrangian", "--no-pictures", "--out", "c")
+    done = run("compare", *SMALL[2:6], "--requests", "r.csv", *options)
+    assert done.exit_code == 0, done.stderr
+    for name in ("request_traces.csv", "batch_snapshots.csv"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+    assert not list((tmp_path / "c").glob("*.png"))
+
+
+def test_plot_draws_what_compare_drew(run, tmp_path):
+    run("compare", *SMALL, "--replications", 4, "--methods", "lagrangian", "--out", "c")
+    before = bytes_of(tmp_path / "c")
+    for name in ("system_dynamics.png", "fluid_vs_discrete.png"):
+        (tmp_path / "c" / name).unlink()
+    done = run("plot", "c")
+    assert "report.html" in strict_json(done.stdout)["written"]
+    assert bytes_of(tmp_path / "c") == before
+
+
+@pytest.mark.parametrize("style", ["text", "latex", "python"])
+@pytest.mark.parametrize("mode", ["swapping", "sacrifice"])
+def test_equations(run, mode, style):
+    done = run("equations", "--mode", mode, "--format", style)
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout) > 300
+
+
+def test_module_and_script_are_one():
+    done = subprocess.run(
+        [sys.executable, "-m", "fluidserve", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("fluidserve ") and done.returncode == 0
