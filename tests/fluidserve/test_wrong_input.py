@@ -1,0 +1,177 @@
+"""Wrong input ends with one line on stderr, status 2 and nothing written; Ctrl-C with 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TRACE = "arrival_time,prefill_length,decode_length\n"
+FILES = {
+    "good.csv": TRACE + "0.5,20,30\n1.5,10,5\n",
+    "negative.csv": TRACE + "0.5,20,30\n1.5,-10,5\n",
+    "big.csv": TRACE + "0.5,20,30\n1.5,9990,11\n",
+    "nan.csv": TRACE + "0.5,20,30\nnan,10,5\n",
+    "text.csv": TRACE + "0.5,20,many\n",
+    "header.csv": "a,b\n1,2\n",
+    "empty.csv": "",
+    "one_time.csv": TRACE + "0,20,30\n0,10,5\n",
+    "unknown.yaml": "M_totl: 5\n",
+    "bad.yaml": "M_total: -5\n",
+    "vllm.yaml": "engine: vllm_v0\n",
+    "file": "",
+    "not_a_state.npz": "x",
+}
+
+WRONG = [
+    ("simulate --requests nope.csv", ["nope.csv", "No such file"]),
+    ("simulate --trace nope.csv", ["nope.csv"]),
+    ("simulate --config nope.yaml", ["nope.yaml", "No such file"]),
+    ("simulate --config unknown.yaml", ["unknown.yaml", "M_totl", "did you mean 'M_total'"]),
+    ("simulate --config bad.yaml", ["M_total", "-5", ">= 1"]),
+    ("simulate --config vllm.yaml", ["vllm_v0", "not available in this version"]),
+    ("simulate --engine vllm_v1", ["vllm_v1", "not available in this version"]),
+    ("simulate --requests negative.csv", ["negative.csv", "row 2", "prefill_length", "-10"]),
+    ("simulate --requests big.csv", ["big.csv", "row 2", "10001", "M_total = 10000"]),
+    ("simulate --requests good.csv --M-total 40", ["row 1", "50", "M_total = 40"]),
+    ("simulate --requests nan.csv", ["nan.csv", "row 2", "arrival_time", "nan"]),
+    ("simulate --requests text.csv", ["text.csv", "row 1", "decode_length", "many"]),
+    ("simulate --trace header.csv", ["header.csv"]),
+    ("simulate --trace empty.csv", ["empty.csv"]),
+    ("simulate --trace good.csv --format nonsense", ["format", "nonsense"]),
+    ("simulate --trace good.csv --limit 0", ["limit", "0"]),
+    ("simulate --trace good.csv --rate-scale nan", ["rate_scale", "nan"]),
+    ("simulate --trace good.csv --requests good.csv", ["--requests", "--trace"]),
+    ("simulate --trace good.csv --scenario heavy", ["--scenario", "file"]),
+    ("simulate --trace good.csv --num-requests 5", ["--num-requests", "file"]),
+    ("simulate --limit 3", ["--limit", "--requests or --trace"]),
+    ("simulate --requests one_time.csv --load 0.5", ["one_time.csv", "time 0", "--load"]),
+    ("simulate --arrival-rate nan", ["arrival_rate", "nan", "finite"]),
+    ("simulate --arrival-rate -1", ["arrival_rate", "-1", "> 0"]),
+    ("simulate --load nan", ["load", "nan", "> 0"]),
+    ("simulate --load -2", ["load", "-2", "> 0"]),
+    ("simulate --scale 0", ["scale", "0", "> 0"]),
+    ("simulate --scale 1.5", ["--scale", "1.5"]),
+    ("simulate --num-requests 0", ["num_requests", "0", ">= 1"]),
+    ("simulate --num-requests 5 --horizon 9", ["--horizon", "--num-requests"]),
+    ("simulate --horizon inf", ["horizon", "inf"]),
+    ("simulate --burstiness 0", ["burstiness", "0"]),
+    ("simulate --scenario calm", ["scenario", "calm", "normal | heavy | bursty"]),
+    ("simulate --types 5,5,5", ["types", "5,5,5"]),
+    ("simulate --types (5,5,nan)", ["types", "nan"]),
+    ("simulate --types (9990,20,1)", ["10010", "M_total = 10000"]),
+    ("simulate --profile steps(0:nan)", ["profile"]),
+    ("simulate --profile wave", ["profile", "wave", "sine"]),
+    ("simulate --seed -1", ["seed", "-1", ">= 0"]),
+    ("simulate --d-1 nan", ["d_1", "nan", "finite"]),
+    ("simulate --d-1 1 --d-kv 1", ["d_kv", "d_1", "not both"]),
+    ("simulate --mode swap", ["mode", "swap", "swapping | sacrifice"]),
+    ("simulate --queue-policy nope.py:order", ["nope.py"]),
+    ("simulate --until nan", ["until", "nan"]),
+    ("simulate --goodput ttft", ["--goodput", "ttft", "LATENCY:THRESHOLD"]),
+    ("simulate --goodput ttft_ms:5", ["ttft_ms:5", "time unit"]),
+    ("simulate --resume nope.npz", ["nope.npz"]),
+    ("simulate --resume not_a_state.npz", ["not_a_state.npz"]),
+    ("simulate --resume not_a_state.npz --B 5", ["--B", "state"]),
+    ("simulate --inject-at 5", ["--inject-at", "--inject"]),
+    ("simulate --at-batch 5", ["--at-batch", "--save-state"]),
+    ("simulate --at-batch 100000 --save-state s.npz", ["--at-batch", "ended after"]),
+    ("simulate --out file", ["file", "not a folder"]),
+    ("simulate --out file/x", ["file"]),
+    ("simulate --nonsense 1", ["--nonsense"]),
+    ("simulate --limit", ["--limit"]),
+    ("generate --output nowhere/r.csv", ["nowhere/r.csv"]),
+    ("trace convert header.csv out.csv", ["header.csv"]),
+    ("trace convert good.csv nowhere/out.csv", ["nowhere/out.csv"]),
+    ("trace nonsense", ["nonsense"]),
+    ("solve --method euler", ["euler", "lagrangian", "eulerian_jax"]),
+    ("solve --victim-policy random", ["random", "victim"]),
+    ("solve --queue-policy SJF", ["SJF", "queue"]),
+    ("solve --initial-waiting -1", ["waiting", "-1"]),
+    ("compare --replications 0", ["replications", "0"]),
+    ("compare --methods euler", ["euler", "lagrangian"]),
+    ("compare --workers 0", ["workers", "0"]),
+    ("plot nowhere", ["nowhere", "No such file"]),
+    ("plot .", ["not an experiment folder"]),
+    ("equations --mode swap", ["swap", "swapping"]),
+    ("nonsense", ["nonsense"]),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def left(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
+def test_wrong_input(run, folder, line, words):
+    done = run(*line.split())
+    assert done.exit_code == 2, (done.exit_code, done.stderr, done.exception)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert left(folder) == sorted(FILES)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(run, folder):
+    (folder / "locked").mkdir(mode=0o500)
+    for out in ("locked", "locked/x"):
+        done = run("simulate", "--num-requests", 3, "--out", out)
+        assert done.exit_code == 2 and "ermission denied" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made(run, folder):
+    done = run("simulate", "--num-requests", 3, "--out", "/proc/nowhere/x")
+    assert done.exit_code == 2 and "/proc/nowhere" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert left(folder) == sorted(FILES)
+
+
+def test_a_failure_leaves_an_existing_folder_as_it_was(run, folder):
+    assert run("simulate", "--num-requests", 3, "--out", "kept").exit_code == 0
+    before = {path.name: path.read_bytes() for path in (folder / "kept").iterdir()}
+    assert run("simulate", "--requests", "big.csv", "--out", "kept").exit_code == 2
+    assert {path.name: path.read_bytes() for path in (folder / "kept").iterdir()} == before
+
+
+LONG = ("--num-requests", "3000000", "--load", "0.9", "--out", "x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("simulate", *LONG),
+        ("compare", *LONG, "--replications", "500"),
+        ("generate", "--num-requests", "3000000", "--output", "r.csv"),
+    ],
+    ids=["simulate", "compare", "generate"],
+)
+@pytest.mark.parametrize("after", [1.5, 5.0])
+def test_ctrl_c_mid_run(tmp_path, line, after):
+    started = subprocess.Popen(
+        [sys.executable, "-m", "fluidserve", *line], cwd=tmp_path, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(after)
+    if started.poll() is not None:
+        pytest.skip("this machine was done before the interrupt")
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=30)
+    assert started.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == "fluidserve: interrupted"
+    assert "Traceback" not in err
+    assert left(tmp_path) == []
