@@ -14,6 +14,8 @@ from typing import Any
 
 from calibration._replicate import Experiment, Replicate, replicate
 
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 _experiment: Experiment | None = None
 
 
@@ -71,9 +73,28 @@ def _context() -> Any:
     """Return a start method that never copies this process, whose solvers own threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # not on every platform
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_replicate_all.__module__])
+    with _single_threaded():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Have processes that start now keep their linear algebra to one thread each."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -268,5 +268,10 @@ class _Gathering:
         out = {}
         for name in LATENCIES if self._replicates else ():
             pairs = [each.latencies[name] for each in self._replicates]
-            out[name] = np.array([v @ w / w.sum() if w.sum() > 0 else np.nan for v, w in pairs])
+            out[name] = np.array([_mean(values, weight) for values, weight in pairs])
         return out
+
+
+def _mean(values: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
+    total = weight.sum()
+    return float(np.sum(values * weight) / total) if total > 0 else float("nan")

@@ -74,14 +74,15 @@ class Distribution:
     @classmethod
     def of(cls, values: NDArray[np.float64], weight: NDArray[np.float64]) -> Distribution:
         """Return the distribution of weighted samples; NaN throughout where there are none."""
-        marks = dict(
+        marks: dict[int, float] = dict(
             zip(PERCENTILES, weighted_percentile(values, weight, PERCENTILES).tolist(), strict=True)
         )
         total = weight.sum()
         if values.size == 0 or total <= 0:
             return cls(float("nan"), float("nan"), marks)
-        mean = float(values @ weight / total)
-        return cls(mean, float(np.sqrt((values - mean) ** 2 @ weight / total)), marks)
+        # Not a dot product: BLAS splits one among threads, and its last bits with it.
+        mean = float(np.sum(values * weight) / total)
+        return cls(mean, float(np.sqrt(np.sum((values - mean) ** 2 * weight) / total)), marks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ class RequestMix:
         w = np.ones(p.size) if weight is None else np.asarray(weight, float)
         c = np.zeros(p.size, np.int64) if request_class is None else np.asarray(request_class)
         atoms, where = np.unique(np.column_stack([c, p, d]), axis=0, return_inverse=True)
-        mass = np.bincount(where.ravel(), weights=w, minlength=len(atoms))
-        return cls(atoms[:, 1], atoms[:, 2].astype(np.int64), mass, atoms[:, 0].astype(np.int64))
+        mass = np.bincount(where.ravel(), weights=w, minlength=len(atoms)).astype(float)
+        classes, lengths = atoms[:, 0].astype(np.int64), atoms[:, 2].astype(np.int64)
+        return cls(atoms[:, 1].astype(float), lengths, mass, classes)
 
     def __len__(self) -> int:
         return self.prefill.size
