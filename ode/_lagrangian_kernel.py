@@ -76,10 +76,15 @@ from ode._parcels import (
     at,
     push_head,
     push_tail,
+    split,
     take,
     with_room,
 )
 from serving.compilation import compiled
+
+
+# A parcel that takes more than this share of the budget is split at its edge, not blurred.
+COARSE = 0.005
 
 
 @compiled
@@ -258,28 +263,33 @@ def age_parcels(queue, first, last, step, tables, theta, state):
 def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, before):
     """Execute the longest prefix of RUNNING within the budget; fill the row's batch columns.
 
+    The parcel at the edge of the budget is split in two where it is coarse; otherwise all of it
+    advances by the fraction of it that executes, which keeps the number of parcels bounded.
     ``cost`` and ``before`` (2, .) are scratch as long as the queue.
     """
     while ends[TAIL] > ends[HEAD] and queue[ALIVE, ends[HEAD]] <= 0.0:
         ends[HEAD] += 1
-    first, last = ends[HEAD], ends[TAIL]
     batches, budget, theta = spec[BATCHES], spec[BUDGET], state[THETA]
-    recording = samples.shape[0] > 0
-    if recording:
-        before[0, first:last] = queue[ALIVE, first:last]
-        before[1, first:last] = queue[FURTHEST, first:last]
+    whole = ends[TAIL]
+    share = 0.0
     tokens = state[MEMORY] + state[RUNNING]
     if batches > 1.0 or tokens > budget:
-        tokens = price(queue, first, last, tables, batches, cost)
-    whole = last
-    share = 0.0
+        tokens = price(queue, ends[HEAD], ends[TAIL], tables, batches, cost)
     if tokens > budget:
-        tokens, whole = 0.0, first
+        tokens, whole = 0.0, ends[HEAD]
         while tokens + cost[whole] <= budget:
             tokens += cost[whole]
             whole += 1
         share = (budget - tokens) / cost[whole]
         tokens = budget
+        if cost[whole] > COARSE * budget and share > 0.0:
+            whole = split(queue, ends, whole, share) + 1
+            share = 0.0
+    first = ends[HEAD]
+    recording = samples.shape[0] > 0
+    if recording:
+        before[0, first : whole + 1] = queue[ALIVE, first : whole + 1]
+        before[1, first : whole + 1] = queue[FURTHEST, first : whole + 1]
     size, size_after = age_parcels(queue, first, whole, batches, tables, theta, state)
     if share > 0.0:
         one, one_after = age_parcels(queue, whole, whole + 1, share * batches, tables, theta, state)
@@ -402,6 +412,8 @@ def advance(
         row[R_MEMORY] = state[MEMORY]
         row[R_EVICTED] = state[EVICTED]
         row[R_COMPLETED] = state[COMPLETED]
+        if running_ends[TAIL] == running.shape[1]:
+            running = with_room(running, running_ends, 1, 1)
         if cost.size < running.shape[1]:
             cost = np.empty(running.shape[1])
             before = np.empty((2, running.shape[1]))

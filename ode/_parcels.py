@@ -115,3 +115,32 @@ def take(queue, ends, share, from_tail, piece):
     else:
         queue[FROM, i] += share * width
         piece[UNTIL] = queue[FROM, i]
+
+
+@compiled
+def split(queue, ends, i, share):
+    """Split parcel ``i``; return the position of its older part, ``share`` of it.
+
+    The younger part follows at the next position. There must be room at the tail.
+    """
+    head, tail = ends[HEAD], ends[TAIL]
+    older = i
+    if head > 0 and i - head < tail - i:
+        older = i - 1
+        for column in range(COLUMNS):
+            for k in range(head, i + 1):
+                queue[column, k - 1] = queue[column, k]
+        ends[HEAD] = head - 1
+    else:
+        for column in range(COLUMNS):
+            for k in range(tail, i, -1):
+                queue[column, k] = queue[column, k - 1]
+        ends[TAIL] = tail + 1
+    for column in (MASS, ALIVE, PREFILL):
+        part = share * queue[column, older]
+        queue[column, older + 1] = queue[column, older] - part
+        queue[column, older] = part
+    middle = queue[FROM, older] + share * (queue[UNTIL, older] - queue[FROM, older])
+    queue[UNTIL, older] = middle
+    queue[FROM, older + 1] = middle
+    return older

@@ -28,7 +28,7 @@ from serving import (
     UnsupportedError,
 )
 
-SHORTEST_RESOLVED = 48
+SHORTEST_RESOLVED = 128
 """Mean decode length [steps] below which a step is never more than one batch."""
 
 ARRIVAL_POINTS = (np.arange(4) + 0.5) / 4
@@ -62,7 +62,7 @@ def solve_lagrangian(
     ----------
     batches_per_step
         Batches that one step covers; by default 1, and more only where the mean decode length
-        would still span 48 steps.
+        would still span 128 steps.
     max_steps
         Give up after so many.
 

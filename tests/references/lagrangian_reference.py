@@ -13,7 +13,7 @@ import numpy as np
 from serving import DecodeNode, RateProfile, RequestMix
 
 
-@dataclass
+@dataclass(eq=False)
 class Parcel:
     mass: float
     age: float = 0.0
@@ -94,10 +94,18 @@ class Node:
             if share == 1.0:
                 queue.pop(0)
 
+    def advance(self, parcel: Parcel, step: float) -> float:
+        """Age a parcel by ``step`` tokens; return its mass before."""
+        before = self.alive(parcel)
+        parcel.age += step
+        parcel.furthest = max(parcel.furthest, parcel.age)
+        self.completed += before - self.alive(parcel)
+        return before
+
     def execute(self) -> tuple[float, float]:
         """Advance the oldest parcels within the budget; return batch tokens and duration."""
         tokens = size = 0.0
-        for parcel in self.running:
+        for parcel in list(self.running):
             cost = self.held(parcel) + self.alive(parcel)
             if cost <= 0:
                 continue
@@ -105,12 +113,15 @@ class Node:
             if left <= 0:
                 break
             share = min(1.0, left / cost)
-            before = self.alive(parcel)
+            if share < 1.0 and cost > 0.005 * self.instance.token_budget:
+                rest = replace(parcel, mass=parcel.mass * (1 - share))
+                self.running.insert(self.running.index(parcel) + 1, rest)
+                parcel.mass *= share
+                tokens += share * cost
+                size += self.advance(parcel, 1.0)
+                break
             tokens += share * cost
-            size += share * before
-            parcel.age += share
-            parcel.furthest = max(parcel.furthest, parcel.age)
-            self.completed += before - self.alive(parcel)
+            size += share * self.advance(parcel, share)
         duration = self.instance.batch_time.duration(tokens, size, self.moved)
         self.moved = 0.0
         return tokens, duration
