@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,22 +115,29 @@ def read_trajectory(path: Path) -> Trajectory:
 
 
 def read_columns(path: Path) -> dict[str, Any]:
-    """Read a CSV file with a header as arrays by column.
+    """Read a CSV file with a header as arrays by column, numbers where all are numbers.
 
     Raises
     ------
     FluidServeError
         If the file cannot be read.
     """
-    import pandas
-
     try:
-        table = pandas.read_csv(path, float_precision="round_trip")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        columns = list(zip(*rows[1:], strict=True)) if len(rows) > 1 else [()] * len(rows[0])
+        return {name: _typed(values) for name, values in zip(rows[0], columns, strict=True)}
     except OSError as error:
         raise FluidServeError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise FluidServeError(f"{path} is not CSV: {error}") from None
-    return {str(name): table[name].to_numpy() for name in table.columns}
+    except (ValueError, IndexError):
+        raise FluidServeError(f"{path} is not CSV with a header and equal rows") from None
+
+
+def _typed(values: Sequence[str]) -> Any:
+    try:
+        return np.array(values, dtype=float)
+    except ValueError:
+        return np.array(values)
 
 
 def instance_line(instance: DecodeNode) -> str:

@@ -17,6 +17,6 @@ FORMATS = ("text", "latex", "python")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(mode: str, style: str) -> None:
     """Print the fluid model that the solvers integrate."""
-    from fluid import equations
+    from fluid import equations, render
 
-    click.echo(equations(mode).render(style))
+    click.echo(render(equations(mode), style))

@@ -1,0 +1,137 @@
+"""Pictures exist, say something, hold on degenerate input, and come out the same twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fluidserve.plots import (
+    Curve,
+    Timeline,
+    fluid_vs_discrete,
+    pressure_spans,
+    request_timeline,
+    sample_rows,
+    system_dynamics,
+)
+from serving import NRMSE_OUTPUTS, OUTPUTS, DecodeNode, FileAccessError, RateProfile, Trajectory
+
+T = np.linspace(0.0, 100.0, 400)
+
+
+def curve(name, phase=0.0, runs=1, swapped=True):
+    wave = 50 + 40 * np.sin(T / 8 + phase)
+    outputs = {output: wave + 0.0 for output in OUTPUTS}
+    outputs["swapped"] = np.clip(wave - 80, 0, None) if swapped else 0 * T
+    outputs["completed"] = 2 * T
+    outputs["evicted"] = np.maximum.accumulate(outputs["swapped"])
+    mean = Trajectory(T, outputs)
+
+    def scaled(factor):
+        return Trajectory(T, {name: factor * values for name, values in outputs.items()})
+
+    if runs == 1:
+        return Curve(name, mean)
+    return Curve(name, mean, scaled(0.8), scaled(1.2), scaled(0.1), runs)
+
+
+def pixels(path):
+    from PIL import Image
+
+    return np.asarray(Image.open(path).convert("RGB"), float)
+
+
+def colourful(path):
+    """Return the share of pixels that are neither white nor grey."""
+    image = pixels(path)
+    return float((np.ptp(image, axis=2) > 40).mean())
+
+
+def draw_dynamics(path, curves, **options):
+    profile = RateProfile.steps([0, 40, 60], [1.0, 4.0, 0.5], 100.0)
+    system_dynamics(curves, path, instance=DecodeNode(), profile=profile, **options)
+
+
+def test_system_dynamics(tmp_path):
+    both = [curve("discrete", runs=8), curve("lagrangian", 0.1)]
+    draw_dynamics(tmp_path / "a.png", both, capacity=2.0)
+    draw_dynamics(tmp_path / "b.png", both, capacity=2.0)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    image = pixels(tmp_path / "a.png")
+    assert min(image.shape[:2]) > 1000
+    assert colourful(tmp_path / "a.png") > 0.004
+    draw_dynamics(tmp_path / "c.png", both[:1], capacity=2.0)
+    assert (pixels(tmp_path / "c.png") != image).any()
+
+
+def test_nothing_ever_happens(tmp_path):
+    zero = Trajectory(T, {output: 0 * T for output in OUTPUTS})
+    draw_dynamics(tmp_path / "zero.png", [Curve("discrete", zero)])
+    fluid_vs_discrete(
+        Curve("discrete", zero), [Curve("lagrangian", zero)], tmp_path / "f.png",
+        nrmse={"lagrangian": dict.fromkeys(NRMSE_OUTPUTS, float("nan"))},
+        noise_floor=dict.fromkeys(NRMSE_OUTPUTS, None),
+    )  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"zero.png", "f.png"}
+
+
+@pytest.mark.parametrize("methods", [1, 4])
+def test_fluid_vs_discrete(tmp_path, methods):
+    names = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy")[:methods]
+    scores = dict.fromkeys(NRMSE_OUTPUTS, 0.0123)
+    fluid_vs_discrete(
+        curve("discrete", runs=32), [curve(name, 0.05) for name in names], tmp_path / "f.png",
+        nrmse=dict.fromkeys(names, scores), noise_floor=scores, time_unit="s",
+    )  # fmt: skip
+    assert colourful(tmp_path / "f.png") > 0.003
+
+
+EVENTS = {
+    "time": [0.0, 1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 9.0],
+    "event_type": [
+        "arrive", "arrive", "admit", "admit", "swap_out", "swap_in", "complete", "sacrifice",
+    ],
+    "req_id": [0, 1, 0, 1, 1, 1, 0, 1],
+}  # fmt: skip
+
+
+def test_a_timeline_is_read_off_the_events():
+    first, second = Timeline.from_events(EVENTS, [0, 1], 12.0)
+    assert first.spans == (("waiting", 0.0, 2.0), ("running", 2.0, 7.0))
+    assert second.spans == (
+        ("waiting", 1.0, 3.0),
+        ("running", 3.0, 5.0),
+        ("swapped", 5.0, 6.0),
+        ("running", 6.0, 9.0),
+        ("waiting", 9.0, 12.0),
+    )
+    assert (first.swaps, second.swaps, second.sacrifices) == (0, 1, 1)
+
+
+def test_request_timeline(tmp_path):
+    request_timeline(Timeline.from_events(EVENTS, [0, 1], 12.0), tmp_path / "t.png")
+    assert colourful(tmp_path / "t.png") > 0.05
+
+
+def test_a_sample_holds_evicted_requests_and_the_ends():
+    evictions = np.zeros(1000, int)
+    evictions[400:410] = 2
+    rows = sample_rows(evictions, 30)
+    assert rows == sorted(set(rows)) and len(rows) <= 30
+    assert {0, 999} <= set(rows)
+    assert sum(evictions[rows] > 0) >= 10
+    assert sample_rows([0, 0], 30) == [0, 1]
+
+
+def test_spans_of_memory_pressure():
+    spans = pressure_spans(curve("discrete").mean, T)
+    assert len(spans) == 2
+    for start, stop in spans:
+        middle = (start + stop) / 2
+        assert curve("discrete").mean("swapped", middle) > 0
+    assert pressure_spans(curve("discrete", swapped=False).mean, T) == []
+
+
+def test_a_picture_that_cannot_be_written_says_so(tmp_path):
+    with pytest.raises(FileAccessError, match="nowhere"):
+        draw_dynamics(tmp_path / "nowhere" / "a.png", [curve("discrete")])
