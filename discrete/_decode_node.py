@@ -34,6 +34,9 @@ from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
 FUEL = 1_000_000
 """Units of work between two looks at the keyboard, some tens of milliseconds."""
 
+SINK_ROWS = (4, 64)
+"""Rows of a sink at first: per request, and in any case; it grows when full."""
+
 LINKS = ("head", "tail", "last_executing", "sacrificed", "swapped_head", "swapped_tail")
 BUILT_IN_VICTIMS = {"LIFO": Victim.LIFO, "FIFO": Victim.FIFO, "LRU": Victim.LRU}
 BUILT_IN_VICTIMS["random"] = Victim.RANDOM
@@ -99,9 +102,11 @@ class DecodeNodeEngine:
         self._set_requests(requests, np.empty(0, REQUEST), np.empty(0, HISTORY))
         self._bucket = np.full(_ring_size(requests), NOBODY)
         size = len(requests)
-        self.batches = np.empty(4 * size + 64 if record_batches else 0, BATCH)
-        self.spans = np.empty(2 * size + 64 if record_batches else 0, SPAN)
-        self.events = np.empty(4 * size + 64 if record_events else 0, EVENT)
+        per_request, more = SINK_ROWS
+        rows = per_request * size + more
+        self.batches = np.empty(rows if record_batches else 0, BATCH)
+        self.spans = np.empty(rows if record_batches else 0, SPAN)
+        self.events = np.empty(rows if record_events else 0, EVENT)
         grid = np.empty(0) if sample_times is None else np.asarray(sample_times, np.float64)
         if grid.size and (not np.isfinite(grid).all() or (np.diff(grid) < 0).any()):
             raise FluidServeError("sample_times must be finite and sorted")
@@ -370,7 +375,9 @@ class DecodeNodeEngine:
         self._heap, self._bucket = arrays["waiting"], arrays["ring"]
         self._random, self.samples = arrays["random"], arrays["samples"]
         for name in ("batches", "spans", "events"):
-            getattr(self, name)[: arrays[name].size] = arrays[name]
+            if getattr(self, name).size:
+                spare = np.empty(arrays[name].size + SINK_ROWS[1], arrays[name].dtype)
+                setattr(self, name, np.concatenate([arrays[name], spare]))
 
     def run(self) -> Run:
         """Return what has happened so far; it does not change when the engine goes on."""

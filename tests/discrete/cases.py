@@ -20,8 +20,8 @@ VICTIMS = ["LIFO", "FIFO", "LRU", "random", *USER_VICTIMS]
 def tables(draw, most=40):
     """Requests whose arrivals tie often and come faster than a small node serves them."""
     size = draw(st.integers(1, most))
-    longest_p, longest_d = draw(st.integers(1, 30)), draw(st.integers(1, 30))
-    gap = draw(st.sampled_from([0.0, 0.25, 1.0, 4.0, 30.0]))
+    longest_p, longest_d = draw(st.sampled_from([(3, 30), (10, 40), (30, 30), (10, 5)]))
+    gap = draw(st.sampled_from([0.0, 0.25, 1.0, 1.0, 30.0]))
 
     def column(low, high):
         values = st.integers(low, high)
@@ -39,10 +39,10 @@ def tables(draw, most=40):
 
 @st.composite
 def nodes(draw, table):
-    """Nodes on which the table just fits, or that are too small for comfort, or ample."""
+    """Nodes on which the longest request just fits, or that hold a few."""
     need = table.prefill_length + table.decode_length
     least = int(need.max())
-    M_total = least + draw(st.integers(0, int(need.sum()) // 2 + 1))
+    M_total = least + draw(st.integers(0, 2 * least))
     d_kv = draw(st.sampled_from([0.0, 0.001, 0.037, 0.1]))
     law = BatchTimeLaw(
         d_0=draw(st.sampled_from([0.0, 0.011, 1.0])),
@@ -54,8 +54,8 @@ def nodes(draw, table):
         batch_time=law,
         mode=draw(st.sampled_from(["swapping", "sacrifice"])),
         M_total=M_total,
-        B=draw(st.one_of(st.none(), st.integers(1, 2 * least))),
-        admission_threshold=draw(st.sampled_from([1.0, 1.0, 0.9, 0.5, 1 / 3])),
+        B=draw(st.one_of(st.none(), st.integers(1, 4 * least))),
+        admission_threshold=draw(st.sampled_from([1.0, 1.0, 1.0, 0.9, 0.5, 1 / 3])),
         queue_policy=draw(st.sampled_from(QUEUES)),
         victim_policy=draw(st.sampled_from(VICTIMS)),
         length_source=draw(st.sampled_from(["oracle", "predicted"])),

@@ -92,7 +92,7 @@ def test_cases_reach_everything(reference):
         seen[name] = seen.get(name, 0) + int(happened)
 
     @seed(20240707)
-    @settings(MANY, max_examples=400, database=None)
+    @settings(MANY, max_examples=700, database=None)
     @given(case=cases.cases())
     def collect(case):
         table, node, *_ = case
@@ -125,6 +125,6 @@ def test_cases_reach_everything(reference):
     collect()
     rare = {name: times for name, times in seen.items() if times < 5}
     assert not rare, rare
-    assert len([name for name in seen if " by " in name]) == 2 * 5  # 'undecided' is shared
-    assert seen["swap-outs"] == seen["swap-ins"] > 300
+    assert len([name for name in seen if " by " in name]) == 2 * 6
+    assert seen["swap-outs"] >= seen["swap-ins"] > 300
     assert seen["sacrifices"] > 300
