@@ -117,6 +117,8 @@ class Replicate:
         Values [time] and weights by latency name, condensed where there are many.
     goodput : [requests/time] or None
         Where thresholds were given.
+    offered
+        Requests, and token-iterations of work, that the replication drew.
     """
 
     values: NDArray[np.float64]
@@ -125,14 +127,16 @@ class Replicate:
         default_factory=dict
     )
     goodput: float | None = None
+    offered: tuple[float, float] = (0.0, 0.0)
 
 
 def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
     """Return what is kept of a run."""
     trajectory = run.trajectory(experiment.grid)
     values = np.stack([trajectory(name, experiment.grid) for name in experiment.outputs])
+    offered = _offered(run.table)
     if not experiment.drain:
-        return Replicate(values)
+        return Replicate(values, offered=offered)
     samples: LatencySamples = run.samples()
     metrics: ServingMetrics = run.metrics(experiment.goodput)
     return Replicate(
@@ -140,6 +144,7 @@ def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
         {name: getattr(metrics, name) for name in TOTALS},
         {name: condensed(*samples.of(name)) for name in LATENCIES},
         metrics.request_goodput,
+        offered,
     )
 
 
@@ -176,3 +181,9 @@ def condensed(
     total = np.add.reduceat(values * weight, first)
     kept = mass > 0
     return total[kept] / mass[kept], mass[kept]
+
+
+def _offered(requests: RequestTable) -> tuple[float, float]:
+    """Return the number of requests and their work, sum of p D + D (D + 1) / 2."""
+    p, d = requests.prefill_length.astype(float), requests.decode_length.astype(float)
+    return float(len(requests)), float(np.sum(p * d + d * (d + 1) / 2))

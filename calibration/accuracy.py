@@ -201,8 +201,6 @@ class SizePoint:
         Fluid mean end-to-end latency over the discrete one, minus 1.
     e2el_bias_error
         Its standard error.
-    in_system_bias
-        Fluid time-mean of ``in_system`` over the discrete one, minus 1.
     noise
         RMS spread of one replication's ``in_system`` over its time-mean.
     """
@@ -211,7 +209,6 @@ class SizePoint:
     replications: int
     e2el_bias: float
     e2el_bias_error: float
-    in_system_bias: float
     noise: float
 
 
@@ -224,36 +221,60 @@ def finite_size(
     **options: Any,
 ) -> list[SizePoint]:
     """Return bias and noise of the fluid limit at each size, B = 2000 n."""
-    points = []
-    for n in sizes:
-        case = load_case(profile, n)
-        found = compare(
-            case.source,
-            case.instance,
-            methods=(method,),
-            replications=replications(n),
-            horizon=case.horizon,
-            outputs=NRMSE_OUTPUTS,
-            **options,
-        )
-        result, ensemble = found.methods[method], found.discrete
-        assert result.metrics is not None and ensemble.metrics is not None
-        fluid, discrete = (
-            each.latencies["e2el"].mean for each in (result.metrics, ensemble.metrics)
-        )
-        means = ensemble.replication_means["e2el"]
-        in_system = [each.outputs["in_system"].mean() for each in (result.sampled, ensemble.mean)]
-        points.append(
-            SizePoint(
-                n=n,
-                replications=ensemble.replications,
-                e2el_bias=fluid / discrete - 1,
-                e2el_bias_error=float(means.std(ddof=1) / np.sqrt(means.size) / discrete),
-                in_system_bias=in_system[0] / in_system[1] - 1,
-                noise=found.single_run_noise,
-            )
-        )
-    return points
+    return [_size_point(load_case(profile, n), replications(n), method, options) for n in sizes]
+
+
+def _size_point(
+    case: Case, replications: int, method: str, options: Mapping[str, Any]
+) -> SizePoint:
+    assert isinstance(case.source, Workload)
+    found = compare(
+        case.source,
+        case.instance,
+        methods=(method,),
+        replications=replications,
+        horizon=case.horizon,
+        outputs=NRMSE_OUTPUTS,
+        **options,
+    )
+    result, ensemble = found.methods[method], found.discrete
+    assert result.metrics is not None
+    requests = found.profile.total
+    expected = np.array([requests, requests * found.mix.work])
+    total = np.nan_to_num(ensemble.replication_means["e2el"]) * ensemble.offered[:, 0]
+    mean, error = controlled_mean(total, ensemble.offered, expected)
+    fluid = result.metrics.latencies["e2el"].mean * requests
+    return SizePoint(
+        n=case.n,
+        replications=ensemble.replications,
+        e2el_bias=fluid / mean - 1,
+        e2el_bias_error=error / mean,
+        noise=found.single_run_noise,
+    )
+
+
+def controlled_mean(
+    values: NDArray[np.float64], controls: NDArray[np.float64], expected: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return the mean of ``values`` and its standard error, noise of the controls taken off.
+
+    Parameters
+    ----------
+    values : shape (R,)
+        One per replication.
+    controls : shape (R, C)
+        Quantities of the same replications whose expectation is known.
+    expected : shape (C,)
+        That expectation.
+    """
+    spread = np.maximum(controls.std(axis=0), 1e-300)
+    away = (controls - expected) / spread
+    design = np.column_stack([np.ones(values.size), away])
+    fit, *_ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = max(1, values.size - design.shape[1])
+    residual = float(np.sum((values - design @ fit) ** 2) / freedom)
+    covariance = np.linalg.pinv(design.T @ design)
+    return float(fit[0]), float(np.sqrt(residual * covariance[0, 0]))
 
 
 def slope(sizes: Sequence[float], errors: Sequence[float]) -> float:

@@ -57,6 +57,9 @@ class Ensemble:
         replications. None where replications were not run to the end.
     replication_means
         Mean of each latency in each replication, shape (R,) [time], by latency name.
+    offered : shape (R, 2)
+        Requests and token-iterations of work that each replication drew: what its noise is
+        mostly made of, hence good control variates.
     seconds
         One replication in this process, warm, without files.
     """
@@ -70,6 +73,7 @@ class Ensemble:
     replications: int
     metrics: ServingMetrics | None
     replication_means: Mapping[str, NDArray[np.float64]]
+    offered: NDArray[np.float64]
     seconds: float
 
     @property
@@ -207,6 +211,7 @@ class _Gathering:
         self._squares = np.zeros(shape)
         self._kept = np.empty((keep, *shape), np.float32)
         self._replicates: list[Replicate] = []
+        self._offered: list[tuple[float, float]] = []
 
     @property
     def sd(self) -> NDArray[np.float64]:
@@ -221,6 +226,7 @@ class _Gathering:
         self._squares += delta * (one.values - self.mean)
         if self.count <= len(self._kept):
             self._kept[self.count - 1] = one.values
+        self._offered.append(one.offered)
         if one.totals:
             self._replicates.append(one)
 
@@ -237,6 +243,7 @@ class _Gathering:
             replications=self.count,
             metrics=self._metrics(),
             replication_means=self._means(),
+            offered=np.array(self._offered),
             seconds=seconds,
         )
 
