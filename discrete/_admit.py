@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from discrete._compile import compiled
 from discrete._layout import NOBODY, Kind, Place, Queue, Victim
-from discrete._memory import arrival_time, history, request
+from discrete._memory import arrival_time, history, request, write_arrival
 from discrete._running import enter_running, log
 from discrete._waiting import (
     drop_from_waiting,
@@ -28,6 +28,7 @@ def join_waiting(s):
             if s.events == s.events_size:
                 return False
             log(s, arrival_time(s, a), ARRIVE, a, 0)
+        write_arrival(s, a)
         if s.queue != FCFS:
             push(s, waiting_count(s), a, a)
         s.arrived = a + 1

@@ -23,12 +23,11 @@ from discrete._layout import (
     UNLIMITED,
     Queue,
     Stop,
-    Victim,
 )
 from discrete._log import DecodeNodeLog
-from discrete._policies import UserPolicy, user_policy
 from discrete._random import pcg64_state
 from discrete._run import Run
+from discrete._settings import Policies, write_settings
 from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
 
 FUEL = 1_000_000
@@ -38,8 +37,6 @@ SINK_ROWS = (4, 64)
 """Rows of a sink at first: per request, and in any case; it grows when full."""
 
 LINKS = ("head", "tail", "last_executing", "sacrificed", "swapped_head", "swapped_tail")
-BUILT_IN_VICTIMS = {"LIFO": Victim.LIFO, "FIFO": Victim.FIFO, "LRU": Victim.LRU}
-BUILT_IN_VICTIMS["random"] = Victim.RANDOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +90,15 @@ class DecodeNodeEngine:
         requests.check_fits(instance.M_total)
         self.instance, self.seed = instance, seed
         self.record_batches, self.record_events = record_batches, record_events
-        self._load_policies()
+        self._policies = Policies.of(instance)
         self.state = np.zeros(1, STATE)
-        self._write_settings()
+        write_settings(
+            self.state,
+            instance,
+            self._policies,
+            record_batches=record_batches,
+            record_events=record_events,
+        )
         for link in LINKS:
             self.state[link] = NOBODY
         self._random = pcg64_state(seed)
@@ -113,69 +116,28 @@ class DecodeNodeEngine:
         self.grid, self.samples = grid, np.zeros(grid.size, SAMPLE)
         self.finished = False
 
-    def _load_policies(self) -> None:
-        self._user_policies: list[UserPolicy] = []
-        self._queue = self._policy(
-            "queue_policy", {"FCFS": Queue.FCFS, "priority": Queue.KEYED, "SJF": Queue.KEYED}
-        )
-        self._victim = self._policy("victim_policy", BUILT_IN_VICTIMS)
-
-    def _policy(self, key: str, built_in: dict) -> tuple[int, int]:
-        """Return (code, address) of a policy."""
-        name = getattr(self.instance, key)
-        if name in built_in:
-            return int(built_in[name]), 0
-        policy = user_policy(key, name)
-        self._user_policies.append(policy)
-        return int(Queue.USER if key == "queue_policy" else Victim.USER), policy.address
-
-    def _write_settings(self) -> None:
-        """Write the instance as the kernel sees it."""
-        node = self.instance
-        law = node.batch_time
-        values = {
-            "d_0": law.d_0,
-            "d_kv": law.d_kv,
-            "per_request_extra": law.per_request_extra,
-            "d_swap": law.d_swap,
-            "M_total": node.M_total,
-            "B": min(node.token_budget, UNLIMITED),
-            "admission_limit": math.ceil(node.admission_threshold * node.M_total),
-            "sacrifice": node.mode == "sacrifice",
-            "queue": self._queue[0],
-            "victim": self._victim[0],
-            "queue_address": self._queue[1],
-            "victim_address": self._victim[1],
-            "record_batches": self.record_batches,
-            "record_events": self.record_events,
-        }
-        for name, value in values.items():
-            self.state[name] = value
-
     def _set_requests(self, requests: RequestTable, req: NDArray, past: NDArray) -> None:
         """Hold ``requests``, the first of which have the states ``req`` and ``past``."""
         size, known = len(requests), req.size
         self.requests = requests
-        self._arrival = np.ascontiguousarray(requests.arrival_time)
+        self._columns = [
+            np.ascontiguousarray(column)
+            for column in (requests.arrival_time, requests.prefill_length, requests.decode_length)
+        ]
         self.req, self.past = np.zeros(size, REQUEST), np.zeros(size, HISTORY)
         self.req[:known], self.past[:known] = req, past
-        new = self.req[known:]
-        new["prefill"] = requests.prefill_length[known:]
-        new["decode"] = requests.decode_length[known:]
-        for moment in ("first_enter", "first_token", "completion"):
-            new[moment] = np.nan
         self._set_keys()
-        stored = size if self._queue[0] != Queue.FCFS else 0
+        stored = size if self._policies.queue != Queue.FCFS else 0
         heap = np.empty(stored, np.int64)
         if stored and known:
             held = min(self._heap.size, stored)
             heap[:held] = self._heap[:held]
         self._heap = heap
-        self._user_keys = np.empty(size if self._queue[0] == Queue.USER else 0)
+        self._user_keys = np.empty(size if self._policies.queue == Queue.USER else 0)
 
     def _set_keys(self) -> None:
         """Write what the queue policy and users' policies read of a request."""
-        if self._queue[0] == Queue.FCFS and not self._user_policies:
+        if self._policies.queue == Queue.FCFS and not self._policies.any_user:
             return
         node, table = self.instance, self.requests
         believed = node.length_source == "predicted"
@@ -253,7 +215,9 @@ class DecodeNodeEngine:
         tables = {
             "requests": self.req,
             "history": self.past,
-            "arrivals": self._arrival,
+            "arrivals": self._columns[0],
+            "prefills": self._columns[1],
+            "decodes": self._columns[2],
             "waiting": self._heap,
             "keys": self._user_keys,
             "ring": self._bucket,
@@ -379,16 +343,23 @@ class DecodeNodeEngine:
                 spare = np.empty(arrays[name].size + SINK_ROWS[1], arrays[name].dtype)
                 setattr(self, name, np.concatenate([arrays[name], spare]))
 
+    def _requests_so_far(self) -> NDArray:
+        """Return a copy of the hot records, with those who have not arrived filled in."""
+        req, new = self.req.copy(), slice(int(self.state["arrived"][0]), None)
+        req["prefill"][new], req["decode"][new] = (column[new] for column in self._columns[1:])
+        for moment in ("first_enter", "first_token", "completion"):
+            req[moment][new] = np.nan
+        return req
+
     def run(self) -> Run:
         """Return what has happened so far; it does not change when the engine goes on."""
         s = self.state[0]
-        copied = not self.finished
         log = DecodeNodeLog(
             self.requests,
             self.instance,
             self.state.copy()[0],
-            self.req.copy() if copied else self.req,
-            self.past.copy() if copied else self.past,
+            self.req if self.finished else self._requests_so_far(),
+            self.past if self.finished else self.past.copy(),
             self.batches[: s["batches"]],
             self.spans[: s["spans"]],
             self.events[: s["events"]],

@@ -33,15 +33,16 @@ of a FCFS queue. ``moved`` counts swapped tokens not yet paid for."""
 SETTINGS = _dtype(
     "d_0 d_kv per_request_extra d_swap",
     "M_total B admission_limit sacrifice queue victim queue_address victim_address"
-    " record_batches record_events",
+    " track_last_batch record_batches record_events",
 )
 """The instance as the kernel sees it. ``admission_limit`` is the smallest integer not below
 ``admission_threshold * M_total``: ``used`` is an integer, so comparing with it is exact."""
 
 ADDRESSES = _dtype(
     "",
-    "requests_at history_at arrivals_at waiting_at keys_at ring_at random_at batches_at spans_at"
-    " events_at grid_at samples_at total ring_mask batches_size spans_size events_size grid_size",
+    "requests_at history_at arrivals_at prefills_at decodes_at waiting_at keys_at ring_at random_at"
+    " batches_at spans_at events_at grid_at samples_at total ring_mask"
+    " batches_size spans_size events_size grid_size",
 )
 """Where the tables lie, and their sizes (the ring's is a power of two, ``ring_mask`` + 1)."""
 
@@ -55,14 +56,14 @@ REQUEST = _dtype(
 """The hot part of a request. ``next`` and ``previous`` link RUNNING, SWAPPED and the sacrificed;
 ``later`` and ``earlier`` link the requests that finish with the same batch. ``progress`` is k,
 except while executing, when it is ``batch - k`` and thus need not be touched; ``stay`` is the
-batch with which the present stay in the execution batch began."""
+batch with which the present stay in the execution batch began. Blank until it arrives."""
 
 HISTORY = _dtype(
     "since waiting executing swapped",
     "furthest last_batch entry position key priority length swaps sacrifices place",
 )
 """The cold part of a request, written when it is evicted or sorted. ``last_batch`` is one more
-than the last batch that executed it, 0 for never."""
+than the last batch that executed it, 0 for never, kept only where a policy reads it."""
 
 BATCH = _dtype(
     "start duration",

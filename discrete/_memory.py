@@ -70,6 +70,16 @@ def arrival_time(s, r):
 
 
 @compiled
+def write_arrival(s, r):
+    """Fill the hot record of a request that has just arrived."""
+    q = request(s, r)
+    q.prefill = _index(s.prefills_at + r * 8).value
+    q.decode = _index(s.decodes_at + r * 8).value
+    q.progress = 0
+    q.first_enter = q.first_token = q.completion = np.nan
+
+
+@compiled
 def waiting_slot(s, i):
     """Return slot ``i`` of the storage of WAITING."""
     return _index(s.waiting_at + i * 8)

@@ -97,7 +97,8 @@ def leave_prefix(s, r):
         follower = bucket.value if after == NOBODY else after
         request(s, follower).earlier = q.earlier
     q.progress = s.batch - q.progress
-    history(s, r).last_batch = s.batch
+    if s.track_last_batch:
+        history(s, r).last_batch = s.batch
     s.cost -= q.prefill + q.progress + 1
     s.executing -= 1
     if s.last_executing == r:

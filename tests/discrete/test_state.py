@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +214,32 @@ def test_interrupt_is_honoured_between_chunks(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         discrete.simulate(bursty(), DecodeNode(M_total=1000), progress=impatient)
     assert len(calls) == 3
+
+
+LONG = """
+import sys, numpy as np, discrete
+from serving import DecodeNode, RequestTable
+discrete.simulate(RequestTable.validated([0.0], [1], [1]))
+table = RequestTable.validated(np.zeros(20000), np.full(20000, 9), np.full(20000, 4000))
+print("go", flush=True)
+node = DecodeNode(M_total=5000, victim_policy=sys.argv[1], mode="sacrifice")
+discrete.simulate(table, node, record_batches=False)
+"""
+
+
+@pytest.mark.parametrize("victim_policy", ["LIFO", "LRU"])
+def test_ctrl_c_ends_a_long_run_at_once(victim_policy):
+    command = [sys.executable, "-c", LONG, victim_policy]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "go\n"
+        time.sleep(0.3)
+        asked = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert time.perf_counter() - asked < 3
+    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_requests_that_evict_each_other_for_ever_are_refused():
