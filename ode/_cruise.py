@@ -43,6 +43,7 @@ from ode._lagrangian_state import (
     SEEN,
     THETA,
     THRESHOLD,
+    TOKENS,
     USEFUL,
     arrivals_by,
     is_idle,
@@ -225,6 +226,7 @@ def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row
         state[RUNNING] = after
         state[MEMORY] = memory
         state[USEFUL] += batches * tokens + fresh * worked
+        state[TOKENS] += batches * size + 0.5 * backdated * fresh * (1.0 + survives)
         state[NOW] += duration
         state[THETA] += batches
     _dated(queue, ends, tables, state[THETA], batches, length)

@@ -27,6 +27,7 @@ from ode._lagrangian_state import (
     OWED_TOKENS,
     R_COMPLETED,
     R_DURATION,
+    R_EMITTED,
     R_EVICTED,
     R_MEMORY,
     R_RUNNING,
@@ -51,6 +52,7 @@ from ode._lagrangian_state import (
     SWAPPED,
     THETA,
     THRESHOLD,
+    TOKENS,
     USEFUL,
     WASTED,
     arrivals_by,
@@ -67,6 +69,7 @@ from ode._parcels import (
     FURTHEST,
     HEAD,
     HELD,
+    LAST_TOKEN,
     MASS,
     PREFILL,
     SURVIVE,
@@ -81,7 +84,6 @@ from ode._parcels import (
     with_room,
 )
 from serving.compilation import compiled
-
 
 # A parcel that takes more than this share of the budget is split at its edge, not blurred.
 COARSE = 0.005
@@ -182,6 +184,7 @@ def backdate(queue, i, tables, spec, state, samples, sample_count):
     state[OWED_TOKENS] += work
     state[OWED_REQUESTS] += 0.5 * age * (fresh + alive)
     state[USEFUL] += work
+    state[TOKENS] += 0.5 * age * (fresh + alive)
     middle = 0.5 * (queue[FROM, i] + queue[UNTIL, i])
     half_batch = 0.5 * (queue[UNTIL, i] - queue[FROM, i]) / spec[BATCHES]
     queue[FROM, i], queue[UNTIL, i] = middle - half_batch, middle + half_batch
@@ -193,6 +196,7 @@ def backdate(queue, i, tables, spec, state, samples, sample_count):
         sample_completion(queue, i, fresh - alive, finish, length, samples, sample_count)
     # below one token on average, the rest of the first token is added when it is executed
     queue[FIRST_TOKEN, i] = age * state[THETA] if age < 1.0 else state[THETA] - age + 1.0
+    queue[LAST_TOKEN, i] = state[THETA]
     queue[AGE, i] = age
     queue[FURTHEST, i] = age
     queue[ALIVE, i] = alive
@@ -232,7 +236,7 @@ def price(queue, first, last, tables, batches, cost):
 def age_parcels(queue, first, last, step, tables, theta, state):
     """Advance parcels by ``step`` tokens, thin them, and update the totals; no branches."""
     rows = tables.shape[0] - 1
-    alive_change, memory_change, useful, size = 0.0, 0.0, 0.0, 0.0
+    alive_change, memory_change, useful, size, emitted = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(first, last):
         age, furthest, alive = queue[AGE, i], queue[FURTHEST, i], queue[ALIVE, i]
         new_age = age + step
@@ -246,6 +250,7 @@ def age_parcels(queue, first, last, step, tables, theta, state):
         memory_change += new_held + new_age * new_alive - queue[PREFILL, i] - age * alive
         tokens = queue[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
         useful += tokens * (reached - furthest)
+        emitted += alive * (reached - furthest)
         first_token = min(1.0, reached) - min(1.0, furthest)
         queue[FIRST_TOKEN, i] += first_token * (theta + 1.0)
         queue[AGE, i] = new_age
@@ -256,7 +261,41 @@ def age_parcels(queue, first, last, step, tables, theta, state):
     state[COMPLETED] -= alive_change
     state[MEMORY] += memory_change
     state[USEFUL] += useful
+    state[TOKENS] += emitted
     return size, size + alive_change
+
+
+@compiled
+def sample_step(queue, first, last, batches, theta, before, samples, sample_count):
+    """Record the completions of a step and the gaps of those that resume; return tokens emitted.
+
+    Tokens that follow one of the previous step are returned, not recorded: their inter-token
+    latency is the batch's duration.
+    """
+    finish = theta + 0.5 * (batches + 1.0)
+    emitted = 0.0
+    for i in range(first, last):
+        alive, furthest, reached = before[0, i], before[1, i], queue[FURTHEST, i]
+        if reached <= furthest:
+            continue
+        tokens = alive * (reached - max(furthest, 1.0))
+        if tokens > 0.0:
+            if queue[LAST_TOKEN, i] < theta:
+                once = min(tokens, alive)
+                sample = samples[sample_count[0]]
+                sample[S_WEIGHT] = once
+                sample[S_FIRST_TOKEN] = queue[LAST_TOKEN, i]
+                sample[S_FINISH] = theta + 1.0
+                sample[S_LENGTH] = -1.0
+                sample_count[0] += 1
+                tokens -= once
+            emitted += tokens
+        queue[LAST_TOKEN, i] = theta + batches
+        done = alive - queue[ALIVE, i]
+        if done > 1e-15 * alive:
+            length = 0.5 * (furthest + reached + 1.0)
+            sample_completion(queue, i, done, finish, length, samples, sample_count)
+    return emitted
 
 
 @compiled
@@ -299,12 +338,9 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
     row[R_TOKENS] = tokens
     row[R_SIZE] = size if batches == 1.0 else 0.5 * (size + size_after)
     if recording:
-        finish = theta + 0.5 * (batches + 1.0)
-        for i in range(first, whole):
-            done = before[0, i] - queue[ALIVE, i]
-            if done > 1e-15 * before[0, i]:
-                length = 0.5 * (before[1, i] + queue[FURTHEST, i] + 1.0)
-                sample_completion(queue, i, done, finish, length, samples, sample_count)
+        row[R_EMITTED] = sample_step(
+            queue, first, whole, batches, theta, before, samples, sample_count
+        )
 
 
 @compiled
@@ -344,7 +380,7 @@ def advance(
             return ROWS_FULL, running, waiting, swapped
         parcels = (running_ends[TAIL] - running_ends[HEAD] + waiting_ends[TAIL]
                    - waiting_ends[HEAD] + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
-        if samples.shape[0] > 0 and sample_count[0] + parcels + 4 > samples.shape[0]:
+        if samples.shape[0] > 0 and sample_count[0] + 2 * parcels + 8 > samples.shape[0]:
             return SAMPLES_FULL, running, waiting, swapped
         if state[NOW] >= spec[END]:
             return FINISHED, running, waiting, swapped

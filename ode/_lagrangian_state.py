@@ -39,18 +39,29 @@ SPEC_SIZE = 12
     WASTED,
     USEFUL,
     THETA,
+    TOKENS,
     KNOT,
-) = range(15)
-STATE_SIZE = 15
+) = range(16)
+STATE_SIZE = 16
 
 # One row per step.
-(R_START, R_DURATION, R_RUNNING, R_SWAPPED, R_COMPLETED, R_MEMORY, R_TOKENS, R_SIZE, R_EVICTED) = (
-    range(9)
-)
-ROW_SIZE = 9
+(
+    R_START,
+    R_DURATION,
+    R_RUNNING,
+    R_SWAPPED,
+    R_COMPLETED,
+    R_MEMORY,
+    R_TOKENS,
+    R_SIZE,
+    R_EVICTED,
+    R_EMITTED,
+) = range(10)
+ROW_SIZE = 10
 
 # One sample per parcel and step with completions; first token and finish are positions on the
-# iteration clock theta (batches executed), which the rows translate into times.
+# iteration clock theta (batches executed), which the rows translate into times. A negative length
+# marks a gap between two tokens instead: from S_FIRST_TOKEN to S_FINISH.
 S_WEIGHT, S_FROM, S_UNTIL, S_ADMITTED, S_FIRST_TOKEN, S_FINISH, S_LENGTH = range(7)
 SAMPLE_SIZE = 7
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from serving import RequestMix
 from serving.compilation import compiled
 
-MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED = range(9)
+MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED, LAST_TOKEN = range(10)
 """Columns: mass at arrival; tokens decoded since the last start; tokens ever decoded; mass alive;
 mass alive times its mean prefill; position of the first token on the iteration clock (mean over
 the parcel, complete once furthest >= 1); interval of arrival; time of first admission (negative
-before). A queue stores them column by column, so that a step over many parcels vectorises."""
-COLUMNS = 9
+before); position of the latest token on the iteration clock (kept while latencies
+are recorded). A queue stores them column by column, so that a step over many vectorises."""
+COLUMNS = 10
 HEAD, TAIL = 0, 1
 
 

@@ -12,6 +12,7 @@ from fluid import capacity
 from ode import InitialState, solve
 from ode._lagrangian_state import (
     R_COMPLETED,
+    R_EMITTED,
     R_EVICTED,
     R_MEMORY,
     R_RUNNING,
@@ -74,7 +75,8 @@ def test_cruising_takes_the_same_steps(case, batches):
         instance = replace(instance, B=None, M_total=10**6)
     cruised = rows_of(profile, mix, instance, horizon=45.0, batches=batches)
     general = rows_of(profile, mix, instance, horizon=45.0, batches=batches, record_latencies=True)
-    np.testing.assert_allclose(cruised, general, rtol=1e-7, atol=1e-7)
+    shared = slice(R_EMITTED)  # only recording counts emitted tokens
+    np.testing.assert_allclose(cruised[:, shared], general[:, shared], rtol=1e-7, atol=1e-7)
 
 
 def test_the_cases_evict_and_bind(normal_mix):
