@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,34 @@ def test_a_fresh_process_compiles_no_kernel(tmp_path):
         command = [sys.executable, "-c", FRESH, reference]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert out.split() == ["1", "0"]
+
+
+EDITED = """
+import discrete
+from serving import DecodeNode, RequestTable
+table = RequestTable.validated([0.0, 0.0], [10, 10], [6, 6])
+print(discrete.simulate(table, DecodeNode(M_total=26)).requests["swap_count"].tolist())
+"""
+
+
+@pytest.mark.slow
+def test_an_edited_callee_is_not_taken_from_the_cache(tmp_path):
+    """Numba's cache looks at a function's own file only; this room's also at the others."""
+    root = Path(discrete.__file__).parents[1]
+    for room in ("serving", "discrete"):
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(root / room, tmp_path / room, ignore=skip)
+    seen = []
+    for first, second in (("", ""), ("return s.tail, s.exec", "return s.head, s.exec")):
+        path = tmp_path / "discrete" / "_evict.py"
+        text = path.read_text()
+        assert first in text
+        path.write_text(text.replace(first, second) if first else text)
+        done = subprocess.run(
+            [sys.executable, "-c", EDITED], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        seen.append(done.stdout.strip())
+    assert seen == ["[0, 1]", "[1, 0]"]
 
 
 @compiled
