@@ -140,9 +140,10 @@ def per_time(unit: str) -> str:
     return "requests per time unit" if unit == "none" else f"requests/{unit}"
 
 
-def legend_above(drawing: Figure, handles: dict[str, Any], per_row: int = 5) -> None:
+def legend_above(drawing: Figure, handles: dict[str, Any]) -> None:
     """Put one legend for the whole figure above it, where it covers no data."""
-    rows = -(-len(handles) // per_row)
+    width = sum(len(label) + 7 for label in handles)  # in letters; some 145 fit on a row
+    rows = -(-width // 145)
     drawing.legend(
         list(handles.values()), list(handles), loc="outside upper center",
         ncols=-(-len(handles) // rows), columnspacing=1.6, handlelength=2.2,

@@ -86,7 +86,7 @@ def system_dynamics(
         for axes in grid[2]:
             axes.set_xlabel(time_label(unit))
         grid[0, 0].set_xlim(0, end)
-        legend_above(drawing, handles, per_row=6)
+        legend_above(drawing, handles)
 
 
 def _panel(

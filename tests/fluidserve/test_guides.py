@@ -1,0 +1,49 @@
+"""The guides tell the truth: their Python runs, their commands and links exist."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from fluidserve.cli import COMMANDS, cli
+
+GUIDES = ("README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md")
+
+
+def blocks(root, guide, language):
+    text = (root / guide).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_python_in_a_guide_prints_what_it_says(root, guide):
+    for block in blocks(root, guide, "python"):
+        test = doctest.DocTestParser().get_doctest(block, {}, guide, guide, 0)
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_commands_in_a_guide_exist_with_their_options(root, guide):
+    for block in blocks(root, guide, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["bash"]:
+                assert (root / words[1]).is_file()
+            if words[:1] != ["fluidserve"]:
+                continue
+            assert words[1] in COMMANDS
+            shown = CliRunner().invoke(cli, [words[1], "--help"]).stdout
+            for option in (word for word in words[2:] if word.startswith("--")):
+                assert re.search(rf"{re.escape(option)}\b", shown), (line, option)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_links_lead_somewhere(root, guide):
+    text = (root / guide).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert ((root / guide).parent / target).exists(), target
