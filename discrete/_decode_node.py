@@ -88,6 +88,8 @@ class DecodeNodeEngine:
         sample_times: ArrayLike | None = None,
     ) -> None:
         requests.check_fits(instance.M_total)
+        if seed < 0:
+            raise ConfigError("seed", seed, "a whole number >= 0")
         self.instance, self.seed = instance, seed
         self.record_batches, self.record_events = record_batches, record_events
         self._policies = Policies.of(instance)
@@ -119,7 +121,7 @@ class DecodeNodeEngine:
     def _set_requests(self, requests: RequestTable, req: NDArray, past: NDArray) -> None:
         """Hold ``requests``, the first of which have the states ``req`` and ``past``."""
         size, known = len(requests), req.size
-        self.requests = requests
+        self.requests, self._bound = requests, False
         self._columns = [
             np.ascontiguousarray(column)
             for column in (requests.arrival_time, requests.prefill_length, requests.decode_length)
@@ -194,24 +196,27 @@ class DecodeNodeEngine:
         """
         end = math.inf if until is None else float(until)
         last = UNLIMITED if batches is None else self.batch + batches
-        before = self.progress
+        before = None
         while True:
+            if not self._bound:
+                self._bind()
             left = UNLIMITED if batches is None else last - self.batch
-            stop = Stop(self._chunk(end, left))
+            stop = advance(self.state, end, left, FUEL)
             if stop == Stop.SINK_FULL:
                 self._grow_sinks()
             elif stop != Stop.PAUSE:
                 self.finished = stop == Stop.FINISHED
-                return stop
+                return Stop(stop)
             now = self.progress
-            if now.completed > before.completed or now.batch == 0:
+            if before is None or now.completed > before.completed:
                 before = now
             elif batches is None and (until is None or now.time == before.time):
                 self._refuse_stall(before, now)
             if progress is not None:
                 progress(now)
 
-    def _chunk(self, until: float, batches: int) -> int:
+    def _bind(self) -> None:
+        """Tell the kernel where the tables lie; whoever replaces one calls for it again."""
         tables = {
             "requests": self.req,
             "history": self.past,
@@ -228,13 +233,12 @@ class DecodeNodeEngine:
             "grid": self.grid,
             "samples": self.samples,
         }
-        s = self.state[0]
         for name, table in tables.items():
-            s[f"{name}_at"] = table.ctypes.data
+            self.state[f"{name}_at"] = table.ctypes.data
         for name in ("batches", "spans", "events", "grid"):
-            s[f"{name}_size"] = tables[name].size
-        s["total"], s["ring_mask"] = len(self.requests), self._bucket.size - 1
-        return advance(self.state, until, batches, FUEL)
+            self.state[f"{name}_size"] = tables[name].size
+        self.state["total"], self.state["ring_mask"] = len(self.requests), self._bucket.size - 1
+        self._bound = True
 
     def _refuse_stall(self, before: Progress, now: Progress) -> None:
         """Stop a run in which requests evict each other for ever."""
@@ -258,6 +262,7 @@ class DecodeNodeEngine:
                 larger = np.empty(2 * sink.size + least, sink.dtype)
                 larger[: s[name]] = sink[: s[name]]
                 setattr(self, name, larger)
+        self._bound = False
 
     def inject(
         self, requests: RequestTable, *, at: float | None = None, replace: bool = True
@@ -338,6 +343,7 @@ class DecodeNodeEngine:
         self.req, self.past = arrays["req"], arrays["past"]
         self._heap, self._bucket = arrays["waiting"], arrays["ring"]
         self._random, self.samples = arrays["random"], arrays["samples"]
+        self._bound = False
         for name in ("batches", "spans", "events"):
             if getattr(self, name).size:
                 spare = np.empty(arrays[name].size + SINK_ROWS[1], arrays[name].dtype)
