@@ -11,8 +11,8 @@ from ode import _lagrangian_state as kernel
 from ode.initial_state import InitialState
 from serving import DecodeNode, LatencySamples, RateProfile, Trajectory
 
-ARRIVAL_POINTS = (np.arange(4) + 0.5) / 4
-"""Where within its arrival interval a sample is read: the middles of four equal parts."""
+GOLDEN = 0.5 * (np.sqrt(5) - 1)
+"""Samples read their arrival intervals at multiples of this, modulo 1: evenly, in any subset."""
 
 STATE_OUTPUTS = {
     "running": kernel.R_RUNNING,
@@ -80,13 +80,14 @@ def trajectory_of(
     rows = _with_idle_gaps(done)
     start, duration = rows[:, kernel.R_START], rows[:, kernel.R_DURATION]
     middle = start + 0.5 * duration / batches_per_step
-    knots = profile.time[profile.time < min(horizon, done.end)]
+    # the curve's own knots, both sides of a jump, keep the arrivals exact
+    inside = np.searchsorted(profile.time, min(horizon, done.end), side="right")
     ends = np.sort([0.0, min(horizon, done.end), done.end])
-    extra = np.concatenate([knots, knots, ends])
-    left = np.zeros(extra.size, bool)
-    left[: knots.size] = True
-    order = np.lexsort((~left, extra))
-    extra, left = extra[order], left[order]
+    order = np.argsort(np.concatenate([profile.time[:inside], ends]), kind="stable")
+    extra = np.concatenate([profile.time[:inside], ends])[order]
+    arrived = np.concatenate(
+        [profile.cumulative[:inside], profile.count(np.minimum(ends, horizon))]
+    )[order]
     place = np.searchsorted(middle, extra) + np.arange(extra.size)
     is_row = np.ones(middle.size + extra.size, bool)
     is_row[place] = False
@@ -105,9 +106,7 @@ def trajectory_of(
     for name, column in BATCH_OUTPUTS.items():
         outputs[name] = np.interp(time, whole_step, rows[:, column])
     outputs["batch_duration"] /= batches_per_step
-    inside = np.minimum(extra, horizon)
-    arrived_extra = np.where(left, _count_before(profile, inside), profile.count(inside))
-    arrived = merged(profile.count(np.minimum(middle, horizon)), arrived_extra)
+    arrived = merged(profile.count(np.minimum(middle, horizon)), arrived)
     outputs["in_system"] = initial.mass + arrived - outputs["completed"]
     outputs["waiting"] = outputs["in_system"] - outputs["running"] - outputs["swapped"]
     return Trajectory(time, outputs)
@@ -140,20 +139,10 @@ def _with_idle_gaps(done: March) -> NDArray[np.float64]:
                      axis=0)  # fmt: skip
 
 
-def _count_before(profile: RateProfile, t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the arrivals strictly before ``t``: the left limit of the cumulative curve."""
-    k = np.searchsorted(profile.time, t, side="left")
-    at_knot = (k < profile.time.size) & (profile.time[np.minimum(k, profile.time.size - 1)] == t)
-    return np.where(
-        at_knot, profile.cumulative[np.minimum(k, profile.time.size - 1)], profile.count(t)
-    )
-
-
 def latencies_of(done: March, batches_per_step: int) -> LatencySamples:
     """Return the latencies of completions and of tokens, weighted by mass.
 
-    Positions on the iteration clock become times by the rows; an arrival interval is read at
-    :data:`ARRIVAL_POINTS`.
+    Positions on the iteration clock become times by the rows.
     """
     rows = done.rows
     duration = rows[:, kernel.R_DURATION]
@@ -173,14 +162,13 @@ def latencies_of(done: March, batches_per_step: int) -> LatencySamples:
     tpot = np.full(len(samples), np.nan)
     tpot[several] = (finish - first)[several] / after_first[several]
     width = samples[:, kernel.S_UNTIL] - samples[:, kernel.S_FROM]
-    arrival = (samples[:, kernel.S_FROM, None] + width[:, None] * ARRIVAL_POINTS).ravel()
-    points = ARRIVAL_POINTS.size
+    arrival = samples[:, kernel.S_FROM] + width * (GOLDEN * np.arange(len(samples)) % 1.0)
     return LatencySamples(
-        queue_delay=np.repeat(samples[:, kernel.S_ADMITTED], points) - arrival,
-        ttft=np.repeat(first, points) - arrival,
-        tpot=np.repeat(tpot, points),
-        e2el=np.repeat(finish, points) - arrival,
-        weight=np.repeat(samples[:, kernel.S_WEIGHT], points) / points,
+        queue_delay=samples[:, kernel.S_ADMITTED] - arrival,
+        ttft=first - arrival,
+        tpot=tpot,
+        e2el=finish - arrival,
+        weight=samples[:, kernel.S_WEIGHT].copy(),
         itl=np.concatenate([duration / batches_per_step, gap]),
         itl_weight=np.concatenate([rows[:, kernel.R_EMITTED], gaps[:, kernel.S_WEIGHT]]),
     )

@@ -26,6 +26,7 @@ def solve_eulerian(
     labels: tuple[str, ...],
     step: float | None = None,
     classes: int = 64,
+    transport: str = "superbee",
     max_steps: int = 5_000_000,
 ) -> Solution:
     """Solve the symbolic equations; see :func:`ode.solve` for the shared parameters.
@@ -38,6 +39,8 @@ def solve_eulerian(
         ``jax``: length of a step in batch times, at most 1 for stability and positivity.
     classes
         Most length classes in sacrifice mode.
+    transport
+        Of :func:`fluid.equations`.
     max_steps
         Give up after so many.
 
@@ -46,13 +49,13 @@ def solve_eulerian(
     SolveError
         If the state is not finite or ``max_steps`` is reached.
     """
-    problem = eulerian_problem(profile, mix, instance, initial, horizon, drain, classes)
+    problem = eulerian_problem(profile, mix, instance, initial, horizon, drain, classes, transport)
     march, options = _back_end(backend, step)
     done = march(problem, max_steps=max_steps, **options)
     end = float(done.time[-1])
     return Solution(
         method=f"eulerian_{backend}",
-        trajectory=_trajectory(done, profile, initial, horizon),
+        outputs=lambda: _trajectory(done, profile, initial, horizon),
         status="done",
         message=f"reached t = {end:g} in {done.stats['steps']:.0f} steps",
         stats=done.stats,

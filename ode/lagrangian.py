@@ -26,7 +26,7 @@ from serving import (
     UnsupportedError,
 )
 
-SHORTEST_RESOLVED = 128
+SHORTEST_RESOLVED = 64
 """Mean decode length [steps] below which a step is never more than one batch."""
 
 
@@ -48,7 +48,7 @@ def solve_lagrangian(
     ----------
     batches_per_step
         Batches that one step covers; by default 1, and more only where the mean decode length
-        would still span 128 steps.
+        would still span 64 steps.
     max_steps
         Give up after so many.
 
@@ -73,7 +73,7 @@ def solve_lagrangian(
     done = march(record_latencies=False)
     return Solution(
         method="lagrangian",
-        trajectory=trajectory_of(done, batches_per_step, profile, initial, horizon),
+        outputs=lambda: trajectory_of(done, batches_per_step, profile, initial, horizon),
         status="done",
         message=f"reached t = {done.end:g} in {len(done.rows)} steps",
         stats={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from serving import LatencySamples, ServingMetrics, Trajectory
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """A fluid solution; ``solution("waiting [requests]", t)`` interpolates.
 
@@ -19,9 +20,6 @@ class Solution:
     ----------
     method
         Name of the solver that ran.
-    trajectory
-        Every output of the vocabulary. Step outputs are averaged over one batch (linear through
-        the middles of the batches), as the mean over replications of a discrete run is.
     status, message
         ``"done"``, and in words how it ended.
     stats
@@ -30,18 +28,27 @@ class Solution:
         Caveats, such as ``"approximate: ..."``; empty for an exact reading of the engine's rules.
     totals
         The fields of :class:`serving.ServingMetrics` that are not latencies.
-    latencies
-        Yields the latency samples when asked; solving does not pay for them.
+    outputs, latencies
+        Yield the trajectory and the latency samples when asked; solving does not pay for them.
     """
 
     method: str
-    trajectory: Trajectory
     status: str
     message: str
     stats: Mapping[str, float]
     labels: tuple[str, ...]
     totals: Mapping[str, float]
+    outputs: Callable[[], Trajectory]
     latencies: Callable[[], LatencySamples]
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """Every output of the vocabulary over time.
+
+        What holds during a batch is linear through the middles of the batches: its average over
+        one batch, as the mean over replications of a discrete run is.
+        """
+        return self.outputs()
 
     def __call__(self, name: str, t: ArrayLike) -> NDArray[np.float64]:
         """Return an output, by name or full key, at times ``t``."""
