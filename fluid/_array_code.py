@@ -8,13 +8,17 @@ shift, a Kronecker delta of the stage a mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 
 import sympy as sp
 from sympy.core.basic import Basic
 from sympy.printing.pycode import PythonCodePrinter
 
-from fluid._equations import Equations
+from fluid._equations import CONSTANTS, PARAMETERS, Equations, Quantity, tau
 from fluid._flows import State, i, j
+
+BATCH_RATE = sp.Symbol("batch_rate")
+"""Batches per time, 1 / tau, in code only."""
 
 Frame = tuple[sp.Symbol, ...]
 """The indices an array statement runs over: (), (i,), (j,) or (j, i)."""
@@ -97,6 +101,14 @@ def frame_of(symbol: State) -> Frame:
     return tuple(index for index in (j, i) if index in symbol.indices)
 
 
+WEIGHTS = frozenset(
+    item.symbol.base.label
+    for item in (*PARAMETERS, *CONSTANTS)
+    if isinstance(item.symbol, sp.Indexed)
+)
+"""Labels of the arrays that do not change with the state."""
+
+
 def names_of(equations: Equations) -> dict[Basic, str]:
     """Return the code name of every symbol of ``equations``."""
     quantities = (
@@ -123,20 +135,48 @@ def constant_statements(equations: Equations) -> list[str]:
     ]
 
 
+def _summed_variable(item: Quantity) -> sp.Indexed | None:
+    """Return the array that a definition sums over all its indices, weighted or not."""
+    total = item.expression
+    if not isinstance(total, sp.Sum) or frame_of(item.symbol) or not total.limits[0][2].is_Symbol:
+        return None
+    variables = [x for x in total.function.atoms(sp.Indexed) if x.base.label not in WEIGHTS]
+    weight = total.function / variables[0] if len(variables) == 1 else None
+    return None if weight is None or weight.has(variables[0]) else variables[0]
+
+
+def _weighted_sums(printer: ArrayPrinter, variable: sp.Indexed, group: tuple[Quantity, ...]) -> str:
+    """Return one statement for sums of one array under several weights."""
+    names = ", ".join(item.code for item in group)
+    frame = frame_of(variable)
+    weights = ", ".join(printer.code(item.expression.function / variable, frame) for item in group)
+    return f"{names}, = xp.weighted_sums({printer.code(variable, frame)}, ({weights},))"
+
+
 def rate_statements(equations: Equations) -> list[str]:
     """Return ``name = expression`` for definitions, flows, derivatives and integrals, in order."""
     printer = ArrayPrinter(names_of(equations))
-    lines = [
-        f"{item.code} = {printer.code(item.expression, frame_of(item.symbol))}"
-        for item in equations.definitions
-    ]
+    lines = []
+    for variable, group in groupby(equations.definitions, key=_summed_variable):
+        if variable is None:
+            lines += [
+                f"{item.code} = {printer.code(item.expression, frame_of(item.symbol))}"
+                for item in group
+            ]
+        else:
+            lines.append(_weighted_sums(printer, variable, tuple(group)))
+    per_time = {tau: 1 / BATCH_RATE}  # one division instead of one per array element
+    lines.append(f"{BATCH_RATE} = 1/tau")
     lines += [
-        f"flow_{flow.name} = {printer.code(flow.rate, frame_of(flow.symbol))}"
+        f"flow_{flow.name} = {printer.code(flow.rate.subs(per_time), frame_of(flow.symbol))}"
         for flow in equations.flows
     ]
     lines += [
         f"d{item.code} = {printer.code(equations.rhs(item.symbol), frame_of(item.symbol))}"
         for item in equations.states
     ]
-    lines += [f"d{item.code} = {printer.code(item.expression, ())}" for item in equations.integrals]
+    lines += [
+        f"d{item.code} = {printer.code(item.expression.subs(per_time), ())}"
+        for item in equations.integrals
+    ]
     return lines

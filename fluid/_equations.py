@@ -28,6 +28,8 @@ import sympy as sp
 from fluid._flows import Flow, J, State, i, j, right_hand_side, summed
 from serving import MODES, ConfigError
 
+TRANSPORTS = ("superbee", "upwind")
+
 k = sp.Symbol("k", integer=True, positive=True)
 
 Q = sp.Symbol("Q")
@@ -35,8 +37,11 @@ X, Z, R = sp.IndexedBase("X"), sp.IndexedBase("Z"), sp.IndexedBase("R")
 ARRIVAL, M, B, KAPPA, BETA, EPS = sp.symbols("lambda M B kappa beta epsilon", positive=True)
 D_0, D_KV, D_DECODE, D_SWAP = sp.symbols("d_0 d_kv d_decode d_swap", nonnegative=True)
 PI, q, p = sp.IndexedBase("pi"), sp.IndexedBase("q"), sp.IndexedBase("p")
-c, f, T, O, e, E, v = (sp.IndexedBase(name) for name in ("c", "f", "T", "O", "e", "E", "v"))  # noqa: E741
+c, f, T, O, e, E, v, H = (sp.IndexedBase(name) for name in "cfTOeEvH")  # noqa: E741
+delta = sp.IndexedBase("delta")
 s, N, U, b, n, phi, psi, z, m, w, a, tau = sp.symbols("s N U b n phi psi z m w a tau")
+G, C, V, V_k, V_c = sp.symbols("G C V V_k V_c")
+K, l = sp.IndexedBase("K"), sp.IndexedBase("l")  # noqa: E741
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Equations:
     ----------
     mode
         ``swapping`` or ``sacrifice``.
+    transport
+        ``superbee`` or ``upwind``; see :func:`equations`.
     parameters
         What the instance and the mix give.
     constants
@@ -73,6 +80,7 @@ class Equations:
     """
 
     mode: str
+    transport: str
     parameters: tuple[Quantity, ...]
     constants: tuple[Quantity, ...]
     states: tuple[Quantity, ...]
@@ -116,27 +124,45 @@ CONSTANTS = (
         "memory that executing stage i frees, on average",
         c[j, i] - (1 - q[j, i]) * c[j, i + 1],
     ),
+    Quantity(
+        l[j, i],
+        "l",
+        "token-iterations",
+        "work done before stage i",
+        sp.Sum(c[j, k], (k, 1, i)) - c[j, i],
+    ),
     Quantity(s, "s", "tokens", "memory an entrant takes", sp.Sum(PI[j] * c[j, 1], (j, 1, J))),
 )
 
 
-def equations(mode: str = "swapping") -> Equations:
+def equations(mode: str = "swapping", transport: str = "superbee") -> Equations:
     """Return the symbolic fluid model of ``mode``.
+
+    Parameters
+    ----------
+    mode
+        ``swapping`` or ``sacrifice``.
+    transport
+        ``superbee``: tokens take nearly one batch each, as in the system; ``upwind``: they take
+        an exponential time, which makes every flow the rate of a Markov jump process.
 
     Raises
     ------
     ConfigError
-        If ``mode`` is not one of swapping, sacrifice.
+        If ``mode`` or ``transport`` is none of these.
     """
     if mode not in MODES:
         raise ConfigError("mode", mode, " | ".join(MODES))
+    if transport not in TRANSPORTS:
+        raise ConfigError("transport", transport, " | ".join(TRANSPORTS))
     pool = Z[j, i] if mode == "swapping" else R[j]
     return Equations(
         mode=mode,
+        transport=transport,
         parameters=PARAMETERS,
         constants=CONSTANTS,
         states=_states(mode),
-        definitions=_definitions(mode, pool),
+        definitions=_definitions(mode, pool, transport),
         flows=_flows(mode, pool),
         integrals=_integrals(mode),
     )
@@ -155,18 +181,22 @@ def _states(mode: str) -> tuple[Quantity, ...]:
     )
 
 
-def _definitions(mode: str, pool: State) -> tuple[Quantity, ...]:
+def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]:
     indices = (j, i) if mode == "swapping" else (j,)
     size = c[j, i] if mode == "swapping" else c[j, 1]
-    executing = summed(f[j, i] * E[j, i], (j, i))
-    used = summed((f[j, i] - q[j, i]) * E[j, i], (j, i))
     younger = U - O[i] - T[i]
-    moved = summed((c[j, i] - 1) * v[i] * X[j, i], (j, i)) + w * (z - m)
+    moved = sp.Max(0, -phi) - V + w * (z - m)
     duration = D_0 + D_KV * b + (D_DECODE - D_KV) * n
     return (
         Quantity(T[i], "T", "tokens", "tokens of stage i", sp.Sum(c[j, i] * X[j, i], (j, 1, J))),
         Quantity(N, "N", "requests", "RUNNING", summed(X[j, i], (j, i))),
-        Quantity(U, "U", "tokens", "memory with the next tokens reserved", summed(T[i], (i,))),
+        Quantity(
+            U,
+            "U",
+            "tokens",
+            "memory with the next tokens reserved",
+            summed(c[j, i] * X[j, i], (j, i)),
+        ),
         Quantity(O[i], "O", "tokens", "tokens of the stages beyond i", U - sp.Sum(T[k], (k, 1, i))),
         Quantity(
             e[i],
@@ -176,21 +206,24 @@ def _definitions(mode: str, pool: State) -> tuple[Quantity, ...]:
             sp.Max(0, sp.Min(1, (B - O[i]) / sp.Max(T[i], EPS))),
         ),
         Quantity(E[j, i], "E", "requests", "executing", e[i] * X[j, i]),
+        *_transport(transport),
         Quantity(b, "b", "tokens", "batch tokens", sp.Min(B, U)),
         Quantity(n, "n", "requests", "batch size", summed(E[j, i], (j, i))),
+        Quantity(G, "G", "tokens/batch", "freed less grown", summed(f[j, i] * H[j, i], (j, i))),
+        Quantity(C, "C", "requests/batch", "completions", summed(q[j, i] * H[j, i], (j, i))),
         Quantity(
             phi,
             "phi",
             "tokens/batch",
             "room: freed less grown, and what is still empty",
-            executing + BETA * (M - U),
+            G + BETA * (M - U),
         ),
         Quantity(
             psi,
             "psi",
             "tokens/batch",
             "the same below the admission threshold, without reservations",
-            used + BETA * (KAPPA * M - U + N),
+            G - C + BETA * (KAPPA * M - U + N),
         ),
         Quantity(m, "m", "requests", "evicted requests", summed(pool, indices)),
         Quantity(z, "z", "tokens", "memory they would take", summed(size * pool, indices)),
@@ -215,6 +248,9 @@ def _definitions(mode: str, pool: State) -> tuple[Quantity, ...]:
             "share of stage i evicted: room that lacks, the youngest first",
             BETA * sp.Max(0, sp.Min(1, (-phi / BETA - younger) / sp.Max(T[i], EPS))),
         ),
+        Quantity(K[j, i], "K", "requests/batch", "evicted from stage i", v[i] * X[j, i]),
+        Quantity(V, "V", "requests/batch", "evictions", summed(K[j, i], (j, i))),
+        *_lost(mode),
         Quantity(
             tau,
             "tau",
@@ -222,6 +258,46 @@ def _definitions(mode: str, pool: State) -> tuple[Quantity, ...]:
             "batch time",
             duration + D_SWAP * moved if mode == "swapping" else duration,
         ),
+    )
+
+
+def _transport(transport: str) -> tuple[Quantity, ...]:
+    """Return the flux that finishes stage i in a batch.
+
+    A Markov stage lets everybody finish at rate 1 per batch (upwind): a token takes an
+    exponential time and a cohort spreads like a Poisson count. In the system a token takes one
+    batch. The second-order flux of a superbee limiter removes most of that spreading; where
+    neighbours are in proportion to their survival, in equilibrium, it is the upwind flux.
+    """
+    if transport == "upwind":
+        return (Quantity(H[j, i], "H", "requests/batch", "flux out of stage i", E[j, i]),)
+    step = Quantity(
+        delta[j, i],
+        "delta",
+        "requests",
+        "what stage i + 1 holds beyond what survives of stage i",
+        E[j, i + 1] - (1 - q[j, i]) * E[j, i],
+    )
+    before, after = delta[j, i - 1], delta[j, i]
+    slope = sp.Max(0, sp.Min(2 * before, after), sp.Min(before, 2 * after)) + sp.Min(
+        0, sp.Max(2 * before, after), sp.Max(before, 2 * after)
+    )
+    return (
+        step,
+        Quantity(
+            H[j, i], "H", "requests/batch", "flux out of stage i, limited", E[j, i] + slope / 2
+        ),
+    )
+
+
+def _lost(mode: str) -> tuple[Quantity, ...]:
+    """Return the progress that sacrifice throws away."""
+    if mode == "swapping":
+        return ()
+    tokens, work = (i - 1) * K[j, i], l[j, i] * K[j, i]
+    return (
+        Quantity(V_k, "V_k", "tokens/batch", "tokens thrown away", summed(tokens, (j, i))),
+        Quantity(V_c, "V_c", "tokens/batch", "batch tokens they cost", summed(work, (j, i))),
     )
 
 
@@ -246,7 +322,7 @@ def _flows(mode: str, pool: State) -> tuple[Flow, ...]:
             X[j, i],
             X[j, i + 1],
             advance[j, i],
-            (1 - q[j, i]) * E[j, i] / tau,
+            (1 - q[j, i]) * H[j, i] / tau,
             "executing, not the last token",
         ),
         Flow(
@@ -254,7 +330,7 @@ def _flows(mode: str, pool: State) -> tuple[Flow, ...]:
             X[j, i],
             None,
             complete[j, i],
-            q[j, i] * E[j, i] / tau,
+            q[j, i] * H[j, i] / tau,
             "executing, the last token",
         ),
         Flow(
@@ -262,7 +338,7 @@ def _flows(mode: str, pool: State) -> tuple[Flow, ...]:
             X[j, i],
             pool,
             evict[j, i],
-            v[i] * X[j, i] / tau,
+            K[j, i] / tau,
             "memory is full and growth exceeds what completions free: last in, first out",
         ),
         Flow(
@@ -277,32 +353,27 @@ def _flows(mode: str, pool: State) -> tuple[Flow, ...]:
 
 
 def _integrals(mode: str) -> tuple[Quantity, ...]:
-    def total(name: str) -> sp.Expr:
-        return next(flow.total for flow in _flows(mode, Z[j, i]) if flow.name == name)
-
     theta, executed, started, wasted = sp.symbols("theta executed first_tokens wasted")
-    names = ("admitted", "completed", "evicted")
-    flows = ("admit", "complete", "evict")
     rows = [
-        Quantity(sp.Symbol(name), name, "requests", f"requests {name} so far", total(flow))
-        for name, flow in zip(names, flows, strict=True)
+        Quantity(sp.Symbol(name), name, "requests", meaning, per_batch / tau)
+        for name, meaning, per_batch in (
+            ("admitted", "first admissions so far", a),
+            ("completed", "completions so far", C),
+            ("evicted", "evictions so far", V),
+        )
     ]
-    lost = (i - 1) * v[i] * X[j, i] / tau
     rows += [
         Quantity(theta, "theta", "batches", "iteration clock", 1 / tau),
         Quantity(
             started, "first_tokens", "requests", "passages through stage 1",
-            sp.Sum(E[j, 1], (j, 1, J)) / tau,
+            sp.Sum(H[j, 1], (j, 1, J)) / tau,
         ),
         Quantity(executed, "executed", "tokens", "tokens produced", n / tau),
     ]  # fmt: skip
     if mode == "sacrifice":
-        work = v[i] * X[j, i] * (sp.Sum(c[j, k], (k, 1, i)) - c[j, i]) / tau
+        work = sp.Symbol("wasted_work")
         rows += [
-            Quantity(wasted, "wasted", "tokens", "tokens thrown away", summed(lost, (j, i))),
-            Quantity(
-                sp.Symbol("wasted_work"), "wasted_work", "token-iterations",
-                "their cost", summed(work, (j, i)),
-            ),
-        ]  # fmt: skip
+            Quantity(wasted, "wasted", "tokens", "tokens thrown away", V_k / tau),
+            Quantity(work, "wasted_work", "token-iterations", "what they cost", V_c / tau),
+        ]
     return tuple(rows)

@@ -42,12 +42,10 @@ class Compiled:
     rates: Callable[..., tuple[tuple, tuple, tuple]]
 
 
-SUM=None
-
 @cache
-def compiled(mode: str, library: str) -> Compiled:
-    """Return the array functions of ``mode`` for ``library`` numpy or jax."""
-    model = equations(mode)
+def compiled(mode: str, transport: str, library: str) -> Compiled:
+    """Return the array functions of ``equations(mode, transport)`` for numpy or jax."""
+    model = equations(mode, transport)
     names = [item.code for item in model.parameters if item.code != "arrival_rate"]
     constants = [item.code for item in model.constants]
     state = [item.code for item in model.states]
@@ -79,13 +77,28 @@ def array_library(library: str) -> dict[str, Any]:
         import numpy as np
 
         xp: Any = np
-        cumsum = np.cumsum
+
+        def weighted_sums(x: Any, weights: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(np.sum(weight * x) for weight in weights)
+
     else:
         import jax.numpy as jnp
 
-        xp, cumsum = jnp, jnp.cumsum
+        xp = jnp
+
+        def weighted_sums(x: Any, weights: tuple[Any, ...]) -> tuple[Any, ...]:
+            # XLA on a CPU sums numbers one after the other, and rewrites a dot product of two
+            # vectors as such a sum; a matrix of several rows times a vector it does with SIMD
+            rows = [jnp.broadcast_to(weight, x.shape).ravel() for weight in weights]
+            sums = jnp.stack(rows + rows[:1] * (len(rows) == 1)).astype(x.dtype) @ x.ravel()
+            return tuple(sums[: len(rows)])
+
     chosen = SimpleNamespace(
-        sum=SUM or xp.sum, minimum=xp.minimum, maximum=xp.maximum, cumsum=lambda x: cumsum(x, axis=-1)
+        sum=xp.sum,
+        minimum=xp.minimum,
+        maximum=xp.maximum,
+        cumsum=lambda x: xp.cumsum(x, axis=-1),
+        weighted_sums=weighted_sums,
     )
 
     def from_previous(x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 from typing import Any
 
 import diffrax
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ode._compile import compiled
 from ode._eulerian_problem import EulerianProblem, March
-from ode._windows import StateVector, march_by_windows
+from ode._windows import SAVES, Layout, march_by_windows
 from serving import SolveError
 
-RELATIVE, ABSOLUTE = 1e-8, 1e-10
+RELATIVE, ABSOLUTE = 1e-6, 1e-8
 """Tolerances; the absolute one is per request that the memory holds."""
 
 MOST_STEPS = 100_000
@@ -25,17 +25,17 @@ MOST_STEPS = 100_000
 
 def march_diffrax(problem: EulerianProblem, *, max_steps: int) -> March:
     """Integrate ``problem`` with diffrax's Tsit5 and a PID controller."""
-    state = StateVector(problem)
-    rates = compiled(problem.model.equations.mode, "jax").rates
+    model = problem.model.equations
     scale = ABSOLUTE * problem.values["M"] / float(problem.values["s"])
-    advance = jax.jit(partial(_advance, state, rates, scale))
+    advance = _advance(model.mode, model.transport, Layout.of(problem))
 
     def integrate(
         times: NDArray[np.float64], arrival_rate: float, y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], int, int]:
         # one shape for every window: the last time is repeated, the surplus cut off
-        states, ok, steps = advance(_padded(times), arrival_rate, y)
-        if not bool(ok):
+        padded = np.concatenate([times, np.full(SAVES + 1 - times.size, times[-1])])
+        states, done, steps = advance(problem.values, scale, padded, arrival_rate, y)
+        if not bool(done):
             raise SolveError("eulerian_diffrax", "step_limit", f"window from t = {times[0]:g}")
         return np.array(states)[: times.size], int(steps), 6 * int(steps)
 
@@ -43,24 +43,31 @@ def march_diffrax(problem: EulerianProblem, *, max_steps: int) -> March:
         return march_by_windows(problem, "eulerian_diffrax", integrate, max_steps)
 
 
-def _advance(state: StateVector, rates: Any, scale: float, times: Any, rate: Any, y: Any) -> Any:
-    done = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, rate: state.slope(rates, jnp, rate, y)),
-        diffrax.Tsit5(),
-        t0=times[0],
-        t1=times[-1],
-        dt0=None,
-        y0=y,
-        args=rate,
-        saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(rtol=RELATIVE, atol=scale),
-        max_steps=MOST_STEPS,
-        throw=False,
-    )
-    return done.ys, done.result == diffrax.RESULTS.successful, done.stats["num_steps"]
+@cache
+def _advance(mode: str, transport: str, layout: Layout) -> Any:
+    """Return the compiled solve of one window."""
+    rates = compiled(mode, transport, "jax").rates
 
+    def slope(t: Any, y: Any, args: Any) -> Any:
+        del t
+        values, arrival_rate = args
+        return layout.slope(rates, jnp, values, arrival_rate, y)
 
-def _padded(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    from ode._windows import SAVES
+    @jax.jit
+    def advance(values: Any, scale: Any, times: Any, arrival_rate: Any, y: Any) -> Any:
+        done = diffrax.diffeqsolve(
+            diffrax.ODETerm(slope),
+            diffrax.Tsit5(),
+            t0=times[0],
+            t1=times[-1],
+            dt0=None,
+            y0=y,
+            args=(values, arrival_rate),
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=diffrax.PIDController(rtol=RELATIVE, atol=scale),
+            max_steps=MOST_STEPS,
+            throw=False,
+        )
+        return done.ys, done.result == diffrax.RESULTS.successful, done.stats["num_steps"]
 
-    return np.concatenate([times, np.full(SAVES + 1 - times.size, times[-1])])
+    return advance

@@ -14,8 +14,11 @@ from ode._compile import OUTPUTS, compiled
 from ode._eulerian_problem import EulerianProblem, March
 from serving import SolveError
 
-CHUNK = 256
+CHUNK = 128
 """Steps per call of the compiled scan."""
+
+NEARLY_FULL = 0.95
+"""Share of memory from which steps are halved."""
 
 N, m = (OUTPUTS.index(name) - len(OUTPUTS) for name in ("N", "m"))
 """Columns of RUNNING and of the evicted, from the end of a row."""
@@ -36,9 +39,10 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
     edge, rate, jump = _padded(problem)
     totals = np.zeros(1 + len(problem.model.integrals))
     totals[0] = problem.Q + jump[0]
-    carry = (0.0, 0, totals, problem.X, problem.pool)
+    carry: Any = (0.0, 0, totals, problem.X, problem.pool)
     end = np.inf if problem.drain else problem.segments.edge[-1]
-    advance = _chunk(problem.model.equations.mode)
+    model = problem.model.equations
+    advance = _chunk(model.mode, model.transport)
     chunks: list[NDArray[np.float64]] = []
     peak = 0.0
     while True:
@@ -73,42 +77,48 @@ def _padded(problem: EulerianProblem) -> tuple[NDArray[np.float64], ...]:
 
 
 @cache
-def _chunk(mode: str) -> Any:
-    return jax.jit(partial(_advance, mode))
+def _chunk(mode: str, transport: str) -> Any:
+    """Return the compiled scan of CHUNK steps."""
+    rates = compiled(mode, transport, "jax").rates
+    return jax.jit(partial(_advance, rates))
 
 
 def _advance(
-    mode: str, carry: Any, values: Any, edge: Any, rate: Any, jump: Any, step: Any, end: Any,
-) -> Any:  # fmt: skip
-    model = compiled(mode, "jax")
-
-    def slope(arrival_rate: Any, totals: Any, X: Any, pool: Any) -> Any:
-        (dQ, dX, dpool), growth, outputs = model.rates(values, arrival_rate, totals[0], X, pool)
+    rates: Any, carry: Any, values: Any, edge: Any, rate: Any, jump: Any, step: Any, end: Any
+) -> Any:
+    def slope(arrival_rate: Any, y: Any) -> Any:
+        (dQ, dX, dpool), growth, outputs = rates(values, arrival_rate, y[0][0], *y[1:])
         return (jnp.stack([dQ, *growth]), dX, dpool), outputs
 
     def one(carry: Any, _: Any) -> Any:
-        t, segment, totals, X, pool = carry
-        arrival_rate = rate[segment]
-        y = (totals, X, pool)
-        k1, outputs = slope(arrival_rate, *y)
-        next_edge = jnp.minimum(edge[segment + 1], end)
-        h = jnp.minimum(step * outputs[0], next_edge - t)
-        k2, _ = slope(arrival_rate, *_plus(y, h / 2, k1))
-        k3, _ = slope(arrival_rate, *_plus(y, h / 2, k2))
-        k4, _ = slope(arrival_rate, *_plus(y, h, k3))
-        new = tuple(
+        t, segment, *y = carry
+        k1, outputs = slope(rate[segment], y)
+        h = step * outputs[OUTPUTS.index("tau")] * _caution(values, outputs)
+        to_edge = edge[segment + 1] - t
+        landed = h >= to_edge
+        h = jnp.minimum(jnp.minimum(h, to_edge), end - t)
+        k2, _ = slope(rate[segment], _plus(y, h / 2, k1))
+        k3, _ = slope(rate[segment], _plus(y, h / 2, k2))
+        k4, _ = slope(rate[segment], _plus(y, h, k3))
+        totals, *fields = (
             u + h / 6 * (a + 2 * (b + c) + d)
             for u, a, b, c, d in zip(y, k1, k2, k3, k4, strict=True)
         )
-        landed = step * outputs[0] >= edge[segment + 1] - t
-        segment_after = segment + landed
-        t_after = jnp.where(landed, edge[segment + 1], t + h)
-        totals_after = new[0].at[0].add(jnp.where(landed, jump[segment + 1], 0.0))
-        row = jnp.concatenate([jnp.stack([t]), totals, jnp.stack(outputs)])
-        return (t_after, segment_after, totals_after, *new[1:]), row
+        row = jnp.concatenate([jnp.stack([t]), y[0], jnp.stack(outputs)])
+        t = jnp.where(landed, edge[segment + 1], t + h)
+        segment = segment + landed
+        totals = totals.at[0].add(jnp.where(landed, jump[segment], 0.0))
+        return (t, segment, totals, *fields), row
 
     return jax.lax.scan(one, carry, None, length=CHUNK)
 
 
-def _plus(y: Any, h: Any, slope: Any) -> Any:
-    return tuple(u + h * v for u, v in zip(y, slope, strict=True))
+def _caution(values: Any, outputs: Any) -> Any:
+    """Return the share of a full step to take: cohorts are cut sharply where a limit binds."""
+    tokens = outputs[OUTPUTS.index("U")]
+    binds = (tokens > values["B"]) | (tokens > NEARLY_FULL * values["M"])
+    return jnp.where(binds, 0.5, 1.0)
+
+
+def _plus(y: Any, h: Any, slope: Any) -> list[Any]:
+    return [u + h * v for u, v in zip(y, slope, strict=True)]

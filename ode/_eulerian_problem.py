@@ -126,13 +126,14 @@ def eulerian_problem(
     horizon: float,
     drain: bool,
     most_classes: int,
+    transport: str,
 ) -> EulerianProblem:
     """Return the problem of an instance under a workload; see :func:`ode.solve`."""
     if instance.mode == "sacrifice":
         classes = classes_by_length(mix, most_classes)
     else:
         classes = classes_of_mix(mix)
-    model = compiled(instance.mode, "numpy")
+    model = compiled(instance.mode, transport, "numpy")
     law = instance.batch_time
     parameters = {
         "pi": classes.share,

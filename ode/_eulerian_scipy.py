@@ -7,23 +7,23 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from ode._eulerian_problem import EulerianProblem, March
-from ode._windows import StateVector, march_by_windows
+from ode._windows import Layout, march_by_windows
 from serving import SolveError
 
-RELATIVE, ABSOLUTE = 1e-6, 1e-8
+RELATIVE, ABSOLUTE = 1e-5, 1e-7
 """Tolerances; the absolute one is per request that the memory holds."""
 
 
 def march_scipy(problem: EulerianProblem, *, max_steps: int) -> March:
     """Integrate ``problem`` with ``solve_ivp`` (Dormand-Prince 5(4))."""
-    state, rates = StateVector(problem), problem.model.rates
+    layout, rates = Layout.of(problem), problem.model.rates
     scale = ABSOLUTE * problem.values["M"] / float(problem.values["s"])
 
     def integrate(
         times: NDArray[np.float64], arrival_rate: float, y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], int, int]:
         done = solve_ivp(
-            lambda _, y: state.slope(rates, np, arrival_rate, y),
+            lambda _, y: layout.slope(rates, np, problem.values, arrival_rate, y),
             (times[0], times[-1]),
             y,
             method="RK45",

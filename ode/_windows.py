@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +34,7 @@ def march_by_windows(
     problem: EulerianProblem, method: str, integrate: Integrate, max_steps: int
 ) -> March:
     """Integrate ``problem``; raises SolveError as every back end does."""
-    segments, state = problem.segments, StateVector(problem)
+    segments, state = problem.segments, _Reporter(problem)
     y = state.initial()
     t, segment, peak = 0.0, 0, 0.0
     rows: list[NDArray[np.float64]] = []
@@ -70,37 +72,57 @@ def _saves(length: float, tau: float) -> int:
     return int(np.clip(np.ceil(length / tau), 1, SAVES)) + 1
 
 
-class StateVector:
-    """Packs Q, the integrals, X and the evicted into one vector, and reads reports off it."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where Q, the integrals, X and the evicted are in one state vector.
+
+    Parameters
+    ----------
+    totals
+        Q and the integrals come first, so many.
+    X, pool
+        Shapes of RUNNING and of the evicted.
+    """
+
+    totals: int
+    X: tuple[int, ...]
+    pool: tuple[int, ...]
+
+    @classmethod
+    def of(cls, problem: EulerianProblem) -> Layout:
+        """Return the layout of a problem."""
+        return cls(1 + len(problem.model.integrals), problem.X.shape, problem.pool.shape)
+
+    def unpacked(self, y: Any) -> tuple[Any, Any, Any]:
+        """Return Q, X and the evicted of a vector."""
+        last = self.totals + math.prod(self.X)
+        return y[0], y[self.totals : last].reshape(self.X), y[last:].reshape(self.pool)
+
+    def slope(self, rates: Any, xp: Any, values: Any, arrival_rate: Any, y: Any) -> Any:
+        """Return dy/dt by compiled ``rates`` of the array module ``xp``."""
+        (dQ, dX, dpool), growth, _ = rates(values, arrival_rate, *self.unpacked(y))
+        return xp.concatenate([xp.stack([dQ, *growth]), dX.ravel(), dpool.ravel()])
+
+
+class _Reporter:
+    """Reads rows (time, Q, integrals, outputs) off state vectors."""
 
     def __init__(self, problem: EulerianProblem) -> None:
-        self._problem = problem
-        self._totals = 1 + len(problem.model.integrals)
+        self._problem, self._layout = problem, Layout.of(problem)
         self._names = ("t", "Q", *problem.model.integrals, *OUTPUTS)
 
     def initial(self) -> NDArray[np.float64]:
         """Return the vector at time 0."""
         problem = self._problem
-        totals = np.zeros(self._totals)
+        totals = np.zeros(self._layout.totals)
         totals[0] = problem.Q + problem.segments.jump[0]
         return np.concatenate([totals, problem.X.ravel(), problem.pool.ravel()])
 
-    def unpacked(self, y: Any) -> tuple[Any, Any, Any]:
-        """Return Q, X and the evicted of a vector."""
-        problem, size = self._problem, self._problem.X.size
-        X = y[self._totals : self._totals + size].reshape(problem.X.shape)
-        return y[0], X, y[self._totals + size :].reshape(problem.pool.shape)
-
-    def slope(self, rates: Any, xp: Any, arrival_rate: Any, y: Any) -> Any:
-        """Return dy/dt by compiled ``rates`` of the array module ``xp``."""
-        (dQ, dX, dpool), growth, _ = rates(self._problem.values, arrival_rate, *self.unpacked(y))
-        return xp.concatenate([xp.stack([dQ, *growth]), dX.ravel(), dpool.ravel()])
-
     def row(self, t: float, y: NDArray[np.float64], arrival_rate: float) -> NDArray[np.float64]:
         """Return time, Q, integrals and outputs."""
-        problem = self._problem
-        *_, outputs = problem.model.rates(problem.values, arrival_rate, *self.unpacked(y))
-        return np.concatenate([[t], y[: self._totals], outputs])
+        problem, state = self._problem, self._layout.unpacked(y)
+        *_, outputs = problem.model.rates(problem.values, arrival_rate, *state)
+        return np.concatenate([[t], y[: self._layout.totals], outputs])
 
     def column(self, name: str) -> int:
         """Return the column of a row that holds ``name``."""
