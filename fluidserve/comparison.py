@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import flat, resolved_yaml
 from fluidserve.experiment import Stopwatch, write_common
+from fluidserve.people import for_people, instance_line
 from fluidserve.pictures import COMPARISON, draw, write_comparison
 from fluidserve.plots import Curve, pressure_spans
 from fluidserve.progress import replication_progress
 from fluidserve.report import write_report
-from fluidserve.results import for_people, instance_line
 
 if TYPE_CHECKING:
     from calibration import Comparison

@@ -1,4 +1,4 @@
-"""What commands say about a result: one JSON block, and the same for people."""
+"""What commands say about a result, and the tables that they write and read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluidserve.experiment import plain
-from serving import LATENCIES, DecodeNode, FluidServeError, ServingMetrics, Trajectory
+from serving import LATENCIES, FluidServeError, ServingMetrics, Trajectory
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
@@ -57,30 +56,6 @@ def summary_of(inputs: Inputs, metrics: ServingMetrics, **more: Any) -> dict[str
         "workload": inputs.describe(),
         "metrics": metrics.to_json(inputs.instance.time_unit),
     }
-
-
-def for_people(title: str, summary: Mapping[str, Any]) -> str:
-    """Return a summary as aligned lines of text under ``title``."""
-    lines = [title, "=" * len(title)]
-    for section, content in plain(summary).items():
-        if isinstance(content, dict):
-            lines += ["", section]
-            width = max((len(key) for key in content), default=0)
-            lines += [f"  {key:<{width}}  {number(value)}" for key, value in content.items()]
-        else:
-            lines.append(f"{section}: {number(content)}")
-    return "\n".join(lines) + "\n"
-
-
-def number(value: Any) -> str:
-    """Return a value with as many digits as one reads."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return ", ".join(map(str, value)) or "-" if isinstance(value, list | tuple) else str(value)
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
@@ -138,9 +113,3 @@ def _typed(values: Sequence[str]) -> Any:
         return np.array(values, dtype=float)
     except ValueError:
         return np.array(values)
-
-
-def instance_line(instance: DecodeNode) -> str:
-    """Return an instance in one line, for titles."""
-    budget = "unlimited" if instance.B is None else f"{instance.B:,}"
-    return f"{instance.mode}, M_total {instance.M_total:,}, B {budget}"

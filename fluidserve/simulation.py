@@ -10,8 +10,9 @@ from fluidserve.config import resolved_yaml
 from fluidserve.experiment import Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_config_of, load_inputs
 from fluidserve.options import WORKLOAD_KEYS
+from fluidserve.people import for_people, instance_line
 from fluidserve.progress import ProgressLine
-from fluidserve.results import for_people, instance_line, parse_goodput, summary_of
+from fluidserve.results import parse_goodput, summary_of
 from fluidserve.settings import D_1, SETTINGS
 from serving import ConfigError, FluidServeError
 

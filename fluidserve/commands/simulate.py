@@ -29,15 +29,9 @@ def command(goodput: tuple[str, ...], **params: Any) -> None:
     from a time on: a load change studied from a saved state.
     """
     from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.inputs import load_config_of
     from fluidserve.simulation import simulate_into
 
-    with experiment_folder(_folder(params)) as (folder, final):
+    with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params, goodput)
     emit(result | {"output_dir": str(final)})
-
-
-def _folder(params: dict[str, Any]) -> str | None:
-    """Return the experiment folder that flags or configuration name."""
-    from fluidserve.inputs import load_config_of
-
-    return load_config_of(params).output_dir

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fluidserve.people import number
 from fluidserve.report._page import cards, heading, page, paragraph, picture, table
-from fluidserve.results import number
 from serving import NRMSE_OUTPUTS
 
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}

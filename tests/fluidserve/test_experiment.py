@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fluidserve.experiment import experiment_folder, plain, to_json
-from fluidserve.results import number, parse_goodput, read_trajectory, write_trajectory
+from fluidserve.people import number
+from fluidserve.results import parse_goodput, read_trajectory, write_trajectory
 from serving import FileAccessError, FluidServeError, Trajectory
 
 
