@@ -42,6 +42,7 @@ tbody tr:hover { background: var(--wash); }
 caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: 13.5px;
   padding-top: 8px; white-space: normal; }
 small { color: var(--soft); }
+td small { display: inline-block; min-width: 4.2em; }
 .columns { display: grid; gap: 0 36px;
   grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); }
 h3 { font-size: 15px; margin: 18px 0 0; }
@@ -97,24 +98,25 @@ def picture(path: Path, alt: str, caption: str) -> str:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", *, plain: bool = False
 ) -> str:
-    """Return a table; a cell with a newline shows its second line small.
+    """Return a table; what follows a newline in a cell is small.
 
     Parameters
     ----------
     plain
         Leave out the head.
     """
-    top = (
-        "" if plain else f"<thead><tr>{''.join(f'<th>{_cell(c)}</th>' for c in head)}</tr></thead>"
+    cells = "".join(f"<th>{_cell(each, '<br>')}</th>" for each in head)
+    top = "" if plain else f"<thead><tr>{cells}</tr></thead>"
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_cell(c, ' ')}</td>" for c in row) + "</tr>" for row in rows
     )
-    body = "".join("<tr>" + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows)
     words = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{words}{top}<tbody>{body}</tbody></table></div>'
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, between: str) -> str:
     first, _, rest = text.partition("\n")
-    return escape(first) + (f"<br><small>{escape(rest)}</small>" if rest else "")
+    return escape(first) + (f"{between}<small>{escape(rest)}</small>" if rest else "")
 
 
 def heading(text: str) -> str:
