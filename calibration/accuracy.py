@@ -166,9 +166,9 @@ def score(
     """
     at = NRMSE_OUTPUTS.index("in_system")
 
-    def enough(count: int, mean: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
-        floor = np.sqrt(np.mean(sd[at] ** 2) / count) / mean[at].mean()
-        return bool(floor <= noise_floor)
+    def wanted(mean: NDArray[np.float64], sd: NDArray[np.float64]) -> float:
+        single_run_noise = np.sqrt(np.mean(sd[at] ** 2)) / mean[at].mean()
+        return float((single_run_noise / noise_floor) ** 2)
 
     comparison = compare(
         case.source,
@@ -178,7 +178,7 @@ def score(
         horizon=case.horizon,
         metrics=False,
         outputs=NRMSE_OUTPUTS,
-        enough=enough,
+        wanted=wanted,
         **options,
     )
     mean = comparison.discrete.mean.outputs["completed"]

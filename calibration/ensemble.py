@@ -34,6 +34,9 @@ WORTH_A_POOL = 1.5
 MOST_FOR_BANDS = 512
 """Replications that are kept whole for the bands; with more, the first so many."""
 
+FIRST_LOOK = 16
+"""Replications before it is asked how many are wanted."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -104,7 +107,7 @@ def run_ensemble(
     points: int = GRID_POINTS,
     drain: bool = True,
     goodput: Mapping[str, float] | None = None,
-    enough: Callable[[int, NDArray[np.float64], NDArray[np.float64]], bool] | None = None,
+    wanted: Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None = None,
     progress: Progress | None = None,
 ) -> Ensemble:
     """Run replications of the discrete engine; the result does not depend on ``workers``.
@@ -117,7 +120,7 @@ def run_ensemble(
     instance
         The node.
     replications
-        How many, or the most where ``enough`` is given.
+        How many, or the most where ``wanted`` is given.
     num_requests, horizon
         How far to draw from a workload: exactly one of them. With ``num_requests`` the first
         replication has so many, and its last arrival is the horizon of all.
@@ -133,9 +136,9 @@ def run_ensemble(
         Run replications to the end, for their latencies; otherwise to the horizon.
     goodput
         Thresholds by latency name [time].
-    enough
-        Called with the number of replications, their mean and their standard deviation, shape
-        (O, G), whenever that number is a power of two from 16 on; true ends the ensemble.
+    wanted
+        From mean and standard deviation so far, shape (O, G) each, how many replications it
+        takes; asked after 16 of them and then whenever there are as many as it said.
     progress
         Called with the replications done and to do.
 
@@ -160,16 +163,16 @@ def run_ensemble(
         workers = default_workers() if seconds * replications > WORTH_A_POOL else 1
     gathered = _Gathering(experiment, keep=min(replications, MOST_FOR_BANDS))
     gathered.add(reduced(run, experiment))
-    checked = replications if enough is None else 16
-    while gathered.count < replications:
-        stop = min(replications, max(checked, gathered.count + 1))
-        for each in replicates(experiment, gathered.count, stop, workers):
+    target = replications if wanted is None else min(replications, FIRST_LOOK)
+    while gathered.count < target:
+        for each in replicates(experiment, gathered.count, target, workers):
             gathered.add(each)
             if progress is not None:
                 progress(gathered.count, replications)
-        if enough is not None and enough(gathered.count, gathered.mean, gathered.sd):
-            break
-        checked *= 2
+        if wanted is not None:
+            # A little more than it says, the spread being an estimate; never four times as many.
+            more = min(1.05 * wanted(gathered.mean, gathered.sd), 4 * gathered.count)
+            target = min(replications, max(target, int(more)))
     return gathered.ensemble(run, seconds)
 
 

@@ -134,20 +134,20 @@ def test_one_replication_has_no_spread_to_speak_of():
     assert (ensemble.low.outputs["waiting"] == ensemble.mean.outputs["waiting"]).all()
 
 
-def test_enough_ends_the_ensemble_at_a_power_of_two():
+def test_replications_go_on_until_as_many_as_are_wanted():
     seen = []
 
-    def enough(count, mean, sd):
-        seen.append((count, mean.shape, np.isfinite(sd).all()))
-        return count >= 64
+    def wanted(mean, sd):
+        seen.append((mean.shape, np.isfinite(sd).all()))
+        return [1000.0, 100.0, 100.0][len(seen) - 1]
 
-    ensemble = run_ensemble(
-        WORKLOAD, NODE, num_requests=20, replications=500, outputs=("in_system",), points=10,
-        drain=False, enough=enough,
-    )  # fmt: skip
-    assert ensemble.replications == 64 and ensemble.metrics is None
-    assert [count for count, *_ in seen] == [16, 32, 64]
-    assert seen[0][1:] == ((1, 10), True)
+    options = {"num_requests": 20, "outputs": ("in_system",), "points": 10, "drain": False}
+    ensemble = run_ensemble(WORKLOAD, NODE, replications=500, wanted=wanted, **options)
+    # 16, then no more than four times as many, then the hundred and a little.
+    assert ensemble.replications == 105 and len(seen) == 3
+    assert ensemble.metrics is None and seen[0] == ((1, 10), True)
+    most = run_ensemble(WORKLOAD, NODE, replications=40, wanted=lambda *_: 1e9, **options)
+    assert most.replications == 40
 
 
 def test_progress_counts_replications():
