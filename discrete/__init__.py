@@ -1,4 +1,10 @@
-"""Batch simulator: engines that decide what a real scheduler would, and records of it."""
+"""Batch simulator: engines that decide what a real scheduler would, and records of it.
+
+An engine (``ENGINES`` by the name in the instance specification) has ``requests``, ``instance``,
+``time``, ``batch``, ``finished`` and ``progress``; ``advance`` moves it by batches or to a time,
+``inject`` changes who comes, ``run`` returns what happened so far. Between calls it is at rest and
+can be saved.
+"""
 
 from discrete._decode_node import DecodeNodeEngine, Progress
 from discrete._layout import Stop

@@ -120,7 +120,7 @@ class Run:
             self._need("batches", self.record_batches)
             time = np.asarray(t, float)
             knots, values = self._log.steps()
-            k = np.searchsorted(knots, time, side="right") - 1
+            k = np.maximum(np.searchsorted(knots, time, side="right") - 1, 0)
             held = {name: value[k] for name, value in values.items()}
         arrived = np.searchsorted(self._arrived_times(), time, side="right")
         in_system = arrived - held["completed"]

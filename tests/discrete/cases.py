@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from serving import BatchTimeLaw, DecodeNode, RequestTable
 
 POLICY_FILE = Path(__file__).parent / "policies.py"
-USER_QUEUES = [f"{POLICY_FILE}:short_prompts_age", f"{POLICY_FILE}:undecided"]
+USER_QUEUES = [
+    f"{POLICY_FILE}:{name}" for name in ("short_prompts_age", "highest_response_ratio", "undecided")
+]
 USER_VICTIMS = [f"{POLICY_FILE}:least_progress", f"{POLICY_FILE}:undecided"]
 QUEUES = ["FCFS", "priority", "SJF", *USER_QUEUES]
 VICTIMS = ["LIFO", "FIFO", "LRU", "random", *USER_VICTIMS]

@@ -8,6 +8,13 @@ def short_prompts_age(
     return prefill_length - 0.5 * (now - arrival_time) - 3 * evictions
 
 
+def highest_response_ratio(
+    now, arrival_time, priority, prefill_length, decode_length, decoded, evictions, idle_batches
+):
+    """Admit who has waited longest for its size: the order changes with nothing but time."""
+    return -(now - arrival_time) / (decode_length + prefill_length)
+
+
 def least_progress(
     now, arrival_time, priority, prefill_length, decode_length, decoded, evictions, idle_batches
 ):

@@ -14,7 +14,7 @@ import discrete
 from discrete import _policies
 from discrete._compile import compiled
 from discrete._random import draw_integer, pcg64_at, pcg64_state
-from serving import ConfigError, DecodeNode, RequestTable
+from serving import BatchTimeLaw, ConfigError, DecodeNode, RequestTable
 
 ARGUMENTS = ", ".join(_policies.PARAMETERS)
 
@@ -68,6 +68,19 @@ def test_a_queue_policy_sees_the_length_that_the_scheduler_believes(tmp_path):
     believed = discrete.simulate(table, DecodeNode(**node, length_source="predicted")).requests
     assert np.argsort(oracle["completion_time"]).tolist() == [2, 1, 0]
     assert np.argsort(believed["completion_time"]).tolist() == [0, 1, 2]
+
+
+def test_an_order_that_changes_with_time_is_looked_up_at_every_boundary():
+    """Batches end at 1, 2, ...: at 1 the large one is ahead and does not fit, at 2 it is not."""
+    policies = Path(__file__).parent / "policies.py"
+    table = RequestTable.validated([0.0, 0.5, 1.0], [10, 15, 1], [10, 5, 1])
+    node = DecodeNode(
+        batch_time=BatchTimeLaw.per_token(1.0, 0.0),
+        M_total=25,
+        queue_policy=f"{policies}:highest_response_ratio",
+    )
+    run = discrete.simulate(table, node)
+    assert run.requests["first_enter_running_time"].tolist() == [0.0, 10.0, 2.0]
 
 
 @pytest.mark.parametrize("key", ["queue_policy", "victim_policy"])

@@ -124,7 +124,9 @@ def test_trajectories_agree(case):
 
 def test_trajectory_counts_arrivals_during_a_batch():
     table = RequestTable.validated([0.0, 0.25, 0.5], [10, 10, 10], [1, 1, 1])
-    trajectory = discrete.simulate(table, DecodeNode()).trajectory()
+    run = discrete.simulate(table, DecodeNode())
+    assert run.trajectory([-1.0, 0.6]).outputs["waiting"].tolist() == [0, 2]
+    trajectory = run.trajectory()
     t = np.array([0.0, 0.2, 0.25, 0.6, 1.0109, 1.0111, 2.0, 2.0331, 99.0])
     assert trajectory("waiting", t).tolist() == [0, 0, 1, 2, 2, 0, 0, 0, 0]
     assert trajectory("running", t).tolist() == [1, 1, 1, 1, 1, 2, 2, 0, 0]
