@@ -95,7 +95,7 @@ def figures(repeat: int = 15, seed: int = 1) -> dict[str, Any]:
         "normal_load_0.5_B_none": best(unlimited, free, 4 * repeat, **fast),
     }
     engine = out["normal_load_0.95_B_2000"]
-    plain = reference_seconds(table, busy, 2)
+    plain = reference_seconds(table, busy, 5)
     out["reference"] = {
         "requests_per_second": len(table) / plain,
         "seconds": plain,
