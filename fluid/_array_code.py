@@ -68,7 +68,7 @@ class ArrayPrinter(PythonCodePrinter):
         if upper == i:  # sum up to the stage, over a dummy index
             (dummy,) = summed
             inner = self._print(expr.function.subs(dummy, i))
-            return f"xp.cumsum({inner})"
+            return f"xp.cumsum({inner}, axis=-1)"
         frame = tuple(index for index in (j, i) if index in summed or index in self._frame)
         inner = self.code(expr.function, frame)
         axes = [frame.index(index) for index in summed]
@@ -153,12 +153,15 @@ def _weighted_sums(printer: ArrayPrinter, variable: sp.Indexed, group: tuple[Qua
     return f"{names}, = xp.weighted_sums({printer.code(variable, frame)}, ({weights},))"
 
 
-def rate_statements(equations: Equations) -> list[str]:
-    """Return ``name = expression`` for definitions, flows, derivatives and integrals, in order."""
+def rate_statements(equations: Equations, *, grouped: bool = True) -> list[str]:
+    """Return ``name = expression`` for definitions, flows, derivatives and integrals, in order.
+
+    ``grouped`` writes neighbouring sums of one array as ``xp.weighted_sums(array, weights)``.
+    """
     printer = ArrayPrinter(names_of(equations))
     lines = []
     for variable, group in groupby(equations.definitions, key=_summed_variable):
-        if variable is None:
+        if variable is None or not grouped:
             lines += [
                 f"{item.code} = {printer.code(item.expression, frame_of(item.symbol))}"
                 for item in group

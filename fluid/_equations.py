@@ -40,7 +40,7 @@ PI, q, p = sp.IndexedBase("pi"), sp.IndexedBase("q"), sp.IndexedBase("p")
 c, f, T, O, e, E, v, H = (sp.IndexedBase(name) for name in "cfTOeEvH")  # noqa: E741
 delta = sp.IndexedBase("delta")
 s, N, U, b, n, phi, psi, z, m, w, a, tau = sp.symbols("s N U b n phi psi z m w a tau")
-G, C, V, V_k, V_c = sp.symbols("G C V V_k V_c")
+G, C, V, V_1, V_k, V_c, n_1 = sp.symbols("G C V V_1 V_k V_c n_1")
 K, l = sp.IndexedBase("K"), sp.IndexedBase("l")  # noqa: E741
 
 
@@ -160,7 +160,7 @@ def equations(mode: str = "swapping", transport: str = "superbee") -> Equations:
         mode=mode,
         transport=transport,
         parameters=PARAMETERS,
-        constants=CONSTANTS,
+        constants=tuple(x for x in CONSTANTS if mode == "sacrifice" or x.code != "l"),
         states=_states(mode),
         definitions=_definitions(mode, pool, transport),
         flows=_flows(mode, pool),
@@ -209,6 +209,9 @@ def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]
         *_transport(transport),
         Quantity(b, "b", "tokens", "batch tokens", sp.Min(B, U)),
         Quantity(n, "n", "requests", "batch size", summed(E[j, i], (j, i))),
+        Quantity(
+            n_1, "n_1", "requests", "executing their first token", sp.Sum(E[j, 1], (j, 1, J))
+        ),
         Quantity(G, "G", "tokens/batch", "freed less grown", summed(f[j, i] * H[j, i], (j, i))),
         Quantity(C, "C", "requests/batch", "completions", summed(q[j, i] * H[j, i], (j, i))),
         Quantity(
@@ -250,6 +253,9 @@ def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]
         ),
         Quantity(K[j, i], "K", "requests/batch", "evicted from stage i", v[i] * X[j, i]),
         Quantity(V, "V", "requests/batch", "evictions", summed(K[j, i], (j, i))),
+        Quantity(
+            V_1, "V_1", "requests/batch", "evictions before a token", sp.Sum(K[j, 1], (j, 1, J))
+        ),
         *_lost(mode),
         Quantity(
             tau,
@@ -360,6 +366,7 @@ def _integrals(mode: str) -> tuple[Quantity, ...]:
             ("admitted", "first admissions so far", a),
             ("completed", "completions so far", C),
             ("evicted", "evictions so far", V),
+            ("evicted_fresh", "of these, before their first token", V_1),
         )
     ]
     rows += [

@@ -11,9 +11,9 @@ from typing import Any
 from fluid._array_code import constant_statements, rate_statements
 from fluid._equations import Equations, equations
 
-OUTPUTS = ("tau", "b", "n", "N", "U", "m")
+OUTPUTS = ("tau", "b", "n", "n_1", "N", "U", "m")
 """Definitions that a solution reports, by code name: batch time, batch tokens, batch size,
-RUNNING, memory with reservations, evicted requests."""
+those executing their first token, RUNNING, memory with reservations, evicted requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def array_library(library: str) -> dict[str, Any]:
         sum=xp.sum,
         minimum=xp.minimum,
         maximum=xp.maximum,
-        cumsum=lambda x: xp.cumsum(x, axis=-1),
+        cumsum=xp.cumsum,
         weighted_sums=weighted_sums,
     )
 

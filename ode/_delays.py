@@ -2,7 +2,9 @@
 
 With A arrivals and K requests that have begun to execute, both cumulative, the request that
 arrives at t begins at ``inf{u: K(u) >= A(t)}``; it produces its first token one batch later and
-its last when the iteration clock ``theta = int dt / tau`` has advanced by D.
+its last when its clock has advanced by D. That clock is the iteration clock ``int dt / tau``
+while everybody who has begun executes; where the batch budget or evictions hold some of them up,
+or sacrifice takes progress away, it is the mean net progress of those who have begun.
 
 The boundary rate makes everybody wait tau / 2 for a boundary; the residual of a batch that
 arrivals cut uniformly is spread over (0, tau) around that mean.
@@ -13,79 +15,114 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ode._eulerian_problem import March
-from ode.initial_state import InitialState
+from ode._eulerian_problem import EulerianProblem, March
 from serving import LatencySamples, RateProfile, RequestMix
 
 MOST_ARRIVALS = 1024
-"""Arrival times that are followed, each with the same share of the flow."""
+"""Arrivals that are followed, each with the same share of the flow."""
 
-RESIDUALS = (np.arange(4) + 0.5) / 4
-"""Where in the batch under way an arrival falls: middles of equal parts."""
+RESIDUALS = 4
+"""Places in the batch under way at which each arrival falls, equally spaced; successive arrivals
+are shifted by the golden ratio so that together they fill the batch evenly."""
 
-LENGTHS = 24
-"""Decode lengths that are followed, each with the same share of the mix."""
+GOLDEN = 0.5 * (5**0.5 - 1)
+
+MOST_LENGTHS = 24
+"""Decode lengths that are followed, each with a similar share of the mix."""
 
 
 def delay_samples(
+    problem: EulerianProblem,
     done: March,
     profile: RateProfile,
     mix: RequestMix,
-    initial: InitialState,
     horizon: float,
 ) -> LatencySamples:
-    """Return latencies of the flow, weighted by mass; arrivals that did not begin are absent."""
-    del initial
-    total = float(profile.count(horizon))
+    """Return latencies of the flow, weighted by mass.
+
+    Requests of the initial state other than WAITING are not followed; its WAITING arrives at 0.
+    """
+    present = problem.Q
+    total = present + float(profile.count(horizon))
     count = (np.arange(MOST_ARRIVALS) + 0.5) / MOST_ARRIVALS * total
-    arrival = _inverse(profile.time, profile.cumulative, count)
-    tau = np.interp(arrival, done.time, done["tau"])
-    begun = (
-        done["first_tokens"] + done["n_first"] if "n_first" in done.columns else done["admitted"]
-    )
-    admit = _inverse(done.time, np.maximum.accumulate(done["admitted"]), count)
-    start = _inverse(done.time, np.maximum.accumulate(begun), count)
-    spread = (RESIDUALS[:, None] - 0.5) * tau
-    admit, start = np.maximum(admit + spread, arrival), np.maximum(start + spread, arrival)
-    theta = done["theta"]
-    at_start = np.interp(start, done.time, theta)
-    first = _time_at(done, at_start + 1)
+    arrival = _inverse(profile.time, profile.cumulative, count - present)
+    shift = np.arange(MOST_ARRIVALS) * GOLDEN % 1.0
+    residual = (np.arange(RESIDUALS)[:, None] + shift) / RESIDUALS
+    half_spread = (residual - 0.5) * np.interp(arrival, done.time, done["tau"])
+    admit = np.maximum(_inverse(done.time, done["admitted"], count) + half_spread, arrival)
+    start = _inverse(done.time, _begun(problem, done), count)
+    start = np.maximum(start + half_spread, arrival)
+    clock = _clock(problem, done)
+    at_start = np.interp(start, done.time, clock)
+    first = _time_at(done, clock, at_start + 1)
     length, share = _lengths(mix)
-    finish = _time_at(done, at_start[..., None] + length)
-    ttft = first - arrival
-    shape = finish.shape
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tpot = np.where(length > 1, (finish - first[..., None]) / (length - 1), np.nan)
-    weight = total / MOST_ARRIVALS / RESIDUALS.size * share
+    finish = _time_at(done, clock, at_start[..., None] + length)
+    tpot = (finish - first[..., None]) / np.where(length > 1, length - 1, np.nan)
+    each = np.ones_like(finish)
     return LatencySamples(
-        queue_delay=np.broadcast_to((admit - arrival)[..., None], shape).ravel(),
-        ttft=np.broadcast_to(ttft[..., None], shape).ravel(),
+        queue_delay=((admit - arrival)[..., None] * each).ravel(),
+        ttft=((first - arrival)[..., None] * each).ravel(),
         tpot=tpot.ravel(),
         e2el=(finish - arrival[:, None]).ravel(),
-        weight=np.broadcast_to(weight, shape).ravel(),
+        weight=(total / MOST_ARRIVALS / RESIDUALS * share * each).ravel(),
         itl=0.5 * (done["tau"][1:] + done["tau"][:-1]),
         itl_weight=np.diff(done["executed"]),
     )
 
 
+def _begun(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
+    """Return how many fresh requests have begun to execute, non-decreasing.
+
+    Passages through stage 1, less those of requests that had begun before: sacrificed with
+    progress and back again, or in the initial state.
+    """
+    before = problem.X[:, 0].sum()
+    passed = done["first_tokens"] + done["n_1"]
+    if done.swapping:
+        before += problem.pool[:, 0].sum()
+    else:
+        before += problem.pool.sum()
+        restarts = done["evicted"] - done["evicted_fresh"]
+        share = np.divide(restarts, done["evicted"], out=np.zeros_like(restarts),
+                          where=done["evicted"] > 0)  # fmt: skip
+        passed = passed - restarts + share * done["m"]
+    return np.maximum.accumulate(np.maximum(passed - before, 0.0))
+
+
+def _clock(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
+    """Return the progress [tokens] of a request that has begun, cumulative over time."""
+    undisturbed = done["evicted"][-1] <= 1e-9 * done["completed"][-1]
+    if undisturbed and np.allclose(done["n"], done["N"], rtol=1e-9, atol=1e-12):
+        return done["theta"]
+    inside = problem.X[:, 1:].sum() + problem.X[:, 0].sum() + problem.pool.sum()
+    active = _begun(problem, done) + inside - done["completed"]
+    progress = done["executed"] - (0.0 if done.swapping else done["wasted"])
+    batches = np.diff(done["theta"])
+    mean_active = np.maximum(0.5 * (active[1:] + active[:-1]), 1e-300)
+    rate = np.clip(np.diff(progress) / mean_active, 0.0, batches)
+    return np.append(0.0, np.cumsum(rate))
+
+
 def _lengths(mix: RequestMix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return at most LENGTHS decode lengths and their shares."""
+    """Return at most MOST_LENGTHS decode lengths and their shares."""
     values, which = np.unique(mix.decode, return_inverse=True)
     mass = np.bincount(which, weights=mix.probability)
-    if values.size <= LENGTHS:
+    if values.size <= MOST_LENGTHS:
         return values.astype(float), mass
     middle = np.cumsum(mass) - 0.5 * mass
-    group = np.minimum((middle * LENGTHS).astype(int), LENGTHS - 1)
-    share = np.bincount(group, weights=mass, minlength=LENGTHS)
-    mean = np.bincount(group, weights=mass * values, minlength=LENGTHS)
+    group = np.minimum((middle * MOST_LENGTHS).astype(int), MOST_LENGTHS - 1)
+    share = np.bincount(group, weights=mass, minlength=MOST_LENGTHS)
+    mean = np.bincount(group, weights=mass * values, minlength=MOST_LENGTHS)
     kept = share > 0
     return mean[kept] / share[kept], share[kept]
 
 
-def _time_at(done: March, theta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return when the iteration clock reads ``theta``; past its end at the last batch time."""
-    beyond = np.maximum(theta - done["theta"][-1], 0.0) * done["tau"][-1]
-    return np.interp(theta, done["theta"], done.time) + beyond
+def _time_at(
+    done: March, clock: NDArray[np.float64], reading: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return when a clock shows ``reading``; beyond its end batches go on as the last one."""
+    beyond = np.maximum(reading - clock[-1], 0.0) * done["tau"][-1]
+    return np.interp(reading, clock, done.time) + beyond
 
 
 def _inverse(

@@ -61,7 +61,7 @@ def solve_eulerian(
         stats=done.stats,
         labels=labels,
         totals=_totals(problem, done),
-        latencies=lambda: delay_samples(done, profile, mix, initial, horizon),
+        latencies=lambda: delay_samples(problem, done, profile, mix, horizon),
     )
 
 
