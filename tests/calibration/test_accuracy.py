@@ -81,13 +81,20 @@ def test_score_reaches_the_noise_floor_that_is_asked_for():
     assert row["methods"]["lagrangian"]["nrmse"]["in_system"] < 0.025 + 2 * floor
 
 
+# What is left of an overload's noise is spread over a third of the horizon, hence all of one sign.
+NOISE = {("step", False): 0.0015}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unlimited", [False, True])
 @pytest.mark.parametrize("profile", LOADS)
-def test_iteration_clock_is_within_half_a_percent_at_n_100(profile, unlimited):
-    found = score(load_case(profile, 100, unlimited=unlimited)).comparison
-    assert found.noise_floor["in_system"] <= 0.0025
+def test_both_clocks_are_close_at_n_100(profile, unlimited):
+    case = load_case(profile, 100, unlimited=unlimited)
+    floor = NOISE.get((profile, unlimited), 0.0025)
+    found = score(case, noise_floor=floor, methods=("lagrangian", "eulerian_jax")).comparison
+    assert found.noise_floor["in_system"] <= floor
     assert found.methods["lagrangian"].nrmse["in_system"] <= 0.005
+    assert found.methods["eulerian_jax"].nrmse["in_system"] <= 0.02
 
 
 @pytest.mark.slow
