@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from discrete._compile import compiled
 from discrete._layout import NOBODY, Kind, Place, Queue, Victim
 from discrete._memory import arrival_time, history, request, write_arrival
 from discrete._running import enter_running, log
@@ -14,6 +13,7 @@ from discrete._waiting import (
     rank_by_user,
     waiting_count,
 )
+from serving.compilation import compiled
 
 ARRIVE, ADMIT, SWAP_IN = int(Kind.ARRIVE), int(Kind.ADMIT), int(Kind.SWAP_IN)
 USUAL, FCFS, USER, LIFO = int(Place.USUAL), int(Queue.FCFS), int(Queue.USER), int(Victim.LIFO)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from discrete._compile import compiled
 from discrete._layout import NOBODY, Kind, Place, Victim
 from discrete._memory import arrival_time, history, request
 from discrete._policies import user_key
 from discrete._random import draw_integer, pcg64_at
 from discrete._running import first_idle, leave_prefix, log, unlink
 from discrete._waiting import enter_swapped, return_to_waiting
+from serving.compilation import compiled
 
 LIFO, FIFO, LRU, RANDOM = (int(v) for v in (Victim.LIFO, Victim.FIFO, Victim.LRU, Victim.RANDOM))
 SWAP_OUT, SACRIFICE = int(Kind.SWAP_OUT), int(Kind.SACRIFICE)

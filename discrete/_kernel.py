@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 from discrete._admit import admit, join_waiting, swap_in
-from discrete._compile import compiled
 from discrete._evict import relieve_pressure
 from discrete._layout import NOBODY, UNLIMITED, Queue, Stop
 from discrete._memory import (
@@ -22,6 +21,7 @@ from discrete._memory import (
 )
 from discrete._running import complete, fit_prefix
 from discrete._waiting import waiting_count
+from serving.compilation import compiled
 
 USER = int(Queue.USER)
 FINISHED, UNTIL, BATCHES, PAUSE, SINK_FULL = (

@@ -7,8 +7,6 @@ Times are float64 [time], tokens and counts int64. -1 is "no request" in every l
 from __future__ import annotations
 
 from enum import IntEnum
-from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
@@ -49,20 +47,8 @@ ADDRESSES = _dtype(
 """Where the tables lie, and their sizes (the ring's is a power of two, ``ring_mask`` + 1)."""
 
 
-def _source_digest() -> str:
-    """Return a digest of this room's source."""
-    digest = blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-STATE = np.dtype(
-    [*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr, (f"source_{_source_digest()}", np.int64)]
-)
-"""The one argument of every compiled function. Numba caches a function until its own file changes,
-not the files of what it calls; the digest makes the types, hence the cached code, of another
-version of this room strangers."""
+STATE = np.dtype([*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr])
+"""The one argument of every compiled function."""
 
 REQUEST = _dtype(
     "first_enter first_token completion",

@@ -14,7 +14,7 @@ from numba import from_dtype, types
 from numba.extending import intrinsic
 
 from discrete import _layout as layout
-from discrete._compile import compiled
+from serving.compilation import compiled
 
 REAL = np.dtype([("value", np.float64)])
 INDEX = np.dtype([("value", np.int64)])

@@ -25,9 +25,9 @@ from numba import cfunc, types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
-from discrete._compile import compiled
 from discrete._memory import arrival_time, history, request
 from serving import ConfigError
+from serving.compilation import compiled
 
 PARAMETERS = (
     "now",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from discrete._compile import compiled
 from discrete._memory import record_at
+from serving.compilation import compiled
 
 LOW_32 = np.uint64(0xFFFFFFFF)
 MULTIPLIER_HIGH = np.uint64(2549297995355413924)

@@ -7,9 +7,9 @@ to a bucket, and members enter the prefix in RUNNING order, so a bucket is in RU
 
 from __future__ import annotations
 
-from discrete._compile import compiled
 from discrete._layout import NOBODY, Kind
 from discrete._memory import event_row, history, request, ring_slot, span_row
+from serving.compilation import compiled
 
 COMPLETE = int(Kind.COMPLETE)
 

@@ -7,10 +7,10 @@ the clock, so its requests are kept in a plain list and selected anew.
 
 from __future__ import annotations
 
-from discrete._compile import compiled
 from discrete._layout import NOBODY, Queue
 from discrete._memory import history, request, user_key_slot, waiting_slot
 from discrete._policies import user_key
+from serving.compilation import compiled
 
 FCFS, USER = int(Queue.FCFS), int(Queue.USER)
 

@@ -12,9 +12,9 @@ import pytest
 
 import discrete
 from discrete import _policies
-from discrete._compile import compiled
 from discrete._random import draw_integer, pcg64_at, pcg64_state
 from serving import BatchTimeLaw, ConfigError, DecodeNode, RequestTable
+from serving.compilation import compiled
 
 ARGUMENTS = ", ".join(_policies.PARAMETERS)
 
