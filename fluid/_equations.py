@@ -40,7 +40,7 @@ PI, q, p = sp.IndexedBase("pi"), sp.IndexedBase("q"), sp.IndexedBase("p")
 c, f, T, O, e, E, v, H = (sp.IndexedBase(name) for name in "cfTOeEvH")  # noqa: E741
 delta = sp.IndexedBase("delta")
 s, N, U, b, n, phi, psi, z, m, w, a, tau = sp.symbols("s N U b n phi psi z m w a tau")
-G, C, V, V_1, V_k, V_c, n_1 = sp.symbols("G C V V_1 V_k V_c n_1")
+G, C, V, V_1, V_k, V_c, n_1, h = sp.symbols("G C V V_1 V_k V_c n_1 h")
 K, l = sp.IndexedBase("K"), sp.IndexedBase("l")  # noqa: E741
 
 
@@ -209,9 +209,8 @@ def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]
         *_transport(transport),
         Quantity(b, "b", "tokens", "batch tokens", sp.Min(B, U)),
         Quantity(n, "n", "requests", "batch size", summed(E[j, i], (j, i))),
-        Quantity(
-            n_1, "n_1", "requests", "executing their first token", sp.Sum(E[j, 1], (j, 1, J))
-        ),
+        Quantity(n_1, "n_1", "requests", "executing their first token", sp.Sum(E[j, 1], (j, 1, J))),
+        Quantity(h, "h", "tokens/batch", "tokens produced", summed(H[j, i], (j, i))),
         Quantity(G, "G", "tokens/batch", "freed less grown", summed(f[j, i] * H[j, i], (j, i))),
         Quantity(C, "C", "requests/batch", "completions", summed(q[j, i] * H[j, i], (j, i))),
         Quantity(
@@ -242,7 +241,7 @@ def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]
             "a",
             "requests/batch",
             "admission: the room that is left",
-            sp.Max(0, sp.Min(BETA * Q, (phi - w * z) / s, (psi - w * (z - m)) / (s - 1))),
+            sp.Min(BETA * Q, sp.Max(0, sp.Min((phi - w * z) / s, (psi - w * (z - m)) / (s - 1)))),
         ),
         Quantity(
             v[i],
@@ -375,7 +374,7 @@ def _integrals(mode: str) -> tuple[Quantity, ...]:
             started, "first_tokens", "requests", "passages through stage 1",
             sp.Sum(H[j, 1], (j, 1, J)) / tau,
         ),
-        Quantity(executed, "executed", "tokens", "tokens produced", n / tau),
+        Quantity(executed, "executed", "tokens", "tokens produced", h / tau),
     ]  # fmt: skip
     if mode == "sacrifice":
         work = sp.Symbol("wasted_work")

@@ -43,6 +43,8 @@ def march_by_windows(
         last = segment >= segments.rate.size
         arrival_rate = 0.0 if last else float(segments.rate[segment])
         tau = state.row(t, y, arrival_rate)[state.column("tau")]
+        if not np.isfinite(tau):
+            raise SolveError(method, "not_finite", f"the batch time is not finite at t = {t:g}")
         end = np.inf if last else segments.edge[segment + 1]
         landed = end - t <= SAVES * tau
         times = np.linspace(t, end if landed else t + SAVES * tau, _saves(end - t, tau))

@@ -288,7 +288,7 @@ def scalar_rhs(mode, transport, lam, state, par):
     m, z = pool.sum(), (size * pool).sum()
     w = max(0.0, min(beta, phi / max(z, eps), psi / max(z - m, eps)))
     s = sum(par["pi"][r] * c[r][0] for r in range(J))
-    a = max(0.0, min(beta * Q, (phi - w * z) / s, (psi - w * (z - m)) / (s - 1)))
+    a = min(beta * Q, max(0.0, min((phi - w * z) / s, (psi - w * (z - m)) / (s - 1))))
     v = [beta * max(0.0, min(1.0, (-phi / beta - sum(T[:k])) / max(T[k], eps))) for k in range(I)]
     gone = np.array([[v[k] * X[r, k] for k in range(I)] for r in range(J)])
     tau = par["d_0"] + par["d_kv"] * b + (par["d_decode"] - par["d_kv"]) * n
