@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from fluidserve.settings import SETTINGS
@@ -17,6 +19,7 @@ FORMATS = ("text", "latex", "python")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(mode: str, style: str) -> None:
     """Print the fluid model that the solvers integrate."""
-    from fluid import equations, render
+    import fluid
 
-    click.echo(render(equations(mode), style))
+    symbolic: Any = fluid  # loads what needs SymPy when it is asked for
+    click.echo(symbolic.render(symbolic.equations(mode), style))

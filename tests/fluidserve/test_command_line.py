@@ -214,6 +214,17 @@ def test_equations(run, mode, style):
     assert len(done.stdout) > 300
 
 
+@pytest.mark.slow
+def test_bench_measures(run):
+    done = run("bench", "--quick", "--methods", "lagrangian,eulerian_jax")
+    told = strict_json(done.stdout)
+    assert all(case["requests_per_second"] > 13_370 for case in told["engine"])
+    assert all(case["batches_per_second"] > 0 for case in told["engine"])
+    assert told["reference"]["available"] and told["reference"]["ratio"] > 10
+    assert [row["n"] for row in told["fluid_vs_discrete"]] == [1, 10, 100]
+    assert set(told["methods"]) == {"lagrangian", "eulerian_jax"}
+
+
 def test_module_and_script_are_one():
     done = subprocess.run(
         [sys.executable, "-m", "fluidserve", "--version"], capture_output=True, text=True
