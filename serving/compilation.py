@@ -37,7 +37,7 @@ def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda it: compiled(it, **options)
-    dispatcher = numba.njit(cache=True, error_model="numpy", **options)(function)
+    dispatcher: Any = numba.njit(cache=True, error_model="numpy", **options)(function)
     file = dispatcher._cache._cache_file
     file._source_stamp = _room_stamp(Path(function.__code__.co_filename).parent)
     return dispatcher
