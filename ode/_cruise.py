@@ -31,6 +31,7 @@ from ode._lagrangian_state import (
     OWED_TOKENS,
     R_COMPLETED,
     R_DURATION,
+    R_EMITTED,
     R_EVICTED,
     R_MEMORY,
     R_RUNNING,
@@ -218,6 +219,7 @@ def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row
         rows[row, R_TOKENS] = tokens
         rows[row, R_SIZE] = size
         rows[row, R_EVICTED] = state[EVICTED]
+        rows[row, R_EMITTED] = 0.0
         row_count[0] += 1
         state[OWED_TOKENS] = 0.0
         state[OWED_REQUESTS] = 0.0

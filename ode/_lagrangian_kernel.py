@@ -315,15 +315,17 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
     if batches > 1.0 or tokens > budget:
         tokens = price(queue, ends[HEAD], ends[TAIL], tables, batches, cost)
     if tokens > budget:
+        # the sum in order may stay within the budget that the total exceeded by rounding
         tokens, whole = 0.0, ends[HEAD]
-        while tokens + cost[whole] <= budget:
+        while whole < ends[TAIL] and tokens + cost[whole] <= budget:
             tokens += cost[whole]
             whole += 1
-        share = (budget - tokens) / cost[whole]
-        tokens = budget
-        if cost[whole] > COARSE * budget and share > 0.0:
-            whole = split(queue, ends, whole, share) + 1
-            share = 0.0
+        if whole < ends[TAIL]:
+            share = (budget - tokens) / cost[whole]
+            tokens = budget
+            if cost[whole] > COARSE * budget and share > 0.0:
+                whole = split(queue, ends, whole, share) + 1
+                share = 0.0
     first = ends[HEAD]
     recording = samples.shape[0] > 0
     if recording:
@@ -337,6 +339,7 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
         whole += 1
     row[R_TOKENS] = tokens
     row[R_SIZE] = size if batches == 1.0 else 0.5 * (size + size_after)
+    row[R_EMITTED] = 0.0
     if recording:
         row[R_EMITTED] = sample_step(
             queue, first, whole, batches, theta, before, samples, sample_count
@@ -380,7 +383,7 @@ def advance(
             return ROWS_FULL, running, waiting, swapped
         parcels = (running_ends[TAIL] - running_ends[HEAD] + waiting_ends[TAIL]
                    - waiting_ends[HEAD] + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
-        if samples.shape[0] > 0 and sample_count[0] + 2 * parcels + 8 > samples.shape[0]:
+        if samples.shape[0] > 0 and sample_count[0] + 2 * parcels + 16 > samples.shape[0]:
             return SAMPLES_FULL, running, waiting, swapped
         if state[NOW] >= spec[END]:
             return FINISHED, running, waiting, swapped

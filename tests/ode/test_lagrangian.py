@@ -194,3 +194,18 @@ def test_capacity_is_reached_and_not_exceeded(normal_mix):
     pure = 2000 / normal_mix.work / 3.0
     assert done == pytest.approx(pure, rel=0.01)
     assert done > capacity(normal_mix, instance)
+
+
+def test_a_batch_that_meets_the_budget_to_the_last_bit():
+    """Rounding of the total must not make the prefix run past the end of RUNNING."""
+    mix = RequestMix.from_lengths([3, 7, 11], [3, 5, 7], [1, 2, 4])
+    law = BatchTimeLaw.per_token(1.0, 0.01)
+    profile = RateProfile.constant(0.7, 60.0)
+    free = rows_of(profile, mix, DecodeNode(M_total=10**6, B=None, batch_time=law), horizon=60.0)
+    for step in range(5, 30):
+        for ulps in (-2, -1, 0, 1, 2):
+            budget = free[step, R_TOKENS] * (1 + ulps * 2.0**-52)
+            node = DecodeNode(M_total=10**6, B=budget, batch_time=law)
+            rows = rows_of(profile, mix, node, horizon=60.0)
+            assert (rows[:, R_TOKENS] <= budget).all()
+            np.testing.assert_allclose(rows[: step + 1], free[: step + 1], rtol=1e-9, atol=1e-9)
