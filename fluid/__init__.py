@@ -1,7 +1,14 @@
 """The symbolic fluid model: flows, equations, balance laws, closed forms. No marching in time."""
 
+from typing import TYPE_CHECKING
+
 from fluid._capacity import Saturation, capacity, saturation, straddle
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
+
+if TYPE_CHECKING:
+    from fluid._equations import Equations, Quantity, equations
+    from fluid._flows import Flow, balance
+    from fluid._render import render
 
 __all__ = [
     "Equations",

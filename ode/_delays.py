@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ode._eulerian_problem import EulerianProblem, March
 from serving import LatencySamples, RateProfile, RequestMix
 
-MOST_ARRIVALS = 1024
+MOST_ARRIVALS = 512
 """Arrivals that are followed, each with the same share of the flow."""
 
 RESIDUALS = 4
@@ -27,7 +27,7 @@ are shifted by the golden ratio so that together they fill the batch evenly."""
 
 GOLDEN = 0.5 * (5**0.5 - 1)
 
-MOST_LENGTHS = 24
+MOST_LENGTHS = 96
 """Decode lengths that are followed, each with a similar share of the mix."""
 
 
@@ -36,14 +36,13 @@ def delay_samples(
     done: March,
     profile: RateProfile,
     mix: RequestMix,
-    horizon: float,
 ) -> LatencySamples:
     """Return latencies of the flow, weighted by mass.
 
     Requests of the initial state other than WAITING are not followed; its WAITING arrives at 0.
     """
     present = problem.Q
-    total = present + float(profile.count(horizon))
+    total = present + profile.total
     count = (np.arange(MOST_ARRIVALS) + 0.5) / MOST_ARRIVALS * total
     arrival = _inverse(profile.time, profile.cumulative, count - present)
     shift = np.arange(MOST_ARRIVALS) * GOLDEN % 1.0
@@ -106,12 +105,12 @@ def _clock(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
 def _lengths(mix: RequestMix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return at most MOST_LENGTHS decode lengths and their shares."""
     values, which = np.unique(mix.decode, return_inverse=True)
-    mass = np.bincount(which, weights=mix.probability)
+    mass = np.asarray(np.bincount(which, weights=mix.probability), float)
     if values.size <= MOST_LENGTHS:
         return values.astype(float), mass
     middle = np.cumsum(mass) - 0.5 * mass
     group = np.minimum((middle * MOST_LENGTHS).astype(int), MOST_LENGTHS - 1)
-    share = np.bincount(group, weights=mass, minlength=MOST_LENGTHS)
+    share = np.asarray(np.bincount(group, weights=mass, minlength=MOST_LENGTHS), float)
     mean = np.bincount(group, weights=mass * values, minlength=MOST_LENGTHS)
     kept = share > 0
     return mean[kept] / share[kept], share[kept]

@@ -16,6 +16,9 @@ from serving import DecodeNode, RateProfile, RequestMix, SolveError
 MOST_SEGMENTS = 2048
 """Profiles with more knots (a trace) are averaged over this many equal bins, mass exact."""
 
+MOST_STATES, FEWEST_CLASSES, MOST_CLASSES = 8192, 8, 64
+"""Bounds of classes x stages in sacrifice mode, where a class stands for a decode length."""
+
 BOUNDARY_RATE = 2.0
 """beta [1/batch]: a batch boundary is on average half a batch away (model, section 3)."""
 
@@ -40,6 +43,12 @@ class Segments:
     edge: NDArray[np.float64]
     rate: NDArray[np.float64]
     jump: NDArray[np.float64]
+
+    def profile(self) -> RateProfile:
+        """Return the arrivals that are integrated, as a cumulative curve."""
+        after = np.cumsum(self.jump + np.append(0.0, self.rate * np.diff(self.edge)))
+        pairs = np.column_stack([after - self.jump, after])
+        return RateProfile(np.repeat(self.edge, 2), np.maximum.accumulate(pairs.ravel()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,12 +134,12 @@ def eulerian_problem(
     initial: InitialState,
     horizon: float,
     drain: bool,
-    most_classes: int,
+    most_classes: int | None,
     transport: str,
 ) -> EulerianProblem:
     """Return the problem of an instance under a workload; see :func:`ode.solve`."""
     if instance.mode == "sacrifice":
-        classes = classes_by_length(mix, most_classes)
+        classes = classes_by_length(mix, most_classes or _most_classes(mix))
     else:
         classes = classes_of_mix(mix)
     model = compiled(instance.mode, transport, "numpy")
@@ -165,6 +174,11 @@ def eulerian_problem(
         drain=drain,
         negligible=NEGLIGIBLE,
     )
+
+
+def _most_classes(mix: RequestMix) -> int:
+    """Return how many length classes keep the state at a few thousand numbers."""
+    return int(np.clip(MOST_STATES // mix.longest_decode, FEWEST_CLASSES, MOST_CLASSES))
 
 
 def _segments(profile: RateProfile, horizon: float) -> Segments:

@@ -25,7 +25,7 @@ def solve_eulerian(
     drain: bool,
     labels: tuple[str, ...],
     step: float | None = None,
-    classes: int = 64,
+    classes: int | None = None,
     transport: str = "superbee",
     max_steps: int = 5_000_000,
 ) -> Solution:
@@ -38,7 +38,7 @@ def solve_eulerian(
     step
         ``jax``: length of a step in batch times, at most 1 for stability and positivity.
     classes
-        Most length classes in sacrifice mode.
+        Most length classes in sacrifice mode; by default 8 to 64, fewer for longer requests.
     transport
         Of :func:`fluid.equations`.
     max_steps
@@ -52,7 +52,7 @@ def solve_eulerian(
     problem = eulerian_problem(profile, mix, instance, initial, horizon, drain, classes, transport)
     march, options = _back_end(backend, step)
     done = march(problem, max_steps=max_steps, **options)
-    end = float(done.time[-1])
+    arrivals, end = problem.segments.profile(), float(done.time[-1])
     return Solution(
         method=f"eulerian_{backend}",
         outputs=lambda: _trajectory(done, profile, initial, horizon),
@@ -61,7 +61,7 @@ def solve_eulerian(
         stats=done.stats,
         labels=labels,
         totals=_totals(problem, done),
-        latencies=lambda: delay_samples(problem, done, profile, mix, horizon),
+        latencies=lambda: delay_samples(problem, done, arrivals, mix),
     )
 
 
@@ -87,7 +87,7 @@ def _back_end(backend: str, step: float | None) -> tuple[Callable[..., March], d
 def _trajectory(
     done: March, profile: RateProfile, initial: InitialState, horizon: float
 ) -> Trajectory:
-    """Return the outputs; arrivals are the profile's own, also where it jumps."""
+    """Return the outputs; arrivals are the profile's own, also where a trace was averaged."""
     end = done.time[-1]
     knots = profile.time[profile.time < min(horizon, end)]
     time = np.concatenate([done.time, knots, knots])
