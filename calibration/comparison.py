@@ -213,10 +213,9 @@ def fluid_inputs(source: Workload | RequestTable, horizon: float) -> tuple[RateP
 
 
 def scale(mean: Trajectory, name: str) -> float:
-    """Return what errors in an output are divided by: see :class:`MethodResult`."""
-    if name == "completed":
-        return float(mean.outputs[name][-1])
-    return float(mean.outputs["in_system"].mean())
+    """Return what errors in an output are divided by: see :class:`MethodResult`; NaN if nothing."""
+    values = mean.outputs[name][-1:] if name == "completed" else mean.outputs["in_system"]
+    return float(values.mean()) or math.nan
 
 
 def nrmse(fluid: Trajectory, mean: Trajectory) -> dict[str, float]:

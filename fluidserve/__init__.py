@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calibration import Comparison as Comparison
+    from calibration import accuracy as accuracy
     from calibration import compare as compare
     from discrete import Run as Run
     from discrete import simulate as simulate
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from workload import write_requests as write_requests
 
 ROOM_OF = {
-    **dict.fromkeys(("Comparison", "compare"), "calibration"),
+    **dict.fromkeys(("Comparison", "accuracy", "compare"), "calibration"),
     **dict.fromkeys(("Run", "simulate"), "discrete"),
     **dict.fromkeys(("capacity", "equations"), "fluid"),
     **dict.fromkeys(("plots", "scenarios"), "fluidserve"),
@@ -88,6 +89,7 @@ __all__ = [
     "UnsupportedError",
     "Workload",
     "WorkloadError",
+    "accuracy",
     "capacity",
     "compare",
     "describe",

@@ -108,7 +108,8 @@ def trajectory_of(
     outputs["batch_duration"] /= batches_per_step
     arrived = merged(profile.count(np.minimum(middle, horizon)), arrived)
     outputs["in_system"] = initial.mass + arrived - outputs["completed"]
-    outputs["waiting"] = outputs["in_system"] - outputs["running"] - outputs["swapped"]
+    waiting = outputs["in_system"] - outputs["running"] - outputs["swapped"]
+    outputs["waiting"] = np.maximum(waiting, 0.0)  # rounding may leave -1e-14
     return Trajectory(time, outputs)
 
 

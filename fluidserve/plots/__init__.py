@@ -1,5 +1,6 @@
 """Pictures: one file each, one style, written as PNG without a display."""
 
+from fluidserve.plots._comparison import curves_of
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
 from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
 from fluidserve.plots._style import Curve
@@ -8,6 +9,7 @@ from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
 __all__ = [
     "Curve",
     "Timeline",
+    "curves_of",
     "fluid_vs_discrete",
     "pressure_spans",
     "request_timeline",

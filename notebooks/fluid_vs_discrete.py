@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fluid against discrete
+#
+# The discrete engine decides request by request, as a scheduler does. The fluid model carries
+# masses. Here they meet on the same node and the same workload: where they agree, how fast they
+# come to agree as the node grows, and what eviction does to both.
+#
+# `FLUIDSERVE_QUICK=1` runs the same notebook with fewer replications.
+
+# %%
+import os
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image
+
+import fluidserve as fs
+
+QUICK = bool(os.environ.get("FLUIDSERVE_QUICK"))
+DISCRETE, FLUID, EVICTED = "#8c8c8c", "#0072B2", "#D55E00"
+pictures = Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## One overload, one node of size 100
+#
+# Load .5, then 1.5, then .5 of capacity. A node of size *n* has *n* times the memory, budget and
+# arrivals of the default one, and its time per token is *n* times shorter.
+
+# %%
+n = 10 if QUICK else 100
+node = fs.DecodeNode().scaled(n)
+rush = fs.describe("normal", profile="steps(0:0.5,1000:1.5,2000:0.5)")
+rush = rush.at_rate(fs.capacity(rush.mix, node))
+compared = fs.compare(
+    rush, node, horizon=3000.0, replications=8 if QUICK else 64,
+    methods=("lagrangian", "eulerian_jax"),
+)  # fmt: skip
+{name: round(result.nrmse["in_system"], 4) for name, result in compared.methods.items()}
+
+# %%
+discrete, fluid = fs.plots.curves_of(compared)
+fs.plots.fluid_vs_discrete(
+    discrete, fluid, pictures / "overload.png",
+    nrmse={name: each.nrmse for name, each in compared.methods.items()},
+    noise_floor=compared.noise_floor,
+)  # fmt: skip
+Image(pictures / "overload.png", width=800)
+
+# %% [markdown]
+# Where the residuals stay within two standard errors of the replication mean (shaded), what is left
+# is the noise of the runs rather than an error of the model.
+#
+# ## Bias falls like 1/n, noise like 1/sqrt(n)
+#
+# The mean end-to-end latency of the fluid is biased low on a small node: randomness makes batches
+# that are longer than the mean batch. A single run scatters around its mean; that is not a bias.
+
+# %%
+sizes = (3, 10, 30) if QUICK else (1, 3, 10, 30, 100)
+points = fs.accuracy.finite_size(
+    sizes, replications=(lambda n: max(24, 600 // n)) if QUICK else (lambda n: max(64, 6000 // n))
+)
+bias = np.array([abs(point.e2el_bias) for point in points])
+error = np.array([point.e2el_bias_error for point in points])
+noise = np.array([point.noise for point in points])
+bias_slope = fs.accuracy.slope(sizes[1:], bias[1:])
+noise_slope = fs.accuracy.slope(sizes, noise)
+print(f"slopes: bias {bias_slope:.2f}, noise {noise_slope:.2f}")
+assert -1.4 < bias_slope < -0.7 and -0.65 < noise_slope < -0.35
+
+# %%
+figure, axis = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
+axis.errorbar(sizes, 100 * bias, yerr=200 * error, fmt="o", color=FLUID,
+              capsize=3, label="bias of the mean end-to-end latency (± 2 s.e.)")  # fmt: skip
+axis.plot(sizes, 100 * noise, "s", color=DISCRETE, label="spread of one run (in system)")
+anchor = len(sizes) // 2
+axis.plot(sizes, 100 * bias[anchor] * sizes[anchor] / np.array(sizes), ":",
+          color=FLUID, label="1/n")  # fmt: skip
+axis.plot(sizes, 100 * noise[anchor] * np.sqrt(sizes[anchor] / np.array(sizes)), ":",
+          color=DISCRETE, label="1/√n")  # fmt: skip
+axis.set(xscale="log", yscale="log", xlabel="size of the node n", ylabel="[%]")
+axis.legend()
+plt.show()
+
+# %% [markdown]
+# ## A synchronised burst, in both modes
+#
+# 1,500 *n* requests within 10 time units fill the memory at once. They grow together, so the fluid
+# itself must evict. A sacrificed request starts again; its hidden length does not. The fluid
+# carries how far a request ever came, otherwise its completions would be far off.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.0), sharey=True, layout="constrained")
+for axis, mode in zip(axes, ("swapping", "sacrifice"), strict=True):
+    case = fs.accuracy.synchronised_case("uniform", n, mode=mode)
+    run = fs.simulate(case.source, case.instance)
+    flow = fs.solve(case.source.rate_profile(), case.source.mix(), case.instance)
+    t = np.linspace(0, run.metrics().duration, 1000)
+    for name, colour in (("completed", FLUID), ("swapped", EVICTED)):
+        axis.plot(t, run.trajectory()(name, t) / n, color=DISCRETE, linewidth=3)
+        axis.plot(t, flow(name, t) / n, color=colour, label=f"{name} (fluid)")
+    axis.set(title=mode, xlabel="time")
+    late = abs(float(flow("completed", t[500]) / run.trajectory()("completed", t[500]) - 1))
+    assert late < 0.04 / np.sqrt(n), late
+axes[0].set_ylabel("requests / n")
+axes[0].legend()
+plt.show()
+
+# %% [markdown]
+# Grey is one discrete run, colours are the fluid. Evictions per completion, discrete and fluid:
+
+# %%
+for mode in ("swapping", "sacrifice"):
+    case = fs.accuracy.synchronised_case("uniform", n, mode=mode)
+    run = fs.simulate(case.source, case.instance).metrics()
+    flow = fs.solve(case.source.rate_profile(), case.source.mix(), case.instance).metrics()
+    print(f"{mode:10} {run.evictions / run.completed:.3f} {flow.evictions / flow.completed:.3f}")
