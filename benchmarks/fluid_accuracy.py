@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from calibration.accuracy import SizePoint, accuracy_cases, finite_size, score, slope
+from fluidserve import plots
 
 QUICK_CASES = ("constant, B 2000n, swapping", "step, B unlimited, swapping",
                "synchronised bimodal, B unlimited, sacrifice")  # fmt: skip
@@ -30,9 +31,10 @@ def main() -> None:
     ]
     out: dict[str, Any] = {"noise_floor": options.noise_floor, "cases": rows}
     if not options.only or options.plot:
-        out["finite_size"] = found = _finite_size(options.quick)
+        points = _finite_size(options.quick)
+        out["finite_size"] = {"points": [asdict(each) for each in points], **_slopes(points)}
         if options.plot:
-            _plot(found, options.plot)
+            plots.finite_size(points, options.plot)
     json.dump(out, sys.stdout, indent=1)
     print()
 
@@ -65,7 +67,7 @@ def _scored(case: Any, methods: tuple[str, ...], noise_floor: float) -> dict[str
     return row
 
 
-def _finite_size(quick: bool) -> dict[str, Any]:
+def _finite_size(quick: bool) -> list[SizePoint]:
     sizes = (3, 10) if quick else (1, 3, 10, 30, 100)
     points = finite_size(sizes, replications=lambda n: max(256, (400 if quick else 8000) // n))
     for each in points:
@@ -73,7 +75,7 @@ def _finite_size(quick: bool) -> dict[str, Any]:
             f"n={each.n:<4} e2e bias {each.e2el_bias:+.4f} +- {each.e2el_bias_error:.4f}, "
             f"noise {each.noise:.4f}"
         )
-    return {"points": [asdict(each) for each in points], **_slopes(points)}
+    return points
 
 
 def _slopes(points: list[SizePoint]) -> dict[str, float]:
@@ -83,27 +85,6 @@ def _slopes(points: list[SizePoint]) -> dict[str, float]:
         "bias_slope": slope(sizes, [each.e2el_bias for each in large]),
         "noise_slope": slope(sizes, [each.noise for each in large]),
     }
-
-
-def _plot(found: dict[str, Any], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    n = [each["n"] for each in found["points"]]
-    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
-    bias = [abs(each["e2el_bias"]) for each in found["points"]]
-    error = [2 * each["e2el_bias_error"] for each in found["points"]]
-    noise = [each["noise"] for each in found["points"]]
-    axes.errorbar(n, bias, error, fmt="o", color="C0", label="bias of mean latency (fluid)")
-    axes.plot(n, noise, "s", color="C1", label="noise of one run, in_system")
-    axes.plot(n, [bias[-1] * n[-1] / x for x in n], "C0--", lw=1, label="1/n")
-    axes.plot(n, [noise[-1] * (n[-1] / x) ** 0.5 for x in n], "C1--", lw=1, label="1/sqrt(n)")
-    axes.set(xscale="log", yscale="log", xlabel="size n", ylabel="relative error",
-             title="Normal mix, load .8, B = 2000 n")  # fmt: skip
-    axes.legend()
-    figure.savefig(path, dpi=150)
 
 
 def _say(text: str) -> None:

@@ -31,6 +31,7 @@ from IPython.display import Image
 
 import fluidserve as fs
 
+plt.rcParams.update(fs.plots.STYLE)
 QUICK = bool(os.environ.get("FLUIDSERVE_QUICK"))
 DISCRETE, FLUID, EVICTED = "#8c8c8c", "#0072B2", "#D55E00"
 pictures = Path(tempfile.mkdtemp())
@@ -75,27 +76,14 @@ sizes = (3, 10, 30) if QUICK else (1, 3, 10, 30, 100)
 points = fs.accuracy.finite_size(
     sizes, replications=(lambda n: max(24, 600 // n)) if QUICK else (lambda n: max(64, 6000 // n))
 )
-bias = np.array([abs(point.e2el_bias) for point in points])
-error = np.array([point.e2el_bias_error for point in points])
-noise = np.array([point.noise for point in points])
-bias_slope = fs.accuracy.slope(sizes[1:], bias[1:])
-noise_slope = fs.accuracy.slope(sizes, noise)
+bias_slope = fs.accuracy.slope(sizes[1:], [abs(each.e2el_bias) for each in points[1:]])
+noise_slope = fs.accuracy.slope(sizes, [each.noise for each in points])
 print(f"slopes: bias {bias_slope:.2f}, noise {noise_slope:.2f}")
 assert -1.4 < bias_slope < -0.7 and -0.65 < noise_slope < -0.35
 
 # %%
-figure, axis = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
-axis.errorbar(sizes, 100 * bias, yerr=200 * error, fmt="o", color=FLUID,
-              capsize=3, label="bias of the mean end-to-end latency (± 2 s.e.)")  # fmt: skip
-axis.plot(sizes, 100 * noise, "s", color=DISCRETE, label="spread of one run (in system)")
-anchor = len(sizes) // 2
-axis.plot(sizes, 100 * bias[anchor] * sizes[anchor] / np.array(sizes), ":",
-          color=FLUID, label="1/n")  # fmt: skip
-axis.plot(sizes, 100 * noise[anchor] * np.sqrt(sizes[anchor] / np.array(sizes)), ":",
-          color=DISCRETE, label="1/√n")  # fmt: skip
-axis.set(xscale="log", yscale="log", xlabel="size of the node n", ylabel="[%]")
-axis.legend()
-plt.show()
+fs.plots.finite_size(points, pictures / "size.png")
+Image(pictures / "size.png", width=640)
 
 # %% [markdown]
 # ## A synchronised burst, in both modes
@@ -118,7 +106,7 @@ for axis, mode in zip(axes, ("swapping", "sacrifice"), strict=True):
     late = abs(float(flow("completed", t[500]) / run.trajectory()("completed", t[500]) - 1))
     assert late < 0.04 / np.sqrt(n), late
 axes[0].set_ylabel("requests / n")
-axes[0].legend()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
 plt.show()
 
 # %% [markdown]

@@ -1,15 +1,18 @@
 """Pictures: one file each, one style, written as PNG without a display."""
 
 from fluidserve.plots._comparison import curves_of
+from fluidserve.plots._finite_size import finite_size
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
 from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
-from fluidserve.plots._style import Curve
+from fluidserve.plots._style import STYLE, Curve
 from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
 
 __all__ = [
+    "STYLE",
     "Curve",
     "Timeline",
     "curves_of",
+    "finite_size",
     "fluid_vs_discrete",
     "pressure_spans",
     "request_timeline",
