@@ -34,7 +34,7 @@ def policy_labels(instance: DecodeNode, *, approximate: bool = False) -> tuple[s
         if not approximate:
             raise UnsupportedError(
                 f"{key} {given!r} is not modelled by the fluid: {how}; "
-                f"use {modelled}, the discrete engine, or approximate=True to solve it as {modelled}"
+                f"use {modelled}, the discrete engine, or approximate=True to read it as {modelled}"
             )
         labels.append(f"approximate: {key} {given!r} solved as {modelled}")
     return tuple(labels)
