@@ -11,9 +11,9 @@ from typing import Any
 from fluid._array_code import constant_statements, rate_statements
 from fluid._equations import Equations, equations
 
-OUTPUTS = ("tau", "b", "n", "n_1", "N", "U", "m")
+OUTPUTS = ("tau", "b", "n", "n_1", "a", "N", "U", "m")
 """Definitions that a solution reports, by code name: batch time, batch tokens, batch size,
-those executing their first token, RUNNING, memory with reservations, evicted requests."""
+those executing their first token, admission, RUNNING, memory with reservations, the evicted."""
 
 
 @dataclass(frozen=True, slots=True)

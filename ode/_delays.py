@@ -6,8 +6,9 @@ its last when its clock has advanced by D. That clock is the iteration clock ``i
 while everybody who has begun executes; where the batch budget or evictions hold some of them up,
 or sacrifice takes progress away, it is the mean net progress of those who have begun.
 
-The boundary rate makes everybody wait tau / 2 for a boundary; the residual of a batch that
-arrivals cut uniformly is spread over (0, tau) around that mean.
+The boundary rate beta makes everybody wait for a boundary: admission ``a`` per batch keeps
+``a / beta`` requests there. They are counted as admitted, and the residual of the batch under
+way, uniform over (0, tau), is added instead.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from ode._eulerian_problem import EulerianProblem, March
 from serving import LatencySamples, RateProfile, RequestMix
 
-MOST_ARRIVALS = 512
-"""Arrivals that are followed, each with the same share of the flow."""
+SAMPLES, FEWEST_ARRIVALS, MOST_ARRIVALS = 200_000, 128, 1024
+"""About so many samples: arrivals, each with the same share of the flow, times places in the
+batch under way times decode lengths."""
 
 RESIDUALS = 4
 """Places in the batch under way at which each arrival falls, equally spaced; successive arrivals
@@ -27,7 +29,7 @@ are shifted by the golden ratio so that together they fill the batch evenly."""
 
 GOLDEN = 0.5 * (5**0.5 - 1)
 
-MOST_LENGTHS = 96
+MOST_LENGTHS = 256
 """Decode lengths that are followed, each with a similar share of the mix."""
 
 
@@ -43,18 +45,27 @@ def delay_samples(
     """
     present = problem.Q
     total = present + profile.total
-    count = (np.arange(MOST_ARRIVALS) + 0.5) / MOST_ARRIVALS * total
+    length, share = _lengths(mix)
+    fit = SAMPLES // (RESIDUALS * length.size)
+    arrivals = int(np.clip(fit, FEWEST_ARRIVALS, MOST_ARRIVALS))
+    count = (np.arange(arrivals) + 0.5) / arrivals * total
     arrival = _inverse(profile.time, profile.cumulative, count - present)
-    shift = np.arange(MOST_ARRIVALS) * GOLDEN % 1.0
+    shift = np.arange(arrivals) * GOLDEN % 1.0
     residual = (np.arange(RESIDUALS)[:, None] + shift) / RESIDUALS
-    half_spread = (residual - 0.5) * np.interp(arrival, done.time, done["tau"])
-    admit = np.maximum(_inverse(done.time, done["admitted"], count) + half_spread, arrival)
-    start = _inverse(done.time, _begun(problem, done), count)
-    start = np.maximum(start + half_spread, arrival)
+    wait = residual * np.interp(arrival, done.time, done["tau"])
+    boundary = done["a"] / problem.values["beta"]
+    admitted = np.maximum.accumulate(done["admitted"] + boundary)
+    at_once = _executing(problem, done)
+    begun = np.maximum.accumulate(_begun(problem, done) + at_once * boundary)
+    admit = np.maximum(_inverse(done.time, admitted, count), arrival) + wait
+    start = _inverse(done.time, begun, count)
+    queued = 1.0 - np.interp(start, done.time, at_once)  # their lag already has its tau / 2
+    start = np.maximum(
+        start + wait - 0.5 * queued * np.interp(start, done.time, done["tau"]), admit
+    )
     clock = _clock(problem, done)
     at_start = np.interp(start, done.time, clock)
     first = _time_at(done, clock, at_start + 1)
-    length, share = _lengths(mix)
     finish = _time_at(done, clock, at_start[..., None] + length)
     tpot = (finish - first[..., None]) / np.where(length > 1, length - 1, np.nan)
     each = np.ones_like(finish)
@@ -63,7 +74,7 @@ def delay_samples(
         ttft=((first - arrival)[..., None] * each).ravel(),
         tpot=tpot.ravel(),
         e2el=(finish - arrival[:, None]).ravel(),
-        weight=(total / MOST_ARRIVALS / RESIDUALS * share * each).ravel(),
+        weight=(total / arrivals / RESIDUALS * share * each).ravel(),
         itl=0.5 * (done["tau"][1:] + done["tau"][:-1]),
         itl_weight=np.diff(done["executed"]),
     )
@@ -86,6 +97,17 @@ def _begun(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
                           where=done["evicted"] > 0)  # fmt: skip
         passed = passed - restarts + share * done["m"]
     return np.maximum.accumulate(np.maximum(passed - before, 0.0))
+
+
+def _executing(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
+    """Return the share of those at stage 1 that executes: whether entrants begin at once."""
+    at_first = problem.X[:, 0].sum() + done["admitted"] - done["first_tokens"]
+    if done.swapping:
+        at_first += problem.pool[:, 0].sum()
+    else:
+        at_first += problem.pool.sum() + done["evicted"] - done["m"] - done["evicted_fresh"]
+    nobody = at_first <= 1e-9 * max(float(at_first.max()), 1e-300)
+    return np.where(nobody, 1.0, np.clip(done["n_1"] / np.where(nobody, 1.0, at_first), 0.0, 1.0))
 
 
 def _clock(problem: EulerianProblem, done: March) -> NDArray[np.float64]:
