@@ -43,10 +43,12 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
     end = np.inf if problem.drain else problem.segments.edge[-1]
     model = problem.model.equations
     advance = _chunk(model.mode, model.transport)
+    # on the device once: converting the arguments would cost more than some chunks
+    fixed = jax.device_put((problem.values, edge, rate, jump, step, end))
     chunks: list[NDArray[np.float64]] = []
     peak = 0.0
     while True:
-        carry, rows = advance(carry, problem.values, edge, rate, jump, step, end)
+        carry, rows = advance(carry, *fixed)
         rows = np.asarray(rows)
         chunks.append(rows)
         if not np.isfinite(rows[-1]).all():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fluid import capacity
 from ode import InitialState, solve
-from ode._lagrangian_state import (
+from ode.lagrangian.solve import _march
+from ode.lagrangian.state import (
     R_COMPLETED,
     R_EMITTED,
     R_EVICTED,
@@ -20,7 +21,6 @@ from ode._lagrangian_state import (
     R_SWAPPED,
     R_TOKENS,
 )
-from ode.lagrangian import _march
 from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, SolveError
 
 

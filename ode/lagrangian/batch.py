@@ -4,21 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ode._lagrangian_state import (
-    BATCHES,
-    BUDGET,
-    COMPLETED,
-    MEMORY,
-    R_EMITTED,
-    R_SIZE,
-    R_TOKENS,
-    REORDER,
-    RUNNING,
-    THETA,
-    TOKENS,
-    USEFUL,
-)
-from ode._parcels import (
+from ode.lagrangian.parcels import (
     AGE,
     ALIVE,
     FIRST_TOKEN,
@@ -32,8 +18,22 @@ from ode._parcels import (
     WORK,
     split,
 )
-from ode._sampling import (
+from ode.lagrangian.sampling import (
     sample_step,
+)
+from ode.lagrangian.state import (
+    BATCHES,
+    BUDGET,
+    COMPLETED,
+    MEMORY,
+    R_EMITTED,
+    R_SIZE,
+    R_TOKENS,
+    REORDER,
+    RUNNING,
+    THETA,
+    TOKENS,
+    USEFUL,
 )
 from serving.compilation import compiled
 

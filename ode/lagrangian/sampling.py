@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from ode._lagrangian_state import (
-    S_ADMITTED,
-    S_FINISH,
-    S_FIRST_TOKEN,
-    S_FROM,
-    S_LENGTH,
-    S_UNTIL,
-    S_WEIGHT,
-)
-from ode._parcels import (
+from ode.lagrangian.parcels import (
     ADMITTED,
     ALIVE,
     FIRST_TOKEN,
@@ -19,6 +10,15 @@ from ode._parcels import (
     FURTHEST,
     LAST_TOKEN,
     UNTIL,
+)
+from ode.lagrangian.state import (
+    S_ADMITTED,
+    S_FINISH,
+    S_FIRST_TOKEN,
+    S_FROM,
+    S_LENGTH,
+    S_UNTIL,
+    S_WEIGHT,
 )
 from serving.compilation import compiled
 

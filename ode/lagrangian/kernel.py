@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from ode._batch import (
+from ode.lagrangian.batch import (
     execute,
 )
-from ode._boundary import (
+from ode.lagrangian.boundary import (
     admit,
     backdate,
     evict,
     join,
 )
-from ode._cruise import (
+from ode.lagrangian.cruise import (
     aligned,
     cruise,
 )
-from ode._lagrangian_state import (
+from ode.lagrangian.parcels import (
+    COLUMNS,
+    HEAD,
+    TAIL,
+    with_room,
+)
+from ode.lagrangian.state import (
     ARRIVED,
     BATCHES,
     BUDGET,
@@ -59,12 +65,6 @@ from ode._lagrangian_state import (
     is_idle,
     next_arrival,
 )
-from ode._parcels import (
-    COLUMNS,
-    HEAD,
-    TAIL,
-    with_room,
-)
 from serving.compilation import compiled
 
 
@@ -81,9 +81,9 @@ def advance(
     running, waiting, swapped and their ends
         Queues of parcels; storage that grew is returned.
     tables : shape (D_max + 1, 6)
-        Of the request mix, see :func:`ode._parcels.mix_tables`.
+        Of the request mix, see :func:`ode.lagrangian.parcels.mix_tables`.
     lanes : shape (3, L)
-        See :func:`ode._cruise.lanes_of`.
+        See :func:`ode.lagrangian.cruise.lanes_of`.
     knots, cumulative : shape (K,)
         The arrival curve.
     spec, state

@@ -2,29 +2,7 @@
 
 from __future__ import annotations
 
-from ode._lagrangian_state import (
-    BATCHES,
-    COMPLETED,
-    EVICTED,
-    HORIZON,
-    M_TOTAL,
-    MEMORY,
-    MOVED,
-    NEGLIGIBLE,
-    NOW,
-    OWED_REQUESTS,
-    OWED_TOKENS,
-    RUNNING,
-    SACRIFICE,
-    SEEN,
-    SWAPPED,
-    THETA,
-    THRESHOLD,
-    TOKENS,
-    USEFUL,
-    WASTED,
-)
-from ode._parcels import (
+from ode.lagrangian.parcels import (
     ADMITTED,
     AGE,
     ALIVE,
@@ -45,8 +23,30 @@ from ode._parcels import (
     push_tail,
     take,
 )
-from ode._sampling import (
+from ode.lagrangian.sampling import (
     sample_completion,
+)
+from ode.lagrangian.state import (
+    BATCHES,
+    COMPLETED,
+    EVICTED,
+    HORIZON,
+    M_TOTAL,
+    MEMORY,
+    MOVED,
+    NEGLIGIBLE,
+    NOW,
+    OWED_REQUESTS,
+    OWED_TOKENS,
+    RUNNING,
+    SACRIFICE,
+    SEEN,
+    SWAPPED,
+    THETA,
+    THRESHOLD,
+    TOKENS,
+    USEFUL,
+    WASTED,
 )
 from serving.compilation import compiled
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ode import _lagrangian_state as kernel
 from ode.initial_state import InitialState
+from ode.lagrangian import state as kernel
 from serving import DecodeNode, LatencySamples, RateProfile, Trajectory
 
 GOLDEN = 0.5 * (np.sqrt(5) - 1)

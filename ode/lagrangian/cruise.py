@@ -10,7 +10,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ode._lagrangian_state import (
+from ode.lagrangian.parcels import (
+    ADMITTED,
+    AGE,
+    ALIVE,
+    COLUMNS,
+    FIRST_TOKEN,
+    FROM,
+    FURTHEST,
+    HEAD,
+    HELD,
+    MASS,
+    PREFILL,
+    SURVIVE,
+    TAIL,
+    UNTIL,
+    WORK,
+    at,
+)
+from ode.lagrangian.state import (
     ARRIVED,
     BATCHES,
     BUDGET,
@@ -48,24 +66,6 @@ from ode._lagrangian_state import (
     USEFUL,
     arrivals_by,
     is_idle,
-)
-from ode._parcels import (
-    ADMITTED,
-    AGE,
-    ALIVE,
-    COLUMNS,
-    FIRST_TOKEN,
-    FROM,
-    FURTHEST,
-    HEAD,
-    HELD,
-    MASS,
-    PREFILL,
-    SURVIVE,
-    TAIL,
-    UNTIL,
-    WORK,
-    at,
 )
 from serving.compilation import compiled
 

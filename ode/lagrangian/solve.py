@@ -11,12 +11,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ode import _lagrangian_state as kernel
-from ode import _parcels as parcels
-from ode._cruise import lanes_of
-from ode._lagrangian_kernel import advance
-from ode._lagrangian_outputs import March, latencies_of, totals_of, trajectory_of
 from ode.initial_state import InitialState
+from ode.lagrangian import parcels
+from ode.lagrangian import state as kernel
+from ode.lagrangian.cruise import lanes_of
+from ode.lagrangian.kernel import advance
+from ode.lagrangian.outputs import March, latencies_of, totals_of, trajectory_of
 from ode.solution import Solution
 from serving import (
     DecodeNode,
