@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from discrete._decode_node import DecodeNodeEngine
 from serving import BatchTimeLaw, DecodeNode, FileAccessError, RequestTable
 from serving.files import atomic_write
 
-FORMAT, VERSION = "fluidserve engine state", 1
+FORMAT, VERSION = "fluidserve engine state", 2
 
 
 def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
@@ -36,6 +38,7 @@ def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
     }
     table = {name: getattr(engine.requests, name) for name in RequestTable.__slots__}
     arrays = engine.arrays() | {f"table_{name}": column for name, column in table.items()}
+    about["digest"] = _digest(arrays)
     arrays["about"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
     with atomic_write(path, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -47,7 +50,7 @@ def resume(path: str | Path) -> DecodeNodeEngine:
     Raises
     ------
     FileAccessError
-        If the file is missing, not a state, or of another version.
+        If the file is missing, damaged, not a state, or of another version.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -62,6 +65,9 @@ def resume(path: str | Path) -> DecodeNodeEngine:
         raise FileAccessError(
             f"{path}: an engine state of version {about.get('version')}; allowed: {VERSION}"
         )
+    if about.get("digest") != _digest(arrays):
+        # compiled code follows what the arrays say: a changed link would lead it astray
+        raise FileAccessError(f"{path}: a damaged engine state: its content is not what was saved")
     spec = about["instance"]
     instance = DecodeNode(**{**spec, "batch_time": BatchTimeLaw(**spec["batch_time"])})
     table = RequestTable(**{name: arrays.pop(f"table_{name}") for name in RequestTable.__slots__})
@@ -76,3 +82,13 @@ def resume(path: str | Path) -> DecodeNodeEngine:
     engine.restore(arrays)
     engine.finished = about["finished"]
     return engine
+
+
+def _digest(arrays: dict[str, NDArray]) -> str:
+    """Return a digest of names, layouts and contents."""
+    digest = sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {values.dtype.descr} {values.shape} ".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()

@@ -38,6 +38,7 @@ def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda it: compiled(it, **options)
     dispatcher: Any = numba.njit(cache=True, error_model="numpy", **options)(function)
-    file = dispatcher._cache._cache_file
-    file._source_stamp = _room_stamp(Path(function.__code__.co_filename).parent)
+    cache = getattr(dispatcher, "_cache", None)
+    if cache is not None:  # None where NUMBA_DISABLE_JIT is set
+        cache._cache_file._source_stamp = _room_stamp(Path(function.__code__.co_filename).parent)
     return dispatcher

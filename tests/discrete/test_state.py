@@ -94,7 +94,7 @@ def test_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("discrete._state_file.VERSION", 99)
     discrete.save_state(engine, tmp_path / "s")
     monkeypatch.undo()
-    with pytest.raises(FileAccessError, match="version 99; allowed: 1"):
+    with pytest.raises(FileAccessError, match="version 99; allowed: 2"):
         discrete.resume(tmp_path / "s")
 
 
@@ -251,3 +251,17 @@ def test_requests_that_evict_each_other_for_ever_are_refused():
     assert "\n" not in str(caught.value)
     limited = discrete.simulate(table, node, until=500.0)
     assert not limited.finished and limited.metrics().completed == 0
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    """Compiled code follows the links of a state: not one may be other than it was saved."""
+    table = RequestTable.validated([0.0, 1.0, 2.0], [5, 6, 7], [8, 9, 10])
+    engine = discrete.DecodeNodeEngine(table, DecodeNode())
+    engine.advance(batches=3)
+    discrete.save_state(engine, tmp_path / "state.npz")
+    with np.load(tmp_path / "state.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    for change in ({"req": arrays["req"][:0]}, {"table_decode_length": np.array([8, 9, 11])}):
+        np.savez(tmp_path / "changed.npz", **{**arrays, **change})
+        with pytest.raises(FileAccessError, match="damaged"):
+            discrete.resume(tmp_path / "changed.npz")
