@@ -6,6 +6,7 @@ from fluid._capacity import Saturation, capacity, saturation, straddle
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
 
 if TYPE_CHECKING:
+    from fluid._array_code import constant_statements, rate_statements
     from fluid._equations import Equations, Quantity, equations
     from fluid._flows import Flow, balance
     from fluid._render import render
@@ -20,7 +21,9 @@ __all__ = [
     "capacity",
     "classes_by_length",
     "classes_of_mix",
+    "constant_statements",
     "equations",
+    "rate_statements",
     "render",
     "saturation",
     "straddle",
@@ -31,7 +34,9 @@ _SYMBOLIC = {
     "Flow": "fluid._flows",
     "Quantity": "fluid._equations",
     "balance": "fluid._flows",
+    "constant_statements": "fluid._array_code",
     "equations": "fluid._equations",
+    "rate_statements": "fluid._array_code",
     "render": "fluid._render",
 }
 """Names that need SymPy, imported when first used: capacity and length classes do not."""

@@ -8,8 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from fluid._array_code import constant_statements, rate_statements
-from fluid._equations import Equations, equations
+from fluid import Equations, constant_statements, equations, rate_statements
 
 OUTPUTS = ("tau", "b", "n", "n_1", "a", "N", "U", "m")
 """Definitions that a solution reports, by code name: batch time, batch tokens, batch size,

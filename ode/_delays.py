@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ode._eulerian_problem import EulerianProblem, March
+from ode._sampling_points import GOLDEN
 from serving import LatencySamples, RateProfile, RequestMix
 
 SAMPLES, FEWEST_ARRIVALS, MOST_ARRIVALS = 200_000, 128, 1024
@@ -26,8 +27,6 @@ batch under way times decode lengths."""
 RESIDUALS = 4
 """Places in the batch under way at which each arrival falls, equally spaced; successive arrivals
 are shifted by the golden ratio so that together they fill the batch evenly."""
-
-GOLDEN = 0.5 * (5**0.5 - 1)
 
 MOST_LENGTHS = 256
 """Decode lengths that are followed, each with a similar share of the mix."""

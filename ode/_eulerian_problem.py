@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
+from fluid import LengthClasses, classes_by_length, classes_of_mix
 from ode._compile import OUTPUTS, Compiled, compiled
 from ode.initial_state import InitialState
 from serving import DecodeNode, RateProfile, RequestMix, SolveError
