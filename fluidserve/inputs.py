@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, config_flags
 from serving import ConfigError, DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
 
 if TYPE_CHECKING:
-    from workload import Workload
+    from workload import TraceReading, Workload
 
 OWN_FORMAT = "own"
 """Name of the project's own request files, whose times are in the unit of the instance."""
@@ -184,23 +184,11 @@ def _from_file(
     path: str,
     is_trace: bool,
 ) -> Inputs:
-    from workload import read_trace, replicated
+    from workload import replicated
 
-    reading = read_trace(
-        path,
-        format=params.get("format"),
-        limit=params.get("limit"),
-        start=params.get("start"),
-        rate_scale=params.get("rate_scale"),
-        L_filter=config.L_filter,
-    )
-    for reason, count in reading.dropped.items():
-        if count:
-            click.echo(f"{path}: dropped {count} rows: {reason}", err=True)
-    reading.check_fits(instance.M_total)
+    cuts = {key: params.get(key) for key in FILE_KEYS}
+    reading = read_file(path, instance, L_filter=config.L_filter, **cuts)
     requests = reading.requests
-    if instance.time_unit == "ms" and reading.format != OWN_FORMAT:
-        requests = requests.stretched(1000.0)  # traces are read in seconds
     if scale != 1:
         requests = replicated(requests, int(scale), config.seed)
     if _given(params, "load"):
@@ -214,6 +202,35 @@ def _from_file(
     source = {"source": "trace" if is_trace else "requests", "file": str(path)}
     source |= {"format": reading.format, "dropped": dict(reading.dropped)}
     return Inputs(config, instance, None, requests, None, None, source)
+
+
+def read_file(path: str, instance: DecodeNode, **options: Any) -> TraceReading:
+    """Return a file's requests in the unit of the instance; what was dropped is said on stderr.
+
+    Parameters
+    ----------
+    path
+        Request file or trace.
+    instance
+        What the requests are for: each must fit it.
+    **options
+        Of :func:`workload.read_trace`.
+
+    Raises
+    ------
+    FluidServeError
+        If the file cannot be read, or a request can never finish.
+    """
+    from workload import read_trace
+
+    reading = read_trace(path, **options)
+    for reason, count in reading.dropped.items():
+        if count:
+            click.echo(f"{path}: dropped {count} rows: {reason}", err=True)
+    reading.check_fits(instance.M_total)
+    if instance.time_unit == "ms" and reading.format != OWN_FORMAT:
+        reading = replace(reading, requests=reading.requests.stretched(1000.0))  # read in seconds
+    return reading
 
 
 def _given(params: Mapping[str, Any], key: str) -> bool:

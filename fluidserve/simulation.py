@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import resolved_yaml
 from fluidserve.experiment import Stopwatch, write_common
-from fluidserve.inputs import Inputs, load_config_of, load_inputs
+from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
 from fluidserve.options import WORKLOAD_KEYS
 from fluidserve.people import for_people, instance_line
 from fluidserve.progress import ProgressLine
@@ -37,7 +39,7 @@ def simulate_into(
     watch = Stopwatch()
     with watch("load"):
         engine, inputs = _engine(params)
-        _inject(engine, params)
+        inputs = _injected(engine, inputs, params)
     thresholds = parse_goodput(goodput, engine.instance.time_unit)
     with watch("simulate"):
         _advance(engine, params, inputs.config)
@@ -86,17 +88,25 @@ def _engine(params: Mapping[str, Any]) -> tuple[DecodeNodeEngine, Inputs]:
     return engine, Inputs(config, engine.instance, None, engine.requests, None, None, source)
 
 
-def _inject(engine: DecodeNodeEngine, params: Mapping[str, Any]) -> None:
-    if params["inject"] is None:
+def _injected(engine: DecodeNodeEngine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:
+    """Inject what is asked for and return what the engine works on from then."""
+    path, at = params["inject"], params["inject_at"]
+    if path is None:
         for key in ("inject_at", "keep_arrivals"):
             if params[key]:
                 raise FluidServeError(f"--{key.replace('_', '-')} needs --inject")
-        return
-    from workload import read_trace
-
-    reading = read_trace(params["inject"])
-    reading.check_fits(engine.instance.M_total)
-    engine.inject(reading.requests, at=params["inject_at"], replace=not params["keep_arrivals"])
+        if params["resume"] is not None and params["L_filter"] is not None:
+            raise FluidServeError("--L-filter: a state brings its own requests; needs --inject")
+        return inputs
+    if at is not None and not math.isfinite(at):
+        raise ConfigError("inject_at", at, "a finite time not before the present")
+    reading = read_file(path, engine.instance, L_filter=inputs.config.L_filter)
+    engine.inject(reading.requests, at=at, replace=not params["keep_arrivals"])
+    told = {"file": str(path), "format": reading.format, "dropped": dict(reading.dropped)}
+    return replace(
+        inputs, workload=None, file=engine.requests, horizon=None,
+        source={**inputs.source, "injected": told},
+    )  # fmt: skip
 
 
 def _advance(engine: DecodeNodeEngine, params: Mapping[str, Any], config: Any) -> None:
