@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving import LATENCIES, FluidServeError, ServingMetrics, Trajectory
+from serving import PER_REQUEST_LATENCIES, FluidServeError, ServingMetrics, Trajectory
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def parse_goodput(given: tuple[str, ...], time_unit: str) -> dict[str, float] | 
             threshold = float(value)
         except ValueError:
             threshold = float("nan")
-        if latency not in LATENCIES or not 0 < threshold < float("inf"):
-            known = ", ".join(LATENCIES)
+        if latency not in PER_REQUEST_LATENCIES or not 0 < threshold < float("inf"):
+            known = ", ".join(PER_REQUEST_LATENCIES)
             raise FluidServeError(
-                f"--goodput {text!r} is not allowed; allowed: LATENCY:THRESHOLD with a latency of "
-                f"{known} and a finite threshold > 0"
+                f"--goodput {text!r} is not allowed; allowed: LATENCY:THRESHOLD with a latency "
+                f"that a request has one of ({known}) and a finite threshold > 0"
             )
         if explicit and time_unit not in per_ms:
             raise FluidServeError(f"--goodput {text!r}: a run without a time unit has no ms")

@@ -17,7 +17,13 @@ from serving.instance import (
     DecodeNode,
     setting,
 )
-from serving.metrics import LATENCIES, Distribution, LatencySamples, ServingMetrics
+from serving.metrics import (
+    LATENCIES,
+    PER_REQUEST_LATENCIES,
+    Distribution,
+    LatencySamples,
+    ServingMetrics,
+)
 from serving.rate_profile import RateProfile
 from serving.request_mix import RequestMix
 from serving.request_table import RequestTable
@@ -28,6 +34,7 @@ __all__ = [
     "MODES",
     "NRMSE_OUTPUTS",
     "OUTPUTS",
+    "PER_REQUEST_LATENCIES",
     "QUEUE_POLICIES",
     "TIME_UNITS",
     "VICTIM_POLICIES",

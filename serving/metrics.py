@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.errors import FluidServeError
+
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_delay")
 """Time to first token; time per output token after the first; inter-token latency; end-to-end
 latency; arrival to first admission."""
+
+PER_REQUEST_LATENCIES = ("ttft", "tpot", "e2el", "queue_delay")
+"""Those of which a request has one, so that it can meet a threshold or miss it."""
 
 PERCENTILES = (50, 90, 95, 99)
 EMPTY: NDArray[np.float64] = np.empty(0)
@@ -100,7 +105,8 @@ class ServingMetrics:
     latencies
         A :class:`Distribution` for each of :data:`LATENCIES`.
     request_goodput : [requests/time] or None
-        Completions that met every given threshold, per time; None where none was given.
+        Completions that met every given threshold, per time; None where none was given, and
+        where ``duration`` is 0.
     memory_utilization
         Mean KV use over M_total during execution, weighted by batch duration, idle included.
     gpu_utilization
@@ -138,13 +144,22 @@ class ServingMetrics:
         Parameters
         ----------
         goodput
-            Threshold [time] by latency name, such as ``{"ttft": 2.0}``.
+            Threshold [time] by one of :data:`PER_REQUEST_LATENCIES`, such as ``{"ttft": 2.0}``.
         **totals
             The remaining fields.
+
+        Raises
+        ------
+        FluidServeError
+            If a threshold is on something that a request has not one of.
         """
         latencies = {name: Distribution.of(*samples.of(name)) for name in LATENCIES}
+        for name in goodput or ():
+            if name not in PER_REQUEST_LATENCIES:
+                known = ", ".join(PER_REQUEST_LATENCIES)
+                raise FluidServeError(f"goodput counts requests; {name!r} is not one of {known}")
         good = None
-        if goodput:
+        if goodput and totals["duration"] > 0:
             met = np.ones(samples.weight.size, bool)
             for name, threshold in goodput.items():
                 met &= ~(getattr(samples, name) > threshold)

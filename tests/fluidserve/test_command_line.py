@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fluidserve.cli import COMMANDS, cli
-from serving import OUTPUTS
+from serving import LATENCIES, OUTPUTS
 
 SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-requests", 40)
 HEAVY_MODULES = ("numpy", "pandas", "jax", "sympy", "matplotlib", "scipy", "numba", "pydantic")
@@ -155,6 +155,60 @@ def test_a_load_change_from_a_saved_state(run, tmp_path):
     assert (rows["prefill_length"] == 5).sum() == 7
     assert rows["arrival_time"][rows["prefill_length"] == 5].min() >= 20
     assert rows["arrival_time"][rows["prefill_length"] == 20].max() < 20
+
+
+AZURE = (
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2023-11-16 18:15:46.6805900,20,30\n"
+    "2023-11-16 18:15:47.6805900,25,0\n"
+    "2023-11-16 18:15:48.6805900,30,900\n"
+    "2023-11-16 18:15:49.6805900,35,10\n"
+)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("none", 1), ("s", 1), ("ms", 1000)])
+def test_an_injected_trace_comes_through_the_door_of_files(run, tmp_path, unit, factor):
+    (tmp_path / "azure.csv").write_text(AZURE)
+    late = 50_000
+    run("generate", "--num-requests", 3, "--output", "r.csv")
+    instance = ("--time-unit", unit, "--L-filter", 100, "--no-verbose")
+    told = strict_json(run("simulate", *instance, "--trace", "azure.csv", "--out", "s").stdout)
+    done = run(
+        "simulate", *instance, "--requests", "r.csv", "--inject", "azure.csv",
+        "--inject-at", late, "--out", "i",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "dropped 1 rows: zero tokens" in done.stderr and "above L_filter" in done.stderr
+    rows = np.genfromtxt(tmp_path / "i" / "request_traces.csv", delimiter=",", names=True)
+    assert rows["arrival_time"][3:] == pytest.approx([late, late + 3 * factor])
+    assert rows["prefill_length"][3:].tolist() == [20, 35]
+    workload = strict_json(done.stdout)["workload"]
+    assert workload["requests"] == 5 and workload["horizon"] == late + 3 * factor
+    assert workload["injected"]["dropped"] == told["workload"]["dropped"]
+
+
+def test_a_state_filters_only_what_is_injected(run):
+    run("simulate", *SMALL, "--until", 5, "--save-state", "s.npz", "--out", "first")
+    done = run("simulate", "--resume", "s.npz", "--L-filter", 5)
+    assert done.exit_code == 2 and "--L-filter" in done.stderr and "--inject" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["simulate", "solve"])
+@pytest.mark.parametrize("name", LATENCIES)
+def test_goodput_of_every_latency(run, command, name):
+    done = run(command, *SMALL, "--no-verbose", "--goodput", f"{name}:1e6")
+    if name == "itl":
+        assert done.exit_code == 2 and "ttft, tpot, e2el, queue_delay" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    else:
+        metrics = strict_json(done.stdout)["metrics"]
+        assert metrics["request_goodput"] == pytest.approx(metrics["request_throughput"])
+
+
+def test_a_run_of_no_time_has_no_goodput(run):
+    done = run("simulate", *SMALL, "--until", 0, "--goodput", "ttft:2", "--no-verbose")
+    assert done.exit_code == 0, done.stderr
+    assert strict_json(done.stdout)["metrics"]["request_goodput"] is None
 
 
 def test_solve_writes_its_trajectory(run, tmp_path):

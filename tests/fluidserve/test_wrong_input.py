@@ -78,6 +78,8 @@ WRONG = [
     ("simulate --resume not_a_state.npz", ["not_a_state.npz"]),
     ("simulate --resume not_a_state.npz --B 5", ["--B", "state"]),
     ("simulate --inject-at 5", ["--inject-at", "--inject"]),
+    ("simulate --inject good.csv --inject-at inf", ["inject_at", "inf", "finite"]),
+    ("simulate --inject big.csv", ["big.csv", "row 2", "10001", "M_total = 10000"]),
     ("simulate --at-batch 5", ["--at-batch", "--save-state"]),
     ("simulate --at-batch 100000 --save-state s.npz", ["--at-batch", "ended after"]),
     ("simulate --out file", ["file", "not a folder"]),

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import Distribution, LatencySamples, ServingMetrics
+from serving import (
+    LATENCIES,
+    PER_REQUEST_LATENCIES,
+    Distribution,
+    FluidServeError,
+    LatencySamples,
+    ServingMetrics,
+)
 from serving.metrics import weighted_percentile
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
@@ -92,6 +99,24 @@ def test_goodput_counts_what_meets_every_threshold():
     assert goodput(ttft=3.0, e2el=5.0) == pytest.approx(2 / 10)
     # A request of one token has no time per output token to miss.
     assert goodput(tpot=1.0) == pytest.approx(2 / 10)
+
+
+@pytest.mark.parametrize("name", [*LATENCIES, "ttfb", "weight"])
+def test_goodput_takes_what_a_request_has_one_of_and_nothing_else(name):
+    tokens = {"itl": np.arange(30.0), "itl_weight": np.ones(30)}
+    latencies = {each: getattr(samples(), each) for each in (*PER_REQUEST_LATENCIES, "weight")}
+    measured = LatencySamples(**latencies, **tokens)
+    if name in PER_REQUEST_LATENCIES:
+        found = ServingMetrics.summarise(measured, goodput={name: 1e9}, **TOTALS)
+        assert found.request_goodput == pytest.approx(6 / 10)
+    else:
+        with pytest.raises(FluidServeError, match=f"{name}.*ttft, tpot, e2el, queue_delay"):
+            ServingMetrics.summarise(measured, goodput={name: 1.0}, **TOTALS)
+
+
+def test_a_run_that_took_no_time_has_no_goodput():
+    found = ServingMetrics.summarise(samples(), goodput={"ttft": 2.0}, **TOTALS | {"duration": 0.0})
+    assert found.request_goodput is None
 
 
 @pytest.mark.parametrize(
