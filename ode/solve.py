@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from ode._policies import policy_labels
+from ode._validity import validity_labels
 from ode.initial_state import InitialState
 from ode.solution import Solution
-from serving import DecodeNode, RateProfile, RequestMix, UnsupportedError
+from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError
 
 METHODS = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy")
 
@@ -52,14 +55,18 @@ def solve(
     ------
     UnsupportedError
         For an unknown method, or a policy that is not modelled.
+    FluidServeError
+        If ``horizon`` is not a finite time >= 0.
     SolveError
         If the solver fails; names its status and reason.
     """
-    from ode._policies import policy_labels
-
-    labels = policy_labels(instance, approximate=approximate)
+    if method not in METHODS:
+        raise UnsupportedError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
+    labels = policy_labels(instance, approximate=approximate) + validity_labels(mix, instance)
     initial = InitialState() if initial is None else initial
     horizon = profile.horizon if horizon is None else float(horizon)
+    if not (math.isfinite(horizon) and horizon >= 0):
+        raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
     if method == "lagrangian":
         from ode.lagrangian import solve_lagrangian
 
@@ -73,18 +80,16 @@ def solve(
             labels=labels,
             **options,
         )
-    if method in METHODS:
-        from ode.eulerian import solve_eulerian
+    from ode.eulerian import solve_eulerian
 
-        return solve_eulerian(
-            profile,
-            mix,
-            instance,
-            backend=method.removeprefix("eulerian_"),
-            initial=initial,
-            horizon=horizon,
-            drain=drain,
-            labels=labels,
-            **options,
-        )
-    raise UnsupportedError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
+    return solve_eulerian(
+        profile,
+        mix,
+        instance,
+        backend=method.removeprefix("eulerian_"),
+        initial=initial,
+        horizon=horizon,
+        drain=drain,
+        labels=labels,
+        **options,
+    )

@@ -25,7 +25,9 @@ from serving.compilation import compiled
 
 @compiled
 def sample_completion(queue, i, weight, finish, length, samples, sample_count):
-    """Record the latencies of the mass that completes."""
+    """Record the latencies of the mass that completes, unless it was there before time 0."""
+    if queue[UNTIL, i] < 0.0:
+        return
     sample = samples[sample_count[0]]
     sample[S_WEIGHT] = weight
     sample[S_FROM] = queue[FROM, i]
@@ -52,7 +54,7 @@ def sample_step(queue, first, last, batches, theta, before, samples, sample_coun
             continue
         tokens = alive * (reached - max(furthest, 1.0))
         if tokens > 0.0:
-            if queue[LAST_TOKEN, i] < theta:
+            if queue[LAST_TOKEN, i] < theta and queue[UNTIL, i] >= 0.0:
                 once = min(tokens, alive)
                 sample = samples[sample_count[0]]
                 sample[S_WEIGHT] = once

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._validity import requests_that_fit
 from ode.initial_state import InitialState
 from ode.lagrangian import parcels
 from ode.lagrangian import state as kernel
@@ -28,6 +29,9 @@ from serving import (
 
 SHORTEST_RESOLVED = 64
 """Mean decode length [steps] below which a step is never more than one batch."""
+
+COARSEST_RESOLVED = 8
+"""Steps that a mean decode length must span."""
 
 
 def solve_lagrangian(
@@ -56,12 +60,16 @@ def solve_lagrangian(
     ------
     SolveError
         If ``max_steps`` is reached or a batch takes no time.
+    UnsupportedError
+        If ``batches_per_step`` is too coarse for the mix.
     """
     if batches_per_step is None:
         batches_per_step = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
-    if batches_per_step < 1:
+    coarsest = max(1, int(mix.mean_decode / COARSEST_RESOLVED))
+    if not 1 <= batches_per_step <= coarsest:
         raise UnsupportedError(
-            f"batches_per_step: {batches_per_step} is not allowed; allowed: >= 1"
+            f"batches_per_step: {batches_per_step} is not allowed; allowed: 1 to {coarsest}, "
+            f"the mean decode length over {COARSEST_RESOLVED}"
         )
 
     def march(record_latencies: bool) -> March:
@@ -80,6 +88,7 @@ def solve_lagrangian(
             "steps": len(done.rows),
             "batches_per_step": batches_per_step,
             "batches": len(done.rows) * batches_per_step,
+            "requests_that_fit": requests_that_fit(mix, instance),
             "unfinished": float(done.state[kernel.ARRIVED] - done.state[kernel.COMPLETED]),
         },
         labels=labels,
@@ -149,41 +158,41 @@ def _tables(
 
 
 def _initial_queues(
-    initial: InitialState,
-    tables: NDArray[np.float64],
-    state: NDArray[np.float64],
+    initial: InitialState, tables: NDArray[np.float64], state: NDArray[np.float64]
 ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Return RUNNING, WAITING and SWAPPED at time 0; their totals go into ``state``."""
-    queues = [parcels.empty_queue() for _ in range(3)]
-    fresh = np.array([[initial.waiting, 0.0, 0.0]] if initial.waiting > 0 else np.empty((0, 3)))
-    for index, (queue_rows, admitted) in enumerate(
-        [(initial.running, 0.0), (fresh, -1.0), (initial.swapped, 0.0)]
-    ):
-        queue, ends = queues[index]
-        for alive, age, furthest in queue_rows:
-            share = parcels.at(tables, parcels.SURVIVE, furthest)
-            if share <= 0 < alive:
-                raise SolveError(
-                    "lagrangian",
-                    "initial_state",
-                    f"no request of this mix is longer than {furthest:g} tokens",
-                )
-            parcel = np.zeros(parcels.COLUMNS)
-            parcel[parcels.MASS] = alive / share
-            parcel[parcels.AGE], parcel[parcels.FURTHEST] = age, furthest
-            parcel[parcels.ADMITTED] = admitted
-            parcel[parcels.ALIVE] = alive
-            parcel[parcels.PREFILL] = parcel[parcels.MASS] * parcels.at(
-                tables, parcels.HELD, furthest
+    fresh = np.array([[initial.waiting, 0.0, 0.0]])[: initial.waiting > 0]
+    running, alive, held = _queue_of(initial.running, tables, is_arrival=False)
+    waiting, _, _ = _queue_of(fresh, tables, is_arrival=True)
+    swapped, evicted, _ = _queue_of(initial.swapped, tables, is_arrival=False)
+    state[kernel.RUNNING], state[kernel.MEMORY], state[kernel.SWAPPED] = alive, held, evicted
+    return [running, waiting, swapped]
+
+
+def _queue_of(
+    rows: NDArray[np.float64], tables: NDArray[np.float64], *, is_arrival: bool
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]], float, float]:
+    """Return a queue of rows (mass, age, furthest), mass alive and memory held."""
+    queue, ends = parcels.empty_queue(504 + 4 * len(rows) // 16 * 16)
+    mass_alive = memory = 0.0
+    for alive, age, furthest in rows:
+        share = parcels.at(tables, parcels.SURVIVE, furthest)
+        if share <= 0 < alive:
+            raise SolveError(
+                "lagrangian",
+                "initial_state",
+                f"no request of this mix is longer than {furthest:g} tokens",
             )
-            if ends[parcels.TAIL] == queue.shape[1]:
-                queue = parcels.with_room(queue, ends, 0, len(queue_rows))
-            parcels.push_tail(queue, ends, parcel)
-            held = parcel[parcels.PREFILL] + age * alive
-            if index == 0:
-                state[kernel.RUNNING] += alive
-                state[kernel.MEMORY] += held
-            elif index == 2:
-                state[kernel.SWAPPED] += alive
-        queues[index] = (queue, ends)
-    return queues
+        parcel = np.zeros(parcels.COLUMNS)
+        parcel[parcels.MASS] = alive / share
+        parcel[parcels.AGE], parcel[parcels.FURTHEST] = age, furthest
+        parcel[parcels.ALIVE] = alive
+        longer = parcels.at(tables, parcels.HELD, furthest)
+        parcel[parcels.PREFILL] = parcel[parcels.MASS] * longer
+        parcel[parcels.ADMITTED] = -1.0 if is_arrival else 0.0
+        if not is_arrival:  # nobody knows when they arrived: no latency is theirs
+            parcel[parcels.FROM] = parcel[parcels.UNTIL] = -1.0
+        parcels.push_tail(queue, ends, parcel)
+        mass_alive += alive
+        memory += parcel[parcels.PREFILL] + age * alive
+    return (queue, ends), mass_alive, memory

@@ -21,7 +21,15 @@ from ode.lagrangian.state import (
     R_SWAPPED,
     R_TOKENS,
 )
-from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, SolveError
+from serving import (
+    BatchTimeLaw,
+    DecodeNode,
+    FluidServeError,
+    RateProfile,
+    RequestMix,
+    SolveError,
+    UnsupportedError,
+)
 
 
 def rows_of(profile, mix, instance, *, horizon, batches=1, record_latencies=False):
@@ -209,3 +217,30 @@ def test_a_batch_that_meets_the_budget_to_the_last_bit():
             rows = rows_of(profile, mix, node, horizon=60.0)
             assert (rows[:, R_TOKENS] <= budget).all()
             np.testing.assert_allclose(rows[: step + 1], free[: step + 1], rtol=1e-9, atol=1e-9)
+
+
+def test_requests_present_at_the_start_have_no_latencies(normal_mix):
+    """Nobody knows when they arrived; arrivals alone are measured."""
+    there = InitialState(
+        running=np.array([[5.0, 10.0, 10.0]]), swapped=np.array([[2.0, 5.0, 5.0]]), waiting=3.0
+    )
+    profile = RateProfile.constant(0.1, 200.0)
+    flow = solve(profile, normal_mix, DecodeNode(), initial=there)
+    assert flow.totals["completed"] == pytest.approx(30, rel=1e-9)
+    assert flow.samples().weight.sum() == pytest.approx(23, rel=1e-9)
+
+
+def test_what_cannot_be_resolved_is_refused(normal_mix):
+    profile = RateProfile.constant(0.1, 200.0)
+    with pytest.raises(UnsupportedError, match="batches_per_step: 5 is not allowed; allowed: 1 to"):
+        solve(profile, normal_mix, DecodeNode(), batches_per_step=5)
+    for horizon in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(FluidServeError, match="horizon"):
+            solve(profile, normal_mix, DecodeNode(), horizon=horizon)
+
+
+def test_a_mix_of_large_requests_is_labelled():
+    large = RequestMix.from_lengths([3000], [200])
+    labels = solve(RateProfile.constant(0.001, 100.0), large, DecodeNode()).labels
+    assert any("exceeds B = 2000" in label for label in labels)
+    assert any("32% of the memory" in label for label in labels)
