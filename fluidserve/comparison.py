@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import flat, resolved_yaml
-from fluidserve.experiment import Stopwatch, write_common
+from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.people import for_people, instance_line
 from fluidserve.pictures import COMPARISON, draw, write_comparison
 from fluidserve.plots import Curve, pressure_spans
@@ -41,6 +41,7 @@ def compare_into(
     """
     import calibration
     import discrete
+    from workload import write_requests
 
     watch, node, seed = Stopwatch(), inputs.instance, inputs.config.seed
     with watch("compare"):
@@ -57,12 +58,13 @@ def compare_into(
     with watch("write"):
         run = discrete.simulate(done.discrete.requests, node, seed=seed, record_events=True)
         run.write(folder)
+        write_requests(done.discrete.requests, folder / REQUESTS)
         _write_trajectories(folder / COMPARISON, done)
         timings = watch.seconds | _timings(result)
         write_common(
             folder,
             final,
-            config_yaml=resolved_yaml(inputs.config, node),
+            config_yaml=resolved_yaml(inputs.config, node, REQUESTS),
             summary=_untimed(result),
             people=for_people(f"Fluid next to discrete: {instance_line(node)}", _untimed(result)),
             seed=seed,

@@ -56,7 +56,8 @@ def load_config(
     Parameters
     ----------
     path
-        YAML file with flat keys; only defaults without it.
+        YAML file with flat keys; only defaults without it. Its ``request_file`` is sought from
+        the folder that it lies in, so that an experiment folder can be moved.
     flags
         Values by key that win over the file.
 
@@ -74,6 +75,8 @@ def load_config(
     merged: dict[str, Any] = {}
     if path is not None:
         merged |= _with_shorthand(_read(Path(path)), f"{path}: ")
+        if isinstance(merged.get("request_file"), str):
+            merged["request_file"] = str(Path(path).parent / merged["request_file"])
     merged |= _with_shorthand(dict(flags or {}), "")
     try:
         return schema()(**merged)
@@ -177,8 +180,8 @@ def flat(instance: DecodeNode) -> dict[str, Any]:
     return keys
 
 
-def resolved_yaml(config: Any, instance: DecodeNode) -> str:
-    """Return a configuration file that runs exactly this again.
+def resolved_yaml(config: Any, instance: DecodeNode, request_file: str | None = None) -> str:
+    """Return a configuration file of this very instance and these very requests.
 
     Parameters
     ----------
@@ -186,7 +189,10 @@ def resolved_yaml(config: Any, instance: DecodeNode) -> str:
         As from :func:`load_config`.
     instance
         The instance that ran (after ``--scale``).
+    request_file
+        The requests that ran, as seen from the folder of the configuration file.
     """
     run = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "run"}
     keys = flat(instance) | {key: run[key] for key in run if key != "output_dir"}
+    keys["request_file"] = request_file
     return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

@@ -19,6 +19,8 @@ import click
 from serving import FileAccessError
 
 HOME = Path("data/experiments")
+REQUESTS = "requests.csv"
+"""The requests that ran, after every cut and scale; ``config_used.yaml`` names it."""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import resolved_yaml
-from fluidserve.experiment import Stopwatch, write_common
+from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
 from fluidserve.options import WORKLOAD_KEYS
 from fluidserve.people import for_people, instance_line
@@ -17,6 +17,7 @@ from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, summary_of
 from fluidserve.settings import D_1, SETTINGS
 from serving import ConfigError, FluidServeError
+from workload import write_requests
 
 if TYPE_CHECKING:
     from discrete import DecodeNodeEngine, Progress
@@ -52,9 +53,10 @@ def simulate_into(
     )  # fmt: skip
     with watch("write"):
         run.write(folder)
+        write_requests(engine.requests, folder / REQUESTS)
         title = f"Discrete run: {instance_line(engine.instance)}"
         write_common(
-            folder, final, config_yaml=resolved_yaml(inputs.config, engine.instance),
+            folder, final, config_yaml=resolved_yaml(inputs.config, engine.instance, REQUESTS),
             summary=summary, people=for_people(title, summary), seed=engine.seed,
             timings=watch.seconds,
         )  # fmt: skip

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.config import resolved_yaml
-from fluidserve.experiment import Stopwatch, write_common
+from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import load_inputs
 from fluidserve.people import for_people, instance_line
 from fluidserve.results import parse_goodput, summary_of, write_trajectory
 from ode import InitialState, solve
 from serving import UnsupportedError
+from workload import write_requests
 
 OWNERS = {"step": "eulerian_jax", "batches_per_step": "lagrangian"}
 """The method that each option of a method belongs to."""
@@ -48,9 +49,12 @@ def solve_into(
         message=flow.message, labels=list(flow.labels), stats=dict(flow.stats),
     )  # fmt: skip
     write_trajectory(folder / "trajectory.csv", flow.trajectory)
+    if inputs.file is not None:  # a generator's exact law is in no file
+        write_requests(inputs.file, folder / REQUESTS)
+    ran = REQUESTS if inputs.file is not None else None
     title = f"Fluid solution ({flow.method}): {instance_line(node)}"
     write_common(
-        folder, final, config_yaml=resolved_yaml(inputs.config, node), summary=summary,
+        folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,
     )  # fmt: skip
     return summary | {"seconds": watch.seconds}

@@ -17,7 +17,7 @@ SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-request
 HEAVY_MODULES = ("numpy", "pandas", "jax", "sympy", "matplotlib", "scipy", "numba", "pydantic")
 RUN_FILES = {
     "batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv",
-    "summary.txt", "summary.json", "config_used.yaml", "meta.json",
+    "summary.txt", "summary.json", "config_used.yaml", "meta.json", "requests.csv",
 }  # fmt: skip
 
 
@@ -125,11 +125,48 @@ def test_the_same_seed_gives_the_same_bytes_in_every_file_but_meta(run, tmp_path
     assert a == b
 
 
-def test_what_was_written_runs_the_same_again(run, tmp_path):
-    run("simulate", *SMALL, "--mode", "sacrifice", "--d-swap", 0.01, "--out", "a")
-    run("generate", *SMALL, "--output", "r.csv")
-    run("simulate", "--config", "a/config_used.yaml", "--requests", "r.csv", "--out", "b")
-    for name in ("batch_snapshots.csv", "request_traces.csv", "events.csv"):
+RECORDS = ("batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv")
+AZURE = (
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2023-11-16 18:15:46.6805900,20,30\n"
+    "2023-11-16 18:15:47.6805900,25,0\n"
+    "2023-11-16 18:15:48.6805900,30,900\n"
+    "2023-11-16 18:15:49.6805900,35,10\n"
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("simulate", *SMALL, "--mode", "sacrifice", "--d-swap", 0.01),
+        ("simulate", *SMALL, "--scale", 2, "--seed", 7, "--victim-policy", "random"),
+        ("simulate", "--scenario", "bursty", "--load", 1.1, "--L-filter", 35, "--scale", 3),
+        ("simulate", "--trace", "azure.csv", "--time-unit", "ms", "--scale", 2, "--load", 0.9),
+        ("simulate", *SMALL, "--inject", "azure.csv", "--inject-at", 11, "--M-total", 1000),
+        ("compare", *SMALL, "--scale", 2, "--replications", 2, "--methods", "lagrangian"),
+    ],
+    ids=lambda line: " ".join(map(str, line[:1] + line[-4:])),
+)
+def test_what_was_written_runs_the_same_again(run, tmp_path, monkeypatch, line):
+    (tmp_path / "azure.csv").write_text(AZURE)
+    done = run(*line, "--no-verbose", "--out", "a", *["--no-pictures"][: line[0] == "compare"])
+    assert done.exit_code == 0, done.stderr
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a").rename(tmp_path / "moved" / "a")
+    monkeypatch.chdir(tmp_path / "moved")
+    done = run("simulate", "--config", "a/config_used.yaml", "--out", "b")
+    assert done.exit_code == 0, done.stderr
+    for name in (*RECORDS, "requests.csv", "config_used.yaml"):
+        before, after = (tmp_path / "moved" / folder / name for folder in "ab")
+        assert before.read_bytes() == after.read_bytes(), name
+
+
+def test_a_solved_file_is_solved_the_same_again(run, tmp_path):
+    (tmp_path / "azure.csv").write_text(AZURE)
+    run("solve", "--trace", "azure.csv", "--scale", 4, "--load", 0.7, "--out", "a")
+    done = run("solve", "--config", "a/config_used.yaml", "--out", "b")
+    assert done.exit_code == 0, done.stderr
+    for name in ("trajectory.csv", "requests.csv", "config_used.yaml"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -155,15 +192,6 @@ def test_a_load_change_from_a_saved_state(run, tmp_path):
     assert (rows["prefill_length"] == 5).sum() == 7
     assert rows["arrival_time"][rows["prefill_length"] == 5].min() >= 20
     assert rows["arrival_time"][rows["prefill_length"] == 20].max() < 20
-
-
-AZURE = (
-    "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-    "2023-11-16 18:15:46.6805900,20,30\n"
-    "2023-11-16 18:15:47.6805900,25,0\n"
-    "2023-11-16 18:15:48.6805900,30,900\n"
-    "2023-11-16 18:15:49.6805900,35,10\n"
-)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("none", 1), ("s", 1), ("ms", 1000)])

@@ -114,6 +114,13 @@ def test_a_missing_file_is_named(tmp_path):
         load_config(tmp_path / "nope.yaml")
 
 
+def test_a_request_file_lies_beside_its_configuration_a_flag_s_where_one_stands(tmp_path):
+    path = written(tmp_path, "request_file: r.csv\n")
+    assert load_config(path).request_file == str(tmp_path / "r.csv")
+    assert load_config(path, {"request_file": "r.csv"}).request_file == "r.csv"
+    assert load_config(written(tmp_path, "request_file: /r.csv\n")).request_file == "/r.csv"
+
+
 def test_a_users_policy_is_let_through():
     assert load_config(None, {"queue_policy": "mine.py:order"}).queue_policy == "mine.py:order"
 
