@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._sampling_points import GOLDEN
 from ode.initial_state import InitialState
 from ode.lagrangian import state as kernel
 from serving import DecodeNode, LatencySamples, RateProfile, Trajectory
-
-GOLDEN = 0.5 * (np.sqrt(5) - 1)
-"""Samples read their arrival intervals at multiples of this, modulo 1: evenly, in any subset."""
 
 STATE_OUTPUTS = {
     "running": kernel.R_RUNNING,
