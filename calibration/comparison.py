@@ -92,6 +92,7 @@ class Comparison:
         floor = {name: finite_or_none(value) for name, value in self.noise_floor.items()}
         return {
             "horizon": ensemble.horizon,
+            "horizon_is": ensemble.horizon_is,
             "grid_points": int(ensemble.grid.size),
             "discrete": {
                 "engine": self.instance.engine,

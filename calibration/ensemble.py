@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import discrete
 from calibration._pool import default_workers, replicates
 from calibration._replicate import TOTALS, Experiment, Replicate, reduced
 from serving import (
@@ -86,8 +87,15 @@ class Ensemble:
 
     @property
     def horizon(self) -> float:
-        """End of arrivals [time]."""
+        """End of the grid [time]."""
         return float(self.grid[-1])
+
+    @property
+    def horizon_is(self) -> str:
+        """What the end of the grid is, in words."""
+        if self.requests.horizon <= 0:
+            return "last completion of the first replication (all requests arrive at time 0)"
+        return "last arrival" if self.horizon == self.requests.horizon else "as asked for"
 
     def standard_error(self, name: str) -> NDArray[np.float64]:
         """Return the standard error of the replication mean of an output, shape (G,)."""
@@ -123,7 +131,8 @@ def run_ensemble(
         How many, or the most where ``wanted`` is given.
     num_requests, horizon
         How far to draw from a workload: exactly one of them. With ``num_requests`` the first
-        replication has so many, and its last arrival is the horizon of all.
+        replication has so many, and its last arrival is the horizon of all. So is the last
+        arrival of requests, or their last completion where all arrive at time 0.
     seed
         Whole number >= 0.
     workers
@@ -153,9 +162,9 @@ def run_ensemble(
         raise ConfigError("workers", workers, "a whole number >= 1")
     first = _first_requests(source, num_requests, horizon, seed)
     first.check_fits(instance.M_total)
-    end = first.horizon if horizon is None else float(horizon)
-    if end <= 0:
-        raise ConfigError("horizon", end, "> 0: all requests arrive at time 0")
+    end = _end(first, instance, seed) if horizon is None else float(horizon)
+    if not 0 < end < float("inf"):
+        raise ConfigError("horizon", end, "a finite time > 0")
     grid = np.linspace(0.0, end, points)
     experiment = Experiment(source, first, instance, grid, outputs, seed, drain, goodput)
     run, seconds = _timed(lambda: experiment.run(first, 0))
@@ -184,6 +193,13 @@ def _first_requests(
             raise ConfigError("num_requests", num_requests, "not given beside a file of requests")
         return source
     return source.sample(seed, num_requests=num_requests, horizon=horizon)
+
+
+def _end(first: RequestTable, instance: DecodeNode, seed: int) -> float:
+    """Return the last arrival, or the last completion where nothing arrives after time 0."""
+    if first.horizon > 0:
+        return first.horizon
+    return discrete.simulate(first, instance, seed=seed, record_batches=False).metrics().duration
 
 
 def _timed(job: Callable[[], Any]) -> tuple[Any, float]:

@@ -113,6 +113,10 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     """
     from fluidserve.config import instance_of
 
+    for key in ("arrival_rate", "rate_scale"):
+        if _given(params, "load") and _given(params, key):
+            flag = key.replace("_", "-")
+            raise FluidServeError(f"--load and --{flag} both set the rate; give one of them")
     config = load_config_of(params)
     scale = _number(params, "scale", 1)
     node = instance_of(config)

@@ -278,6 +278,21 @@ def test_compare_on_a_file_begins_with_the_file_itself(run, tmp_path):
     assert not list((tmp_path / "c").glob("*.png"))
 
 
+def test_compare_on_arrivals_that_are_all_at_time_0_goes_to_the_last_completion(run, tmp_path):
+    table = "arrival_time,prefill_length,decode_length\n0,20,30\n"
+    for rows in (table, table + "0,10,5\n"):
+        (tmp_path / "r.csv").write_text(rows)
+        options = ("--replications", 2, "--methods", "all", "--out", "c", "--no-verbose")
+        done = run("compare", "--requests", "r.csv", *options)
+        assert done.exit_code == 0, done.stderr
+        told = strict_json(done.stdout)
+        last = np.genfromtxt(tmp_path / "c" / "request_traces.csv", delimiter=",", names=True)
+        assert told["horizon"] == last["completion_time"].max() > 0
+        assert "last completion" in told["horizon_is"]
+        assert told["methods"]["lagrangian"]["nrmse"]["in_system"] < 0.1
+        assert (tmp_path / "c" / "fluid_vs_discrete.png").exists()
+
+
 def test_plot_draws_what_compare_drew(run, tmp_path):
     run("compare", *SMALL, "--replications", 4, "--methods", "lagrangian", "--out", "c")
     before = bytes_of(tmp_path / "c")

@@ -52,6 +52,8 @@ WRONG = [
     ("simulate --requests one_time.csv --load 0.5", ["one_time.csv", "time 0", "--load"]),
     ("simulate --arrival-rate nan", ["arrival_rate", "nan", "finite"]),
     ("simulate --arrival-rate -1", ["arrival_rate", "-1", "> 0"]),
+    ("simulate --load 0.5 --arrival-rate 2", ["--load", "--arrival-rate", "one of them"]),
+    ("solve --trace good.csv --load 0.5 --rate-scale 2", ["--load", "--rate-scale"]),
     ("simulate --load nan", ["load", "nan", "> 0"]),
     ("simulate --load -2", ["load", "-2", "> 0"]),
     ("simulate --scale 0", ["scale", "0", "> 0"]),
