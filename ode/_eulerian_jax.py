@@ -18,7 +18,7 @@ CHUNK = 128
 """Steps per call of the compiled scan."""
 
 NEARLY_FULL = 0.95
-"""Share of memory from which steps are halved."""
+"""Share of memory, or of what admission may fill, from which steps are halved."""
 
 N, m = (OUTPUTS.index(name) - len(OUTPUTS) for name in ("N", "m"))
 """Columns of RUNNING and of the evicted, from the end of a row."""
@@ -117,8 +117,9 @@ def _advance(
 
 def _caution(values: Any, outputs: Any) -> Any:
     """Return the share of a full step to take: cohorts are cut sharply where a limit binds."""
-    tokens = outputs[OUTPUTS.index("U")]
-    binds = (tokens > values["B"]) | (tokens > NEARLY_FULL * values["M"])
+    tokens, full = outputs[OUTPUTS.index("U")], NEARLY_FULL * values["M"]
+    binds = (tokens > values["B"]) | (tokens > full)
+    binds |= tokens - outputs[OUTPUTS.index("N")] > values["kappa"] * full
     return jnp.where(binds, 0.5, 1.0)
 
 
