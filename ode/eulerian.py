@@ -9,9 +9,16 @@ from numpy.typing import NDArray
 
 from ode._delays import delay_samples
 from ode._eulerian_problem import EulerianProblem, March, eulerian_problem
+from ode._eulerian_progress import decoded_anew, evicting
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from serving import DecodeNode, RateProfile, RequestMix, Trajectory, UnsupportedError
+
+UNDER_EVICTION = "approximate: latencies under eviction follow the mean progress of all requests"
+CUT_SHORT = (
+    "approximate: cut short under eviction, latencies cover only part of the completions and "
+    "tokens decoded anew are estimated"
+)
 
 
 def solve_eulerian(
@@ -59,7 +66,7 @@ def solve_eulerian(
         status="done",
         message=f"reached t = {end:g} in {done.stats['steps']:.0f} steps",
         stats=done.stats,
-        labels=labels,
+        labels=(*labels, *_labels(problem, done)),
         totals=_totals(problem, done),
         latencies=lambda: delay_samples(problem, done, arrivals, mix),
     )
@@ -122,12 +129,19 @@ def _trajectory(
     )
 
 
+def _labels(problem: EulerianProblem, done: March) -> tuple[str, ...]:
+    """Return where the outputs are not what the equations determine."""
+    if not evicting(done):
+        return ()
+    return (UNDER_EVICTION,) if problem.drain else (UNDER_EVICTION, CUT_SHORT)
+
+
 def _totals(problem: EulerianProblem, done: March) -> dict[str, float]:
     """Return the run totals of :class:`serving.ServingMetrics`."""
     time, end = done.time, float(done.time[-1])
     values = problem.values
     wasted = float(done["wasted"][-1]) if not done.swapping else 0.0
-    lost_work = float(done["wasted_work"][-1]) if not done.swapping else 0.0
+    repeated, repeated_work = decoded_anew(problem, done)
     batches = float(done["theta"][-1])
     worked = float(np.trapezoid(done["b"], done["theta"]))
     busy = done["N"] > 1e-9 * max(float(done["N"].max()), 1e-300)
@@ -136,10 +150,10 @@ def _totals(problem: EulerianProblem, done: March) -> dict[str, float]:
     return {
         "duration": end,
         "completed": float(done["completed"][-1]),
-        "output_tokens": float(done["executed"][-1]) - wasted,
+        "output_tokens": float(done["executed"][-1]) - repeated,
         "memory_utilization": memory / (values["M"] * end) if end > 0 else 0.0,
         "gpu_utilization": float(share) / end if end > 0 else 0.0,
-        "processing_efficiency": (worked - lost_work) / max(batches, 1e-300) / values["B"],
+        "processing_efficiency": (worked - repeated_work) / max(batches, 1e-300) / values["B"],
         "evictions": float(done["evicted"][-1]),
         "recompute_waste": wasted,
     }

@@ -201,6 +201,24 @@ def test_burst_agrees_with_the_iteration_clock(mode, budget):
     assert flow.metrics().latencies["e2el"].mean == pytest.approx(little, rel=0.02)
 
 
+def test_swapped_stays_non_negative_at_an_admission_threshold():
+    mix = RequestMix.from_lengths([1, 1, 5], [1, 2, 24], request_class=[0, 0, 0])
+    law = BatchTimeLaw.per_token(1.0, 0.0030104995936892105)
+    node = DecodeNode(law, M_total=200, B=1000, admission_threshold=0.8)
+    profile = RateProfile.constant(2.0 * capacity(mix, node), 60.0)
+    flow = solve(profile, mix, node, method="eulerian_jax", classes=2)
+    assert flow.trajectory.outputs["swapped"].min() >= -1e-6 * profile.total
+
+
+def test_no_inter_token_latencies_where_the_budget_holds_requests_up():
+    mix = RequestMix.from_lengths(np.full(101, 20), np.arange(50, 151))
+    profile = RateProfile.constant(30.0, 2.0)
+    held_up = solve(profile, mix, DecodeNode(B=600), method="eulerian_jax").samples()
+    assert held_up.itl.size == held_up.itl_weight.size == 0
+    free = solve(profile, mix, DecodeNode(B=None), method="eulerian_jax").samples()
+    assert free.itl_weight.sum() == pytest.approx(60 * 99, rel=1e-3)
+
+
 def test_simultaneous_arrivals_are_a_jump():
     profile = RateProfile(np.array([0.0, 50.0, 50.0, 400.0]), np.array([0.0, 0.0, 30.0, 30.0]))
     flow = solve(profile, CHECK_1, ROOMY, method="eulerian_jax")
