@@ -187,6 +187,8 @@ def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row
         alive = state[RUNNING] + fresh * survives
         if tokens > spec[BUDGET] or is_idle(alive, state[ARRIVED] + fresh):
             break
+        if batches > 1.0 and state[SEEN] >= state[NOW]:  # after idling: nothing to backdate
+            break
 
         queue[FROM, tail - 1] = state[SEEN]
         queue[UNTIL, tail - 1] = min(state[NOW], spec[HORIZON])

@@ -19,8 +19,10 @@ from ode.lagrangian.cruise import (
 )
 from ode.lagrangian.parcels import (
     COLUMNS,
+    FROM,
     HEAD,
     TAIL,
+    UNTIL,
     with_room,
 )
 from ode.lagrangian.state import (
@@ -153,8 +155,9 @@ def advance(
                 admit(waiting, waiting_ends, running, running_ends, spec, state, False, piece)
         empty = waiting_ends[TAIL] == waiting_ends[HEAD]
         fits = state[MEMORY] + state[RUNNING] <= spec[BUDGET]
-        if batches > 1.0 and never_queued and empty and fits and state[THETA] > 0.0:
-            newest = running_ends[TAIL] - 1
+        newest = running_ends[TAIL] - 1
+        in_a_step = never_queued and running[FROM, newest] < running[UNTIL, newest]
+        if batches > 1.0 and in_a_step and empty and fits and state[THETA] > 0.0:
             backdate(running, newest, tables, spec, state, samples, sample_count)
 
         if empty and is_idle(state[RUNNING], state[ARRIVED]):
