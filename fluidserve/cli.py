@@ -61,6 +61,10 @@ class FrontDoor(click.Group):
             # The reader of stdout has gone (``| head``): nothing more can be said to it.
             sys.stdout = None
             sys.exit(0)
+        except MemoryError as wrong:
+            _stop(f"this machine has not the memory for it: {wrong}", 2)
+        except OverflowError as wrong:
+            _stop(f"a number is too large: {wrong}", 2)
         except Exception as wrong:
             from serving.errors import FluidServeError
 

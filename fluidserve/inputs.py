@@ -15,6 +15,7 @@ from serving import ConfigError, DecodeNode, FluidServeError, RateProfile, Reque
 if TYPE_CHECKING:
     from workload import TraceReading, Workload
 
+LARGEST_SCALE = 1_000_000
 OWN_FORMAT = "own"
 """Name of the project's own request files, whose times are in the unit of the instance."""
 
@@ -118,7 +119,9 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             flag = key.replace("_", "-")
             raise FluidServeError(f"--load and --{flag} both set the rate; give one of them")
     config = load_config_of(params)
-    scale = _number(params, "scale", 1)
+    scale = 1 if params.get("scale") is None else params["scale"]
+    if not 1 <= scale <= LARGEST_SCALE:
+        raise ConfigError("scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
     node = instance_of(config)
     instance = node if scale == 1 else node.scaled(int(scale))
     path, is_trace = _file(params, config)

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from serving import BatchTimeLaw, DecodeNode, setting
+from serving import BatchTimeLaw, DecodeNode, allowed_values, setting
 
 ENGINES = ("decode_node",)
 PLANNED_ENGINES = ("vllm_v0", "vllm_v1")
@@ -62,18 +62,7 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What is allowed, in words."""
-        if "choices" in self.rules:
-            words = " | ".join(self.rules["choices"])
-            return words + (" | path.py:function" if self.rules.get("user_function") else "")
-        words = {int: "a whole number", float: "a finite number", bool: "true | false"}.get(
-            self.kind, "a text"
-        )
-        signs = {"minimum": ">=", "exclusive_minimum": ">", "maximum": "<="}
-        bounds = [
-            f"{sign} {self.rules[rule]}" for rule, sign in signs.items() if rule in self.rules
-        ]
-        words = " ".join([words, " and ".join(bounds)]) if bounds else words
-        return words + (", or null" if self.optional else "")
+        return allowed_values(self.kind.__name__, self.rules, optional=self.optional)
 
 
 def _settings(spec: type, group: str) -> list[Setting]:

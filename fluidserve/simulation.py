@@ -122,7 +122,7 @@ def _advance(engine: DecodeNodeEngine, params: Mapping[str, Any], config: Any) -
     if at_batch is not None:
         if state is None:
             raise FluidServeError("--at-batch needs --save-state")
-        if at_batch < engine.batch:
+        if not engine.batch <= at_batch < 2**53:
             raise ConfigError("at_batch", at_batch, f"a batch >= {engine.batch}, where it starts")
         stop = engine.advance(until=until, batches=at_batch - engine.batch, progress=told)
         if stop != Stop.BATCHES:

@@ -15,6 +15,7 @@ from serving.instance import (
     VICTIM_POLICIES,
     BatchTimeLaw,
     DecodeNode,
+    allowed_values,
     setting,
 )
 from serving.metrics import (
@@ -53,6 +54,7 @@ __all__ = [
     "Trajectory",
     "UnsupportedError",
     "WorkloadError",
+    "allowed_values",
     "output_key",
     "setting",
 ]

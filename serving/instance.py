@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
 
 from serving.errors import ConfigError
@@ -11,6 +14,9 @@ from serving.errors import ConfigError
 TIME_UNITS = ("none", "s", "ms")
 MODES = ("swapping", "sacrifice")
 QUEUE_POLICIES = ("FCFS", "priority", "SJF")
+MOST_TOKENS = 2**53
+"""Up to here a float64 holds every whole number, so sums of tokens stay exact."""
+
 VICTIM_POLICIES = ("LIFO", "FIFO", "LRU", "random")
 
 
@@ -30,6 +36,36 @@ def setting(default: Any, doc: str, **constraints: Any) -> Any:
     return field(default=default, metadata={"doc": doc, **constraints})
 
 
+BOUNDS = {
+    "minimum": (">=", operator.ge),
+    "exclusive_minimum": (">", operator.gt),
+    "maximum": ("<=", operator.le),
+}
+"""Sign of each constraint, and what it asks of value and bound."""
+
+KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true | false"}
+
+
+def allowed_values(kind: str, rules: Mapping[str, Any], *, optional: bool = False) -> str:
+    """Return in words what a setting may be.
+
+    Parameters
+    ----------
+    kind
+        Name of its type.
+    rules
+        Its constraints; see :func:`setting`.
+    optional
+        Whether it may be null.
+    """
+    if "choices" in rules:
+        words = " | ".join(rules["choices"])
+        return words + (" | path.py:function" if rules.get("user_function") else "")
+    bounds = [f"{sign} {rules[name]}" for name, (sign, _) in BOUNDS.items() if name in rules]
+    words = " ".join([KINDS.get(kind, "a text"), " and ".join(bounds)]).rstrip()
+    return words + (", or null" if optional else "")
+
+
 def check_settings(spec: Any) -> None:
     """Hold every field of ``spec`` declared by :func:`setting` to its constraints.
 
@@ -40,30 +76,20 @@ def check_settings(spec: Any) -> None:
     """
     for item in fields(spec):
         rules, value = item.metadata, getattr(spec, item.name)
-        if value is None or "doc" not in rules:
-            continue
-        if "choices" in rules:
-            is_function = rules.get("user_function") and ".py:" in str(value)
-            if value not in rules["choices"] and not is_function:
-                allowed = " | ".join(rules["choices"])
-                if rules.get("user_function"):
-                    allowed += " | path.py:function"
-                raise ConfigError(item.name, value, allowed)
-            continue
-        bounds = [
-            ("minimum", ">=", lambda v, b: v >= b),
-            ("exclusive_minimum", ">", lambda v, b: v > b),
-            ("maximum", "<=", lambda v, b: v <= b),
-        ]
-        present = [(sign, rules[name], ok) for name, sign, ok in bounds if name in rules]
-        if not present:
-            continue
-        allowed = "a finite number " + " and ".join(f"{sign} {bound}" for sign, bound, _ in present)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        kind, _, null = str(item.type).partition(" | ")
+        if "doc" in rules and not (value is None and null) and not _is_allowed(value, kind, rules):
+            allowed = allowed_values(kind, rules, optional=bool(null))
             raise ConfigError(item.name, value, allowed)
-        if not all(ok(value, bound) for _, bound, ok in present):
-            raise ConfigError(item.name, value, allowed)
+
+
+def _is_allowed(value: Any, kind: str, rules: Mapping[str, Any]) -> bool:
+    if "choices" in rules:
+        is_function = bool(rules.get("user_function")) and ".py:" in str(value)
+        return is_function or value in rules["choices"]
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    held = all(ask(value, rules[name]) for name, (_, ask) in BOUNDS.items() if name in rules)
+    return held and math.isfinite(value) and (kind != "int" or value == int(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +164,10 @@ class DecodeNode:
     batch_time: BatchTimeLaw = field(default_factory=BatchTimeLaw)
     time_unit: str = setting("none", "unit of every time", choices=TIME_UNITS)
     mode: str = setting("swapping", "what happens to an evicted request", choices=MODES)
-    M_total: int = setting(10000, "KV memory [tokens]", minimum=1)
-    B: int | None = setting(2000, "batch token budget [tokens]; null = unlimited", minimum=1)
+    M_total: int = setting(10000, "KV memory [tokens]", minimum=1, maximum=MOST_TOKENS)
+    B: int | None = setting(
+        2000, "batch token budget [tokens]; null = unlimited", minimum=1, maximum=MOST_TOKENS
+    )
     admission_threshold: float = setting(
         1.0, "admit only while used < threshold * M_total", exclusive_minimum=0, maximum=1
     )

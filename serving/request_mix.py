@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.errors import WorkloadError
 
+LONGEST_DECODE = 10**8
+"""[tokens] Survival functions have an entry per decoded token: 0.8 GB each at this length."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestMix:
@@ -17,7 +20,8 @@ class RequestMix:
     Parameters
     ----------
     prefill, decode : shape (J,) [tokens]
-        p and D of each atom, D whole and >= 1; p may be a mean, hence not whole.
+        p and D of each atom, D whole, from 1 to :data:`LONGEST_DECODE`; p may be a mean,
+        hence not whole.
     probability : shape (J,)
         Positive, normalised here to sum to 1.
     request_class : shape (J,)
@@ -34,6 +38,12 @@ class RequestMix:
             raise WorkloadError("the arrays of a request mix must have one length")
         if self.prefill.size == 0 or (self.decode < 1).any() or (self.probability < 0).any():
             raise WorkloadError("a request mix needs D >= 1 and probabilities >= 0")
+        if self.decode.max() > LONGEST_DECODE:
+            raise WorkloadError(
+                f"allowed: <= {LONGEST_DECODE}",
+                column="decode_length",
+                value=int(self.decode.max()),
+            )
         object.__setattr__(self, "probability", self.probability / self.probability.sum())
 
     @classmethod

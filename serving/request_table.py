@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.errors import WorkloadError
 from serving.rate_profile import RateProfile
-from serving.request_mix import RequestMix
+from serving.request_mix import LONGEST_DECODE, RequestMix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,8 @@ class RequestTable:
     arrival_time : shape (R,) [time]
         Non-decreasing; ties keep the order of the file.
     prefill_length, decode_length : shape (R,) [tokens]
-        KV tokens a request brings and tokens it generates, both >= 1.
+        KV tokens a request brings and tokens it generates, both >= 1, the latter at most
+        :data:`serving.request_mix.LONGEST_DECODE`.
     priority : shape (R,)
         Lower first; 0 where not given.
     predicted_decode_length : shape (R,) [tokens]
@@ -140,7 +141,7 @@ class RequestTable:
 
 
 def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> NDArray[np.int64]:
-    """Return a column as int64, refusing fractions and lengths below 1."""
+    """Return a column as int64, refusing fractions and lengths out of bounds."""
     raw = np.asarray(column)
     if raw.shape != (size,):
         raise WorkloadError(f"has {raw.size} values for {size} requests", path=path, column=name)
@@ -154,6 +155,8 @@ def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> 
     )
     if name.endswith("_length"):
         _refuse(values < 1, raw, name, "allowed: >= 1", path)
+    if name == "decode_length":
+        _refuse(values > LONGEST_DECODE, raw, name, f"allowed: <= {LONGEST_DECODE}", path)
     return raw.astype(np.int64)
 
 

@@ -12,6 +12,9 @@ from workload.arrivals import crossing_times, profile_reaching, unit_renewals
 from workload.lengths import restricted
 from workload.rate_shape import Constant, RateShape
 
+MOST_REQUESTS = 10**9
+"""In one table: some 50 GB."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
@@ -108,14 +111,16 @@ class Workload:
             np.random.Generator(np.random.PCG64(each)) for each in _streams(seed)
         )
         if num_requests is not None:
-            if num_requests != int(num_requests) or num_requests < 1:
-                raise ConfigError("num_requests", num_requests, "a whole number >= 1")
+            if num_requests != int(num_requests) or not 1 <= num_requests <= MOST_REQUESTS:
+                allowed = f"a whole number >= 1 and <= {MOST_REQUESTS}"
+                raise ConfigError("num_requests", num_requests, allowed)
             size = int(num_requests)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u.size >= size)[:size]
             guess = max(points[-1], 1e-6) / self.rate
             profile = profile_reaching(self.profile, points[-1], guess)
         else:
             profile = self.profile(float(horizon))  # type: ignore[arg-type]
+            _not_too_many(profile.total)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u[-1] > profile.total)
             points = points[points <= profile.total]
             if points.size == 0:
@@ -155,6 +160,7 @@ def replicated(
         raise ConfigError("scale", n, "a whole number >= 1 for a file")
     if n == 1:
         return requests
+    _not_too_many(len(requests) * int(n))
     rng = np.random.Generator(np.random.PCG64(_streams(seed)[1]))
     rows = rng.integers(len(requests), size=len(requests) * int(n))
     return RequestTable(
@@ -176,6 +182,11 @@ def _streams(seed: int | np.random.SeedSequence) -> list[np.random.SeedSequence]
     else:
         entropy, key = int(seed), ()
     return [np.random.SeedSequence(entropy, spawn_key=(*key, part)) for part in (0, 1)]
+
+
+def _not_too_many(requests: float) -> None:
+    if requests > MOST_REQUESTS:
+        raise WorkloadError(f"{requests:.6g} requests are too many; allowed: <= {MOST_REQUESTS}")
 
 
 def _positive(key: str, value: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving import ConfigError, RequestMix, RequestTable
+from serving.request_mix import LONGEST_DECODE
 from workload.description import Workload
 from workload.lengths import LengthDistribution, RequestClass, mix_of
 from workload.rate_shape import Constant, RateShape, Steps, parse_profile
@@ -52,6 +53,9 @@ def parse_types(text: str) -> tuple[RequestMix, float, tuple[str, ...]]:
             prefill, decode, rate = int(fields[0]), int(fields[1]), float(fields[2])
         except (ValueError, IndexError) as error:
             raise ConfigError("types", part, TYPES_FORM) from error
+        for length in (prefill, decode):
+            if length > LONGEST_DECODE:
+                raise ConfigError("types", part, f"{TYPES_FORM}, lengths <= {LONGEST_DECODE}")
         if len(fields) != 3 or prefill < 1 or decode < 1 or not 0 < rate < float("inf"):
             raise ConfigError("types", part, TYPES_FORM)
         streams.append((prefill, decode, rate))

@@ -171,11 +171,21 @@ def test_options_that_are_not_allowed_are_refused(options, error):
         run_ensemble(WORKLOAD, NODE, **{"num_requests": 5, "replications": 2, **options})
 
 
+def test_requests_that_are_all_there_at_time_0_are_followed_to_the_last_completion():
+    table = RequestTable.validated([0, 0], [20, 10], [30, 5])
+    ensemble = run_ensemble(table, NODE, replications=3)
+    assert ensemble.horizon == simulate(table, NODE).metrics().duration > 30
+    assert ensemble.mean.outputs["completed"][-1] > 1
+    assert "last completion" in ensemble.horizon_is
+    later = RequestTable.validated([0, 7], [20, 10], [30, 5])
+    assert run_ensemble(later, NODE, replications=1).horizon_is == "last arrival"
+
+
 def test_requests_that_cannot_run_are_refused_before_anything_does():
     with pytest.raises(WorkloadError, match="M_total = 100"):
         run_ensemble(generate(num_requests=50), DecodeNode(M_total=100))
-    with pytest.raises(ConfigError, match="arrive at time 0"):
-        run_ensemble(RequestTable.validated([0, 0], [1, 1], [1, 1]), NODE)
+    with pytest.raises(ConfigError, match="horizon"):
+        run_ensemble(RequestTable.validated([0, 0], [1, 1], [1, 1]), NODE, horizon=0.0)
     with pytest.raises(ConfigError, match="num_requests"):
         run_ensemble(generate(num_requests=5), NODE, num_requests=5)
 

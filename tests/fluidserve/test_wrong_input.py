@@ -20,6 +20,7 @@ FILES = {
     "header.csv": "a,b\n1,2\n",
     "empty.csv": "",
     "one_time.csv": TRACE + "0,20,30\n0,10,5\n",
+    "long.csv": TRACE + "0.5,20,1000000000000\n",
     "unknown.yaml": "M_totl: 5\n",
     "bad.yaml": "M_total: -5\n",
     "vllm.yaml": "engine: vllm_v0\n",
@@ -54,6 +55,18 @@ WRONG = [
     ("simulate --arrival-rate -1", ["arrival_rate", "-1", "> 0"]),
     ("simulate --load 0.5 --arrival-rate 2", ["--load", "--arrival-rate", "one of them"]),
     ("solve --trace good.csv --load 0.5 --rate-scale 2", ["--load", "--rate-scale"]),
+    ("simulate --M-total 99999999999999999999", ["M_total", "<= 9007199254740992"]),
+    ("simulate --B 99999999999999999999", ["B", "<= 9007199254740992, or null"]),
+    ("simulate --scale 1000000000000", ["scale", "<= 1000000"]),
+    ("simulate --requests good.csv --scale 1000000000000", ["scale", "<= 1000000"]),
+    ("solve --M-total 9007199254740992 --scale 2", ["M_total", "<= 9007199254740992"]),
+    ("simulate --types (5,1000000000000,1) --M-total 10000000000000", ["types", "<= 100000000"]),
+    (f"simulate --types ({10**30},5,1)", ["types", "<= 100000000"]),
+    ("simulate --requests long.csv --M-total 10000000000000", ["decode_length", "<= 100000000"]),
+    ("solve --requests long.csv --M-total 10000000000000", ["decode_length", "<= 100000000"]),
+    ("simulate --num-requests 1000000000000", ["num_requests", "<= 1000000000"]),
+    ("simulate --horizon 1e12", ["5e+11 requests", "<= 1000000000"]),
+    (f"simulate --at-batch {10**30} --save-state s.npz", ["at_batch", "a batch >= 0"]),
     ("simulate --load nan", ["load", "nan", "> 0"]),
     ("simulate --load -2", ["load", "-2", "> 0"]),
     ("simulate --scale 0", ["scale", "0", "> 0"]),
@@ -129,6 +142,20 @@ def test_wrong_input(run, folder, line, words):
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert left(folder) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError("8 TiB"), "memory for it: 8 TiB"), (OverflowError("int"), "too large: int")],
+)
+def test_what_the_machine_cannot_hold_is_one_line(run, folder, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("workload.Workload.sample", fail)
+    done = run("simulate", "--num-requests", 3)
+    assert done.exit_code == 2 and words in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and left(folder) == sorted(FILES)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

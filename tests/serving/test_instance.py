@@ -43,10 +43,14 @@ def test_a_scaled_node_takes_as_long_for_n_times_the_tokens(n, tokens, requests)
 @pytest.mark.parametrize(
     ("options", "allowed"),
     [
-        ({"M_total": 0}, "a finite number >= 1"),
-        ({"B": 0}, "a finite number >= 1"),
-        ({"B": math.nan}, "a finite number >= 1"),
-        ({"M_total": "10"}, "a finite number >= 1"),
+        ({"M_total": 0}, "a whole number >= 1 and <= 9007199254740992"),
+        ({"B": 0}, "a whole number >= 1 and <= 9007199254740992, or null"),
+        ({"B": math.nan}, "a whole number >= 1"),
+        ({"M_total": "10"}, "a whole number >= 1"),
+        ({"M_total": None}, "a whole number >= 1"),
+        ({"M_total": 10.5}, "a whole number >= 1"),
+        ({"M_total": 10**400}, "<= 9007199254740992"),
+        ({"B": 2**53 + 1}, "<= 9007199254740992"),
         ({"admission_threshold": 0.0}, "> 0 and <= 1"),
         ({"admission_threshold": 1.1}, "> 0 and <= 1"),
         ({"mode": "swap"}, "swapping | sacrifice"),
