@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,7 @@ def compare(
     approximate: bool = False,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
+    solving: Callable[[str], None] | None = None,
     **ensemble_options: Any,
 ) -> Comparison:
     """Run replications of the engine and each fluid method on the same instance and workload.
@@ -160,6 +161,8 @@ def compare(
         Solve policies that the fluid model does not describe, labelled as approximate.
     method_options
         Options of each method, by its name.
+    solving
+        Called with the name of each method before it is solved.
 
     Raises
     ------
@@ -186,19 +189,12 @@ def compare(
         **ensemble_options,
     )
     profile, mix = fluid_inputs(source, ensemble.horizon)
-    results = {
-        name: _solved(
-            name,
-            profile,
-            mix,
-            instance,
-            ensemble,
-            metrics,
-            goodput,
-            {"approximate": approximate, **(method_options or {}).get(name, {})},
-        )
-        for name in methods
-    }
+    results = {}
+    for name in methods:
+        if solving is not None:
+            solving(name)
+        options = {"approximate": approximate, **(method_options or {}).get(name, {})}
+        results[name] = _solved(name, profile, mix, instance, ensemble, metrics, goodput, options)
     floor = {
         name: _rms(ensemble.standard_error(name)) / scale(ensemble.mean, name)
         for name in _scored(ensemble.mean)

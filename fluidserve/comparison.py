@@ -12,7 +12,7 @@ from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.people import for_people, instance_line
 from fluidserve.pictures import COMPARISON, draw, write_comparison
 from fluidserve.plots import Curve, pressure_spans
-from fluidserve.progress import replication_progress
+from fluidserve.progress import method_progress, replication_progress
 from fluidserve.report import write_report
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def compare_into(
             horizon=inputs.horizon,
             seed=seed,
             progress=replication_progress(inputs.config.verbose),
+            solving=method_progress(inputs.config.verbose),
             **options,
         )
     result = _result(done, inputs)

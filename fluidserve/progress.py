@@ -45,3 +45,10 @@ def replication_progress(verbose: bool) -> Callable[[int, int], None] | None:
         line.say(f"replication {done} of {total}", final=done >= total)
 
     return told
+
+
+def method_progress(verbose: bool) -> Callable[[str], None] | None:
+    """Return a callback for the method that is being solved; None where nobody wants to know."""
+    if not verbose:
+        return None
+    return lambda name: print(f"solving {name} ...", file=sys.stderr, flush=True)

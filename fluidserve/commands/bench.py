@@ -17,7 +17,6 @@ def command(quick: bool, methods: str) -> None:
     """
     from fluidserve.benchmark import measure
     from fluidserve.experiment import emit
-    from ode import METHODS
+    from fluidserve.methods import parse_methods
 
-    names = METHODS if methods == "all" else tuple(methods.replace("-", "_").split(","))
-    emit(measure(quick=quick, methods=names))
+    emit(measure(quick=quick, methods=parse_methods(methods)))

@@ -40,12 +40,12 @@ def command(
     from fluidserve.comparison import compare_into
     from fluidserve.experiment import emit, experiment_folder
     from fluidserve.inputs import load_inputs
+    from fluidserve.methods import parse_methods
     from fluidserve.results import parse_goodput
-    from ode import METHODS
 
     inputs = load_inputs(params)
     options = {
-        "methods": METHODS if methods == "all" else _names(methods),
+        "methods": parse_methods(methods),
         "replications": replications,
         "workers": workers,
         "approximate": approximate,
@@ -54,7 +54,3 @@ def command(
     with experiment_folder(inputs.config.output_dir) as (folder, final):
         result = compare_into(folder, final, inputs, options, pictures=pictures)
     emit(result | {"output_dir": str(final)})
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip().replace("-", "_") for name in text.split(",")))

@@ -31,7 +31,10 @@ def command(goodput: tuple[str, ...], methods: bool, **params: Any) -> None:
 
         emit(list(METHODS))
         return
+    from fluidserve.methods import parse_method
     from fluidserve.solution import solve_into
+
+    params["method"] = parse_method(params["method"])
 
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = solve_into(folder, final, params, goodput)

@@ -249,6 +249,19 @@ def test_solve_writes_its_trajectory(run, tmp_path):
     assert np.isfinite(table["waiting"]).all()
 
 
+def test_a_method_is_named_with_dashes_or_underscores(run):
+    for name in ("eulerian-scipy", "eulerian_scipy"):
+        done = run("solve", *SMALL[:-1], 5, "--method", name)
+        assert strict_json(done.stdout)["method"] == "eulerian_scipy"
+    done = run(
+        "compare", *SMALL[:-1], 5, "--methods", "eulerian-scipy,lagrangian,eulerian_scipy",
+        "--replications", 2, "--no-pictures",
+    )  # fmt: skip
+    assert list(strict_json(done.stdout)["methods"]) == ["eulerian_scipy", "lagrangian"]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("solving")]
+    assert lines == ["solving eulerian_scipy ...", "solving lagrangian ..."]
+
+
 def test_compare_prints_scores_and_writes_a_report(run, tmp_path):
     options = ("--replications", 8, "--methods", "lagrangian", "--out", "c")
     done = run("compare", *SMALL, "--load", 0.9, *options)
