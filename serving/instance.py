@@ -89,7 +89,7 @@ def _is_allowed(value: Any, kind: str, rules: Mapping[str, Any]) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     held = all(ask(value, rules[name]) for name, (_, ask) in BOUNDS.items() if name in rules)
-    return held and math.isfinite(value) and (kind != "int" or value == int(value))
+    return held and math.isfinite(value) and (kind != "int" or value % 1 == 0)
 
 
 @dataclass(frozen=True, slots=True)
