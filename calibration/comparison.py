@@ -18,6 +18,7 @@ from serving import (
     RequestMix,
     RequestTable,
     ServingMetrics,
+    SolveError,
     Trajectory,
 )
 from workload import Workload
@@ -71,6 +72,8 @@ class Comparison:
     noise_floor
         RMS over the grid of the standard error of the replication mean, normalised as ``nrmse``:
         what even the exact mean would score. NaN for one replication.
+    failed
+        Why, by the name of a method that could not solve this.
     """
 
     instance: DecodeNode
@@ -79,6 +82,7 @@ class Comparison:
     discrete: Ensemble
     methods: Mapping[str, MethodResult]
     noise_floor: Mapping[str, float]
+    failed: Mapping[str, str]
 
     @property
     def single_run_noise(self) -> float:
@@ -118,6 +122,7 @@ class Comparison:
                 }
                 for name, each in self.methods.items()
             },
+            "failed": dict(self.failed),
         }
 
 
@@ -189,17 +194,25 @@ def compare(
         **ensemble_options,
     )
     profile, mix = fluid_inputs(source, ensemble.horizon)
-    results = {}
+    results: dict[str, MethodResult] = {}
+    failed: dict[str, str] = {}
     for name in methods:
         if solving is not None:
             solving(name)
         options = {"approximate": approximate, **(method_options or {}).get(name, {})}
-        results[name] = _solved(name, profile, mix, instance, ensemble, metrics, goodput, options)
+        try:
+            results[name] = _solved(
+                name, profile, mix, instance, ensemble, metrics, goodput, options
+            )
+        except SolveError as error:  # the other methods and the runs are worth having
+            failed[name] = str(error)
+    if failed and not results:
+        raise SolveError(methods[0], "no_method", "; ".join(failed.values()))
     floor = {
         name: _rms(ensemble.standard_error(name)) / scale(ensemble.mean, name)
         for name in _scored(ensemble.mean)
     }
-    return Comparison(instance, profile, mix, ensemble, results, floor)
+    return Comparison(instance, profile, mix, ensemble, results, floor, failed)
 
 
 def fluid_inputs(source: Workload | RequestTable, horizon: float) -> tuple[RateProfile, RequestMix]:

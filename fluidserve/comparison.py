@@ -55,6 +55,8 @@ def compare_into(
             solving=method_progress(inputs.config.verbose),
             **options,
         )
+    for reason in done.failed.values():
+        print(f"left out: {reason}", file=sys.stderr)
     result = _result(done, inputs)
     with watch("write"):
         run = discrete.simulate(done.discrete.requests, node, seed=seed, record_events=True)

@@ -44,7 +44,7 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
     model = problem.model.equations
     advance = _chunk(model.mode, model.transport)
     # on the device once: converting the arguments would cost more than some chunks
-    fixed = jax.device_put((problem.values, edge, rate, jump, step, end))
+    fixed = jax.device_put((problem.values, edge, rate, jump, step, end, problem.nobody))
     chunks: list[NDArray[np.float64]] = []
     peak = 0.0
     while True:
@@ -63,7 +63,9 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
             return np.concatenate(chunks)
         if len(chunks) * CHUNK >= max_steps:
             raise SolveError(
-                "eulerian_jax", "step_limit", f"t = {rows[-1, 0]:g} after {max_steps} steps"
+                "eulerian_jax",
+                "step_limit",
+                f"t = {rows[-1, 0]:g} after {max_steps} steps; allow more by max_steps",
             )
 
 
@@ -86,8 +88,11 @@ def _chunk(mode: str, transport: str) -> Any:
 
 
 def _advance(
-    rates: Any, carry: Any, values: Any, edge: Any, rate: Any, jump: Any, step: Any, end: Any
-) -> Any:
+    rates: Any, carry: Any, values: Any, edge: Any, rate: Any, jump: Any, step: Any, end: Any,
+    nobody: Any,
+) -> Any:  # fmt: skip
+    """Take CHUNK steps; over an interval without arrivals an empty node takes none."""
+
     def slope(arrival_rate: Any, y: Any) -> Any:
         (dQ, dX, dpool), growth, outputs = rates(values, arrival_rate, y[0][0], *y[1:])
         return (jnp.stack([dQ, *growth]), dX, dpool), outputs
@@ -97,8 +102,11 @@ def _advance(
         k1, outputs = slope(rate[segment], y)
         h = step * outputs[OUTPUTS.index("tau")] * _caution(values, outputs)
         to_edge = edge[segment + 1] - t
-        landed = h >= to_edge
-        h = jnp.minimum(jnp.minimum(h, to_edge), end - t)
+        inside = y[0][0] + outputs[N] + outputs[m]
+        waits = (rate[segment] == 0) & jnp.isfinite(to_edge)
+        idle = waits & (inside <= nobody)
+        landed = (h >= to_edge) | idle
+        h = jnp.where(idle, 0.0, jnp.minimum(jnp.minimum(h, to_edge), end - t))
         k2, _ = slope(rate[segment], _plus(y, h / 2, k1))
         k3, _ = slope(rate[segment], _plus(y, h / 2, k2))
         k4, _ = slope(rate[segment], _plus(y, h, k3))

@@ -83,6 +83,12 @@ class EulerianProblem:
     drain: bool
     negligible: float
 
+    @property
+    def nobody(self) -> float:
+        """Mass [requests] that is rounding rather than somebody: below it the node is empty."""
+        present = self.Q + self.X.sum() + self.pool.sum()
+        return 1e-9 * float(self.segments.profile().total + present)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class March:

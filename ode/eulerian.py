@@ -34,7 +34,7 @@ def solve_eulerian(
     step: float | None = None,
     classes: int | None = None,
     transport: str = "superbee",
-    max_steps: int = 5_000_000,
+    max_steps: int = 300_000,
 ) -> Solution:
     """Solve the symbolic equations; see :func:`ode.solve` for the shared parameters.
 
@@ -144,7 +144,7 @@ def _totals(problem: EulerianProblem, done: March) -> dict[str, float]:
     repeated, repeated_work = decoded_anew(problem, done)
     batches = float(done["theta"][-1])
     worked = float(np.trapezoid(done["b"], done["theta"]))
-    busy = done["N"] > 1e-9 * max(float(done["N"].max()), 1e-300)
+    busy = done["N"] > 10 * problem.nobody
     memory = float(np.trapezoid(done["U"] - done["N"], time))
     share = 0.5 * (busy[1:].astype(float) + busy[:-1]) @ np.diff(time) if end > 0 else 0.0
     return {

@@ -96,3 +96,14 @@ def test_a_large_node_is_where_the_fluid_says(load):
     for name in ("ttft", "tpot", "e2el"):
         fluid, discrete = (m.latencies[name].mean for m in (result.metrics, found.discrete.metrics))
         assert fluid == pytest.approx(discrete, rel=0.02)
+
+
+def test_a_method_that_cannot_solve_it_is_left_out():
+    workload = describe("normal").at_rate(0.1)
+    done = compare(
+        workload, DecodeNode(), num_requests=30, replications=2, workers=1, metrics=False,
+        methods=("lagrangian", "eulerian_jax"), method_options={"eulerian_jax": {"max_steps": 10}},
+    )  # fmt: skip
+    assert set(done.methods) == {"lagrangian"}
+    assert "step_limit" in done.failed["eulerian_jax"]
+    assert done.to_json()["failed"] == dict(done.failed)
