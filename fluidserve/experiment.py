@@ -21,14 +21,25 @@ from serving import FileAccessError
 HOME = Path("data/experiments")
 REQUESTS = "requests.csv"
 """The requests that ran, after every cut and scale; ``config_used.yaml`` names it."""
+META = "meta.json"
+FILES = frozenset(
+    {
+        "config_used.yaml", "summary.json", "summary.txt", META, REQUESTS,
+        "batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv",
+        "trajectory.csv", "comparison.csv",
+        "system_dynamics.png", "fluid_vs_discrete.png", "request_timeline.png", "report.html",
+    }
+)  # fmt: skip
+"""Every file that a command may write into an experiment folder."""
 
 
 @contextmanager
 def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
     """Yield (folder to write into, its final path); it takes its final name when all went well.
 
-    A new folder appears at once, whole. In a folder that exists, each file is replaced at the
-    end, one by one. Whatever goes wrong in between (Ctrl-C included) leaves nothing.
+    A folder is one experiment. A new one appears at once, whole. In the folder of an earlier
+    experiment, its files give way at the end, whatever kind it was; files of others stay.
+    Whatever goes wrong in between (Ctrl-C included) leaves all as it was.
 
     Parameters
     ----------
@@ -38,7 +49,7 @@ def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
     Raises
     ------
     FileAccessError
-        If the folder cannot be written.
+        If the folder cannot be written, or holds files but no experiment.
     """
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     final = Path(out) if out is not None else HOME / f"experiment_{stamp}_{os.getpid()}"
@@ -49,13 +60,12 @@ def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
             raise FileAccessError(f"{final} is not a folder")
         if final.is_dir() and not os.access(final, os.W_OK):
             raise FileAccessError(f"cannot write into the folder {final}: Permission denied")
+        _refuse_foreign(final)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial, final
         if final.is_dir():
-            for file in sorted(partial.iterdir()):
-                os.replace(file, final / file.name)
-            partial.rmdir()
+            _replace_experiment(final, partial)
         else:
             os.replace(partial, final)
     except BaseException as error:
@@ -66,6 +76,30 @@ def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
             where = error.filename or final
             raise FileAccessError(f"cannot write {where}: {error.strerror or error}") from None
         raise
+
+
+def _refuse_foreign(final: Path) -> None:
+    """Refuse a folder of somebody else's files, hidden ones aside."""
+    if not final.is_dir() or all(file.name.startswith(".") for file in final.iterdir()):
+        return
+    try:
+        ours = "fluidserve" in json.loads((final / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise FileAccessError(
+            f"{final} holds files, but no experiment of fluidserve; name a new or an empty folder"
+        )
+
+
+def _replace_experiment(final: Path, partial: Path) -> None:
+    """Put the files of ``partial`` in place of those of the experiment in ``final``."""
+    new = {file.name for file in partial.iterdir()}
+    for name in sorted(FILES - new):
+        (final / name).unlink(missing_ok=True)
+    for name in sorted(new):
+        os.replace(partial / name, final / name)
+    partial.rmdir()
 
 
 def _missing_parents(final: Path) -> list[Path]:
@@ -136,7 +170,7 @@ def write_common(
     (folder / "config_used.yaml").write_text(config_yaml, encoding="utf-8")
     (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
     (folder / "summary.txt").write_text(people, encoding="utf-8")
-    (folder / "meta.json").write_text(to_json(meta) + "\n", encoding="utf-8")
+    (folder / META).write_text(to_json(meta) + "\n", encoding="utf-8")
 
 
 class Stopwatch:

@@ -27,19 +27,42 @@ def test_a_folder_that_fails_leaves_nothing_not_even_its_parents(tmp_path, error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_a_folder_that_exists_are_replaced_only_at_the_end(tmp_path):
+def test_files_of_an_experiment_give_way_only_at_the_end(tmp_path):
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "a").write_text("old")
-    (tmp_path / "x" / "kept").write_text("old")
+    (tmp_path / "x" / "meta.json").write_text('{"fluidserve": "0"}')
+    for name in ("summary.txt", "report.html", "kept"):
+        (tmp_path / "x" / name).write_text("old")
+    before = {path.name: path.read_text() for path in (tmp_path / "x").iterdir()}
     with pytest.raises(RuntimeError), experiment_folder(tmp_path / "x") as (folder, _):
-        (folder / "a").write_text("new")
+        (folder / "summary.txt").write_text("new")
         raise RuntimeError
-    assert (tmp_path / "x" / "a").read_text() == "old"
+    assert {path.name: path.read_text() for path in (tmp_path / "x").iterdir()} == before
     with experiment_folder(tmp_path / "x") as (folder, _):
-        (folder / "a").write_text("new")
-    assert (tmp_path / "x" / "a").read_text() == "new"
-    assert (tmp_path / "x" / "kept").read_text() == "old"
+        (folder / "summary.txt").write_text("new")
+    after = {path.name: path.read_text() for path in (tmp_path / "x").iterdir()}
+    assert after == {"summary.txt": "new", "kept": "old"}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("meta", [None, "no json", "3", '{"other": 1}'])
+def test_a_folder_of_other_files_is_refused(tmp_path, meta):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "summary.json").write_text("mine")
+    if meta is not None:
+        (tmp_path / "x" / "meta.json").write_text(meta)
+    with pytest.raises(FileAccessError, match="no experiment"), experiment_folder(tmp_path / "x"):
+        raise AssertionError("not reached")
+    assert (tmp_path / "x" / "summary.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("hidden", [(), (".gitkeep",)])
+def test_an_empty_folder_is_taken(tmp_path, hidden):
+    (tmp_path / "x").mkdir()
+    for name in hidden:
+        (tmp_path / "x" / name).touch()
+    with experiment_folder(tmp_path / "x") as (folder, _):
+        (folder / "a").touch()
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"a", *hidden}
 
 
 def test_an_operating_system_error_names_the_file(tmp_path):
