@@ -59,7 +59,8 @@ def join(waiting, ends, fresh, tables, spec, state, piece):
     piece[ALIVE] = fresh
     piece[PREFILL] = fresh * tables[0, HELD]
     piece[FROM] = state[SEEN]
-    piece[UNTIL] = min(state[NOW], spec[HORIZON])
+    # a step of several batches backdates its arrivals as if they filled it, the last one too
+    piece[UNTIL] = state[NOW] if spec[BATCHES] > 1.0 else min(state[NOW], spec[HORIZON])
     piece[ADMITTED] = -1.0
     push_tail(waiting, ends, piece)
 

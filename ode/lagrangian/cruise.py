@@ -191,7 +191,7 @@ def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row
             break
 
         queue[FROM, tail - 1] = state[SEEN]
-        queue[UNTIL, tail - 1] = min(state[NOW], spec[HORIZON])
+        queue[UNTIL, tail - 1] = state[NOW] if batches > 1.0 else min(state[NOW], spec[HORIZON])
         queue[ADMITTED, tail - 1] = state[NOW]
         if batches > 1.0:
             middle = 0.5 * (queue[FROM, tail - 1] + queue[UNTIL, tail - 1])
