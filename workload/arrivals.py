@@ -49,8 +49,11 @@ def crossing_times(profile: RateProfile, count: ArrayLike) -> NDArray[np.float64
     time, total = profile.time, profile.cumulative
     k = np.clip(np.searchsorted(total, count, side="left"), 1, total.size - 1)
     rise = total[k] - total[k - 1]
-    slope = np.divide(time[k] - time[k - 1], rise, out=np.zeros_like(rise), where=rise > 0)
-    return np.minimum(time[k - 1] + (count - total[k - 1]).clip(0) * slope, time[k])
+    into = (count - total[k - 1]).clip(0)
+    # the share of the rise, not the slope: that of a tiny rise would overflow
+    share = np.divide(into, rise, out=np.zeros_like(rise), where=rise > into).clip(0, 1)
+    share = np.where((rise > 0) & (into >= rise), 1.0, share)
+    return np.minimum(time[k - 1] + share * (time[k] - time[k - 1]), time[k])
 
 
 def profile_reaching(

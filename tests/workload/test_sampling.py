@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -217,6 +217,7 @@ def test_mixes_of_mean_prefill_lengths_cannot_be_drawn_from():
         workload.sample(1, num_requests=3)
 
 
+@example(knots=[(1.0, 2.225073858507203e-309)], share=[0.0])
 @given(
     knots=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=1, max_size=12),
     share=st.lists(st.floats(0, 1), min_size=1, max_size=20),
