@@ -1,8 +1,20 @@
-"""Names of fluid methods as they are given: a dash and an underscore mean the same."""
+"""Names of fluid methods: as they are given (a dash is an underscore), and as people write them."""
 
 from __future__ import annotations
 
 from serving import UnsupportedError
+
+NAMES = {
+    "lagrangian": "Lagrangian",
+    "eulerian_jax": "Eulerian (JAX)",
+    "eulerian_diffrax": "Eulerian (diffrax)",
+    "eulerian_scipy": "Eulerian (SciPy)",
+}
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method as people write it; one that is unknown stays as it is."""
+    return NAMES.get(method, method)
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

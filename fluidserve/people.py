@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,9 +57,34 @@ def number(value: Any) -> str:
         return ", ".join(map(number, value)) or "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if not math.isfinite(value):
+        return str(value)
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent, to two digits or whole percents."""
+    if share is None or not math.isfinite(share):
+        return "-"
+    return f"{100 * share:.2g} %" if abs(share) < 0.995 else f"{100 * share:,.0f} %"
+
+
+def deviation(value: float, truth: float) -> str:
+    """Return by how many percent a value differs, with its sign; a zero has none."""
+    rounded = round(100 * (value / truth - 1), 1)
+    return f"{rounded:+,.1f} %" if rounded else "0.0 %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time that was measured, in s, ms or µs."""
+    if seconds is None:
+        return "-"
+    for factor, unit in ((1.0, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} \u00b5s"
 
 
 def instance_line(instance: DecodeNode) -> str:

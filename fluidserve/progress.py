@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from fluidserve.methods import method_name
+
 
 class ProgressLine:
     """Says how far long work is, never more often than is worth reading.
@@ -51,4 +53,4 @@ def method_progress(verbose: bool) -> Callable[[str], None] | None:
     """Return a callback for the method that is being solved; None where nobody wants to know."""
     if not verbose:
         return None
-    return lambda name: print(f"solving {name} ...", file=sys.stderr, flush=True)
+    return lambda name: print(f"solving {method_name(name)} ...", file=sys.stderr, flush=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fluidserve.methods import method_name
+from fluidserve.people import percent
 from fluidserve.plots._style import (
     BAND_LABEL,
     Curve,
@@ -19,7 +21,15 @@ from fluidserve.plots._style import (
 )
 from serving import NRMSE_OUTPUTS
 
-NAMES = {"in_system": "in system", "completed": "completed (cumulative)"}
+NAMES = {
+    "waiting": "WAITING",
+    "running": "RUNNING",
+    "swapped": "SWAPPED",
+    "in_system": "in system",
+    "completed": "completed (cumulative)",
+}
+ROOM = 64
+"""Letters that fit above a panel of residuals."""
 
 
 def fluid_vs_discrete(
@@ -71,9 +81,9 @@ def fluid_vs_discrete(
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
             from_zero(left)
-            scores = ", ".join(_percent(nrmse[curve.name][name]) for curve in fluid)
-            floor = _percent(noise_floor[name])
-            right.set_title(f"NRMSE {scores}; noise floor {floor}", fontweight="normal", fontsize=9)
+            errors = {curve.name: nrmse[curve.name][name] for curve in fluid}
+            title = scores(errors, noise_floor[name])
+            right.set_title(title, fontweight="normal", fontsize=8.5)
             unit = "% of final" if name == "completed" else "% of mean in system"
             right.set_ylabel(f"fluid - discrete\n[{unit}]")
         for axes in grid[-1]:
@@ -89,5 +99,9 @@ def _scale(discrete: Curve, name: str) -> float:
     return max(float(discrete.mean("in_system", discrete.mean.time).mean()), 1e-300)
 
 
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None or not np.isfinite(value) else f"{100 * value:.2g} %"
+def scores(nrmse: Mapping[str, float], floor: float | None) -> str:
+    """Return the scores with the names of their methods, or without where that is too long."""
+    noise = f"; noise {percent(floor)}"
+    named = (f"{method_name(name)} {percent(error)}" for name, error in nrmse.items())
+    text = f"NRMSE: {', '.join(named)}{noise}"
+    return text if len(text) <= ROOM else f"NRMSE: {', '.join(map(percent, nrmse.values()))}{noise}"

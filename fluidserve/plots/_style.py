@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fluidserve.methods import method_name
 from serving import Trajectory
 from serving.files import atomic_write
 
@@ -98,9 +99,7 @@ class Curve:
         """Words for the legend."""
         if self.name == "discrete":
             return "discrete" if self.runs == 1 else f"discrete, mean of {self.runs} runs"
-        return "fluid, " + self.name.replace("_", " ").replace("eulerian", "Eulerian").replace(
-            "lagrangian", "Lagrangian"
-        )
+        return f"fluid, {method_name(self.name)}"
 
     @property
     def line(self) -> dict[str, Any]:

@@ -104,12 +104,26 @@ def _panel(
     for curve in curves:
         if output not in curve.mean.outputs:
             continue
-        mean = curve.mean(output, t) * factor
-        filled = band(axes, curve, output, t, factor)
+        shown = while_batches(curve, t) if output == "batch_duration" else t
+        mean = curve.mean(output, shown) * factor
+        filled = band(axes, curve, output, shown, factor)
         if filled is not None:
             handles.setdefault(BAND_LABEL, filled)
-        handles.setdefault(curve.label, axes.plot(t, mean, **curve.line)[0])
+        handles.setdefault(curve.label, axes.plot(shown, mean, **curve.line)[0])
     from_zero(axes)
+
+
+def while_batches(curve: Curve, t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the times of ``t`` from the first batch (of nearly every run) to the last.
+
+    Outside them there is no batch whose duration could be shown, and 0 is none.
+    """
+    for trajectory in (curve.low, curve.mean):
+        if trajectory is not None:
+            during = trajectory.time[trajectory.outputs["batch_duration"] > 0]
+            if during.size:
+                return t[(t >= during[0]) & (t <= during[-1])]
+    return t
 
 
 def _offered(

@@ -14,6 +14,8 @@ from fluidserve.plots import (
     sample_rows,
     system_dynamics,
 )
+from fluidserve.plots._fluid_vs_discrete import scores
+from fluidserve.plots._system_dynamics import while_batches
 from serving import NRMSE_OUTPUTS, OUTPUTS, DecodeNode, FileAccessError, RateProfile, Trajectory
 
 T = np.linspace(0.0, 100.0, 400)
@@ -130,6 +132,26 @@ def test_spans_of_memory_pressure():
         middle = (start + stop) / 2
         assert curve("discrete").mean("swapped", middle) > 0
     assert pressure_spans(curve("discrete", swapped=False).mean, T) == []
+
+
+def test_batch_duration_is_shown_only_while_there_are_batches():
+    t = np.arange(8.0)
+    mean = Trajectory(t, {"batch_duration": np.array([0, 0.2, 0.5, 1, 0, 1, 1, 0.0])})
+    low = Trajectory(t, {"batch_duration": np.array([0, 0, 0, 1, 0, 1, 1, 0.0])})
+    never = Trajectory(t, {"batch_duration": 0 * t})
+    fine = np.linspace(0, 7, 71)
+    shown = while_batches(Curve("lagrangian", mean), fine)
+    assert shown[0] == pytest.approx(1) and shown[-1] == pytest.approx(6) and shown.size == 51
+    assert while_batches(Curve("discrete", mean, low, mean, runs=8), t).tolist() == [3, 4, 5, 6]
+    assert while_batches(Curve("discrete", mean, never, mean, runs=8), t)[0] == 1
+    assert np.array_equal(while_batches(Curve("lagrangian", never), t), t)
+
+
+def test_scores_name_their_methods_where_there_is_room():
+    two = {"lagrangian": 0.009, "eulerian_jax": 0.025}
+    assert scores(two, 0.007) == "NRMSE: Lagrangian 0.9 %, Eulerian (JAX) 2.5 %; noise 0.7 %"
+    four = {**two, "eulerian_diffrax": 1.5, "eulerian_scipy": float("nan")}
+    assert scores(four, None) == "NRMSE: 0.9 %, 2.5 %, 150 %, -; noise -"
 
 
 def test_a_picture_that_cannot_be_written_says_so(tmp_path):
