@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fluidserve.people import number
+from fluidserve.methods import method_name
+from fluidserve.people import deviation, duration, number, percent
 from fluidserve.report._page import cards, heading, page, paragraph, picture, table
 from serving import NRMSE_OUTPUTS
 
@@ -28,12 +29,13 @@ METRIC_ROWS = (
     ("evictions", "evictions"),
     ("recompute_waste", "recompute waste [tokens]"),
 )
+MOST_SPANS = 6
+"""Spans of memory pressure that a caption lists."""
+OFF, OVER_NOISE = 0.05, 3.0
+"""A fluid is off where its error exceeds this share, and its noise floor so many times."""
+FEW = 50.0
+"""Requests on the node below which one request matters to the whole."""
 OUTPUT_NAMES = {"in_system": "in system"}
-
-
-def method_name(method: str) -> str:
-    """Return the name of a method as people write it."""
-    return method.replace("eulerian_", "Eulerian, ").replace("lagrangian", "Lagrangian")
 
 
 def write_report(folder: Path) -> str:
@@ -116,15 +118,17 @@ def _verdict(
     name: str, method: Mapping[str, Any], discrete: Mapping[str, Any], workload: Mapping[str, Any]
 ) -> str:
     error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
-    said = (
-        f"The {method_name(name)} solution follows the mean of {discrete['replications']} runs of "
-        f"the discrete engine within {_percent(error)} of the number in system"
-    )
+    runs = f"the mean of {discrete['replications']} runs of the discrete engine"
+    if is_off(method):
+        said = f"The {method_name(name)} solution is off from {runs} by {percent(error)}"
+    else:
+        said = f"The {method_name(name)} solution follows {runs} within {percent(error)}"
+    said += " of the number in system"
     if floor is not None:
-        said += f" (noise of that mean: {_percent(floor)})"
+        said += f" (noise of that mean: {percent(floor)})"
     return (
-        f"{said}. A solve takes {_seconds(method['seconds'])}, whatever the size of the system; "
-        f"one discrete run takes {_seconds(discrete['seconds'])}. The mean load is "
+        f"{said}. A solve takes {duration(method['seconds'])}, whatever the size of the system; "
+        f"one discrete run takes {duration(discrete['seconds'])}. The mean load is "
         f"{number(workload['load'])} of capacity."
     )
 
@@ -132,20 +136,44 @@ def _verdict(
 def _headline(
     name: str, method: Mapping[str, Any], discrete: Mapping[str, Any], workload: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
+    error = "root-mean-square error (NRMSE) of the number in system"
     return [
-        (_percent(method["nrmse"]["in_system"]), f"NRMSE in system, {method_name(name)}"),
-        (_percent(method["noise_floor"]["in_system"]), "noise floor of the discrete mean"),
-        (_seconds(method["seconds"]), "one fluid solve, warm"),
-        (_seconds(discrete["seconds"]), "one discrete run"),
+        (percent(method["nrmse"]["in_system"]), f"{error}, {method_name(name)}"),
+        (percent(method["noise_floor"]["in_system"]), "noise floor of the discrete mean"),
+        *(
+            (_error_of_mean(latency, method, discrete), f"error of the mean {words}")
+            for latency, words in (("ttft", "TTFT"), ("e2el", "E2EL"))
+        ),
+        (duration(method["seconds"]), "one fluid solve, warm"),
+        (duration(discrete["seconds"]), "one discrete run"),
         (number(workload["load"]), "mean arrival rate / capacity"),
     ]
 
 
+def _error_of_mean(latency: str, method: Mapping[str, Any], discrete: Mapping[str, Any]) -> str:
+    for key in (f"mean_{latency}", f"mean_{latency}_ms"):
+        value, truth = method["metrics"].get(key), discrete["metrics"].get(key)
+        if value is not None and truth is not None and abs(truth) >= 1e-9:
+            return deviation(value, truth)
+    return "-"
+
+
+def is_off(method: Mapping[str, Any]) -> bool:
+    """Return whether a method misses the discrete mean by more than noise and a few percent."""
+    error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
+    return error is not None and error > OFF and error > OVER_NOISE * (floor or 0.0)
+
+
 def _cautions(summary: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before trusting the fluid here."""
-    found = []
-    for name, method in summary["methods"].items():
-        found += [f"{method_name(name)}: {label}" for label in method.get("labels", ())]
+    methods: Mapping[str, Any] = summary["methods"]
+    off = {name: method for name, method in methods.items() if is_off(method)}
+    found = [_why_off(name, method) for name, method in off.items()]
+    said: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        for label in method.get("labels", ()):
+            said.setdefault(label, []).append(method_name(name))
+    found += [f"{', '.join(names)}: {label}." for label, names in said.items()]
     load = summary["workload"]["load"]
     if load is not None and 0.9 <= load <= 1.1:
         found.append(
@@ -154,11 +182,34 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
         )
     spread = summary.get("single_run_noise")
     if spread is not None and spread > 0.1:
-        found.append(
-            f"A single run strays {_percent(spread)} from the mean of all runs: the fluid predicts "
-            "the mean, one real node will differ from it by about as much."
-        )
+        strays = f"A single run strays {percent(spread)} from the mean of all runs"
+        if off:
+            found.append(f"{strays}: one real node will differ from it by about as much.")
+        else:
+            found.append(
+                f"{strays}: the fluid predicts the mean, one real node will differ from it by "
+                "about as much."
+            )
     return found
+
+
+def _why_off(name: str, method: Mapping[str, Any]) -> str:
+    """Return by how much a method is off, and the likely cause."""
+    error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
+    above = f", {error / floor:.0f} times the noise floor" if floor else ""
+    said = f"{method_name(name)} is off by {percent(error)} in the number in system{above}: "
+    fit = method.get("stats", {}).get("requests_that_fit")
+    if fit is not None and fit < FEW:
+        return (
+            f"{said}do not rely on it here. Likely cause: only about {fit:.2g} requests fill the "
+            "node, and the fluid is the limit of many small ones."
+        )
+    if method.get("labels"):
+        return f"{said}do not rely on it here. Likely cause: see what it approximates, below."
+    return (
+        f"{said}do not rely on it here. The limit of a large system leaves out the chance in "
+        "arrivals and lengths, which matters most near saturation and on small nodes."
+    )
 
 
 def _pressure(summary: Mapping[str, Any]) -> str:
@@ -166,10 +217,17 @@ def _pressure(summary: Mapping[str, Any]) -> str:
     if not spans:
         return "Memory never forces a request out."
     unit = "" if summary["instance"]["time_unit"] == "none" else summary["instance"]["time_unit"]
-    said = " and ".join(f"{number(a)} to {number(b)} {unit}".strip() for a, b in spans)
+    said = [f"{number(a)} to {number(b)} {unit}".strip() for a, b in spans]
+    if len(said) == 1:
+        return (
+            f"Shaded: memory forces requests out, from {said[0]}; before it memory suffices, after "
+            "it the backlog drains."
+        )
+    listed = ", ".join(said[:MOST_SPANS])
+    more = f" and {len(said) - MOST_SPANS} more" if len(said) > MOST_SPANS else ""
     return (
-        f"Shaded: memory forces requests out, from {said}; before it the node is healthy, after "
-        "it the backlog drains and the node recovers."
+        f"Shaded: memory forces requests out, {len(said)} times: from {listed}{more}; outside "
+        "them memory suffices or a backlog drains."
     )
 
 
@@ -178,16 +236,16 @@ def _accuracy(methods: Mapping[str, Any], discrete: Mapping[str, Any]) -> str:
     rows = [
         [
             OUTPUT_NAMES.get(output, output),
-            *(_percent(method["nrmse"][output]) for method in methods.values()),
-            _percent(first["noise_floor"][output]),
+            *(percent(method["nrmse"][output]) for method in methods.values()),
+            percent(first["noise_floor"][output]),
         ]
         for output in NRMSE_OUTPUTS
     ]
     rows.append(
         [
             "seconds, warm",
-            *(_seconds(method["seconds"]) for method in methods.values()),
-            f"{_seconds(discrete['seconds'])} (one run)",
+            *(duration(method["seconds"]) for method in methods.values()),
+            f"{duration(discrete['seconds'])} (one run)",
         ]
     )
     return table(
@@ -223,7 +281,7 @@ def _with_error(value: float | None, truth: float | None) -> str:
         return number(value)
     if abs(truth) < 1e-9:
         return number(value)
-    return f"{number(value)}\n{100 * (value / truth - 1):+.1f} %"
+    return f"{number(value)}\n{deviation(value, truth)}"
 
 
 def _method_text(summary: Mapping[str, Any]) -> str:
@@ -248,19 +306,6 @@ def _keys(values: Mapping[str, Any]) -> str:
     shown = {**values, "B": "unlimited"} if "B" in values and values["B"] is None else values
     rows = [[key, number(value)] for key, value in shown.items() if not isinstance(value, dict)]
     return table((), rows, plain=True)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2g} %"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e6:.2g} us"
 
 
 def _escape(text: str) -> str:

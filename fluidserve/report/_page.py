@@ -52,7 +52,7 @@ code { background: var(--wash); border-radius: 4px; padding: 1px 5px; font-size:
 @media print {
   body { font-size: 11.5px; } main { padding: 0; max-width: none; } h2 { margin-top: 22px; }
   figure, table, .card { break-inside: avoid; } h2 { break-after: avoid; }
-  .cards { grid-template-columns: repeat(5, 1fr); } table { font-size: 10.5px; }
+  .cards { grid-template-columns: repeat(4, 1fr); } table { font-size: 10.5px; }
   th, td { padding: 3px 6px; }
 }
 """

@@ -1,0 +1,87 @@
+"""What the report says in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluidserve.people import deviation, duration, number, percent
+from fluidserve.report._comparison import _cautions, _headline, _pressure, _verdict
+
+METRICS = {"mean_ttft_ms": 20.0, "mean_e2el_ms": 80.0}
+
+
+def summary(error=0.02, floor=0.01, *, fit=1000.0, labels=(), noise=0.2, **more):
+    method = {
+        "nrmse": {"in_system": error}, "noise_floor": {"in_system": floor}, "seconds": 2e-5,
+        "labels": list(labels), "stats": {"requests_that_fit": fit},
+        "metrics": {"mean_ttft_ms": 19.0, "mean_e2el_ms": 80.0},
+    }  # fmt: skip
+    return {
+        "methods": {"lagrangian": method},
+        "discrete": {"replications": 8, "seconds": 2.0, "metrics": METRICS},
+        "workload": {"load": 0.5},
+        "single_run_noise": noise,
+    } | more
+
+
+def said(found):
+    return " ".join(_cautions(found))
+
+
+def verdict(found):
+    return _verdict(
+        "lagrangian", found["methods"]["lagrangian"], found["discrete"], found["workload"]
+    )
+
+
+@pytest.mark.parametrize(("error", "floor"), [(0.02, 0.01), (0.04, 0.001), (0.2, 0.1)])
+def test_a_fluid_that_follows_is_said_to(error, floor):
+    found = summary(error, floor)
+    assert "predicts the mean" in said(found) and "is off" not in said(found)
+    assert "follows the mean of 8 runs" in verdict(found)
+
+
+def test_a_fluid_that_is_off_does_not_reassure():
+    found = summary(0.3, 0.01, fit=4.2)
+    text = said(found)
+    assert "predicts the mean" not in text and "follows" not in verdict(found)
+    assert "Lagrangian is off by 30 % in the number in system, 30 times the noise floor" in text
+    assert "only about 4.2 requests fill the node" in text
+    assert "off from the mean of 8 runs of the discrete engine by 30 %" in verdict(found)
+    assert "approximates, below" in said(summary(0.3, 0.01, labels=["approximate: x"]))
+    assert "near saturation" in said(summary(0.3, None))
+
+
+def test_labels_are_shown_once_with_all_their_methods():
+    found = summary(labels=["approximate: x"])
+    found["methods"]["eulerian_jax"] = found["methods"]["lagrangian"]
+    assert "Lagrangian, Eulerian (JAX): approximate: x." in said(found)
+
+
+def test_the_headline_says_how_far_mean_latencies_are_off():
+    found = summary()
+    method = found["methods"]["lagrangian"]
+    tiles = _headline("lagrangian", method, found["discrete"], found["workload"])
+    assert ("-5.0 %", "error of the mean TTFT") in tiles
+    assert ("0.0 %", "error of the mean E2EL") in tiles
+    assert ("20 \u00b5s", "one fluid solve, warm") in tiles
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [
+        ([], "never"),
+        ([(1, 2)], "from 1 to 2 s; before it memory suffices, after it"),
+        ([(1, 2), (4, 5)], "2 times: from 1 to 2 s, 4 to 5 s; outside them"),
+        ([(2 * i, 2 * i + 1) for i in range(9)], "10 to 11 s and 3 more; outside them"),
+    ],
+)
+def test_the_caption_counts_spans_of_pressure(spans, words):
+    assert words in _pressure({"memory_pressure": spans, "instance": {"time_unit": "s"}})
+
+
+def test_words_for_numbers():
+    assert [percent(x) for x in (0.0123, 0.999, 12.0, None)] == ["1.2 %", "100 %", "1,200 %", "-"]
+    assert [deviation(x, 1.0) for x in (0.9999, 1.0001, 0.5)] == ["0.0 %", "0.0 %", "-50.0 %"]
+    assert [duration(x) for x in (2, 0.002, 2e-5, None)] == ["2 s", "2 ms", "20 \u00b5s", "-"]
+    assert number(float("inf")) == "inf"
