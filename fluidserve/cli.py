@@ -70,7 +70,7 @@ class FrontDoor(click.Group):
 
             if not isinstance(wrong, FluidServeError | OSError):
                 raise
-            _stop(str(wrong), 2)
+            _stop(str(wrong).replace("approximate=True", "--approximate"), 2)  # Python's word
         sys.exit(status if isinstance(status, int) else 0)
 
 

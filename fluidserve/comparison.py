@@ -55,6 +55,7 @@ def compare_into(
             solving=method_progress(inputs.config.verbose),
             **options,
         )
+    inputs.warn_of_overload()
     for reason in done.failed.values():
         print(f"left out: {reason}", file=sys.stderr)
     result = _result(done, inputs)

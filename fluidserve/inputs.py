@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, config_flags
-from serving import ConfigError, DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
+from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, FlagError, config_flags
+from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
 
 if TYPE_CHECKING:
     from workload import TraceReading, Workload
@@ -89,18 +90,38 @@ class Inputs:
 
         return capacity(self.mix, self.instance)
 
+    @property
+    def mean_rate(self) -> float:
+        """Mean arrival rate [requests/time]; NaN where all arrive at once."""
+        return self.profile.mean_rate if self.end > 0 else math.nan
+
+    @property
+    def load(self) -> float:
+        """Mean arrival rate over capacity; infinite for a node too slow to have one."""
+        return self.mean_rate / self.capacity if self.capacity > 0 else math.inf
+
+    def warn_of_overload(self) -> None:
+        """Say on stderr that more is offered than the node can do."""
+        if not self.load > 1 + 1e-9:  # 1 itself, but for rounding
+            return
+        if self.workload is not None and "profile" not in self.source:
+            said = f"load {self.load:.3g} of capacity: queues grow as long as it lasts"
+        else:
+            said = f"mean load {self.load:.3g} of capacity: more arrives than the node can serve"
+        click.echo(f"note: {said}", err=True)
+
     def describe(self) -> dict[str, Any]:
         """Return the workload in numbers, for JSON."""
-        mix, rate = self.mix, self.profile.mean_rate if self.end > 0 else float("nan")
+        mix = self.mix
         return {
             **self.source,
             "requests": len(self.requests),
             "horizon": self.end,
-            "mean_arrival_rate": rate,
+            "mean_arrival_rate": self.mean_rate,
             "mean_prefill_length": mix.mean_prefill,
             "mean_decode_length": mix.mean_decode,
             "capacity": self.capacity,
-            "load": rate / self.capacity,
+            "load": self.load,
         }
 
 
@@ -121,7 +142,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     config = load_config_of(params)
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
-        raise ConfigError("scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
+        raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
     node = instance_of(config)
     instance = node if scale == 1 else node.scaled(int(scale))
     path, is_trace = _file(params, config)
@@ -249,5 +270,5 @@ def _number(params: Mapping[str, Any], key: str, default: float) -> float:
     if value is None:
         return default
     if not 0 < value < float("inf"):
-        raise ConfigError(key, value, "a finite number > 0")
+        raise FlagError(f"--{key}", value, "a finite number > 0")
     return value

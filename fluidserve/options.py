@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fluidserve.settings import D_1, SETTINGS, Setting
+from serving import FluidServeError
 
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
@@ -18,6 +19,13 @@ FILE_KEYS = ("limit", "start", "rate_scale", "format")
 WORKLOAD_KEYS = (
     *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
 )  # fmt: skip
+
+
+class FlagError(FluidServeError):
+    """A flag that is no configuration key has a value that is not allowed."""
+
+    def __init__(self, flag: str, value: object, allowed: str) -> None:
+        super().__init__(f"{flag} {value}: not allowed; allowed: {allowed}")
 
 
 class _Raw(click.ParamType):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fluidserve.config import resolved_yaml
 from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
-from fluidserve.options import WORKLOAD_KEYS
+from fluidserve.options import WORKLOAD_KEYS, FlagError
 from fluidserve.people import for_people, instance_line
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, summary_of
@@ -47,6 +47,7 @@ def simulate_into(
     run = engine.run()
     with watch("metrics"):
         metrics = run.metrics(thresholds)
+    inputs.warn_of_overload()
     summary = summary_of(
         inputs, metrics, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(),
@@ -101,9 +102,14 @@ def _injected(engine: DecodeNodeEngine, inputs: Inputs, params: Mapping[str, Any
             raise FluidServeError("--L-filter: a state brings its own requests; needs --inject")
         return inputs
     if at is not None and not math.isfinite(at):
-        raise ConfigError("inject_at", at, "a finite time not before the present")
+        raise FlagError("--inject-at", at, "a finite time not before the present")
     reading = read_file(path, engine.instance, L_filter=inputs.config.L_filter)
-    engine.inject(reading.requests, at=at, replace=not params["keep_arrivals"])
+    try:
+        engine.inject(reading.requests, at=at, replace=not params["keep_arrivals"])
+    except ConfigError as error:
+        if error.key != "at":
+            raise
+        raise FlagError("--inject-at", at, error.allowed) from None
     told = {"file": str(path), "format": reading.format, "dropped": dict(reading.dropped)}
     return replace(
         inputs, workload=None, file=engine.requests, horizon=None,
@@ -117,13 +123,13 @@ def _advance(engine: DecodeNodeEngine, params: Mapping[str, Any], config: Any) -
 
     until, at_batch, state = params["until"], params["at_batch"], params["save_state"]
     if until is not None and not until >= 0:
-        raise ConfigError("until", until, "a time >= 0")
+        raise FlagError("--until", until, "a time >= 0")
     told = _progress(config)
     if at_batch is not None:
         if state is None:
             raise FluidServeError("--at-batch needs --save-state")
         if not engine.batch <= at_batch < 2**53:
-            raise ConfigError("at_batch", at_batch, f"a batch >= {engine.batch}, where it starts")
+            raise FlagError("--at-batch", at_batch, f"a batch >= {engine.batch}, where it starts")
         stop = engine.advance(until=until, batches=at_batch - engine.batch, progress=told)
         if stop != Stop.BATCHES:
             raise FluidServeError(

@@ -9,6 +9,7 @@ from typing import Any
 from fluidserve.config import resolved_yaml
 from fluidserve.experiment import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import load_inputs
+from fluidserve.methods import method_name
 from fluidserve.people import for_people, instance_line
 from fluidserve.results import parse_goodput, summary_of, write_trajectory
 from ode import InitialState, solve
@@ -44,6 +45,7 @@ def solve_into(
         )  # fmt: skip
     with watch("latencies"):
         metrics = flow.metrics(thresholds)
+    inputs.warn_of_overload()
     summary = summary_of(
         inputs, metrics, kind="solution", method=flow.method, status=flow.status,
         message=flow.message, labels=list(flow.labels), stats=dict(flow.stats),
@@ -52,7 +54,7 @@ def solve_into(
     if inputs.file is not None:  # a generator's exact law is in no file
         write_requests(inputs.file, folder / REQUESTS)
     ran = REQUESTS if inputs.file is not None else None
-    title = f"Fluid solution ({flow.method}): {instance_line(node)}"
+    title = f"Fluid solution, {method_name(flow.method)}: {instance_line(node)}"
     write_common(
         folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fluidserve.cli import COMMANDS, cli
+from fluidserve.experiment import FILES
 from serving import LATENCIES, OUTPUTS
 
 SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-requests", 40)
@@ -259,7 +260,7 @@ def test_a_method_is_named_with_dashes_or_underscores(run):
     )  # fmt: skip
     assert list(strict_json(done.stdout)["methods"]) == ["eulerian_scipy", "lagrangian"]
     lines = [line for line in done.stderr.splitlines() if line.startswith("solving")]
-    assert lines == ["solving eulerian_scipy ...", "solving lagrangian ..."]
+    assert lines == ["solving Eulerian (SciPy) ...", "solving Lagrangian ..."]
 
 
 def test_compare_prints_scores_and_writes_a_report(run, tmp_path):
@@ -314,6 +315,43 @@ def test_plot_draws_what_compare_drew(run, tmp_path):
     done = run("plot", "c")
     assert "report.html" in strict_json(done.stdout)["written"]
     assert bytes_of(tmp_path / "c") == before
+
+
+def test_a_folder_used_again_holds_one_experiment(run, tmp_path):
+    few = ("--num-requests", 20, "--load", 0.5, "--out")
+    lines = (
+        ("compare", "--replications", 2, "--workers", 1, "--methods", "lagrangian", *few),
+        ("simulate", *few),
+        ("solve", *few),
+    )
+    for line in lines:
+        for out in ("mix", f"alone_{line[0]}"):
+            assert run(*line, out).exit_code == 0
+            assert run("plot", out).exit_code == 0
+        left = {path.name for path in (tmp_path / "mix").iterdir()}
+        assert left == {path.name for path in (tmp_path / out).iterdir()} <= FILES
+
+
+@pytest.mark.parametrize(
+    ("workload", "said"),
+    [
+        (("--load", 2.5), "note: load 2.5 of capacity: queues grow as long as it lasts\n"),
+        (("--load", 2, "--profile", "steps(0:1,5:0.9)"), "note: mean load 1."),
+        (("--load", 1), ""),
+        (("--load", 0.5), ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["simulate", "solve"])
+def test_more_than_a_node_can_serve_is_noted_beside_the_result(run, command, workload, said):
+    done = run(command, "--horizon", 30, *workload)
+    assert done.exit_code == 0 and strict_json(done.stdout)["workload"]["load"] > 0
+    assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == bool(said)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_a_node_too_slow_to_have_a_capacity(run):
+    done = run("solve", "--num-requests", 3, "--d-0", "1e308")
+    assert done.exit_code == 0 and strict_json(done.stdout)["workload"]["load"] is None
 
 
 @pytest.mark.parametrize("style", ["text", "latex", "python"])
