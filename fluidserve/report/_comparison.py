@@ -168,7 +168,7 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before trusting the fluid here."""
     methods: Mapping[str, Any] = summary["methods"]
     off = {name: method for name, method in methods.items() if is_off(method)}
-    found = [_why_off(name, method) for name, method in off.items()]
+    found = [_why_off(off, methods)] if off else []
     said: dict[str, list[str]] = {}
     for name, method in methods.items():
         for label in method.get("labels", ()):
@@ -193,22 +193,30 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _why_off(name: str, method: Mapping[str, Any]) -> str:
-    """Return by how much a method is off, and the likely cause."""
-    error, floor = method["nrmse"]["in_system"], method["noise_floor"]["in_system"]
-    above = f", {error / floor:.0f} times the noise floor" if floor else ""
-    said = f"{method_name(name)} is off by {percent(error)} in the number in system{above}: "
-    fit = method.get("stats", {}).get("requests_that_fit")
+def _why_off(off: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
+    """Return by how much which methods are off, and the likely cause."""
+    by = [
+        f"{method_name(name)} by {percent(method['nrmse']['in_system'])}"
+        for name, method in off.items()
+    ]
+    floor = next(iter(off.values()))["noise_floor"]["in_system"]
+    noise = f" (noise: {percent(floor)})" if floor is not None else ""
+    said = (
+        f"The fluid is off here, {', '.join(by)} of the number in system{noise}: do not rely on "
+        "it for this node and workload."
+    )
+    fits = (each.get("stats", {}).get("requests_that_fit") for each in methods.values())
+    fit = next((each for each in fits if each is not None), None)
     if fit is not None and fit < FEW:
         return (
-            f"{said}do not rely on it here. Likely cause: only about {fit:.2g} requests fill the "
-            "node, and the fluid is the limit of many small ones."
+            f"{said} Likely cause: only about {fit:.2g} requests fill the node, and the fluid is "
+            "the limit of many small ones."
         )
-    if method.get("labels"):
-        return f"{said}do not rely on it here. Likely cause: see what it approximates, below."
+    if any(method.get("labels") for method in off.values()):
+        return f"{said} Likely cause: what it approximates, listed below."
     return (
-        f"{said}do not rely on it here. The limit of a large system leaves out the chance in "
-        "arrivals and lengths, which matters most near saturation and on small nodes."
+        f"{said} Likely cause: the limit of a large system leaves out the chance in arrivals and "
+        "lengths, which matters most near saturation and on small nodes."
     )
 
 

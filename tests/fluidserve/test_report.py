@@ -37,7 +37,7 @@ def verdict(found):
 @pytest.mark.parametrize(("error", "floor"), [(0.02, 0.01), (0.04, 0.001), (0.2, 0.1)])
 def test_a_fluid_that_follows_is_said_to(error, floor):
     found = summary(error, floor)
-    assert "predicts the mean" in said(found) and "is off" not in said(found)
+    assert "predicts the mean" in said(found) and "off here" not in said(found)
     assert "follows the mean of 8 runs" in verdict(found)
 
 
@@ -45,10 +45,10 @@ def test_a_fluid_that_is_off_does_not_reassure():
     found = summary(0.3, 0.01, fit=4.2)
     text = said(found)
     assert "predicts the mean" not in text and "follows" not in verdict(found)
-    assert "Lagrangian is off by 30 % in the number in system, 30 times the noise floor" in text
+    assert "off here, Lagrangian by 30 % of the number in system (noise: 1 %)" in text
     assert "only about 4.2 requests fill the node" in text
     assert "off from the mean of 8 runs of the discrete engine by 30 %" in verdict(found)
-    assert "approximates, below" in said(summary(0.3, 0.01, labels=["approximate: x"]))
+    assert "approximates, listed below" in said(summary(0.3, 0.01, labels=["approximate: x"]))
     assert "near saturation" in said(summary(0.3, None))
 
 
