@@ -14,7 +14,7 @@ from ode._compile import OUTPUTS, compiled
 from ode._eulerian_problem import EulerianProblem, March
 from serving import SolveError
 
-CHUNK = 128
+CHUNK = 512
 """Steps per call of the compiled scan."""
 
 NEARLY_FULL = 0.95

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluidserve.plots._style import BLUE, ENGINES, figure, legend_above
+from fluidserve.plots._style import BLUE, ENGINES, figure
 
 if TYPE_CHECKING:
     from calibration.accuracy import SizePoint
@@ -43,4 +43,5 @@ def finite_size(points: Sequence[SizePoint], path: str | Path) -> None:
         axes.set_xticks(n, [str(x) for x in n])
         axes.minorticks_off()
         axes.grid(True, which="major")
-        legend_above(drawing, handles)
+        axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        drawing.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2)
