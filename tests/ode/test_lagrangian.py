@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import lagrangian_reference as reference
 import numpy as np
@@ -11,6 +10,9 @@ from hypothesis import strategies as st
 
 from fluid import capacity
 from ode import InitialState, solve
+from ode.lagrangian import parcels
+from ode.lagrangian import state as layout
+from ode.lagrangian.batch import execute, price
 from ode.lagrangian.solve import _march
 from ode.lagrangian.state import (
     R_COMPLETED,
@@ -205,22 +207,34 @@ def test_capacity_is_reached_and_not_exceeded(normal_mix):
     assert done > capacity(normal_mix, instance)
 
 
-def test_a_batch_that_meets_the_budget_to_the_last_bit():
-    """Rounding of the total must not make the prefix run past the end of RUNNING."""
-    mix = RequestMix.from_lengths([3, 7, 11], [3, 5, 7], [1, 2, 4])
-    law = BatchTimeLaw.per_token(1.0, 0.01)
-    profile = RateProfile.constant(0.7, 60.0)
-    free = rows_of(profile, mix, DecodeNode(M_total=10**6, B=None, batch_time=law), horizon=60.0)
-    for step in range(5, 30):
-        for ulps in (-2, -1, 0, 1, 2):
-            budget = free[step, R_TOKENS] * (1 + ulps * 2.0**-52)
-            # a real node has a whole budget; the kernel's sums need not be whole
-            node = SimpleNamespace(
-                M_total=10**6, B=budget, batch_time=law, mode="swapping", admission_threshold=1.0
-            )
-            rows = rows_of(profile, mix, node, horizon=60.0)
-            assert (rows[:, R_TOKENS] <= budget).all()
-            np.testing.assert_allclose(rows[: step + 1], free[: step + 1], rtol=1e-9, atol=1e-9)
+def test_a_total_above_the_budget_by_rounding_only():
+    """The prefix must not run past the end of RUNNING where the sum in order stays within B."""
+    tables = parcels.mix_tables(RequestMix.from_lengths([3, 7], [300, 500]))
+    reached = 0
+    for seed in range(40):
+        queue, ends = parcels.empty_queue()
+        for mass in np.random.default_rng(seed).uniform(0.1, 3.0, 41):
+            parcel = np.zeros(parcels.COLUMNS)
+            parcel[[parcels.MASS, parcels.ALIVE]] = mass
+            parcel[parcels.PREFILL] = 5.0 * mass
+            parcels.push_tail(queue, ends, parcel)
+        first, last = int(ends[parcels.HEAD]), int(ends[parcels.TAIL])
+        cost = np.full(queue.shape[1], 1e9)
+        total = price(queue, first, last, tables, 1.0, cost)
+        in_order = sum(cost[first:last].tolist())
+        budget = np.nextafter(in_order, np.inf)  # in order they fit; their total says no
+        reached += total > budget
+        spec, state = np.zeros(layout.SPEC_SIZE), np.zeros(layout.STATE_SIZE)
+        spec[layout.BATCHES], spec[layout.BUDGET] = 1.0, budget
+        state[layout.RUNNING] = total * (1 + 1e-12)  # more than the budget: the prefix is sought
+        row = np.zeros(layout.ROW_SIZE)
+        execute(
+            queue, ends, tables, spec, state, row, np.empty((0, layout.SAMPLE_SIZE)),
+            np.zeros(1, np.int64), cost, np.zeros((2, queue.shape[1])),
+        )  # fmt: skip
+        assert (ends == [first, last]).all()
+        assert (queue[parcels.AGE, first:last] == 1.0).all()
+    assert reached > 2
 
 
 def test_requests_present_at_the_start_have_no_latencies(normal_mix):
