@@ -31,6 +31,8 @@ def march_jax(problem: EulerianProblem, *, step: float, max_steps: int) -> March
     same = np.flatnonzero(rows[:, 0] == rows[-1, 0])
     rows = rows[: same[0] + 1]
     steps = len(rows) - 1
+    if steps > max_steps:
+        raise _too_many(rows[max_steps, 0], max_steps)
     return March.of_rows(problem, rows, {"steps": steps, "rhs_evaluations": 4 * steps})
 
 
@@ -62,11 +64,12 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
         if rows[-1, 0] >= end or (arrivals_ended and inside[-1] <= problem.negligible * peak):
             return np.concatenate(chunks)
         if len(chunks) * CHUNK >= max_steps:
-            raise SolveError(
-                "eulerian_jax",
-                "step_limit",
-                f"t = {rows[-1, 0]:g} after {max_steps} steps; allow more by max_steps",
-            )
+            raise _too_many(rows[-1, 0], max_steps)
+
+
+def _too_many(t: float, max_steps: int) -> SolveError:
+    reason = f"t = {t:g} after {max_steps} steps; allow more by max_steps"
+    return SolveError("eulerian_jax", "step_limit", reason)
 
 
 def _padded(problem: EulerianProblem) -> tuple[NDArray[np.float64], ...]:
