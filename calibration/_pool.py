@@ -64,7 +64,7 @@ def _executor(experiment: Experiment, workers: int) -> Iterator[ProcessPoolExecu
         processes = list((getattr(executor, "_processes", None) or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
-            process.terminate()
+            process.kill()
         raise
     executor.shutdown()
 
