@@ -255,7 +255,6 @@ def test_a_script_without_a_main_guard_works_and_imports_nothing_heavy(tmp_path)
     assert done.stdout.split("\n")[:3] == ["begins", "2", "heavy: []"]
 
 
-@pytest.mark.skip(reason="known defect: Ctrl-C in a pool of replications sometimes hangs at exit")
 def test_control_c_ends_a_script_with_one_traceback_and_no_orphans(tmp_path):
     script = tmp_path / "study.py"
     script.write_text(textwrap.dedent(SCRIPT))
