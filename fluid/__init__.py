@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from fluid._capacity import Saturation, capacity, saturation, straddle
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
+from fluid._request_work import RequestWork, request_work
+from fluid._work_closure import WorkClosure, linear_law, work_closure
 
 if TYPE_CHECKING:
     from fluid._array_code import constant_statements, rate_statements
@@ -16,17 +18,22 @@ __all__ = [
     "Flow",
     "LengthClasses",
     "Quantity",
+    "RequestWork",
     "Saturation",
+    "WorkClosure",
     "balance",
     "capacity",
     "classes_by_length",
     "classes_of_mix",
     "constant_statements",
     "equations",
+    "linear_law",
     "rate_statements",
     "render",
+    "request_work",
     "saturation",
     "straddle",
+    "work_closure",
 ]
 
 _SYMBOLIC = {

@@ -1,7 +1,8 @@
-"""Integrates the fluid model in time: Eulerian (the symbols) and Lagrangian (iteration clock)."""
+"""Integrates in time: Eulerian (the symbols), Lagrangian (iteration clock), one node's work."""
 
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
+from ode.workload_process import Stationary, stationary
 
-__all__ = ["METHODS", "InitialState", "Solution", "solve"]
+__all__ = ["METHODS", "InitialState", "Solution", "Stationary", "solve", "stationary"]
