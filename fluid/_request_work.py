@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving import RequestMix
 from serving.compilation import compiled
 
-STAGE_BINS, REQUEST_BINS, LENGTH_GROUPS = 384, 96, 24
+STAGE_BINS, REQUEST_BINS, LENGTH_GROUPS = 224, 80, 16
 MOST_STAGES = 48
 """Stages at which one request is looked at; the stages between them are alike."""
 
@@ -41,22 +41,16 @@ class RequestWork:
     persistence : shape (G,)
         By group: variance of the sum over D batches, in units of the variance of one, of what
         the batch tokens of independent requests do besides following the work in system.
+    mean, second : [token-iterations, (token-iterations)^2]
+        W = E[w] and E[w^2], of the binned law.
     """
 
     stages: NDArray[np.float64]
     requests: NDArray[np.float64]
     groups: NDArray[np.float64]
     persistence: NDArray[np.float64]
-
-    @property
-    def mean(self) -> float:
-        """W, mean work of a request [token-iterations]."""
-        return float(self.requests[1].sum())
-
-    @property
-    def second(self) -> float:
-        """E[w^2] [(token-iterations)^2], of the binned law."""
-        return float(np.sum(self.requests[1] ** 2 / self.requests[0]))
+    mean: float
+    second: float
 
     @property
     def mean_decode(self) -> float:
@@ -72,7 +66,8 @@ def request_work(mix: RequestMix) -> RequestWork:
     stages = _stage_moments(p, d, mix.probability, float(total.max()))
     requests = _request_moments(p, d, total, mix.probability)
     groups = _length_groups(mix, total)
-    return RequestWork(stages, requests, groups, _persistence(groups))
+    mean, second = float(requests[1].sum()), float(np.sum(requests[1] ** 2 / requests[0]))
+    return RequestWork(stages, requests, groups, _persistence(groups), mean, second)
 
 
 def _stage_moments(
@@ -136,7 +131,7 @@ def _request_moments(
         share * (x**2 * d + x * d**2 + d**3 / 3),
         share * (p + 1),
     )
-    sums = np.stack([np.bincount(bins, row, REQUEST_BINS) for row in rows])
+    sums = np.stack([np.asarray(np.bincount(bins, row, REQUEST_BINS), float) for row in rows])
     return np.ascontiguousarray(sums[:, sums[0] > 0])
 
 
@@ -149,7 +144,7 @@ def _length_groups(mix: RequestMix, total: NDArray[np.float64]) -> NDArray[np.fl
     tail = middle > 1 - 1 / LENGTH_GROUPS
     which[tail] += np.minimum(((middle[tail] - 1) * LENGTH_GROUPS + 1) * 4, 3).astype(int)
     columns = (np.ones(total.size), mix.decode[order], total[order], mix.prefill[order])
-    sums = np.stack([np.bincount(which, share * column) for column in columns])
+    sums = np.stack([np.asarray(np.bincount(which, share * each), float) for each in columns])
     sums = sums[:, sums[0] > 0]
     sums[1:] /= sums[0]
     return np.ascontiguousarray(sums)
@@ -169,7 +164,7 @@ def _persistence(groups: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _memory(groups: NDArray[np.float64], lags: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the autocorrelation, at ``lags`` [iterations], of X - (Cov(X, V) / Var V) V for Poisson arrivals.
+    """Return the autocorrelation of X - (Cov(X, V) / Var V) V at ``lags`` [iterations].
 
     Requests that come as a Poisson stream per iteration have
     ``Cov(X_0, X_k) = E sum_i c_i c_{i+k}`` and alike for V = sum of R.

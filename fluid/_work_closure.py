@@ -31,7 +31,7 @@ CLOSEST = 0.98
 """Load at which the law of those who execute is taken, where the load is higher: entries to a
 saturated batch are as many as it can take."""
 
-TILTS, RESOLVED, FINEST, SPAN = 48, 3.0, 160, 2.2
+TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 160, 2.2
 """Saddle points; grid steps that a mean remaining work must span for the recursion; steps of a
 saturated set's work at most; and how many such sets the recursion covers."""
 
@@ -180,13 +180,21 @@ def _saddle_points(law, q, shape):
     """Return V, E[X | V], its executing part and sd(X | V) at tilts of the law, V rising from 0."""
     n = law.shape[1]
     work = law[1] / law[0]
-    low, high = 0.0, 80.0 / work.max()
-    for _ in range(60):  # q E[exp(theta R)] = 1: where V has no bound
-        theta = 0.5 * (low + high)
-        if q * np.sum(law[0] * np.exp(theta * work)) < 1.0:
-            low = theta
-        else:
-            high = theta
+    low = 0.0  # q E[exp(theta R)] = 1: where V has no bound; Newton on the logarithm, from above
+    theta = np.log(1.0 / q) / (np.sum(law[1] * work) / np.sum(law[1]))
+    while True:
+        f = np.sum(law[0] * np.exp(theta * work))
+        if q * f >= 1.0:
+            break
+        low = theta
+        theta *= 1.5
+    for _ in range(12):
+        e = law[0] * np.exp(theta * work)
+        change = np.log(q * np.sum(e)) * np.sum(e) / np.sum(e * work)
+        theta -= change
+        if change < 1e-9 * theta:
+            break
+    low = theta * (1.0 - 1e-8)
     out = np.zeros((4, TILTS + 1))
     for t in range(TILTS):
         theta = low * (1.0 - 3e-3 * 1e5 ** (1.0 - t / (TILTS - 1.0)))

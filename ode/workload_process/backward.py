@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ode.workload_process.banded import factorise, multiply, shifted, solve, transposed
+from ode.workload_process.banded import factorise, multiply, shifted, solve, solve_two, transposed
 from serving.compilation import compiled
 
-COARSEST = 0.35
+COARSEST = 0.5
 """Longest step over the number of batches so far."""
 
 GAMMA = 2.0 - np.sqrt(2.0)
@@ -46,9 +46,8 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
         per_batch[i] *= g[i]
     out = np.empty((3, batches.size, n))
     state = np.zeros((3, n))
-    middle, new, work = np.zeros((3, n)), np.zeros((3, n)), np.empty(n)
-    source = np.empty((3, n))
-    source[0], source[2] = g, 1.0 - full
+    middle, new, work = np.zeros((3, n)), np.zeros((3, n)), np.empty((3, n))
+    room = 1.0 - full
     done, last = 0.0, -1.0
     lu = per_batch
     a = 1.0 / (GAMMA * (2.0 - GAMMA))
@@ -63,19 +62,24 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
             last = length
         for _ in range(pieces if length > 0.0 else 0):
             half = 0.5 * GAMMA * length
-            for row in (0, 2, 1):
-                multiply(per_batch, above, state[row], work)
-                for i in range(n):
-                    if row == 1:
-                        start, stop = 2.0 * g[i] * state[0, i], 2.0 * g[i] * middle[0, i]
-                    else:
-                        start = stop = source[row, i]
-                    middle[row, i] = state[row, i] + half * (work[i] + start + stop)
-                solve(lu, above, middle[row])
-                for i in range(n):
-                    stop = 2.0 * g[i] * new[0, i] if row == 1 else source[row, i]
-                    new[row, i] = a * middle[row, i] - b * state[row, i] + half * stop
-                solve(lu, above, new[row])
+            for row in range(3):
+                multiply(per_batch, above, state[row], work[row])
+            for i in range(n):
+                middle[0, i] = state[0, i] + half * (work[0, i] + 2.0 * g[i])
+                middle[2, i] = state[2, i] + half * (work[2, i] + 2.0 * room[i])
+            solve_two(lu, above, middle[0], middle[2])
+            for i in range(n):
+                new[0, i] = a * middle[0, i] - b * state[0, i] + half * g[i]
+                new[2, i] = a * middle[2, i] - b * state[2, i] + half * room[i]
+            solve_two(lu, above, new[0], new[2])
+            for i in range(n):
+                source = 2.0 * g[i] * (state[0, i] + middle[0, i])
+                middle[1, i] = state[1, i] + half * (work[1, i] + source)
+            solve(lu, above, middle[1])
+            for i in range(n):
+                source = 2.0 * g[i] * new[0, i]
+                new[1, i] = a * middle[1, i] - b * state[1, i] + half * source
+            solve(lu, above, new[1])
             state[:] = new
         done = batches[group]
         out[0, group], out[2, group] = state[0], state[2]

@@ -46,6 +46,28 @@ def solve(band, below, x):
 
 
 @compiled
+def solve_two(band, below, x, y):
+    """Solve in place for two right-hand sides at once."""
+    n, width = band.shape
+    above = width - 1 - below
+    for i in range(n):
+        one, two = x[i], y[i]
+        for j in range(max(0, i - below), i):
+            factor = band[i, below + j - i]
+            one -= factor * x[j]
+            two -= factor * y[j]
+        x[i], y[i] = one, two
+    for i in range(n - 1, -1, -1):
+        one, two = x[i], y[i]
+        for j in range(i + 1, min(n, i + above + 1)):
+            factor = band[i, below + j - i]
+            one -= factor * x[j]
+            two -= factor * y[j]
+        inverse = 1.0 / band[i, below]
+        x[i], y[i] = one * inverse, two * inverse
+
+
+@compiled
 def multiply(band, below, x, out):
     """Write ``band @ x`` into ``out``."""
     n, width = band.shape

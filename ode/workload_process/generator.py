@@ -69,20 +69,24 @@ class Levels:
 
 
 def grid_of(
-    closure: WorkClosure, highest: float, *, steps: int = STEPS_PER_SET
+    closure: WorkClosure,
+    highest: float,
+    *,
+    steps: int = STEPS_PER_SET,
+    near: float = NEAR,
 ) -> tuple[NDArray[np.float64], int]:
     """Return levels of V up to ``highest``, idle first, and how many of them are uniform."""
     step = closure.set_mean / steps
-    uniform = int(NEAR * steps)
-    near = (np.arange(uniform) + 0.5) * step
+    uniform = int(near * steps)
+    levels = (np.arange(uniform) + 0.5) * step
     drift = abs(closure.rate * closure.work.mean - _fastest(closure))
     widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
-    far, width, top = [], step, near[-1]
+    far, width, top = [], step, levels[-1]
     while top < highest:
         width = min(width * WIDENING, widest)
         top += width
         far.append(top)
-    return np.concatenate([[0.0], near, far]), uniform
+    return np.concatenate([[0.0], levels, far]), uniform
 
 
 def levels_of(
@@ -126,7 +130,7 @@ def jump_bins(closure: WorkClosure) -> tuple[NDArray[np.float64], NDArray[np.flo
     """Return work of arrivals [token-iterations] and its probability, in some tens of bins."""
     share, total = closure.work.requests[0], closure.work.requests[1]
     groups = np.minimum(np.arange(share.size) * JUMP_BINS // share.size, JUMP_BINS - 1)
-    mass = np.bincount(groups, share)
+    mass = np.asarray(np.bincount(groups, share), float)
     return np.bincount(groups, total) / mass, mass
 
 

@@ -144,7 +144,8 @@ def _draw(
     each = np.where(flow > 0, np.maximum(each, LEAST_PER_LEVEL), 0)
     k = np.repeat(np.arange(flow.size), each)
     weight = (flow / np.maximum(each, 1))[k]
-    uniform = (0.5 + np.arange(1, k.size + 1) * _STEPS[:, None]) % 1.0
+    uniform = 0.5 + np.arange(1, k.size + 1) * _STEPS[:, None]
+    uniform -= np.floor(uniform)
     # R or X must be covered evenly at every level by itself
     first = np.repeat(np.cumsum(each) - each, each)
     uniform[0] = (np.arange(k.size) - first + 0.5) / each[k]

@@ -184,7 +184,7 @@ class _March:
 
     def closure(self, recent: float) -> tuple[int, WorkClosure]:
         """Return the closure of a rate, one for rates that are nearly the same."""
-        key = int(round(min(recent, 4 * self.capacity) / (RESOLUTION * self.capacity)))
+        key = round(min(recent, 4 * self.capacity) / (RESOLUTION * self.capacity))
         if key not in self.closures:
             constant = self.profile.time.size == 2 and self.profile.cumulative[0] == 0
             rate = recent if constant else max(key, 0.5) * RESOLUTION * self.capacity

@@ -23,9 +23,9 @@ from serving import (
     SolveError,
 )
 
-SAMPLES = 2048
-STEPS_PER_SET = 24
-"""Levels up to the work of a saturated set: fewer than over time, for speed."""
+SAMPLES = 1024
+STEPS_PER_SET, NEAR = 22, 2.5
+"""Resolution of the levels: coarser than over time, for speed."""
 
 HIGHEST = 30.0
 """Mean excess works up to which levels go: exp(-30) of the arrivals meet more."""
