@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from serving import BatchTimeLaw, RequestMix, SolveError
 
 DECADES = 22.0
-"""The response to a request is followed until it has fallen by exp(-22) = 3e-10."""
-MOST_POINTS = 2**22
-"""Points on the unit circle beyond which a node is too close to saturation to be resolved."""
+"""The response to a request is followed until it has fallen by exp(-22) = 3e-10 ..."""
+SPANS = 16
+"""... or over this many longest stays, whose slowest part is then known and taken out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ def moments(
     Raises
     ------
     SolveError
-        If the node is so close to saturation that its response cannot be followed.
+        If rho >= 1: there is no stationary state.
     """
     classes = np.unique(mix.request_class)
     alive, first, square = _tails(mix, classes)
@@ -71,7 +71,8 @@ def moments(
     n_total, b_total = alive.sum(axis=0), tokens.sum(axis=0)
     w_total = law.d_kv * b_total + law.per_request_extra * n_total
 
-    size = _points(w_total, arrival_rate)
+    log_z = _slowest(w_total, arrival_rate)
+    size = _points(w_total.size, log_z)
     unit = np.exp(-2j * np.pi / size * np.arange(size // 2 + 1))
     n_hat, b_hat = np.fft.rfft(alive, size), np.fft.rfft(b_total, size)
     w_hat = law.d_kv * b_hat + law.per_request_extra * n_hat.sum(axis=0)
@@ -87,9 +88,7 @@ def moments(
     ww = np.real(law.d_kv * bw + law.per_request_extra * nw_total)
 
     def mean(spectrum: NDArray) -> NDArray[np.float64]:
-        real = np.real(spectrum)  # imaginary parts are odd and cancel
-        ends = real[..., 0] + real[..., -1]
-        return arrivals_per_batch * (2 * real.sum(axis=-1) - ends) / size
+        return arrivals_per_batch * _circle_mean(spectrum, size, log_z)
 
     n_gain, b_gain = delayed * n_hat, delayed * b_hat
     all_n = n_gain.sum(axis=0)
@@ -124,28 +123,53 @@ def _tails(
     return alive, first, square
 
 
-def _points(shock: NDArray[np.float64], arrival_rate: float) -> int:
-    """Return how many points on the circle resolve the response to ``shock``.
+def _slowest(shock: NDArray[np.float64], arrival_rate: float) -> float:
+    """Return ``log z0``, where z0 > 1 is the real root of ``lambda z w(z) = 1``.
 
-    The response dies like ``z0^-n``, where ``z0 > 1`` is the real root of
-    ``lambda z w(z) = 1``; the trapezoidal rule with n points is off by as much.
+    The response to a request ends like ``z0^-n``; all other poles are farther from the circle.
+
+    Raises
+    ------
+    SolveError
+        If rho >= 1: the response does not end.
     """
     lag = np.arange(1, shock.size + 1)
     rho = arrival_rate * shock.sum()
-    needed = 4.0 * shock.size
-    if rho > 0:
-        # E[z^L] >= z^E[L] puts log z0 at or below this first guess; Newton then goes down to it
-        log_z = -np.log(rho) * shock.sum() / (lag @ shock)
-        for _ in range(50):
-            power = shock * np.exp(log_z * lag)
-            step = (arrival_rate * power.sum() - 1) / (arrival_rate * (lag @ power))
-            log_z -= step
-            if abs(step) < 1e-6 * log_z:
-                break
-        needed = max(needed, DECADES / max(log_z, 1e-300))
-    if needed > MOST_POINTS:
-        raise SolveError("moments", "saturated", f"rho = {rho:.6f} is too close to 1")
+    if rho >= 1:
+        raise SolveError("moments", "saturated", f"rho is {rho:.6f}; allowed: below 1")
+    if rho <= 0:
+        return np.inf
+    # by Jensen the root is at or below this first guess; Newton goes down to it
+    log_z = -np.log(rho) * shock.sum() / (lag @ shock)
+    for _ in range(50):
+        power = shock * np.exp(log_z * lag)
+        step = (arrival_rate * power.sum() - 1) / (arrival_rate * (lag @ power))
+        log_z -= step
+        if abs(step) < 1e-13 * log_z:
+            break
+    return float(log_z)
+
+
+def _points(stages: int, log_z: float) -> int:
+    """Return a number of points on the circle: enough for z0 itself, or for all other poles."""
+    needed = max(4.0 * stages, min(DECADES / log_z, SPANS * stages), 64.0)
     return 1 << int(np.ceil(np.log2(needed)))
+
+
+def _circle_mean(spectrum: NDArray, size: int, log_z: float) -> NDArray[np.float64]:
+    """Return the mean over the unit circle of a spectrum sampled on its lower half.
+
+    The trapezoidal rule on n points is off by ``2 c g(z0^-n)``, ``g(x) = x / (1 - x)``, c the
+    amplitude of the pole z0: two rules, on all points and on every other, give mean and c.
+    """
+    real = np.real(spectrum)  # imaginary parts are odd and cancel
+    ends = real[..., 0] + real[..., -1]
+    fine = (2 * real.sum(axis=-1) - ends) / size
+    coarse = (2 * real[..., ::2].sum(axis=-1) - ends) / (size // 2)
+    if size * log_z > 2 * DECADES:
+        return fine
+    fine_gap, coarse_gap = 1 / np.expm1(size * log_z), 1 / np.expm1(size // 2 * log_z)
+    return (fine * coarse_gap - coarse * fine_gap) / (coarse_gap - fine_gap)
 
 
 def _sum_beyond(values: NDArray) -> NDArray[np.float64]:
