@@ -3,7 +3,12 @@
 from typing import TYPE_CHECKING
 
 from fluid._capacity import Saturation, capacity, saturation, straddle
+from fluid._certificate import Certificate, certificate
+from fluid._equilibrium import Equilibrium, equilibrium, gamma_quantiles
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
+from fluid._moments import Moments, moments
+from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
+from fluid._worst_cycle import WorstCycle, worst_cycle
 
 if TYPE_CHECKING:
     from fluid._array_code import constant_statements, rate_statements
@@ -11,29 +16,43 @@ if TYPE_CHECKING:
     from fluid._flows import Flow, balance
     from fluid._render import render
     from fluid._request_work import RequestWork, request_work
+    from fluid._symbolic_equilibrium import equilibrium_formulas
     from fluid._work_closure import WorkClosure, linear_law, work_closure
 
 __all__ = [
+    "Certificate",
     "Equations",
+    "Equilibrium",
     "Flow",
     "LengthClasses",
+    "Moments",
     "Quantity",
     "RequestWork",
     "Saturation",
     "WorkClosure",
+    "WorstCycle",
     "balance",
     "capacity",
+    "certificate",
     "classes_by_length",
     "classes_of_mix",
     "constant_statements",
     "equations",
+    "equilibrium",
+    "equilibrium_formulas",
+    "gamma_quantiles",
+    "largest_root",
     "linear_law",
+    "moments",
+    "ode_is_stable",
     "rate_statements",
     "render",
     "request_work",
     "saturation",
     "straddle",
+    "survival_polynomial",
     "work_closure",
+    "worst_cycle",
 ]
 
 _LATER = {
@@ -45,13 +64,14 @@ _LATER = {
     "balance": "fluid._flows",
     "constant_statements": "fluid._array_code",
     "equations": "fluid._equations",
+    "equilibrium_formulas": "fluid._symbolic_equilibrium",
     "linear_law": "fluid._work_closure",
     "rate_statements": "fluid._array_code",
     "render": "fluid._render",
     "request_work": "fluid._request_work",
     "work_closure": "fluid._work_closure",
 }
-"""Names that need SymPy or Numba, imported when first used: capacity needs neither."""
+"""Names that need SymPy or Numba, imported when first used: the numeric closed forms do not."""
 
 
 def __getattr__(name: str) -> object:
