@@ -67,7 +67,7 @@ def _loop(axes: Axes, loop: Hysteresis, branches: Branches) -> None:
         )  # fmt: skip
     axes.plot(rate[: top + 1], done[: top + 1], color=BLUE, label="fluid, load rising")
     axes.plot(rate[top:], done[top:], color=VERMILLION, label="fluid, load falling")
-    for first, colour in ((top // 2, BLUE), (top + 5, VERMILLION)):
+    for first, colour in ((top // 2, BLUE), (top + top // 2, VERMILLION)):
         _arrow(axes, rate[first : first + 2], done[first : first + 2], colour)
     _arrow(axes, rate[top - 1 : top + 1], done[top - 1 : top + 1], BLUE)
     inside = branches.from_backlog < branches.arrival_rate
