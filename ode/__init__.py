@@ -1,8 +1,33 @@
-"""Integrates the fluid model in time: Eulerian (the symbols) and Lagrangian (iteration clock)."""
+"""Integrates in time: Eulerian (the symbols), Lagrangian (iteration clock), one node's work."""
+
+from typing import TYPE_CHECKING
 
 from ode.gradients import Gradients, gradients
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
 
-__all__ = ["METHODS", "Gradients", "InitialState", "Solution", "gradients", "solve"]
+if TYPE_CHECKING:
+    from ode.workload_process import Stationary, stationary
+
+__all__ = [
+    "METHODS",
+    "Gradients",
+    "InitialState",
+    "Solution",
+    "Stationary",
+    "gradients",
+    "solve",
+    "stationary",
+]
+
+_LATER = {"Stationary": "ode.workload_process", "stationary": "ode.workload_process"}
+"""Names that need compiled kernels, imported when first used."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'ode' has no attribute {name!r}")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import LengthClasses
+from fluid import LAW_PARAMETERS, LengthClasses
 from ode._eulerian_problem import EulerianProblem
-from ode.gradients import LAW
 
 ARRIVALS = "arrivals"
 """Arrivals over what the profile expects, 1 where the solve is differentiated."""
@@ -94,7 +93,7 @@ def values_and_slopes(
     def of(new: dict[str, Any]) -> dict[str, Any]:
         longer = new["mean_decode"] - at["mean_decode"]
         memory = new["M_total"]
-        values = fixed | {name: new[name] for name in LAW}
+        values = fixed | {name: new[name] for name in LAW_PARAMETERS}
         values |= {
             "M": memory,
             "B": new["B"] if at["B"] < at["M_total"] else memory,

@@ -7,34 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fluid import PARAMETER_UNITS, parameter_values
 from ode._policies import policy_labels
 from ode._validity import validity_labels
 from ode.initial_state import InitialState
 from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError
 
-UNITS = {
-    "arrival_rate": "request/time",
-    "M_total": "token",
-    "B": "token",
-    "admission_threshold": "",
-    "d_0": "time",
-    "d_kv": "time/token",
-    "d_decode": "time/request",
-    "d_swap": "time/token",
-    "mean_prefill": "token",
-    "mean_decode": "token",
-}
-"""Unit of each parameter, in the singular; empty for a pure number.
-
-``arrival_rate`` is the mean over the horizon, all rates in proportion. ``mean_prefill`` moves every
-prompt by as much. ``mean_decode`` gives every request one token more with that chance, the one way
-in which whole lengths have a derivative.
-"""
-
-LAW = ("d_0", "d_kv", "d_decode", "d_swap")
-
-PARAMETERS = tuple(UNITS)
-"""Parameters that :func:`gradients` knows."""
+PARAMETERS = tuple(PARAMETER_UNITS)
+"""Parameters that :func:`gradients` knows, those of :data:`fluid.PARAMETER_UNITS`."""
 
 METRICS = {
     "in_system": "requests",
@@ -48,6 +28,9 @@ METRICS = {
     "e2el": "time",
 }
 """Metrics that :func:`gradients` knows, with their units."""
+
+LONGEST_STEP = {"superbee": 0.46, "upwind": 1.0}
+"""Longest step [batches] at which the derivatives are stable, 2.78 / 6 and what a solve allows."""
 
 OF_ALL_ARRIVALS = ("queue_delay", "ttft", "e2el")
 """Metrics that need every request to finish."""
@@ -100,7 +83,7 @@ def gradients(
     drain: bool = True,
     classes: int | None = None,
     transport: str = "superbee",
-    step: float = 1.0,
+    step: float = 0.4,
     max_steps: int = 300_000,
 ) -> Gradients:
     """Differentiate a solve from an empty start (``method="eulerian_jax"``) by its parameters.
@@ -131,8 +114,11 @@ def gradients(
         End of arrivals, ``profile.horizon`` by default.
     drain
         Go on without arrivals until the system is empty; the latencies need it.
-    classes, transport, step, max_steps
+    classes, transport, max_steps
         As of ``method="eulerian_jax"``.
+    step
+        Length of a step in batch times. Shorter than a solve needs: the slope of the limited flux
+        has rates of up to 6 per batch (2 upwind), and Runge-Kutta is stable up to 2.78.
 
     Returns
     -------
@@ -156,6 +142,9 @@ def gradients(
     if not drain and set(metrics) & set(OF_ALL_ARRIVALS):
         raise UnsupportedError("mean latencies of all arrivals need drain=True")
     labels = policy_labels(instance) + validity_labels(mix, instance)
+    longest = LONGEST_STEP.get(transport, 1.0)
+    if not 0 < step <= longest:
+        raise UnsupportedError(f"step: {step} is not allowed; allowed: 0 < step <= {longest}")
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon > 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time > 0")
@@ -163,7 +152,7 @@ def gradients(
     if arrivals <= 0:
         raise FluidServeError("gradients: nobody arrives; allowed: arrivals in [0, horizon]")
 
-    at = _parameter_values(mix, instance, arrivals / horizon)
+    at = parameter_values(mix, instance, arrivals / horizon)
     from ode._eulerian_problem import eulerian_problem
     from ode._gradient_metrics import differentiated
 
@@ -177,7 +166,9 @@ def gradients(
         parameters={name: at[name] for name in parameters},
         gradients=_table(metrics, parameters, lambda y, k, _: float(slopes[y][k])),
         units=_table(
-            metrics, parameters, lambda y, _, x: _per(METRICS[y], UNITS[x]).replace("time", unit)
+            metrics,
+            parameters,
+            lambda y, _, x: _per(METRICS[y], PARAMETER_UNITS[x]).replace("time", unit),
         ),
         elasticities=_table(
             metrics, parameters, lambda y, k, x: _elasticity(slopes[y][k], at[x], values[y])
@@ -212,19 +203,3 @@ def _check(names: tuple[str, ...], known: Collection[str], what: str) -> None:
     for name in names:
         if name not in known:
             raise UnsupportedError(f"there is no {what} {name!r}; there are: {', '.join(known)}")
-
-
-def _parameter_values(
-    mix: RequestMix, instance: DecodeNode, arrival_rate: float
-) -> dict[str, float]:
-    """Return the value of every parameter, in the order of :data:`UNITS`."""
-    law = instance.batch_time
-    return {
-        "arrival_rate": arrival_rate,
-        "M_total": float(instance.M_total),
-        "B": float("inf") if instance.B is None else float(instance.B),
-        "admission_threshold": float(instance.admission_threshold),
-        **{name: float(getattr(law, name)) for name in LAW},
-        "mean_prefill": mix.mean_prefill,
-        "mean_decode": mix.mean_decode,
-    }
