@@ -8,6 +8,14 @@ from fluid._equilibrium import Equilibrium, equilibrium, gamma_quantiles
 from fluid._first_passage import mean_time_to_full
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
 from fluid._moments import Moments, moments
+from fluid._parameters import (
+    LAW_PARAMETERS,
+    PARAMETER_UNITS,
+    parameter_values,
+    with_mean_decode,
+    with_mean_prefill,
+)
+from fluid._sensitivity import Flip, saturation_sensitivity
 from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
 from fluid._threshold import threshold_without_eviction
 from fluid._worst_cycle import WorstCycle, worst_cycle
@@ -22,9 +30,12 @@ if TYPE_CHECKING:
     from fluid._work_closure import WorkClosure, linear_law, work_closure
 
 __all__ = [
+    "LAW_PARAMETERS",
+    "PARAMETER_UNITS",
     "Certificate",
     "Equations",
     "Equilibrium",
+    "Flip",
     "Flow",
     "LengthClasses",
     "Moments",
@@ -48,13 +59,17 @@ __all__ = [
     "mean_time_to_full",
     "moments",
     "ode_is_stable",
+    "parameter_values",
     "rate_statements",
     "render",
     "request_work",
     "saturation",
+    "saturation_sensitivity",
     "straddle",
     "survival_polynomial",
     "threshold_without_eviction",
+    "with_mean_decode",
+    "with_mean_prefill",
     "work_closure",
     "worst_cycle",
 ]

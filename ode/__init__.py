@@ -6,6 +6,7 @@ from ode._collapse import Collapse, collapsed_throughput
 from ode._hysteresis import Hysteresis, hysteresis
 from ode._regime import REGIMES, regime
 from ode._threshold import ThresholdChoice, choose_threshold
+from ode.gradients import Gradients, gradients
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
@@ -17,6 +18,7 @@ __all__ = [
     "METHODS",
     "REGIMES",
     "Collapse",
+    "Gradients",
     "Hysteresis",
     "InitialState",
     "Solution",
@@ -24,6 +26,7 @@ __all__ = [
     "ThresholdChoice",
     "choose_threshold",
     "collapsed_throughput",
+    "gradients",
     "hysteresis",
     "regime",
     "solve",
