@@ -28,6 +28,7 @@ FILES = frozenset(
         "batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv",
         "trajectory.csv", "comparison.csv",
         "system_dynamics.png", "fluid_vs_discrete.png", "request_timeline.png", "report.html",
+        "analysis.html", "elasticities.png",
     }
 )  # fmt: skip
 """Every file that a command may write into an experiment folder."""

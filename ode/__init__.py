@@ -12,11 +12,13 @@ from ode.solution import Solution
 from ode.solve import METHODS, solve
 
 if TYPE_CHECKING:
+    from ode.analysis import Analysis, analyze
     from ode.workload_process import Stationary, stationary
 
 __all__ = [
     "METHODS",
     "REGIMES",
+    "Analysis",
     "Collapse",
     "Gradients",
     "Hysteresis",
@@ -24,6 +26,7 @@ __all__ = [
     "Solution",
     "Stationary",
     "ThresholdChoice",
+    "analyze",
     "choose_threshold",
     "collapsed_throughput",
     "gradients",
@@ -33,7 +36,12 @@ __all__ = [
     "stationary",
 ]
 
-_LATER = {"Stationary": "ode.workload_process", "stationary": "ode.workload_process"}
+_LATER = {
+    "Analysis": "ode.analysis",
+    "Stationary": "ode.workload_process",
+    "analyze": "ode.analysis",
+    "stationary": "ode.workload_process",
+}
 """Names that need compiled kernels, imported when first used."""
 
 

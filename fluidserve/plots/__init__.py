@@ -1,6 +1,7 @@
 """Pictures: one file each, one style, written as PNG without a display."""
 
 from fluidserve.plots._comparison import curves_of
+from fluidserve.plots._elasticities import elasticities
 from fluidserve.plots._finite_size import finite_size
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
 from fluidserve.plots._full_memory import full_memory
@@ -14,6 +15,7 @@ __all__ = [
     "Curve",
     "Timeline",
     "curves_of",
+    "elasticities",
     "finite_size",
     "fluid_vs_discrete",
     "full_memory",
