@@ -9,6 +9,7 @@ from fluidserve.plots._phase_diagram import phase_diagram
 from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
 from fluidserve.plots._style import STYLE, Curve
 from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
+from fluidserve.plots._tails import tails
 
 __all__ = [
     "STYLE",
@@ -24,4 +25,5 @@ __all__ = [
     "request_timeline",
     "sample_rows",
     "system_dynamics",
+    "tails",
 ]

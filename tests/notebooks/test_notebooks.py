@@ -16,6 +16,7 @@ def test_there_are_notebooks():
         "fluid_limit",
         "fluid_vs_discrete",
         "full_memory",
+        "one_node",
         "phase_diagram",
     }
 
