@@ -93,8 +93,10 @@ coarse = {
     "marked_ratio": (0.1, 2.0),
 }  # fmt: skip
 diagram = phase_diagram(**(coarse if QUICK else {}))
-fs.plots.phase_diagram(diagram, pictures / "map.png")
 answer = diagram.to_json()["engine"]
 print(f"the engine agrees at {answer['agree']} of {answer['points']} points")
 assert answer["disagree"] == []
+
+# %%
+fs.plots.phase_diagram(diagram, pictures / "map.png")
 Image(pictures / "map.png", width=800)

@@ -90,7 +90,8 @@ def collapsed_throughput(
     Notes
     -----
     A fluid uses the last token of memory, a node leaves the straddle free: the throughput of a
-    stable mix may exceed lambda_M by that share (s/M).
+    stable mix may exceed lambda_M by that share (s/M). Long decodes are marched several batches at
+    a time, as :func:`ode.solve` does by default: 0.2 % of the throughput at a mean of 650 tokens.
     """
     return _collapsed(mix, instance, float(tolerance))
 

@@ -46,7 +46,7 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
     columns = min(2, panels)
     rows = -(-panels // columns)
     order = list(COLOURS)
-    faint = [1 - FAINT * (1 - np.array(to_rgb(COLOURS[name]))) for name in order]
+    faint = [_faint(to_rgb(COLOURS[name])) for name in order]
     shown = set(diagram.regime.ravel()) | {point.engine for point in diagram.points}
     with figure(path, 4.4 * columns, 3.35 * rows + 0.7) as drawing:
         grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -99,3 +99,8 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
                 )
             note(grid[0, -1], f"engine: {agreed} of {len(diagram.points)} points agree")
         legend_above(drawing, handles)
+
+
+def _faint(colour: tuple[float, float, float]) -> tuple[float, float, float]:
+    red, green, blue = (1 - FAINT * (1 - part) for part in colour)
+    return red, green, blue
