@@ -90,9 +90,7 @@ def measured(method: str, profile: RateProfile, mix: RequestMix, node: DecodeNod
 def difference(method: str, name: str, found: Gradients, *arguments) -> dict[str, float]:
     """Return finite differences, central where the parameter may go either way."""
     value = found.parameters[name]
-    step = {"M_total": 10, "B": 10, "mean_decode": 0.02}.get(
-        name, 0.01 * value
-    )
+    step = {"M_total": 10, "B": 10, "mean_decode": 0.02}.get(name, 0.01 * value)
 
     def at(by: float) -> dict[str, float]:
         return measured(method, *moved(name, by, *arguments))
@@ -105,11 +103,15 @@ def difference(method: str, name: str, found: Gradients, *arguments) -> dict[str
 
 
 def agrees(found: Gradients, name: str, other: dict[str, float], metrics) -> None:
-    """Hold gradients to 1 %, and elasticities below 0.1 to 0.001."""
+    """Hold gradients to 1 %, and elasticities below 0.3 to 0.003.
+
+    One-sided differences by the decode length carry their curvature: 3 % and 0.01.
+    """
+    rel, tiny = (0.03, 0.01) if name == "mean_decode" else (0.01, 0.003)
     for metric in metrics:
         scale = found.values[metric] / found.parameters[name]
         assert found.gradients[metric][name] == pytest.approx(
-            other[metric], rel=0.01, abs=1e-3 * scale
+            other[metric], rel=rel, abs=tiny * scale
         ), (metric, name, found.elasticities[metric][name])
 
 
@@ -163,3 +165,130 @@ def test_values_are_those_of_the_solve():
         assert found.values[name] == pytest.approx(value, rel=3e-3), name
     memory = solution("memory", np.linspace(0, HORIZON, 4001))
     assert found.values["peak_memory"] == pytest.approx(memory.max(), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_swapping_time_matters_where_requests_are_evicted():
+    law = replace(SPLIT, d_swap=1e-3)
+    node = DecodeNode(law, M_total=4000, B=None)
+    profile = RateProfile.constant(30.0, 10.0)
+    found = gradients(profile, MIX, node)
+    assert any("under eviction" in label for label in found.labels)
+    e2el = []
+    for by in (5e-4, -5e-4):
+        arguments = moved("d_swap", by, profile, MIX, node)
+        solution = solve(*arguments, method="eulerian_jax", step=0.4)
+        t = np.linspace(0, solution.totals["duration"], 16001)
+        e2el.append(np.trapezoid(solution("in_system", t), t) / profile.total)
+    assert found.gradients["e2el"]["d_swap"] == pytest.approx((e2el[0] - e2el[1]) / 1e-3, rel=0.01)
+    assert found.gradients["e2el"]["d_swap"] > 100
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    load=st.floats(0.2, 1.6),
+    d_0=st.floats(0.3, 2.0),
+    key=st.sampled_from(list(NODES)),
+    weight=st.floats(0.2, 5.0),
+    name=st.sampled_from(["arrival_rate", "d_0", "d_kv", "d_decode", "mean_prefill"]),
+)
+def test_random_cases(load, d_0, key, weight, name):
+    node = replace(NODES[key], batch_time=replace(SPLIT, d_0=d_0))
+    share = np.tile(np.linspace(1, weight, 8), 3)
+    mix = RequestMix.from_lengths(MIX.prefill, MIX.decode, share)
+    profile = RateProfile.constant(load * capacity(mix, node), HORIZON)
+    found = gradients(profile, mix, node)
+    step = 0.01 * found.parameters[name]
+    down, here, up = (
+        measured("lagrangian", *moved(name, by, profile, mix, node)) for by in (-step, 0.0, step)
+    )
+    for metric in ("in_system", "e2el"):
+        scale = found.values[metric] / found.parameters[name]
+        left, right = ((b[metric] - a[metric]) / step for a, b in ((down, here), (here, up)))
+        # at a kink the derivatives to either side differ and any value between them is right
+        low, high = min(left, right), max(left, right)
+        slack = 0.01 * max(abs(low), abs(high)) + 0.003 * scale
+        assert low - slack <= found.gradients[metric][name] <= high + slack, metric
+
+
+NO_PROMPT = replace(MIX, prefill=0 * MIX.prefill)
+
+
+@pytest.mark.parametrize(
+    ("profile", "mix", "node"),
+    [
+        (RateProfile.constant(1.0, 100.0), NO_PROMPT, DecodeNode(SPLIT, M_total=600, B=None)),
+        (RateProfile.steps([0, 50, 400], [0.3, 0, 0.3], 450.0), MIX, DecodeNode(SPLIT)),
+        (RateProfile([0, 0, 50, 50, 100], [0, 20, 30, 60, 70]), MIX, DecodeNode(SPLIT)),
+        (RateProfile.constant(1.0, 100.0), MIX, DecodeNode(BatchTimeLaw(1.0, 0, 0), M_total=2000)),
+    ],
+    ids=["no prompt", "an empty node waits", "bursts", "constant batch time"],
+)
+def test_dead_branches_give_no_nan(profile, mix, node):
+    found = gradients(profile, mix, node)
+    for row in found.gradients.values():
+        assert np.isfinite(list(row.values())).all()
+    assert found.gradients["e2el"]["d_0"] > 0 and found.gradients["e2el"]["d_kv"] > 0
+
+
+def test_by_the_rate_and_by_the_time_scale():
+    """Batches and gaps twice as long make latencies twice as long: Euler's theorem."""
+    found, _ = differentiated("M binds", 1.3, "swapping")
+    node = NODES["M binds"]
+    longer = replace(node, batch_time=BatchTimeLaw(2.0, 2 * SPLIT.d_decode, 2 * SPLIT.d_kv))
+    slower = gradients(profile_of(node, 1.3).stretched(2.0), MIX, longer)
+    assert slower.values["e2el"] == pytest.approx(2 * found.values["e2el"], rel=1e-9)
+    for name, row in found.elasticities["e2el"].items():
+        assert slower.elasticities["e2el"][name] == pytest.approx(row, rel=1e-6, abs=1e-9), name
+
+
+def test_at_a_kink_the_sides_differ():
+    """B = M_total: raising B alone does nothing, lowering it costs; documented in the docstring."""
+    node = DecodeNode(SPLIT, M_total=2000, B=2000)
+    arguments = profile_of(node, 1.3), MIX, node
+    at = {by: measured("lagrangian", *moved("B", by, *arguments))["e2el"] for by in (-20, 0, 20)}
+    assert at[20] == at[0]
+    assert (at[0] - at[-20]) / 20 < -0.01
+    found = gradients(*arguments)
+    assert found.gradients["e2el"]["B"] == 0
+    assert found.gradients["e2el"]["M_total"] == pytest.approx((at[0] - at[-20]) / 20, rel=0.02)
+
+
+def test_chosen_metrics_units_and_a_run_that_is_cut_short():
+    profile = profile_of(NODES["B binds"], 0.8)
+    node = replace(NODES["B binds"], time_unit="ms")
+    found = gradients(profile, MIX, node, drain=False)
+    assert set(found.gradients) == set(found.values) == set(found.units)
+    assert (
+        "e2el" not in found.values and found.gradients["running"].keys() == PARAMETER_UNITS.keys()
+    )
+    assert found.units["running"]["M_total"] == "requests per token"
+    assert found.units["batch_duration"]["d_kv"] == "ms per (ms/token)"
+    assert found.units["throughput"]["admission_threshold"] == "requests/ms"
+    assert "forward mode" in found.method and found.steps > 100
+    one = found.elasticities["running"]["d_0"]
+    expected = found.gradients["running"]["d_0"] * SPLIT.d_0 / found.values["running"]
+    assert one == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("speed",)}, "no metric 'speed'"),
+        ({"parameters": ("speed",)}, "no parameter 'speed'"),
+        ({"metrics": ("e2el",), "drain": False}, "need drain"),
+        ({"step": 0.9}, "step: 0.9"),
+        ({"horizon": float("nan")}, "horizon: nan"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(FluidServeError, match=message):
+        gradients(RateProfile.constant(0.1, 100.0), MIX, DecodeNode(), **options)
+
+
+def test_nobody_and_unmodelled_policies():
+    with pytest.raises(FluidServeError, match="nobody arrives"):
+        gradients(RateProfile.constant(0.0, 100.0), MIX, DecodeNode())
+    with pytest.raises(UnsupportedError, match="SJF"):
+        gradients(RateProfile.constant(0.1, 100.0), MIX, DecodeNode(queue_policy="SJF"))
