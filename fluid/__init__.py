@@ -23,6 +23,7 @@ from fluid._worst_cycle import WorstCycle, worst_cycle
 if TYPE_CHECKING:
     from fluid._array_code import constant_statements, rate_statements
     from fluid._equations import Equations, Quantity, equations
+    from fluid._equilibrium_gradients import equilibrium_gradients
     from fluid._flows import Flow, balance
     from fluid._render import render
     from fluid._request_work import RequestWork, request_work
@@ -53,6 +54,7 @@ __all__ = [
     "equations",
     "equilibrium",
     "equilibrium_formulas",
+    "equilibrium_gradients",
     "gamma_quantiles",
     "largest_root",
     "linear_law",
@@ -84,6 +86,7 @@ _LATER = {
     "constant_statements": "fluid._array_code",
     "equations": "fluid._equations",
     "equilibrium_formulas": "fluid._symbolic_equilibrium",
+    "equilibrium_gradients": "fluid._equilibrium_gradients",
     "linear_law": "fluid._work_closure",
     "rate_statements": "fluid._array_code",
     "render": "fluid._render",

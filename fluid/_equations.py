@@ -241,7 +241,10 @@ def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]
             "a",
             "requests/batch",
             "admission: the room that is left",
-            sp.Min(BETA * Q, sp.Max(0, sp.Min((phi - w * z) / s, (psi - w * (z - m)) / (s - 1)))),
+            sp.Min(
+                BETA * Q,
+                sp.Max(0, sp.Min((phi - w * z) / s, (psi - w * (z - m)) / sp.Max(s - 1, EPS))),
+            ),
         ),
         Quantity(
             v[i],

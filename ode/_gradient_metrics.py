@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ode._eulerian_jax import march_jax
 from ode._eulerian_problem import EulerianProblem
+from ode._eulerian_progress import evicting
 from ode._gradient_march import Marched, Steps, march_with_slopes
 from ode._gradient_parameters import (
     ARRIVALS,
@@ -29,19 +30,20 @@ def differentiated(
     parameters: tuple[str, ...],
     step: float,
     max_steps: int,
-) -> tuple[dict[str, float], dict[str, NDArray[np.float64]], int]:
-    """Return every metric, its derivatives by ``parameters`` (P,) and the steps taken.
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]], int, bool]:
+    """Return metrics, derivatives by ``parameters`` (P,), steps taken, whether any are evicted.
 
     ``at`` holds the value of every parameter.
     """
     path = LengthPath.of(problem.classes)
     problem = replace(with_a_spare_stage(problem, path), negligible=NEGLIGIBLE)
-    steps = Steps.of(problem, march_jax(problem, step=step, max_steps=max_steps))
+    done = march_jax(problem, step=step, max_steps=max_steps)
+    steps = Steps.of(problem, done)
     with jax.enable_x64(True):
         values, slopes = values_and_slopes(problem, path, at, parameters)
         out = march_with_slopes(problem, steps, values, slopes)
     share = np.asarray(slopes[ARRIVALS])
-    return *_metrics(problem, steps, out, share), steps.length.size
+    return *_metrics(problem, steps, out, share), steps.length.size, evicting(done)
 
 
 def _metrics(

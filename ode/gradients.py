@@ -32,6 +32,11 @@ METRICS = {
 LONGEST_STEP = {"superbee": 0.46, "upwind": 1.0}
 """Longest step [batches] at which the derivatives are stable, 2.78 / 6 and what a solve allows."""
 
+UNDER_EVICTION = (
+    "approximate: under eviction the stages blur who is evicted; derivatives by d_swap and M_total "
+    "follow the Eulerian evictions"
+)
+
 OF_ALL_ARRIVALS = ("queue_delay", "ttft", "e2el")
 """Metrics that need every request to finish."""
 
@@ -159,7 +164,7 @@ def gradients(
     problem = eulerian_problem(
         profile, mix, instance, InitialState(), horizon, drain, classes, transport
     )
-    values, slopes, steps = differentiated(problem, at, parameters, step, max_steps)
+    values, slopes, steps, evicting = differentiated(problem, at, parameters, step, max_steps)
     unit = "time" if instance.time_unit == "none" else instance.time_unit
     return Gradients(
         values={name: float(values[name]) for name in metrics},
@@ -176,7 +181,7 @@ def gradients(
         method=f"jax, forward mode through RK4 of the Eulerian equations ({transport}), "
         f"steps of {step:g} batch times",
         steps=steps,
-        labels=labels,
+        labels=(*labels, UNDER_EVICTION) if evicting else labels,
     )
 
 
