@@ -47,7 +47,7 @@ class BatchTimeLaw:
     d_prefill_attention: float = setting(
         0.0, "time per pair of a prefill token and a token it attends [time/token^2]", minimum=0
     )
-    d_decode_table: Table | None = setting(
+    d_decode_table: Table | None = setting(  # noqa: RUF009
         None, "further time of so many decoding requests, interpolated [time]", rows=TABLE_ALLOWED
     )
 
