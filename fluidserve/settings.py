@@ -90,7 +90,9 @@ def _settings(spec: type, group: str) -> list[Setting]:
     return found
 
 
-PREFILL = ("d_prefill", "d_prefill_attention")
+PREFILL = (
+    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_mixed_kv", "d_prefill_table",
+)  # fmt: skip
 """Coefficients of the law that a decode node has no use for: it computes no prefill."""
 
 SETTINGS: dict[str, Setting] = {
