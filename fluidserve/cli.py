@@ -15,6 +15,7 @@ COMMANDS = {
     "simulate": "Run the discrete engine.",
     "solve": "Solve the fluid model.",
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
+    "calibrate": "Fit batch-time laws to measurements (calibrate steps).",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, reference, fluid.",
