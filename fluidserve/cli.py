@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
     "phase-diagram": "Map where a node is healthy, bistable, backlogged or cycling.",
     "analyze": "One node in theory: means, tails, stability, gradients, warnings.",
+    "tune": "Find the rate or knob at which an SLO stops being met.",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, reference, fluid.",

@@ -1,0 +1,180 @@
+"""Steady state by the engine: long runs without their start, replicated on common draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import discrete
+from calibration.tuning.knobs import Operation
+from calibration.tuning.slo import Slo
+
+WARM_UP = 0.1
+"""Share of the requests, the first to arrive, whose latencies are not counted."""
+
+GROWTH = "backlog_growth"
+"""Requests that the backlog grows by, per arrival after the warm-up."""
+
+MOST_GROWTH, GROWTH_SCALE = 0.004, 0.01
+"""Growth from which a run is not steady. At capacity itself the backlog of a run of N requests
+grows by about sqrt(N) for chance alone: .1 % at a million requests. Its margin counts in percent,
+so that it is no smaller a matter than the log of a latency."""
+
+CLEAR, CLEAR_GROWTH = math.log(2), 5.0
+"""Margins, of a latency and of growth, from which one replication decides; others are repeated."""
+
+HOPELESS = 0.2
+"""Growth at the last arrival from which a run is not drained for its latencies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one run says of its objectives.
+
+    Parameters
+    ----------
+    values
+        Each objective's statistic [time] and the backlog's growth, by name; NaN where the run
+        was too overloaded to have one.
+    margins
+        Log of each statistic over its limit, and growth beyond what is allowed in percent:
+        positive where missed.
+    """
+
+    values: Mapping[str, float]
+    margins: Mapping[str, float]
+
+
+def measure(
+    operation: Operation, slos: Sequence[Slo], requests: int, replication: int, seed: int
+) -> Measurement:
+    """Run ``requests`` requests and measure what comes after the warm-up.
+
+    Replication r draws the same arrivals, in the clock of expected arrivals, and the same lengths
+    at every value of a knob: common random numbers.
+    """
+    child = np.random.SeedSequence(seed, spawn_key=(replication,))
+    table = operation.workload.sample(child, num_requests=requests)
+    engine = discrete.ENGINES[operation.instance.engine](
+        table,
+        operation.instance,
+        seed=seed + replication,
+        record_batches=any(slo.latency == "itl" for slo in slos),
+    )
+    first = int(WARM_UP * requests)
+    last_arrival = float(table.arrival_time[-1])
+    engine.advance(until=last_arrival)
+    growth = _growth(engine.run(), table.arrival_time[first], last_arrival, requests - first)
+    values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
+    if growth < HOPELESS and slos:
+        engine.advance()
+        samples = engine.run().samples(first)
+        values |= {slo.name: slo.measured(samples) for slo in slos}
+    for slo in slos:
+        values.setdefault(slo.name, math.nan)
+        margins[str(slo)] = slo.margin(values[slo.name])
+    return Measurement(values, margins)
+
+
+def _growth(run: discrete.Run, begin: float, end: float, arrivals: int) -> float:
+    """Return the growth of the backlog from ``begin`` to ``end`` per arrival between them."""
+    completed = run.requests["completion_time"]
+    arrived = run.table.arrival_time
+    backlog = [
+        np.count_nonzero(arrived <= time) - np.count_nonzero(completed <= time)
+        for time in (begin, end)
+    ]
+    return float(backlog[1] - backlog[0]) / max(arrivals, 1)
+
+
+@dataclass(slots=True)
+class Point:
+    """A value of the knob at one run length, and what its replications said.
+
+    Parameters
+    ----------
+    value
+        Of the knob.
+    requests
+        Of each run.
+    measurements
+        One per replication, in order.
+    """
+
+    value: float
+    requests: int
+    measurements: list[Measurement] = field(default_factory=list)
+
+    @property
+    def replications(self) -> int:
+        """How many there are."""
+        return len(self.measurements)
+
+    def margins(self, name: str) -> np.ndarray:
+        """Return the margin of one objective in each replication, kept within +-20."""
+        each = np.array([one.margins[name] for one in self.measurements])
+        return np.clip(each, -20.0, 20.0)
+
+    @property
+    def binding(self) -> str:
+        """The objective that is nearest to being missed, or missed most.
+
+        A backlog that does not grow has no say beside latencies: its margin tells no distance.
+        """
+        names = list(self.measurements[0].margins)
+        if len(names) > 1 and self.margins(GROWTH).mean() <= 0:
+            names.remove(GROWTH)
+        return max(names, key=lambda name: self.margins(name).mean())
+
+    @property
+    def margin(self) -> float:
+        """Mean margin of the binding objective."""
+        return float(self.margins(self.binding).mean())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the binding margin over replications; NaN for one."""
+        return float(self.margins(self.binding).std(ddof=1)) if self.replications > 1 else math.nan
+
+    @property
+    def met(self) -> bool:
+        """Whether the mean margin of every objective is at most 0."""
+        return all(self.margins(name).mean() <= 0 for name in self.measurements[0].margins)
+
+    def certain(self, confidence: float) -> bool:
+        """Return whether the verdict would be the same for most sets of replications.
+
+        Parameters
+        ----------
+        confidence
+            Two-sided, of Student's t over replications, for every objective that decides.
+        """
+        verdicts = [self._verdict(name, confidence) for name in self.measurements[0].margins]
+        return False in verdicts or None not in verdicts
+
+    def _verdict(self, name: str, confidence: float) -> bool | None:
+        """Return whether one objective is met; None where it might go either way."""
+        from scipy.stats import t
+
+        margins = self.margins(name)
+        mean, count = float(margins.mean()), margins.size
+        others = len(self.measurements[0].margins) > 1
+        if name == GROWTH:  # latencies tell a growing backlog as well
+            alone = mean > CLEAR_GROWTH or (others and mean < -0.5 * MOST_GROWTH / GROWTH_SCALE)
+        else:
+            alone = abs(mean) > CLEAR
+        if alone:
+            return mean <= 0
+        if count < 3:
+            return None
+        error = float(margins.std(ddof=1)) / math.sqrt(count)
+        clear = abs(mean) > float(t.ppf(0.5 + confidence / 2, count - 1)) * error
+        return mean <= 0 if clear else None
+
+    def values(self) -> dict[str, float]:
+        """Return the mean of each statistic over replications."""
+        names = self.measurements[0].values
+        return {name: float(np.mean([m.values[name] for m in self.measurements])) for name in names}
