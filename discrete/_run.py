@@ -162,7 +162,7 @@ class Run:
         done = np.isfinite(requests["completion_time"])
         done[:first] = False
         of = {name: requests[name][done] for name in requests}
-        arrival, first = of["arrival_time"], of["first_token_time"]
+        arrival, first_token = of["arrival_time"], of["first_token_time"]
         more = of["decode_length"] - 1
         last = of["completion_time"]
         itl = {}
@@ -175,8 +175,8 @@ class Run:
             itl = {"itl": latency, "itl_weight": weight}
         return LatencySamples(
             queue_delay=of["first_enter_running_time"] - arrival,
-            ttft=first - arrival,
-            tpot=np.where(more > 0, (last - first) / np.maximum(more, 1), np.nan),
+            ttft=first_token - arrival,
+            tpot=np.where(more > 0, (last - first_token) / np.maximum(more, 1), np.nan),
             e2el=last - arrival,
             weight=np.ones(arrival.size),
             **itl,
