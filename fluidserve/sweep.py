@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -104,13 +105,11 @@ def _check_output(result: Path) -> None:
     if not result.parent.is_dir():
         raise FileAccessError(f"{result}: there is no folder {result.parent}")
     if result.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
+        if importlib.util.find_spec("pyarrow") is None:
             raise FluidServeError(
                 f"--output {result}: Parquet needs pyarrow: pip install 'fluidserve[parquet]'; "
                 "or name a .csv"
-            ) from None
+            )
 
 
 def _identity(grid: Grid, folder: Path) -> str:
@@ -160,9 +159,8 @@ def _text(value: Any) -> Any:
 def _write_parquet(
     result: Path, columns: Sequence[str], table: Sequence[Mapping[str, Any]]
 ) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
     arrays = {}
     for name in columns:
         values = [row.get(name) for row in table]

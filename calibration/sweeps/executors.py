@@ -88,10 +88,9 @@ def on_dask(
         said = " ".join(str(error).split())
         raise FluidServeError(f"--scheduler {scheduler}: no Dask scheduler: {said}") from None
     try:
-        held = client.scatter(shared, broadcast=True)
-        futures = [client.submit(rows_of, function, held, chunk, pure=False) for chunk in chunks]
+        futures = [client.submit(rows_of, function, shared, chunk, pure=False) for chunk in chunks]
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 yield future.result()
                 future.release()
         except BaseException as error:

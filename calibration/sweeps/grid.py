@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -107,8 +107,9 @@ def _values(key: str, given: Any) -> list[Any]:
         raise ConfigError(key, given, VALUES_FORM)
     low, high, steps = given.get("from"), given.get("to"), given.get("steps")
     spacing = given.get("spacing", "linear")
-    numbers = all(_is_number(each) for each in (low, high))
-    if not numbers or type(steps) is not int or steps < 1 or spacing not in ("linear", "log"):
+    if not (_is_number(low) and _is_number(high)) or type(steps) is not int or steps < 1:
+        raise ConfigError(key, given, VALUES_FORM)
+    if spacing not in ("linear", "log"):
         raise ConfigError(key, given, VALUES_FORM)
     if spacing == "log" and not (low > 0 and high > 0):
         raise ConfigError(key, given, "ends > 0 where the spacing is log")
@@ -129,5 +130,5 @@ def _zipped(name: str, group: Any) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
