@@ -27,7 +27,7 @@ CLEAR, CLEAR_GROWTH = math.log(2), 5.0
 """Margins, of a latency and of growth, from which one replication decides; others are repeated."""
 
 HOPELESS = 0.2
-"""Growth at the last arrival from which a run is not drained for its latencies."""
+"""Share of the requests not completed at the last arrival from which a run is not drained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,13 @@ class Measurement:
     margins
         Log of each statistic over its limit, and growth beyond what is allowed in percent:
         positive where missed.
+    settled
+        Whether the backlog is too small, at both ends, to be on its way to growing.
     """
 
     values: Mapping[str, float]
     margins: Mapping[str, float]
+    settled: bool = True
 
 
 def measure(
@@ -65,29 +68,29 @@ def measure(
         record_batches=any(slo.latency == "itl" for slo in slos),
     )
     first = int(WARM_UP * requests)
-    last_arrival = float(table.arrival_time[-1])
+    arrivals, last_arrival = requests - first, float(table.arrival_time[-1])
     engine.advance(until=last_arrival)
-    growth = _growth(engine.run(), table.arrival_time[first], last_arrival, requests - first)
-    values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
-    if growth < HOPELESS and slos:
+    hopeless = requests - engine.progress.completed > HOPELESS * requests
+    if slos and not hopeless:
         engine.advance()
-        samples = engine.run().samples(first)
+    run = engine.run()
+    begin, end = _backlogs(run, table.arrival_time[first], last_arrival)
+    growth = (end - begin) / arrivals
+    settled = max(begin, end) < 0.5 * MOST_GROWTH * arrivals
+    values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
+    if slos and not hopeless:
+        samples = run.samples(first)
         values |= {slo.name: slo.measured(samples) for slo in slos}
     for slo in slos:
         values.setdefault(slo.name, math.nan)
         margins[str(slo)] = slo.margin(values[slo.name])
-    return Measurement(values, margins)
+    return Measurement(values, margins, settled)
 
 
-def _growth(run: discrete.Run, begin: float, end: float, arrivals: int) -> float:
-    """Return the growth of the backlog from ``begin`` to ``end`` per arrival between them."""
-    completed = run.requests["completion_time"]
-    arrived = run.table.arrival_time
-    backlog = [
-        np.count_nonzero(arrived <= time) - np.count_nonzero(completed <= time)
-        for time in (begin, end)
-    ]
-    return float(backlog[1] - backlog[0]) / max(arrivals, 1)
+def _backlogs(run: discrete.Run, *times: float) -> list[int]:
+    """Return the requests that have arrived and not completed at each time."""
+    arrived, completed = run.table.arrival_time, run.requests["completion_time"]
+    return [int((arrived <= time).sum() - (completed <= time).sum()) for time in times]
 
 
 @dataclass(slots=True)
@@ -161,9 +164,8 @@ class Point:
 
         margins = self.margins(name)
         mean, count = float(margins.mean()), margins.size
-        others = len(self.measurements[0].margins) > 1
-        if name == GROWTH:  # latencies tell a growing backlog as well
-            alone = mean > CLEAR_GROWTH or (others and mean < -0.5 * MOST_GROWTH / GROWTH_SCALE)
+        if name == GROWTH:
+            alone = mean > CLEAR_GROWTH or all(each.settled for each in self.measurements)
         else:
             alone = abs(mean) > CLEAR
         if alone:

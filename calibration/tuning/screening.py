@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
+from calibration.tuning.engine import GROWTH_SCALE
 from calibration.tuning.knobs import Operation
 from calibration.tuning.slo import Slo
 from serving import Distribution, SolveError, UnsupportedError
 
 Predictor = Callable[[Operation], Mapping[str, Distribution]]
 """From an operation to its stationary latencies by name; SolveError where it has none."""
-
-HORIZON_BATCHES = 2000
-"""Batch times that the transient fluid is solved for where there is no stationary one."""
 
 
 def load_of(operation: Operation) -> float:
@@ -34,14 +33,12 @@ def predict(operation: Operation) -> Mapping[str, Distribution]:
     load = load_of(operation)
     if load >= 1:
         raise SolveError("stationary", "overload", f"load {load:.4g}: there is no steady state")
-    import ode
+    from ode import stationary
 
-    node, workload = operation.instance, operation.workload
-    if hasattr(ode, "stationary"):
-        return ode.stationary(workload.mix, node, operation.mean_rate).latencies
-    horizon = HORIZON_BATCHES * max(node.batch_time.d_0, 1e-9)
-    flow = ode.solve(workload.profile(horizon), workload.mix, node, approximate=True)
-    return flow.metrics().latencies
+    found = stationary(
+        operation.workload.mix, operation.instance, operation.mean_rate, approximate=True
+    )
+    return found.latencies
 
 
 class Screen:
@@ -64,7 +61,7 @@ class Screen:
         return len(self._known)
 
     def margin(self, value: float) -> float | None:
-        """Return the largest log(statistic / limit), or load - 1 without objectives.
+        """Return the largest log(statistic / limit), or load - 1 in percent without objectives.
 
         Positive where an objective is missed; None where the fluid model has no answer.
         """
@@ -76,14 +73,21 @@ class Screen:
         try:
             operation = self._turned(value)
             load = load_of(operation)
-            if load >= 1 or not self._slos:
-                return load - 1 if not self._slos else float("inf")
-            latencies = self._predictor(operation)
-            return max(slo.margin(slo.predicted(latencies[slo.latency])) for slo in self._slos)
+            if not self._slos:
+                return (load - 1) / GROWTH_SCALE
+            latencies = self._predictor(operation) if load < 1 else {}
         except SolveError as error:
             if error.status == "overload":
-                return float("inf")
+                return math.inf
             self.problem = str(error)
+            return None
         except UnsupportedError as error:
             self.problem = str(error)
-        return None
+            return None
+        if load >= 1:
+            return math.inf
+        unknown = [slo.latency for slo in self._slos if slo.latency not in latencies]
+        if unknown:
+            self.problem = f"it has no {unknown[0]}"
+            return None
+        return max(slo.margin(slo.predicted(latencies[slo.latency])) for slo in self._slos)

@@ -20,7 +20,7 @@ from serving import ConfigError
 LEAST_REQUESTS = 20_000
 """Of any run: latencies of shorter ones say little about a steady state."""
 
-MOST_REQUESTS = 2_000_000
+MOST_REQUESTS = 1_000_000
 REPLICATIONS = 16
 CONFIDENCE = 0.95
 TOLERANCE = 0.01
@@ -271,7 +271,11 @@ class _Search:
         points = [self.scanned(x) for x in self._scan_values(bracket, scan, edges)]
         if widen:
             points = self._widened(points)
-        finder = CrossingSearch(self.knob, self.point, self.tolerance, self.least, self.most)
+        finder = CrossingSearch(
+            self.knob, self.point, self.screen.margin,
+            lambda point: point.certain(self.confidence),
+            self.tolerance, self.least, self.most, self.knob.limits(self.operation),
+        )  # fmt: skip
         crossings, length = [], self.least
         for low, high in itertools.pairwise(points):
             if low.met == high.met:

@@ -21,7 +21,7 @@ from fluidserve.options import instance_options, run_options, workload_options
 @click.option("--confidence", type=float, help="of a verdict  [default: 0.95]")
 @click.option("--scan", type=int, help="points of the engine's first look  [default: 4]")
 @click.option("--run-length", type=int, help="least requests of a run  [default: 20000]")
-@click.option("--max-run-length", type=int, help="most requests of a run  [default: 2000000]")
+@click.option("--max-run-length", type=int, help="most requests of a run  [default: 1000000]")
 @workload_options
 @instance_options
 @run_options
