@@ -190,7 +190,10 @@ class CrossingSearch:
 
     def _expected_slope(self, value: float) -> float | None:
         """Return the fluid margin's slope over the log of the knob, its size alone."""
-        ends = [self.knob.rounded(value * factor) for factor in (0.98, 1.02)]
+        least, most = self.limits
+        ends = [
+            self.knob.rounded(min(max(value * factor, least), most)) for factor in (0.98, 1.02)
+        ]
         margins = [self.expected(end) for end in ends]
         if None in margins or ends[0] == ends[1]:
             return None

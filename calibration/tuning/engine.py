@@ -68,15 +68,17 @@ def measure(
         record_batches=any(slo.latency == "itl" for slo in slos),
     )
     first = int(WARM_UP * requests)
-    arrivals, last_arrival = requests - first, float(table.arrival_time[-1])
+    last_arrival = float(table.arrival_time[-1])
     engine.advance(until=last_arrival)
     hopeless = requests - engine.progress.completed > HOPELESS * requests
     if slos and not hopeless:
         engine.advance()
     run = engine.run()
-    begin, end = _backlogs(run, table.arrival_time[first], last_arrival)
-    growth = (end - begin) / arrivals
-    settled = max(begin, end) < 0.5 * MOST_GROWTH * arrivals
+    begin = _same_phase(operation, float(table.arrival_time[first]), last_arrival)
+    arrivals = int((table.arrival_time > begin).sum())
+    before, after = _backlogs(run, begin, last_arrival)
+    growth = (after - before) / max(arrivals, 1)
+    settled = max(before, after) < 0.5 * MOST_GROWTH * arrivals
     values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
     if slos and not hopeless:
         samples = run.samples(first)
@@ -85,6 +87,14 @@ def measure(
         values.setdefault(slo.name, math.nan)
         margins[str(slo)] = slo.margin(values[slo.name])
     return Measurement(values, margins, settled)
+
+
+def _same_phase(operation: Operation, begin: float, end: float) -> float:
+    """Return ``begin``, or a little later where it is whole periods of the rate before ``end``."""
+    period = getattr(operation.workload.shape, "period", None)
+    if not period or end - begin < period:
+        return begin
+    return end - math.floor((end - begin) / period) * period
 
 
 def _backlogs(run: discrete.Run, *times: float) -> list[int]:
