@@ -11,6 +11,9 @@ from typing import Any
 from calibration._pool import worker_pool
 from serving import FluidServeError
 
+CONNECT = "10s"
+"""How long a scheduler may take to answer."""
+
 Row = Mapping[str, Any]
 Chunk = list[tuple[int, Row]]
 Function = Callable[[Any, Any], Row]
@@ -83,7 +86,7 @@ def on_dask(
             "--scheduler needs dask.distributed: pip install 'fluidserve[cluster]'"
         ) from None
     try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
+        client = Client(scheduler, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())
         raise FluidServeError(f"--scheduler {scheduler}: no Dask scheduler: {said}") from None

@@ -107,9 +107,9 @@ def _values(key: str, given: Any) -> list[Any]:
         raise ConfigError(key, given, VALUES_FORM)
     low, high, steps = given.get("from"), given.get("to"), given.get("steps")
     spacing = given.get("spacing", "linear")
-    if not (_is_number(low) and _is_number(high)) or type(steps) is not int or steps < 1:
+    if not (_is_number(low) and _is_number(high)) or type(steps) is not int:
         raise ConfigError(key, given, VALUES_FORM)
-    if spacing not in ("linear", "log"):
+    if not 1 <= steps <= MOST_POINTS or spacing not in ("linear", "log"):
         raise ConfigError(key, given, VALUES_FORM)
     if spacing == "log" and not (low > 0 and high > 0):
         raise ConfigError(key, given, "ends > 0 where the spacing is log")

@@ -127,7 +127,7 @@ class CrossingSearch:
         """
         sign = 1.0 if low.met else -1.0  # of the margin's slope
         low, high, at, slope = self._scouted(low, high, guess, sign)
-        length = self._length(slope, at.spread)
+        length = self._length(slope, at.noise)
         met, missed = (low, high) if low.met else (high, low)
         known: list[Point] = []
         root = math.log(at.value) - sign * at.margin / slope
@@ -191,9 +191,7 @@ class CrossingSearch:
     def _expected_slope(self, value: float) -> float | None:
         """Return the fluid margin's slope over the log of the knob, its size alone."""
         least, most = self.limits
-        ends = [
-            self.knob.rounded(min(max(value * factor, least), most)) for factor in (0.98, 1.02)
-        ]
+        ends = [self.knob.rounded(min(max(value * factor, least), most)) for factor in (0.98, 1.02)]
         margins = [self.expected(end) for end in ends]
         if None in margins or ends[0] == ends[1]:
             return None
@@ -206,7 +204,7 @@ class CrossingSearch:
         if not math.isfinite(spread):
             return length
         wanted = length * (spread / (STEADY * self.tolerance * slope)) ** 2
-        return int(min(max(wanted, self.least), self.most))
+        return int(min(max(wanted, length), self.most))
 
     def _on_it(self, one: Point, other: Point, slope: float) -> bool:
         """Return whether either point is too near to the crossing for any run length."""

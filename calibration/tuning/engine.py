@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 import discrete
 from calibration.tuning.knobs import Operation
 from calibration.tuning.slo import Slo
+from serving import LatencySamples
 
 WARM_UP = 0.1
 """Share of the requests, the first to arrive, whose latencies are not counted."""
@@ -25,6 +27,8 @@ so that it is no smaller a matter than the log of a latency."""
 
 CLEAR, CLEAR_GROWTH = math.log(2), 5.0
 """Margins, of a latency and of growth, from which one replication decides; others are repeated."""
+
+PARTS = 4
 
 HOPELESS = 0.2
 """Share of the requests not completed at the last arrival from which a run is not drained."""
@@ -44,11 +48,14 @@ class Measurement:
         positive where missed.
     settled
         Whether the backlog is too small, at both ends, to be on its way to growing.
+    parts
+        Margins of each latency in :data:`PARTS` successive parts of the run: how noisy it is.
     """
 
     values: Mapping[str, float]
     margins: Mapping[str, float]
     settled: bool = True
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def measure(
@@ -80,13 +87,23 @@ def measure(
     growth = (after - before) / max(arrivals, 1)
     settled = max(before, after) < 0.5 * MOST_GROWTH * arrivals
     values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
+    parts = {}
     if slos and not hopeless:
         samples = run.samples(first)
         values |= {slo.name: slo.measured(samples) for slo in slos}
+        parts = {str(slo): _margins_in_parts(slo, samples) for slo in slos}
     for slo in slos:
         values.setdefault(slo.name, math.nan)
         margins[str(slo)] = slo.margin(values[slo.name])
-    return Measurement(values, margins, settled)
+    return Measurement(values, margins, settled, parts)
+
+
+def _margins_in_parts(slo: Slo, samples: LatencySamples) -> NDArray[np.float64]:
+    """Return the margin in each part of a run, whose requests are in order of arrival."""
+    if slo.latency == "itl":
+        return np.empty(0)
+    parts = np.array_split(getattr(samples, slo.latency), PARTS)
+    return np.array([slo.margin(slo.statistic_of(part[np.isfinite(part)])) for part in parts])
 
 
 def _same_phase(operation: Operation, begin: float, end: float) -> float:
@@ -151,6 +168,19 @@ class Point:
     def spread(self) -> float:
         """Standard deviation of the binding margin over replications; NaN for one."""
         return float(self.margins(self.binding).std(ddof=1)) if self.replications > 1 else math.nan
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the binding margin of one run, by replications or by parts.
+
+        The larger of the two: of three replications alone it would often be far too small.
+        """
+        parts = [m.parts.get(self.binding, np.empty(0)) for m in self.measurements]
+        parts = [each for each in parts if each.size > 1 and np.isfinite(each).all()]
+        if not parts:
+            return self.spread
+        within = math.sqrt(float(np.mean([each.var(ddof=1) / each.size for each in parts])))
+        return within if math.isnan(self.spread) else max(within, self.spread)
 
     @property
     def met(self) -> bool:

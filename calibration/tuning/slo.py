@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving import LATENCIES, Distribution, FluidServeError, LatencySamples
 from serving.metrics import PERCENTILES, weighted_percentile
@@ -60,11 +61,19 @@ class Slo:
         values, weight = samples.of(self.latency)
         if values.size == 0 or weight.sum() <= 0:
             return math.nan
+        if self.latency != "itl":  # requests weigh the same: no need to sort them all
+            return self.statistic_of(values)
         if self.percentile is None:
             return float(np.sum(values * weight) / weight.sum())
-        if self.latency != "itl":  # requests weigh the same: no need to sort them all
-            return float(np.percentile(values, self.percentile))
         return float(weighted_percentile(values, weight, self.percentile))
+
+    def statistic_of(self, values: NDArray[np.float64]) -> float:
+        """Return the statistic of values that weigh the same [time]; NaN where there are none."""
+        if values.size == 0:
+            return math.nan
+        if self.percentile is None:
+            return float(values.mean())
+        return float(np.percentile(values, self.percentile))
 
     def predicted(self, distribution: Distribution) -> float:
         """Return the statistic of a distribution [time]."""

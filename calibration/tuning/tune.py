@@ -314,7 +314,13 @@ class _Search:
         return point
 
     def scanned(self, value: float) -> Point:
-        """Return a point by few short runs: its verdict may be wrong near a crossing only."""
+        """Return a point by few short runs: its verdict may be wrong near a crossing only.
+
+        One is enough where the fluid model agrees with it.
+        """
+        point, expected = self.point(value, self.least, 1), self.screen.margin(value)
+        if expected is not None and point.met == (expected <= 0):
+            return point
         return self.point(value, self.least, SCAN_REPLICATIONS)
 
     def _fluid_edges(self, bracket: tuple[float, float]) -> list[float]:
@@ -350,9 +356,9 @@ class _Search:
         values = set(self._spaced(bracket, scan))
         for low, high in itertools.pairwise([bracket[0], *edges, bracket[1]]):
             middle = self.knob.rounded(math.sqrt(low * high))
-            if not any(low < x < high for x in values) and low < middle < high:
+            if not any(low < x < high or (x in bracket and low <= x <= high) for x in values):
                 values.add(middle)
-        return sorted(values)
+        return sorted(x for x in values if bracket[0] <= x <= bracket[1])
 
     def _widened(self, points: list[Point]) -> list[Point]:
         """Return the scan, continued where all of it meets or all of it misses the objectives."""
