@@ -19,6 +19,7 @@ COMMANDS = {
     "analyze": "One node in theory: means, tails, stability, gradients, warnings.",
     "tune": "Find the rate or knob at which an SLO stops being met.",
     "sweep": "Run a grid of points on processes or a cluster; resumable.",
+    "experiments": "List, compare, archive and export experiment folders.",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, reference, fluid.",
