@@ -223,12 +223,19 @@ def tune(
         least_requests, max(most_requests, least_requests), seed,
         Screen(lambda value: knob.turned(operation, value), slos, predictor), told,
     )  # fmt: skip
-    return search.run(_checked(knob, operation, bracket), scan, widen=bracket is None)
+    return search.run(check_bracket(knob, operation, bracket), scan, widen=bracket is None)
 
 
-def _checked(
+def check_bracket(
     knob: Knob, operation: Operation, bracket: tuple[float, float] | None
 ) -> tuple[float, float]:
+    """Return a bracket, the knob's own where None is given.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or leaves the limits of the knob.
+    """
     low, high = knob.bracket(operation) if bracket is None else bracket
     least, most = knob.limits(operation)
     low, high = knob.rounded(low), knob.rounded(high)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fluidserve.options import instance_options, run_options, workload_options
+from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
 
 @click.command("tune")
@@ -25,13 +25,16 @@ from fluidserve.options import instance_options, run_options, workload_options
 @workload_options
 @instance_options
 @run_options
+@goodput_option
 def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any) -> int:
     """Find the value of KNOB at which objectives stop being met; print it as JSON.
 
     KNOB is max-rate (capacity: the largest arrival rate), M-total or B (the smallest that will
     do), or admission-threshold (the largest that will do). In steady state: the first 10 % of
     each run are dropped and the backlog must not grow; without --slo that is all. The fluid model
-    says where to look, the engine what is true. Exit status 1 where no value meets the objectives.
+    says where to look, the engine what is true. Two knobs with a comma between them and --goodput:
+    the pair at which most requests meet the thresholds. Exit status 1 where no value meets the
+    objectives.
     """
     from fluidserve.experiment import emit
     from fluidserve.tuning import parse_bracket, tuned

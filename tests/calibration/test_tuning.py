@@ -296,3 +296,42 @@ def test_a_workload_without_a_steady_state_is_refused(shape):
 def test_options_that_are_not_allowed_are_named(options, key):
     with pytest.raises(ConfigError, match=key):
         tune("max-rate", OPERATION, **options)
+
+
+# Two knobs
+
+
+def test_the_most_goodput_of_a_grid_is_what_all_of_it_run_would_say():
+    from calibration.tuning import most_goodput
+    from calibration.tuning.goodput import measured_goodput
+
+    thresholds = {"ttft": 50.0, "tpot": 2.5}
+    brackets = ((0.4 * LAMBDA_M, 1.1 * LAMBDA_M), (0.1, 0.9))
+    options = {"steps": 5, "replications": 3, "requests": 20_000}
+    found = most_goodput(
+        ("max-rate", "admission-threshold"), OPERATION, thresholds, brackets=brackets, **options
+    )
+
+    def goodput(values):
+        operation = OPERATION
+        for knob, value in zip(found.knobs, values, strict=True):
+            operation = knob.turned(operation, value)
+        return np.mean([measured_goodput(operation, thresholds, 20_000, r, 42) for r in range(3)])
+
+    everywhere = {point.values: goodput(point.values) for point in found.points}
+    assert len(everywhere) == 25
+    assert found.best is not None
+    assert found.best.values == max(everywhere, key=lambda values: everywhere[values])
+    assert found.best.mean == everywhere[found.best.values]
+    assert found.engine_runs < 25 * 3
+    assert found.best.fluid == pytest.approx(found.best.mean, rel=0.15)
+
+
+def test_goodput_that_nothing_reaches_is_no_answer():
+    from calibration.tuning import most_goodput
+
+    found = most_goodput(
+        ("B", "M-total"), OPERATION.at_rate(0.5 * LAMBDA_M), {"ttft": 0.5},
+        steps=3, replications=2, requests=2000,
+    )  # fmt: skip
+    assert found.best is None and "impossible" in found.to_json()["reason"]
