@@ -53,7 +53,11 @@ def main() -> None:
     for method in methods:
         print(f"\n{method}\n" + "\n".join(table(scores, method)), file=sys.stderr, flush=True)
         # At n = 1, where the fluid limit is furthest off; heavy lengths are held out.
-        small = [each for each in scores if each.scenario.n == 1 and each.scenario.burstiness == 1]
+        small = [
+            each for each in scores
+            if each.scenario.n == 1 and each.scenario.burstiness == 1
+            and each.scenario.mode == score_card.NO_EVICTION
+        ]  # fmt: skip
         fit = score_card.fit_capacity(small, method, lambda it: it.lengths == "heavy")
         by_load = score_card.fit_capacity(small, method, lambda it: it.load in (0.5, 0.95))
         fits[method] = {

@@ -22,10 +22,13 @@ from workload import Workload, describe
 WITHIN = 0.05
 QUANTITIES = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
 HORIZON = 3000.0
+NO_EVICTION = "none"
+"""A node whose batch budget binds long before its memory: what it evicts does not matter."""
+
 GRID: Mapping[str, Sequence[Any]] = {
     "load": (0.5, 0.8, 0.95, 1.1),
     "burstiness": (0.5, 1.0, 4.0),
-    "mode": MODES,
+    "mode": (NO_EVICTION, *MODES),
     "lengths": ("normal", "heavy"),
     "n": (1, 10, 100),
 }
@@ -47,7 +50,8 @@ class Scenario:
     burstiness
         Gamma shape of the gaps: 1 Poisson, below 1 burstier.
     mode
-        What happens to evicted requests.
+        What happens to requests that memory has no room for, without a batch budget; or
+        :data:`NO_EVICTION`, with the default budget.
     lengths
         Scenario whose lengths are drawn.
     n
@@ -62,8 +66,10 @@ class Scenario:
 
     @property
     def instance(self) -> DecodeNode:
-        """The default node at size n."""
-        return DecodeNode(mode=self.mode).scaled(self.n)
+        """The default node at size n, with its budget or without."""
+        if self.mode == NO_EVICTION:
+            return DecodeNode().scaled(self.n)
+        return DecodeNode(mode=self.mode, B=None).scaled(self.n)
 
     @property
     def workload(self) -> Workload:
