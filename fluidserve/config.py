@@ -78,7 +78,7 @@ def load_config(
     """
     merged: dict[str, Any] = {}
     if path is not None:
-        merged |= _with_shorthand(_read(Path(path)), f"{path}: ")
+        merged |= _with_shorthand(read_keys(Path(path)), f"{path}: ")
         if isinstance(merged.get("request_file"), str):
             merged["request_file"] = str(Path(path).parent / merged["request_file"])
     merged |= _with_shorthand(dict(flags or {}), "")
@@ -92,7 +92,14 @@ def load_config(
         raise ConfigError(key, merged[key], SETTINGS[key].allowed) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, Any]:
+    """Return what a YAML file says by its uppermost keys, each given once.
+
+    Raises
+    ------
+    FileAccessError
+        If the file cannot be read or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

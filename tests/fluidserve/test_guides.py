@@ -17,6 +17,7 @@ GUIDES = (
     "docs/command-line.md",
     "docs/accuracy.md",
     "docs/stability.md",
+    "docs/tuning.md",
 )
 
 
