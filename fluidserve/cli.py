@@ -15,6 +15,8 @@ COMMANDS = {
     "simulate": "Run the discrete engine.",
     "solve": "Solve the fluid model.",
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
+    "calibrate": "Fit batch-time laws to measurements (calibrate steps | run).",
+    "profiles": "Known models on known GPUs (profiles list | show).",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, reference, fluid.",

@@ -297,5 +297,3 @@ def _finite(value: Any, path: Path, row: int, name: str) -> float:
         raise WorkloadError("allowed: a finite number", path=path, row=row, column=name,
                             value=value)  # fmt: skip
     return number
-
-

@@ -46,7 +46,7 @@ class Estimate:
 def _median(values: NDArray[np.float64], source: str) -> Estimate:
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    half = 1.96 * 1.2533 * spread / np.sqrt(values.size)  # the median of normal samples
+    half = float(1.96 * 1.2533 * spread / np.sqrt(values.size))  # the median of normal samples
     return Estimate(middle, middle - half, middle + half, int(values.size), source)
 
 

@@ -125,7 +125,6 @@ def from_table(table: TextTable) -> RequestLog:
     WorkloadError
         Naming row, column and value of the first that is wrong, or the column that is missing.
     """
-
     status = table.columns.get(STATUS, ())
     failed = np.array([each.strip().lower() in FAILED for each in status], dtype=bool)
 

@@ -167,7 +167,7 @@ def _groups(begin: NDArray[np.float64], end: NDArray[np.float64], m: int) -> NDA
     gap = np.concatenate([[False], begin[1:] - end[:-1] > 0.5 * (end - begin)[1:]])
     run = np.cumsum(gap)
     since = np.arange(begin.size) - np.searchsorted(run, run)
-    return np.cumsum((since % m == 0)) - 1
+    return np.cumsum(since % m == 0) - 1
 
 
 def _prefill(
