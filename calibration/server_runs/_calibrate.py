@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from calibration.server_runs._batch_rows import BatchRows
 from calibration.server_runs._drift import Drift, drift
 from calibration.server_runs._law import COEFFICIENTS, LawFit, fit_law
+from calibration.server_runs._metric_rows import rows_of_metrics
 from calibration.server_runs._metrics import MetricsLog
 from calibration.server_runs._offsets import Estimate, frontend_offset, kv_capacity
 from calibration.server_runs._read import ServerLog
 from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import (
-    STEPS_PER_ROW,
-    BatchRows,
-    rows_of_metrics,
-    rows_of_requests,
-)
+from calibration.server_runs._rows import rows_of_requests
+from calibration.server_runs._token_rows import STEPS_PER_ROW
 from serving import ConfigError, WorkloadError
 
 TRAINED = 0.7
@@ -27,6 +25,9 @@ TRAINED = 0.7
 
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 """``max_num_batched_tokens`` that are tried where it is not given."""
+
+PASSES = 3
+"""Fits after the first of a log without token times, each of which places the batches anew."""
 
 COLLINEAR = 30.0
 """Condition number beyond which coefficients are exchanged for one another."""
@@ -181,13 +182,17 @@ def _request_rows(
 ) -> tuple[BatchRows, int | None]:
     """Return the rows under the budget that is given, or under which they fit best."""
 
-    def rows(tokens: int | None) -> BatchRows:
+    def rows(tokens: int | None, law: Any = None) -> BatchRows:
         return rows_of_requests(
-            log, steps_per_row=m, token_budget=tokens, remote_prefill=remote_prefill
+            log, steps_per_row=m, token_budget=tokens, remote_prefill=remote_prefill, law=law
         )
 
     plain = rows(budget)
-    if budget is not None or not plain.disjoint or remote_prefill:
+    if not plain.disjoint:
+        for _ in range(PASSES):
+            plain = rows(budget, fit_law(plain).value)
+        return plain, budget
+    if budget is not None or remote_prefill:
         return plain, budget
     longest = log.prompt_tokens.max()
     best, chosen, error = plain, None, _mape(fit_law(plain), plain)

@@ -24,10 +24,6 @@ COUNTERS = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
     "vllm:iteration_tokens_total_count": "iterations",
-    "vllm:inter_token_latency_seconds_sum": "itl_sum",
-    "vllm:inter_token_latency_seconds_count": "itl_count",
-    "vllm:time_per_output_token_seconds_sum": "itl_sum",
-    "vllm:time_per_output_token_seconds_count": "itl_count",
     "vllm:request_prompt_tokens_sum": "finished_prompt_tokens",
     "vllm:request_generation_tokens_sum": "finished_generation_tokens",
 }
@@ -60,8 +56,6 @@ class MetricsLog:
         Since any origin, never falling.
     iterations : shape (T,)
         Engine steps since any origin.
-    itl_sum, itl_count : shape (T,) [s], [tokens]
-        Sum and number of the inter-token latencies since any origin.
     finished_prompt_tokens, finished_generation_tokens : shape (T,) [tokens]
         Lengths of the requests that finished since any origin.
     kv_capacity : [tokens]
@@ -75,8 +69,6 @@ class MetricsLog:
     waiting: NDArray[np.float64] | None = None
     kv_usage: NDArray[np.float64] | None = None
     iterations: NDArray[np.float64] | None = None
-    itl_sum: NDArray[np.float64] | None = None
-    itl_count: NDArray[np.float64] | None = None
     finished_prompt_tokens: NDArray[np.float64] | None = None
     finished_generation_tokens: NDArray[np.float64] | None = None
     kv_capacity: float | None = None

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from calibration.server_runs._law import LawFit
 from calibration.server_runs._metrics import MetricsLog
 from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import held_tokens
+from calibration.server_runs._metric_rows import held_tokens
 
 FEWEST = 8
 """Requests, or scrapes, below which nothing is said."""
 
 QUIET_SHARE = 0.25
 """The requests that found the fewest others running are taken for not queueing."""
+
+ONE_BATCH = 1024
+"""Prompts of at most so many tokens are taken to be computed in one batch, under any budget."""
 
 USED = 0.02
 """Share of the KV cache from which on a scrape tells the capacity."""
@@ -56,8 +59,9 @@ def frontend_offset(
     """Return what TTFT far below saturation has beyond the batches [s].
 
     Of the requests that found the fewest others running: TTFT less half a batch where others ran
-    (an arrival falls anywhere in it) less the batches of their own prompt. It is HTTP, tokeniser
-    and scheduling; None where too few requests are that quiet or the law of prompts is not known.
+    (an arrival falls anywhere in it) less the batch of their own prompt, for prompts that fit one.
+    It is HTTP, tokeniser and scheduling; None where too few requests are that quiet or the law of
+    prompts is not known.
     """
     d_0, d_prefill, d_decode, d_kv = np.nan_to_num(law.value)
     if not remote_prefill and not law.value[1] > 0:
@@ -69,7 +73,7 @@ def frontend_offset(
     ahead = np.searchsorted(np.sort(log.arrival), log.arrival, side="left") - np.searchsorted(
         starts, log.arrival, side="right"
     )
-    quiet = quiet[ahead[quiet] <= 0]
+    quiet = quiet[(ahead[quiet] <= 0) & (log.prompt_tokens[quiet] <= (token_budget or ONE_BATCH))]
     if quiet.size < FEWEST:
         return None
     n, p = others[quiet], log.prompt_tokens[quiet]
@@ -78,8 +82,7 @@ def frontend_offset(
     if remote_prefill:
         own = tau + d_decode + d_kv * p
     else:
-        batches = np.ceil(p / token_budget) if token_budget else np.ones(p.size)
-        own = batches * tau + d_prefill * p
+        own = tau + d_prefill * p
     ttft = log.first_token[quiet] - log.arrival[quiet]
     waited = np.where(n > 0, tau / 2, 0.0)
     return _median(ttft - own - waited, f"TTFT of the {quiet.size} requests that found the "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration.server_runs import _metrics, _requests, _rows
+from calibration.server_runs import _metrics, _requests
+from calibration.server_runs._batch_rows import BatchRows, rows_of_table
 from calibration.server_runs._metrics import MetricsLog
 from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import BatchRows
 from serving import WorkloadError
 from workload import TextTable, read_text
 
@@ -56,7 +56,7 @@ def read_server_log(
         return _metrics.from_exposition(text, path, interval=interval, engine=engine)
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:
-        return _rows.rows_of_table(table)
+        return rows_of_table(table)
     if all(name in table.columns for name in _metrics.THROUGHPUT_TABLE):
         return _metrics.from_throughputs(table)
     if _requests.is_request_table(table):

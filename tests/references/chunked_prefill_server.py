@@ -7,63 +7,8 @@ to ``max_num_seqs`` and the KV capacity (a request reserves prompt and output).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-
-
-@dataclass
-class Served:
-    arrival: np.ndarray
-    prompt: np.ndarray
-    output: np.ndarray
-    tokens: list[np.ndarray]  # emission times of each request
-    batches: dict[str, np.ndarray]  # end, duration, prefill, decode, kv, running, waiting, held
-
-    def bench_json(self, offset=0.0):
-        """The keys of ``vllm bench serve --save-detailed`` that matter; ``offset`` joins TTFT."""
-        return {
-            "input_lens": self.prompt.tolist(),
-            "output_lens": self.output.tolist(),
-            "ttfts": [
-                float(t[0] - a + offset) for t, a in zip(self.tokens, self.arrival, strict=True)
-            ],
-            "itls": [np.diff(t).tolist() for t in self.tokens],
-            "start_times": (self.arrival + 1234.5).tolist(),
-            "errors": [""] * self.prompt.size,
-        }
-
-    def scrapes(self, interval, capacity):
-        """Metrics at multiples of ``interval``, as counters and gauges of the last batch's end."""
-        b = self.batches
-        times = np.arange(0.0, b["end"][-1] + 2 * interval, interval)
-        at = np.searchsorted(b["end"], times, side="right")
-
-        def counted(values):
-            return np.concatenate([[0.0], np.cumsum(values)])[at]
-
-        def now(values):
-            return np.concatenate([[0.0], values])[at]
-
-        finish = np.array([t[-1] for t in self.tokens])
-        order = np.argsort(finish)
-        done = np.searchsorted(finish[order], times, side="right")
-        arrived = np.searchsorted(np.sort(self.arrival), times, side="right")
-        running = now(b["running"])
-        return times, {
-            "vllm:num_requests_running": running,
-            "vllm:num_requests_waiting": np.maximum(arrived - done - running, 0),
-            "vllm:kv_cache_usage_perc": now(b["held"]) / capacity,
-            "vllm:prompt_tokens_total": counted(b["prefill"]),
-            "vllm:generation_tokens_total": counted(b["emitted"]),
-            "vllm:iteration_tokens_total_count": at.astype(float),
-            "vllm:request_prompt_tokens_sum": np.concatenate(
-                [[0.0], np.cumsum(self.prompt[order])]
-            )[done],
-            "vllm:request_generation_tokens_sum": np.concatenate(
-                [[0.0], np.cumsum(self.output[order])]
-            )[done],
-        }
+from served import Served
 
 
 def serve(arrival, prompt, output, law, *, max_num_seqs=128, budget=2048, capacity=10**9,
