@@ -16,8 +16,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from calibration.profiles import Gpu, Law, ModelShape, estimated_kv_capacity, estimated_law, gpus
-from calibration.profiles import Roofline, models
+from calibration.profiles import (
+    Roofline,
+    estimated_kv_capacity,
+    estimated_law,
+    gpus,
+    models,
+)
 from calibration.profiles._names import model_key
 from calibration.server_runs import BatchRows, calibrate_run, fit_law, read_server_log
 
@@ -58,7 +63,7 @@ def predicted(law: np.ndarray, frame: pd.DataFrame) -> np.ndarray:
 
 
 def prefill_law(law: np.ndarray, mixed: pd.DataFrame) -> float:
-    """Return d_prefill [ms/token]: least squares on relative error of what mixed steps take more."""
+    """Return d_prefill [ms/token]: least relative squares of what mixed steps take more."""
     y = mixed.step_time_ms
     x, rest = mixed.prefill_tokens / y, (y - predicted(law, mixed)) / y
     return float(x @ rest / (x @ x))
@@ -96,7 +101,8 @@ def measured_steps(frame: pd.DataFrame, d_prefill: float | None = None) -> dict:
         "fit": {
             "decode": dict(rows=len(decode), mape=float(error.mean()),
                            held_out_mape=held_out(decode), held_out="each batch size in turn"),
-            "mixed": dict(rows=len(mixed), mape=float(np.abs(both / mixed.step_time_ms - 1).mean())),
+            "mixed": dict(rows=len(mixed),
+                          mape=float(np.abs(both / mixed.step_time_ms - 1).mean())),
         },
     }  # fmt: skip
 
@@ -165,8 +171,8 @@ def estimate_errors(laws: pd.DataFrame) -> pd.DataFrame:
 def reserve(data: Path) -> tuple[float, float]:
     """Return the memory besides weights and KV [GiB] on real servers, and its error in KV."""
     blis = pd.read_csv(data / "steps" / "blis_trained_coefficients.csv")
-    rows = [(r.model, r.kv_blocks * 16) for r in blis.itertuples()
-            if "v0.11" in r.vllm and r.model in ("qwen/qwen2.5-3b-instruct", "qwen/qwen3-14b")]  # fmt: skip
+    real = ("qwen/qwen2.5-3b-instruct", "qwen/qwen3-14b")  # the other blocks are computed
+    rows = [(r.model, r.kv_blocks * 16) for r in blis.itertuples() if r.model in real]
     for path in sorted((data / "runs" / "vllm011_h100").glob("*_config.json")):
         config = json.loads(path.read_text())
         if "'max_num_batched_tokens': 64," not in config["vllm_args"]:
@@ -264,8 +270,8 @@ def measured_run(run: Path) -> dict:
 
 def wall(law: dict, rows: BatchRows) -> dict:
     """Return how far the law is from batches timed on a server."""
-    own = (law["d_0"] + law["d_prefill"] * rows.prefill_tokens + law["d_decode"] * rows.decode_tokens
-           + law["d_kv"] * rows.kv_tokens)  # fmt: skip
+    decode = law["d_0"] + law["d_decode"] * rows.decode_tokens + law["d_kv"] * rows.kv_tokens
+    own = decode + law["d_prefill"] * rows.prefill_tokens
     error = own / (1e3 * rows.step_time) - 1
     return dict(rows=len(rows), bias=float(np.median(error)), mape=float(np.abs(error).mean()),
                 source="1 s windows of a vLLM 0.19 run (LLMServingSim)")  # fmt: skip

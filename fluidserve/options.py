@@ -83,7 +83,8 @@ def instance_options(function: Any) -> Any:
         add(["--gpu-memory-utilization"], type=float,
             help="share of a card's memory for --model  [default: 0.9]"),
     )  # fmt: skip
-    return _attach(file, *profile, _option(SETTINGS["engine"]), *map(_option, [*keys, D_1]))(function)
+    own = map(_option, [SETTINGS["engine"], *keys, D_1])
+    return _attach(file, *profile, *own)(function)
 
 
 def workload_options(function: Any) -> Any:

@@ -17,8 +17,8 @@ def rows_of_metrics(
 
     The number of batches is that of ``iterations`` where the server tells; else, as every batch
     gives each running request a token, tokens over running requests (the mean inter-token latency
-    would weigh batches by their requests). KV in tokens is its share times the capacity, or what came in less what
-    left, or where neither is told the share itself.
+    would weigh batches by their requests). KV in tokens is its share times the capacity, or what
+    came in less what left, or where neither is told the share itself.
 
     Parameters
     ----------

@@ -92,22 +92,23 @@ def _held(
     begun, slope = batches[a], m / (batches[b] - batches[a])
 
     def active(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.cumsum(
-            np.bincount(a, values, minlength=t.size) - np.bincount(b, values, minlength=t.size)
-        )
+        change = np.zeros(t.size)
+        np.add.at(change, a, values)
+        np.subtract.at(change, b, values)
+        return np.cumsum(change)
 
     middle = batches + 0.5 * np.diff(batches, append=batches[-1])
     # The batch that makes token k + 1 holds prompt and k tokens: half a token more than on average
     # since the last batch's end.
     context = active(prompt - slope * begun + 0.5) + middle * active(slope)
-    return np.round(active(np.ones(m.size))), np.maximum(context, 0.0)
+    return np.rint(active(np.ones(m.size))), np.maximum(context, 0.0)
 
 
 def _slowed(
     rate: NDArray[np.float64], t: NDArray[np.float64], tau: NDArray[np.float64], log: RequestLog,
     d_prefill: float, budget: float | None,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return batches per time where those that compute prompts, before first tokens, last longer."""
+    """Return batches per time where those with prompts, which end in first tokens, last longer."""
     slowed, ends = rate.copy(), np.searchsorted(t, log.first_token)
     before = -1
     order = np.argsort(log.first_token, kind="stable")

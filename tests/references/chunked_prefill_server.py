@@ -13,7 +13,7 @@ from served import Served
 
 def serve(arrival, prompt, output, law, *, max_num_seqs=128, budget=2048, capacity=10**9,
           noise=0.0, seed=0, drift=0.0):  # fmt: skip
-    """Serve; ``law`` is (d_0, d_prefill, d_decode, d_kv) [s]; ``drift`` slows batches per second."""
+    """Serve; ``law`` is (d_0, d_prefill, d_decode, d_kv) [s]; batches slow by ``drift`` per s."""
     rng = np.random.default_rng(seed)
     count = len(arrival)
     arrival, prompt, output = (np.asarray(x) for x in (arrival, prompt, output))

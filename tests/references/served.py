@@ -27,7 +27,9 @@ class Served:
         """Return a decode node's run with batch times times ``1 + noise * normal``."""
         b, r, spans = run.batches, run.requests, run.spans
         factor = 1 + noise * np.random.default_rng(seed).standard_normal(b["time"].size)
-        gaps = np.diff(b["start_time"], prepend=0.0) - np.concatenate([[0], b["batch_duration"][:-1]])
+        gaps = np.diff(b["start_time"], prepend=0.0) - np.concatenate(
+            [[0], b["batch_duration"][:-1]]
+        )
         start = np.cumsum(gaps + np.concatenate([[0.0], (b["batch_duration"] * factor)[:-1]]))
         end = start + b["batch_duration"] * factor
         knots = np.stack([b["start_time"], b["time"]], 1).ravel()
