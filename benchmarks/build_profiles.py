@@ -283,7 +283,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("config/profiles"))
     given = parser.parse_args()
-    found = collect(given.data)
+    print(build(given.data, given.out).round(3).to_string())
+
+
+def build(data: Path, out: Path) -> pd.DataFrame:
+    """Write every file; return the errors of the estimates."""
+    found = collect(data)
     rows = []
     for (card, name), each in found.items():
         for tp, measurement in each.items():
@@ -298,18 +303,18 @@ def main() -> None:
             })  # fmt: skip
     laws = pd.DataFrame(rows)
     errors = estimate_errors(laws)
-    left, kv_error = reserve(given.data)
+    left, kv_error = reserve(data)
     base = factors(laws)
     for (card, name), each in found.items():
         for tp, measurement in each.items():
             law = measurement["law"]
             if np.isnan(law["d_kv"]):
                 law["d_kv"] = base["kv"] * roofline_terms(name, card, tp)["d_kv"]
-        write(given.out / card / f"{name.rpartition('/')[2]}.yaml", {
+        write(out / card / f"{name.rpartition('/')[2]}.yaml", {
             "model": name, "hardware": card, "units": UNITS, "tensor_parallel": each,
         })  # fmt: skip
     worst = errors.loc[errors.decode.idxmax()]
-    write(given.out / "estimate.yaml", {
+    write(out / "estimate.yaml", {
         **base, "reserve": left,
         "error": {
             "decode": errors.decode.mean(), "decode_worst": errors.decode.max(),
@@ -321,7 +326,7 @@ def main() -> None:
         "source": "roofline factors of the measured dense models",
         "date": max(m["date"] for each in found.values() for m in each.values()),
     })  # fmt: skip
-    print(errors.round(3).to_string())
+    return errors
 
 
 def write(path: Path, content: dict) -> None:

@@ -12,8 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving import FileAccessError
 
-FOLDER = Path(str(resources.files("calibration.profiles"))) / "files"
-"""``config/profiles`` in a checkout; it travels with the package."""
+_HERE = Path(str(resources.files("calibration.profiles")))
+FOLDER = next(
+    folder
+    for folder in (_HERE / "files", _HERE.parents[1] / "config" / "profiles")
+    if folder.is_dir() or folder.name == "profiles"
+)
+"""Where profiles lie: beside this module, in a checkout a link to ``config/profiles`` (which is
+read itself where a file system knows no links)."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
