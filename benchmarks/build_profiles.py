@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.optimize import nnls
 
 from calibration.profiles import (
     Roofline,
@@ -107,6 +108,53 @@ def measured_steps(frame: pd.DataFrame, d_prefill: float | None = None) -> dict:
     }  # fmt: skip
 
 
+def experts_law(decode: pd.DataFrame) -> tuple[list[list[float]], float]:
+    """Return the table (requests, ms) and d_kv [ms] of decode-only steps of a mixture."""
+    sizes = np.unique(decode.decode_tokens)
+    # Never falling: each row adds to the one before, where the batch is at least that large.
+    n, y = decode.decode_tokens.to_numpy()[:, None], decode.step_time_ms.to_numpy()
+    between = np.diff(sizes, prepend=sizes[0] - 1)
+    columns = np.clip((n - (sizes - between)) / between, 0, 1)
+    design = np.column_stack([columns, decode.kv_tokens]) / y[:, None]
+    length = np.linalg.norm(design, axis=0)
+    values = nnls(design / length, np.ones(y.size))[0] / length
+    table = np.cumsum(values[:-1])
+    return [[int(a), float(b)] for a, b in zip(sizes, table, strict=True)], float(values[-1])
+
+
+def experts_time(table: list[list[float]], d_kv: float, frame: pd.DataFrame) -> np.ndarray:
+    """Return the batch times [ms] of decode-only steps."""
+    return np.interp(frame.decode_tokens, *zip(*table, strict=True)) + d_kv * frame.kv_tokens
+
+
+def measured_experts(frame: pd.DataFrame) -> dict:
+    """Return the same of a mixture of experts, whose decode is not linear in the requests."""
+    decode = frame[(frame.prefill_tokens == 0) & (frame.decode_tokens > 0)]
+    mixed = frame[frame.prefill_tokens > 0]
+    table, d_kv = experts_law(decode)
+    rest = mixed.step_time_ms - experts_time(table, d_kv, mixed)
+    x = mixed.prefill_tokens / mixed.step_time_ms
+    d_prefill = max(float(x @ (rest / mixed.step_time_ms) / (x @ x)), 0.0)
+    both = experts_time(table, d_kv, mixed) + d_prefill * mixed.prefill_tokens
+    errors = []
+    for each in np.unique(decode.decode_tokens)[1:-1]:
+        seen, left = decode[decode.decode_tokens != each], decode[decode.decode_tokens == each]
+        errors.append(np.abs(experts_time(*experts_law(seen), left) / left.step_time_ms - 1))
+    error = np.abs(experts_time(table, d_kv, decode) / decode.step_time_ms - 1)
+    return {
+        "law": dict(d_0=0.0, d_prefill=d_prefill, d_decode=0.0, d_kv=d_kv, d_decode_table=table),
+        "range": f"{decode.decode_tokens.min()} to {decode.decode_tokens.max()} requests, up to "
+        f"{decode.kv_tokens.max()} KV tokens, prefill up to {mixed.prefill_tokens.max()} tokens",
+        "fit": {
+            "decode": dict(rows=len(decode), mape=float(error.mean()),
+                           held_out_mape=float(np.concatenate(errors).mean()),
+                           held_out="each inner batch size in turn, interpolated"),
+            "mixed": dict(rows=len(mixed),
+                          mape=float(np.abs(both / mixed.step_time_ms - 1).mean())),
+        },
+    }  # fmt: skip
+
+
 def measured_without_attention(frame: pd.DataFrame, d_kv: float) -> dict:
     """Return the same of step times without attention by number of tokens."""
     few, many = frame[frame.tokens <= LARGEST_DECODE], frame[frame.tokens >= 512]
@@ -168,6 +216,21 @@ def estimate_errors(laws: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["hardware", "model", "tp", "decode", "prefill"])
 
 
+def mixture_error(found: dict, base: dict[str, float]) -> dict:
+    """Return the error of estimates of the measured mixtures of experts, which set no factor."""
+    roofline = Roofline(**base, reserve=1, error={}, source="", date="")
+    errors, names = [], []
+    for (card, name), each in found.items():
+        if models()[name].experts:
+            for tp, measurement in each.items():
+                n, own = np.array(measurement["law"]["d_decode_table"]).T
+                law = estimated_law(models()[name], gpus()[card], tp, roofline)
+                errors.append(np.abs(np.asarray(law.decode_time(n, 0.0)) / own - 1))
+                names.append(f"{name} on {tp} x {card}")
+    every = np.concatenate(errors)
+    return {"mixture": every.mean(), "mixture_worst": every.max(), "mixture_of": ", ".join(names)}
+
+
 def reserve(data: Path) -> tuple[float, float]:
     """Return the memory besides weights and KV [GiB] on real servers, and its error in KV."""
     blis = pd.read_csv(data / "steps" / "blis_trained_coefficients.csv")
@@ -195,6 +258,8 @@ def rounded(value, digits=5):
     """Return nested values with floats to so many digits."""
     if isinstance(value, dict):
         return {key: rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each, digits) for each in value]
     if isinstance(value, float | np.floating):
         return float(f"{value:.{digits}g}")
     return int(value) if isinstance(value, np.integer) else value
@@ -230,7 +295,9 @@ def collect(data: Path) -> dict[tuple[str, str], dict[int, dict]]:
             table = table[table.gap_steps <= 10]
         for (card, name, tp), frame in table.groupby(["hardware", "model", "tp"]):
             if models()[canonical(name)].experts:
-                continue  # not linear in the number of requests
+                put(card, name, tp, measured_experts(frame), measured=measured, source=source,
+                    licence=licence, date=date)  # fmt: skip
+                continue
             kernels = found.get((card, canonical(name)), {}).get(int(tp))
             said, d_prefill = measured, None
             if kernels is not None:  # timed steps hold too few prompts to tell
@@ -291,6 +358,8 @@ def build(data: Path, out: Path) -> pd.DataFrame:
     found = collect(data)
     rows = []
     for (card, name), each in found.items():
+        if models()[name].experts:
+            continue
         for tp, measurement in each.items():
             sheet = roofline_terms(name, card, tp)
             law = measurement["law"]
@@ -319,6 +388,7 @@ def build(data: Path, out: Path) -> pd.DataFrame:
         "error": {
             "decode": errors.decode.mean(), "decode_worst": errors.decode.max(),
             "decode_worst_of": f"{worst.model} on {worst.tp} x {worst.hardware}",
+            **mixture_error(found, base),
             "prefill": errors.prefill.mean(), "prefill_worst": errors.prefill.max(),
             "kv_capacity_worst": kv_error, "laws": len(errors),
             "how": "laws measured on a card against the estimate from all other cards",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
@@ -37,6 +37,10 @@ class BatchTimeLaw:
     mixture that a few requests load already: time comes on top of the linear terms, is
     interpolated linearly between rows, constant before the first, and goes on at the last slope
     after the last. :meth:`tabulated` gives a law whose table says it all but the KV.
+
+    A batch that computes prefill besides runs other kernels. Where that matters,
+    ``d_prefill_table`` gives its time by tokens computed, prefill_tokens + requests, in place of
+    ``d_0``, ``d_decode``, ``d_decode_table`` and ``d_prefill``; ``d_mixed_kv`` is its ``d_kv``.
     """
 
     d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0)
@@ -47,14 +51,25 @@ class BatchTimeLaw:
     d_prefill_attention: float = setting(
         0.0, "time per pair of a prefill token and a token it attends [time/token^2]", minimum=0
     )
-    d_decode_table: Table | None = setting(
+    d_prefill_context: float = setting(
+        0.0, "time per token that a prefill chunk finds in the KV cache [time/token]", minimum=0
+    )
+    d_mixed_kv: float | None = setting(
+        None, "time per KV token read in a batch with prefill; null = d_kv [time/token]", minimum=0
+    )
+    d_decode_table: Table | None = setting(  # noqa: RUF009
         None, "further time of so many decoding requests, interpolated [time]", rows=TABLE_ALLOWED
+    )
+    d_prefill_table: Table | None = setting(  # noqa: RUF009
+        None, "time of a batch with prefill by tokens computed, interpolated", rows=TABLE_ALLOWED
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.d_decode_table is not None:
-            object.__setattr__(self, "d_decode_table", checked_table(self.d_decode_table))
+        for key in TABLES:
+            rows = getattr(self, key)
+            if rows is not None:
+                object.__setattr__(self, key, checked_table(rows, key))
 
     @classmethod
     def per_token(cls, d_0: float, d_1: float, d_swap: float = 0.0) -> BatchTimeLaw:
@@ -89,10 +104,20 @@ class BatchTimeLaw:
 
     def scaled(self, n: float) -> BatchTimeLaw:
         """Return the law by which a batch ``n`` times as large takes as long."""
-        rates = ("d_decode", "d_kv", "d_prefill", "d_swap", "d_prefill_attention")
-        values: dict[str, Any] = {name: getattr(self, name) / n for name in rates}
-        if self.d_decode_table is not None:
-            values["d_decode_table"] = tuple((x * n, t) for x, t in self.d_decode_table)
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {key: value for key, value in given.items() if key != "d_0" and value is not None}
+        for key, value in values.items():
+            is_table = key in TABLES
+            values[key] = tuple((x * n, t) for x, t in value) if is_table else value / n
+        return replace(self, **values)
+
+    def in_unit(self, factor: float) -> BatchTimeLaw:
+        """Return the law with every time multiplied by ``factor``: 1000 for s to ms."""
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {key: value for key, value in given.items() if value is not None}
+        for key, value in values.items():
+            is_table = key in TABLES
+            values[key] = tuple((x, t * factor) for x, t in value) if is_table else value * factor
         return replace(self, **values)
 
     def table_segments(self) -> NDArray[np.float64]:
@@ -101,26 +126,11 @@ class BatchTimeLaw:
         Within piece s the table is ``time[s] + slope[s] * (requests - first[s])``, also beyond
         the last; before the first it is ``time[0]``. Without a table S is 0.
         """
-        if self.d_decode_table is None:
-            return np.empty((3, 0))
-        x, time = np.array(self.d_decode_table).T
-        if x.size == 1:
-            return np.array([x, time, [0.0]])
-        return np.array([x[:-1], time[:-1], np.diff(time) / np.diff(x)])
+        return _segments(self.d_decode_table)
 
     def table_time(self, requests: Any) -> Any:
         """Return what the table adds [time] for so many requests; 0 without a table."""
-        if self.d_decode_table is None:
-            return 0.0
-        first, time, slope = self.table_segments()
-        if isinstance(requests, int | float | list | np.ndarray | np.generic):
-            xp: Any = np
-        else:
-            import jax.numpy as xp
-        n = xp.maximum(xp.asarray(requests), first[0])
-        piece = xp.searchsorted(xp.asarray(first), n, side="right") - 1
-        first, time, slope = (xp.asarray(each)[piece] for each in (first, time, slope))
-        return slope * (n - first) + time
+        return 0.0 if self.d_decode_table is None else _looked_up(self.d_decode_table, requests)
 
     def duration(self, batch_tokens: Any, requests: Any, swapped_tokens: Any = 0) -> Any:
         """Return the duration [time] of a decode batch (scalars, NumPy or JAX arrays alike).
@@ -152,6 +162,7 @@ class BatchTimeLaw:
         context_tokens: Any,
         prefill_tokens: Any,
         prefill_attention: Any = 0,
+        prefill_context: Any = 0,
     ) -> Any:
         """Return the duration [time] of a batch that also computes prefill (chunks).
 
@@ -165,14 +176,48 @@ class BatchTimeLaw:
             Prefill tokens computed in the batch.
         prefill_attention
             Sum of ``c * (h + (c + 1) / 2)`` over its chunks [tokens^2].
+        prefill_context
+            Sum of ``h`` over its chunks [tokens].
         """
-        decode = self.duration(context_tokens + requests, requests)
+        d_kv = self.d_kv if self.d_mixed_kv is None else self.d_mixed_kv
+        if self.d_prefill_table is None:
+            linear = self.d_0 + self.d_decode * requests + self.d_prefill * prefill_tokens
+            computed = linear + self.table_time(requests)
+        else:
+            computed = _looked_up(self.d_prefill_table, prefill_tokens + requests)
+        attended = self.d_prefill_attention * prefill_attention
         return (
-            decode + self.d_prefill * prefill_tokens + self.d_prefill_attention * prefill_attention
+            computed + d_kv * context_tokens + attended + self.d_prefill_context * prefill_context
         )
 
 
-def checked_table(rows: Any) -> Table:
+TABLES = ("d_decode_table", "d_prefill_table")
+"""Coefficients of a law that are tables."""
+
+
+def _segments(table: Table | None) -> NDArray[np.float64]:
+    if table is None:
+        return np.empty((3, 0))
+    x, time = np.array(table).T
+    if x.size == 1:
+        return np.array([x, time, [0.0]])
+    return np.array([x[:-1], time[:-1], np.diff(time) / np.diff(x)])
+
+
+def _looked_up(table: Table, x: Any) -> Any:
+    """Return the table at ``x``, a scalar or an array of NumPy or JAX."""
+    first, time, slope = _segments(table)
+    if isinstance(x, int | float | list | np.ndarray | np.generic):
+        xp: Any = np
+    else:
+        import jax.numpy as xp
+    x = xp.maximum(xp.asarray(x), first[0])
+    piece = xp.searchsorted(xp.asarray(first), x, side="right") - 1
+    first, time, slope = (xp.asarray(each)[piece] for each in (first, time, slope))
+    return slope * (x - first) + time
+
+
+def checked_table(rows: Any, key: str = "d_decode_table") -> Table:
     """Return the rows of a table as pairs of floats.
 
     Raises
@@ -182,13 +227,13 @@ def checked_table(rows: Any) -> Table:
     """
     found: list[tuple[float, float]] = []
     if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
-        raise ConfigError("d_decode_table", rows, TABLE_ALLOWED)
+        raise ConfigError(key, rows, TABLE_ALLOWED)
     for number, row in enumerate(rows, 1):
         pair = _pair(row)
         falls = pair is not None and found and (pair[0] <= found[-1][0] or pair[1] < found[-1][1])
         if pair is None or falls:
             given = row.tolist() if hasattr(row, "tolist") else row
-            raise ConfigError(f"d_decode_table, row {number}", given, TABLE_ALLOWED)
+            raise ConfigError(f"{key}, row {number}", given, TABLE_ALLOWED)
         found.append(pair)
     return tuple(found)
 

@@ -1,5 +1,6 @@
 """Workloads: generators, and readers of request traces in the formats that are in use."""
 
+from workload._columns import TextTable, read_text
 from workload._formats import TRACE_FORMATS
 from workload._columns import TextTable, read_text
 from workload.description import Workload, replicated

@@ -7,6 +7,9 @@ from serving import FluidServeError
 
 GIB = 2**30
 BLOCK = 16
+REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Where estimates of mixtures of experts have rows."""
+
 UTILIZATION = 0.9
 """``gpu_memory_utilization`` of vLLM where it is not given."""
 
@@ -16,12 +19,18 @@ def estimated_law(shape: ModelShape, gpu: Gpu, tp: int, roofline: Roofline) -> L
 
     A batch reads the weights once and each request's KV, and multiplies each token with the
     weights: bytes over bandwidth and operations over rate, each times how far the measured cards
-    stay from their data sheets, and a fixed time per layer.
+    stay from their data sheets, and a fixed time per layer. Of a mixture of experts a batch reads
+    those that its requests chose, as many as with choices at random.
     """
     read = 1e3 / (tp * gpu.bandwidth * 1e9)
     token = 1e3 * shape.flops_per_token / (tp * gpu.flops * 1e12)
+    weights, table = roofline.weights * shape.weight_bytes * read, None
+    if shape.experts is not None:
+        table = tuple((n, weights * shape.share_read(n)) for n in REQUESTS)
+        weights = 0.0
     return Law(
-        d_0=roofline.weights * shape.weight_bytes * read + roofline.layer * shape.layers,
+        d_0=weights + roofline.layer * shape.layers,
+        d_decode_table=table,
         d_prefill=roofline.prefill * token,
         d_decode=roofline.decode * token,
         d_kv=roofline.kv * shape.kv_bytes(tp) * 1e3 / (gpu.bandwidth * 1e9),

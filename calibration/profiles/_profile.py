@@ -72,14 +72,19 @@ class Profile:
         """
         if time_unit not in SECONDS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
-        unit = SECONDS[time_unit]
+        table = self.law.d_decode_table
+
+        def time(value: float) -> float:
+            return float(f"{value * SECONDS[time_unit]:.10g}")  # decimals as they are in the file
+
         return {
             "time_unit": time_unit,
             "M_total": self.kv_capacity,
             "B": None,
-            "d_0": self.law.d_0 * unit,
-            "d_decode": self.law.d_decode * unit,
-            "d_kv": self.law.d_kv * unit,
+            "d_0": time(self.law.d_0),
+            "d_decode": time(self.law.d_decode),
+            "d_kv": time(self.law.d_kv),
+            "d_decode_table": None if table is None else [[n, time(tau)] for n, tau in table],
         }
 
     def said(self) -> str:
@@ -125,9 +130,12 @@ def find(
         capacity = estimated_kv_capacity(shape, gpu, tp, base, gpu_memory_utilization)
         capacity_origin = "estimated"
     if known is None:
+        error = dict(base.error)
+        if shape.experts is not None:
+            error["decode"] = error["mixture"]
         return Profile(
             name, card, tp, "estimated", estimated_law(shape, gpu, tp, base), capacity,
-            capacity_origin, dict(base.error), "roofline of data sheet and model shape",
+            capacity_origin, error, "roofline of data sheet and model shape",
             base.source, "none: computed", base.date,
         )  # fmt: skip
     return Profile(

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,18 +69,39 @@ class ModelShape(_Strict):
         """Of the matrices that one token passes [FLOP]."""
         return 2e9 * (self.active or self.parameters)
 
+    def share_read(self, requests: float) -> float:
+        """Return the share of the weights that a batch reads; experts are chosen at random."""
+        if self.experts is None or self.experts_per_token is None or self.active is None:
+            return 1.0
+        each = (self.parameters - self.active) / (self.experts - self.experts_per_token)
+        chosen = 1 - (1 - self.experts_per_token / self.experts) ** requests
+        return (self.active - self.experts_per_token * each + chosen * self.experts * each) / (
+            self.parameters
+        )
+
     def kv_bytes(self, tp: int) -> float:
         """KV of one token on each of ``tp`` cards [bytes]; a head is not divided."""
         return 2 * self.layers * max(self.kv_heads / tp, 1) * self.head_dim * 2
 
 
 class Law(_Strict):
-    """Coefficients of a batch-time law [ms, ms/token, ms/request, ms/token]."""
+    """Coefficients of :class:`serving.BatchTimeLaw` [ms, ms/token, ms/request, ms/token].
+
+    ``d_decode_table`` has rows (requests, ms), for mixtures of experts.
+    """
 
     d_0: NotNegative
     d_prefill: NotNegative
     d_decode: NotNegative
     d_kv: NotNegative
+    d_decode_table: tuple[tuple[NotNegative, NotNegative], ...] | None = None
+
+    def decode_time(self, requests: Any, kv_tokens: Any) -> Any:
+        """Return the time [ms] of a batch that decodes so many requests (scalars or arrays)."""
+        linear = self.d_0 + self.d_decode * requests + self.d_kv * kv_tokens
+        if self.d_decode_table is None:
+            return linear
+        return linear + np.interp(requests, *zip(*self.d_decode_table, strict=True))
 
 
 class Regime(_Strict):

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -49,7 +50,7 @@ def test_every_profile_names_a_known_model_and_card_and_says_where_it_is_from():
         assert each.source and each.licence and each.date and each.range
         profile = find(model, card, tp)
         assert profile.origin == "measured" and profile.kv_capacity > 0
-        assert 0 < profile.expected_error["decode"] < 0.1
+        assert 0 < profile.expected_error["decode"] < 0.15
     assert len(listing()) == len(measured())
 
 
@@ -87,7 +88,8 @@ def test_an_estimate_says_so_and_how_far_it_errs():
     found = find("Llama-3.1-8B", "RTX3090")
     assert found.origin == found.kv_capacity_origin == "estimated"
     assert found.expected_error["decode"] < 0.1 < found.expected_error["decode_worst"]
-    assert found.expected_error["laws"] == len(measured())
+    dense = [model for model, _, _ in measured() if models()[model].experts is None]
+    assert found.expected_error["laws"] == len(dense)
     assert "estimated" in found.said() and "7" in found.said()
 
 
@@ -101,6 +103,21 @@ def test_the_roofline_is_bytes_over_bandwidth_and_operations_over_rate():
     for name in Law.model_fields:
         if isinstance(getattr(law, name), float) and getattr(law, name):
             assert getattr(half, name) == pytest.approx(getattr(law, name) / 2)
+
+
+def test_a_mixture_reads_the_experts_that_its_requests_choose():
+    shape, rng = models()["Qwen/Qwen3-30B-A3B"], np.random.default_rng(0)
+    assert shape.share_read(1) * shape.parameters == pytest.approx(shape.active)
+    assert shape.share_read(1e6) == pytest.approx(1)
+    chosen = [len(set().union(*(rng.choice(128, 8, replace=False).tolist() for _ in range(16))))
+              for _ in range(200)]  # fmt: skip
+    each = (shape.parameters - shape.active) / 120
+    expected = (shape.active - 8 * each + sum(chosen) / 200 * each) / shape.parameters
+    assert shape.share_read(16) == pytest.approx(expected, rel=0.01)
+    found = find("Qwen3-30B-A3B-Instruct-2507", "H100")
+    assert found.law.d_decode_table is not None
+    assert found.expected_error["decode"] == found.expected_error["mixture"] > 0.1
+    assert find("Qwen3-30B-A3B", "RTXPRO6000").config()["d_decode_table"][0][1] < 0.01
 
 
 def test_kv_heads_are_not_divided_further_than_one_each():
@@ -141,7 +158,6 @@ def test_utilization_moves_kv_capacity_and_weights_must_fit():
         (("gpt-9", "H100"), ["--model", "gpt-9", "known are", "Qwen/Qwen3-32B"]),
         (("Llama-3.1-8B", "RTX3080"), ["--hardware", "RTX3080", "RTX3090", "known are"]),
         (("Llama-3.1-8B", "H100", 0), ["tp", "0", ">= 1"]),
-        (("Llama-3.1-8B", "H100", True), ["tp", "True", ">= 1"]),
     ],
 )
 def test_an_unknown_name_lists_what_exists(arguments, words):
