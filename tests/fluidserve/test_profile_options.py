@@ -18,7 +18,7 @@ PROFILE = ("--model", "meta-llama/Llama-3.1-8B-Instruct", "--hardware", "rtx4090
 
 @pytest.mark.parametrize("command", ["simulate", "solve", "compare"])
 def test_a_profile_sets_law_unit_and_memory(run, tmp_path, command):
-    more = ("--replications", 2) if command == "compare" else ()
+    more = ("--replications", 2, "--methods", "lagrangian") if command == "compare" else ()
     done = run(command, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
     assert done.exit_code == 0, done.stderr
     assert "profile: meta-llama/Llama-3.1-8B on 1 x RTX4090: measured" in done.stderr
