@@ -233,6 +233,7 @@ def nrmse(fluid: Trajectory, mean: Trajectory) -> dict[str, float]:
     return {
         name: _rms(fluid.outputs[name] - mean.outputs[name]) / scale(mean, name)
         for name in _scored(mean)
+        if name in fluid.outputs
     }
 
 
@@ -281,7 +282,7 @@ def _solved(
         best, spent = min(best, took), spent + took
         if spent > 0.5:
             break
-    names = ensemble.mean.outputs
+    names = [name for name in ensemble.mean.outputs if name in solution.trajectory.outputs]
     sampled = Trajectory(ensemble.grid, {name: solution(name, ensemble.grid) for name in names})
     return MethodResult(
         solution=solution,

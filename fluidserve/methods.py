@@ -9,6 +9,7 @@ NAMES = {
     "eulerian_jax": "Eulerian (JAX)",
     "eulerian_diffrax": "Eulerian (diffrax)",
     "eulerian_scipy": "Eulerian (SciPy)",
+    "workload": "workload process",
 }
 
 

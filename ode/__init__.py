@@ -1,7 +1,23 @@
-"""Integrates the fluid model in time: Eulerian (the symbols) and Lagrangian (iteration clock)."""
+"""Integrates in time: Eulerian (the symbols), Lagrangian (iteration clock), one node's work."""
+
+from typing import TYPE_CHECKING
 
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
 
-__all__ = ["METHODS", "InitialState", "Solution", "solve"]
+if TYPE_CHECKING:
+    from ode.workload_process import Stationary, stationary
+
+__all__ = ["METHODS", "InitialState", "Solution", "Stationary", "solve", "stationary"]
+
+_LATER = {"Stationary": "ode.workload_process", "stationary": "ode.workload_process"}
+"""Names that need compiled kernels, imported when first used."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'ode' has no attribute {name!r}")

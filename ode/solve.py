@@ -11,7 +11,8 @@ from ode.initial_state import InitialState
 from ode.solution import Solution
 from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError
 
-METHODS = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy")
+METHODS = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy", "workload")
+"""The fluid limit by four solvers, and ``workload``: one node at its finite size."""
 
 
 def solve(
@@ -67,6 +68,19 @@ def solve(
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
+    if method == "workload":
+        from ode.workload_process import solve_workload
+
+        return solve_workload(
+            profile,
+            mix,
+            instance,
+            initial=initial,
+            horizon=horizon,
+            drain=drain,
+            labels=labels,
+            **options,
+        )
     if method == "lagrangian":
         from ode.lagrangian import solve_lagrangian
 

@@ -60,7 +60,7 @@ def weighted_percentile(values: ArrayLike, weight: ArrayLike, q: ArrayLike) -> N
     q = np.asarray(q, float)
     if values.size == 0 or weight.sum() <= 0:
         return np.full(q.shape, np.nan)
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)  # not stable: equal values are the same in any order
     values, weight = values[order], weight[order]
     middle = np.cumsum(weight) - 0.5 * weight
     span = middle[-1] - middle[0]

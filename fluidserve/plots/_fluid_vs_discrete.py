@@ -74,14 +74,15 @@ def fluid_vs_discrete(
                     t, -error, error, color="#d0d0d0", lw=0
                 )
             handles[discrete.label] = left.plot(t, mean, **discrete.line)[0]
-            for curve in fluid:
+            knowing = [curve for curve in fluid if name in curve.mean.outputs]
+            for curve in knowing:
                 handles[curve.label] = left.plot(t, curve.mean(name, t), **curve.line)[0]
                 left_over = (curve.mean(name, t) - mean) / scale[name] * 100
                 right.plot(t, left_over, **{**curve.line, "linewidth": 1.1})
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
             from_zero(left)
-            errors = {curve.name: nrmse[curve.name][name] for curve in fluid}
+            errors = {curve.name: nrmse[curve.name][name] for curve in knowing}
             title = scores(errors, noise_floor[name])
             right.set_title(title, fontweight="normal", fontsize=8.5)
             unit = "% of final" if name == "completed" else "% of mean in system"

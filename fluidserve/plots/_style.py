@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#e2e2e2"
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 VERMILLION, ORANGE, PURPLE = "#D55E00", "#E69F00", "#CC79A7"
+WINE = "#882255"
 
 BAND_LABEL = "90 % of single runs"
 
@@ -31,6 +32,7 @@ ENGINES: dict[str, tuple[str, str]] = {
     "eulerian_jax": (VERMILLION, "--"),
     "eulerian_diffrax": (GREEN, "-."),
     "eulerian_scipy": (PURPLE, ":"),
+    "workload": (WINE, "--"),
 }
 """Colour and line of every engine and method, in every picture."""
 

@@ -194,6 +194,8 @@ def pressure_spans(
     gap
         Spans closer than this share of ``t`` are one.
     """
+    if "swapped" not in trajectory.outputs:  # a model that knows nothing of memory pressure
+        return []
     under = trajectory("swapped", t) > 0.01 * max(trajectory("in_system", t).max(), 1e-9)
     if "evicted" in trajectory.outputs:
         evicted = trajectory("evicted", t)

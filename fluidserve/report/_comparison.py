@@ -244,7 +244,7 @@ def _accuracy(methods: Mapping[str, Any], discrete: Mapping[str, Any]) -> str:
     rows = [
         [
             OUTPUT_NAMES.get(output, output),
-            *(percent(method["nrmse"][output]) for method in methods.values()),
+            *(percent(method["nrmse"].get(output)) for method in methods.values()),
             percent(first["noise_floor"][output]),
         ]
         for output in NRMSE_OUTPUTS
@@ -280,7 +280,8 @@ def _metrics(methods: Mapping[str, Any], discrete: Mapping[str, Any], unit: str)
         ["", "discrete\nmean of the runs", *map(method_name, methods)],
         rows,
         "Small: difference from the discrete engine. The fluid carries the mean of a large system; "
-        "percentiles of a single node that come from its randomness are not in it.",
+        "percentiles of a single node that come from its randomness are in the workload process "
+        "alone.",
     )
 
 

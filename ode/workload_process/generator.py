@@ -1,0 +1,215 @@
+"""The levels of work in system and the rates at which it moves between them.
+
+Below the levels where arrivals may still find room, V moves on a uniform grid: down by a linear
+upwind scheme, up by the binned law of w, each jump spread over three levels so that mean and
+variance stay exact. Far above, the batch is always full and only mean and variance matter: there
+the levels widen and a level exchanges with its neighbours alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from fluid import WorkClosure
+from serving import BatchTimeLaw
+from serving.compilation import compiled
+
+STEPS_PER_SET = 40
+"""Levels from an empty node to the work of a saturated set."""
+
+NEAR = 3.5
+"""Saturated sets up to which levels are uniform."""
+
+WIDENING = 1.10
+"""Ratio of successive widths of the levels beyond."""
+
+JUMP_BINS = 40
+BATCH_POINTS = 8
+"""Quantiles of the batch tokens at a level."""
+
+_QUANTILES = np.asarray(ndtri((np.arange(BATCH_POINTS) + 0.5) / BATCH_POINTS))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """What a node does at each level of work in system.
+
+    Parameters
+    ----------
+    work : shape (K + 1,) [token-iterations]
+        V: an idle node first, then the levels.
+    uniform
+        How many of the levels are on the uniform grid.
+    batch : shape (K + 1, T) [tokens]
+        Equally likely batch tokens at each level.
+    batch_time : shape (K + 1,) [time]
+        Mean duration of a batch.
+    service : shape (K + 1,) [token-iterations/time]
+        Rate at which V falls.
+    full : shape (K + 1,)
+        Probability that an arrival has to wait for room.
+    demand, pending, spread : shape (K + 1,) [tokens]
+        Mean of what the requests in the system would execute, how much of it waits for the
+        batch under way to end, and its standard deviation given V.
+    """
+
+    work: NDArray[np.float64]
+    uniform: int
+    batch: NDArray[np.float64]
+    batch_time: NDArray[np.float64]
+    service: NDArray[np.float64]
+    full: NDArray[np.float64]
+    demand: NDArray[np.float64]
+    pending: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+
+def grid_of(
+    closure: WorkClosure,
+    highest: float,
+    *,
+    steps: int = STEPS_PER_SET,
+    near: float = NEAR,
+) -> tuple[NDArray[np.float64], int]:
+    """Return levels of V up to ``highest``, idle first, and how many of them are uniform."""
+    step = closure.set_mean / steps
+    uniform = int(near * steps)
+    levels = (np.arange(uniform) + 0.5) * step
+    drift = abs(closure.rate * closure.work.mean - _fastest(closure))
+    widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
+    far, width, top = [], step, levels[-1]
+    while top < highest:
+        width = min(width * WIDENING, widest)
+        top += width
+        far.append(top)
+    return np.concatenate([[0.0], levels, far]), uniform
+
+
+def levels_of(
+    closure: WorkClosure, law: BatchTimeLaw, work: NDArray[np.float64], uniform: int
+) -> Levels:
+    """Return what the node does at the levels ``work``."""
+    full = closure.saturation
+    demand = _beyond(work, closure.level, closure.demand)
+    executing = _beyond(work, closure.level, closure.executing)
+    spread = np.maximum(np.interp(work, closure.level, closure.spread), 1e-9 * full.batch_tokens)
+    batch = executing[:, None] + spread[:, None] * _QUANTILES
+    batch = np.minimum(np.maximum(batch, 0.2 * executing[:, None]), full.batch_tokens)
+    size = full.batch_size / full.batch_tokens
+    time = np.asarray(law.duration(batch, batch * size), float)
+    service = (batch / time).mean(axis=1)
+    service[0], batch[0] = 0.0, 0.0
+    waits = ndtr((demand - full.batch_tokens) / spread)
+    waits[0] = 0.0
+    duration = time.mean(axis=1)
+    return Levels(
+        work, uniform, batch, duration, service, np.maximum.accumulate(waits), demand,
+        demand - executing, spread,
+    )  # fmt: skip
+
+
+def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArray[np.float64], int]:
+    """Return the generator of V at an arrival ``rate``, by rows (to), and its entries below.
+
+    ``d/dt law = G law`` for the law of V at the levels, the idle node first.
+    """
+    sizes, share = jump_bins(closure)
+    reach = _reach(levels.work, levels.uniform, float(sizes.max()))
+    band = _generator(
+        levels.work, levels.uniform, levels.service, sizes, share, rate,
+        closure.work.mean, closure.work.second, _fastest(closure), reach,
+    )  # fmt: skip
+    return band, reach
+
+
+def jump_bins(closure: WorkClosure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return work of arrivals [token-iterations] and its probability, in some tens of bins."""
+    share, total = closure.work.requests[0], closure.work.requests[1]
+    groups = np.minimum(np.arange(share.size) * JUMP_BINS // share.size, JUMP_BINS - 1)
+    mass = np.asarray(np.bincount(groups, share), float)
+    return np.bincount(groups, total) / mass, mass
+
+
+def _fastest(closure: WorkClosure) -> float:
+    """Return the rate at which a saturated node works [token-iterations/time]."""
+    return closure.saturation.batch_tokens / closure.saturation.batch_time
+
+
+def _beyond(
+    x: NDArray[np.float64], grid: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interpolate; beyond the grid in proportion to ``x``."""
+    return np.interp(x, grid, values) * np.maximum(1.0, x / grid[-1])
+
+
+def _reach(work: NDArray[np.float64], uniform: int, largest: float) -> int:
+    """Return how many levels a jump can rise at most, two for its spreading included."""
+    start = work[: uniform + 1]
+    return int((np.searchsorted(work, start + largest) - np.arange(start.size)).max()) + 2
+
+
+@compiled
+def _generator(work, uniform, service, sizes, share, rate, mean, second, fastest, below):
+    n = work.size
+    above = 2
+    band = np.zeros((n, below + above + 1))
+    # jumps from the idle node and from the uniform levels
+    for source in range(uniform + 1):
+        for b in range(sizes.size):
+            flow = rate * share[b]
+            target = work[source] + sizes[b]
+            k = np.searchsorted(work, target)
+            if k >= n:
+                _move(band, below, source, n - 1, flow)
+            elif source > 0 and k > 1 and k + 1 < n:
+                middle = k - 1 if target - work[k - 1] < work[k] - target else k
+                x0, x1, x2 = work[middle - 1], work[middle], work[middle + 1]
+                if middle - 1 == 0:
+                    middle, x0, x1, x2 = 2, work[1], work[2], work[3]
+                y0 = (target - x1) * (target - x2) / ((x0 - x1) * (x0 - x2))
+                y1 = (target - x0) * (target - x2) / ((x1 - x0) * (x1 - x2))
+                _move(band, below, source, middle - 1, flow * y0)
+                _move(band, below, source, middle, flow * y1)
+                _move(band, below, source, middle + 1, flow * (1.0 - y0 - y1))
+            elif k <= 1:
+                _move(band, below, source, 1, flow)
+            else:
+                y = (target - work[k - 1]) / (work[k] - work[k - 1])
+                _move(band, below, source, k - 1, flow * (1.0 - y))
+                _move(band, below, source, k, flow * y)
+    # service on the uniform levels, through the faces between them
+    step = work[2] - work[1]
+    for k in range(1, uniform + 1):
+        face = service[1] if k == 1 else 0.5 * (service[k - 1] + service[k])
+        if k < uniform:
+            _move(band, below, k, k - 1, 1.5 * face / step)
+            # the linear extrapolation to the face, from the level above
+            band[k - 1, below + 2] -= 0.5 * face / step
+            band[k, below + 1] += 0.5 * face / step
+        else:
+            _move(band, below, k, k - 1, face / step)
+    # far levels: mean and variance
+    drift, variance = rate * mean - fastest, rate * second
+    for k in range(uniform + 1, n):
+        down = work[k] - work[k - 1]
+        up = work[k + 1] - work[k] if k + 1 < n else down
+        rise = (variance + drift * down) / (up * (up + down))
+        fall = (variance - drift * up) / (down * (up + down))
+        if rise < 0.0:
+            rise, fall = 0.0, -drift / down
+        if fall < 0.0:
+            rise, fall = drift / up, 0.0
+        if k + 1 < n:
+            _move(band, below, k, k + 1, rise)
+        _move(band, below, k, k - 1, fall)
+    return band
+
+
+@compiled
+def _move(band, below, source, target, flow):
+    band[target, below + source - target] += flow
+    band[source, below] -= flow
