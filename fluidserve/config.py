@@ -91,7 +91,8 @@ def load_config(
             merged["request_file"] = str(Path(path).parent / merged["request_file"])
     merged |= _with_shorthand(dict(flags or {}), "")
     if profile is not None:
-        merged = profile.config(merged.get("time_unit", "s")) | merged
+        unit = merged.get("time_unit", "s")
+        merged = profile.config(unit if isinstance(unit, str) else "s") | merged
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
         merged = dict.fromkeys(("d_0", "d_decode", "d_kv"), 0.0) | merged
     try:

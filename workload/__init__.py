@@ -2,7 +2,6 @@
 
 from workload._columns import TextTable, read_text
 from workload._formats import TRACE_FORMATS
-from workload._columns import TextTable, read_text
 from workload.description import Workload, replicated
 from workload.lengths import LengthDistribution, RequestClass, mix_of
 from workload.rate_shape import (

@@ -164,8 +164,12 @@ def from_range_export(content: Any, path: Path, *, engine: str | None = None) ->
         if not isinstance(data, dict) or data.get("resultType") != "matrix":
             raise WorkloadError("allowed: 'matrix', as query_range answers", path=path,
                                 column="resultType")  # fmt: skip
-        for each in data.get("result", []):
-            labels = dict(each.get("metric", {}))
+        for number, each in enumerate(_listed(data, "result", path), start=1):
+            labels = each.get("metric") if isinstance(each, dict) else None
+            if not isinstance(labels, dict):
+                raise WorkloadError("allowed: a series with 'metric' and 'values'", path=path,
+                                    row=number, column="result")  # fmt: skip
+            labels = {str(key): str(value) for key, value in labels.items()}
             name = labels.pop("__name__", None)
             if name is None:
                 raise WorkloadError(
@@ -175,9 +179,20 @@ def from_range_export(content: Any, path: Path, *, engine: str | None = None) ->
             if name not in NAMES and name != CACHE_CONFIG:
                 continue
             points = series.setdefault((name, frozenset(labels.items())), {})
-            for row, (at, value) in enumerate(each.get("values", []), start=1):
+            for row, pair in enumerate(_listed(each, "values", path), start=1):
+                if not isinstance(pair, list) or len(pair) != 2:
+                    raise WorkloadError("allowed: [time, value]", path=path, row=row,
+                                        column=name, value=pair)  # fmt: skip
+                at, value = pair
                 points[_finite(at, path, row, name)] = _finite(value, path, row, name)
     return _assembled(series, path, engine)
+
+
+def _listed(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+    found = content.get(key)
+    if not isinstance(found, list):
+        raise WorkloadError("allowed: a list", path=path, column=key, value=found)
+    return found
 
 
 def from_throughputs(table: TextTable) -> MetricsLog:

@@ -197,6 +197,8 @@ def bench(**changes):
 HEAD = "arrival_s,first_token_s,finish_s,prompt_tokens,output_tokens\n"
 SCRAPE = ("vllm:num_requests_running 1\nvllm:prompt_tokens_total 5\n"
           "vllm:generation_tokens_total {}\n")  # fmt: skip
+RANGE = ('{"data": {"resultType": "matrix", "result": [{"metric": {"__name__": '
+         '"vllm:num_requests_running"}, "values": [[0, "1"]]}]}}')  # fmt: skip
 WRONG = [
     (bench(start_times=None), ["start_times", "--save-detailed"]),
     (bench(ttfts=[0.1]), ["ttfts", "1 entries", "2"]),
@@ -212,6 +214,14 @@ WRONG = [
     (bench(), ["2 batch times", "longer run"]),
     ("{", ["not JSON", "row 1"]),
     ('{"status": "success", "data": {"resultType": "vector"}}', ["resultType", "matrix"]),
+    ('{"data": {"resultType": "matrix", "result": 5}}', ["result", "a list", "5"]),
+    ('{"data": {"resultType": "matrix", "result": [5]}}', ["result", "row 1", "metric"]),
+    ('{"data": {"resultType": "matrix", "result": [{"metric": {}, "values": []}]}}', ["no name"]),
+    (RANGE.replace('"1"', "3, 4"), ["row 1", "vllm:num_requests_running", "[time, value]"]),
+    (RANGE.replace('"1"', '"x"'), ["row 1", "vllm:num_requests_running", "'x'"]),
+    (RANGE, ["missing", "vllm:prompt_tokens_total"]),
+    ("[1, 2]", ["resultType"]),
+    ("[]", ["missing"]),
     ("a,b\n1,2\n", ["vllm bench serve"]),
     (HEAD, ["no rows"]),
     (HEAD + "0,1,2,5,nan\n", ["row 1", "output_tokens", "nan"]),
