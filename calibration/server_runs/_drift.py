@@ -65,9 +65,10 @@ class Drift:
 
 def drift(rows: BatchRows, law: LawFit, count: int) -> Drift | None:
     """Return the law's bias in ``count`` half-overlapping windows; None for too few rows."""
-    if len(rows) < 4 * count:
+    predicted = law.predict(rows)
+    if len(rows) < 4 * count or not np.ptp(rows.time) > 0 or not (predicted > 0).all():
         return None
-    ratio = rows.step_time / law.predict(rows) - 1
+    ratio = rows.step_time / predicted - 1
     edges = np.linspace(0, len(rows), count + 2).astype(int)
     windows = []
     for first, last in zip(edges[:-2], edges[2:], strict=True):

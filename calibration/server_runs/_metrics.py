@@ -289,9 +289,11 @@ def _assembled(series: Series, path: Path, engine: str | None) -> MetricsLog:
 def _capacity(configs: list[dict[str, str]]) -> float | None:
     for config in configs:
         try:
-            return float(config["num_gpu_blocks"]) * float(config["block_size"])
+            capacity = float(config["num_gpu_blocks"]) * float(config["block_size"])
         except (KeyError, ValueError):
             continue
+        if 1 <= capacity < np.inf:
+            return capacity
     return None
 
 

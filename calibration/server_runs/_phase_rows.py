@@ -49,7 +49,7 @@ def rows_of_phases(
         d_0, d_prefill, d_decode, d_kv = np.nan_to_num(law)
         n, context = _held(t, t, first, finish, m, prompt)  # tokens equidistant: a start
         for _ in range(2):
-            tau = d_0 + d_decode * n + d_kv * context
+            tau = np.maximum(d_0 + d_decode * n + d_kv * context, shortest)
             rate = 1 / tau
             if not remote_prefill:
                 rate = _slowed(rate, t, tau, log, d_prefill, token_budget)

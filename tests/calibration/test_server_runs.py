@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,36 @@ def test_wrong_input_is_one_line_that_says_where(log, text, words):
     assert "\n" not in said
     for word in words:
         assert word in said, said
+
+
+TOKENS = ("nan", "-1", "1e400", "", '"x"', "null", "[]", "{}", "0", "1e9", "inf", "true", "1e-300")
+
+
+@pytest.fixture(scope="module")
+def good_files():
+    served = decode_node(40, NOISE)
+    times, metrics = served.metrics(1.0, CAPACITY)
+    return [served.bench_json(), served.csv(), exposition(times[:30], metrics, CAPACITY),
+            range_export(times[:30], {k: v[:30] for k, v in metrics.items()})]  # fmt: skip
+
+
+@given(which=st.integers(0, 3), random=st.randoms(use_true_random=False), prefill=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_file_is_read_or_refused_never_a_traceback(
+    good_files, tmp_path_factory, which, random, prefill
+):
+    text = good_files[which]
+    for _ in range(random.randint(1, 3)):
+        first, last = random.choice([m.span() for m in re.finditer(r"-?\d+\.?\d*(e-?\d+)?", text)])
+        text = text[:first] + random.choice(TOKENS) + text[last:]
+    path = tmp_path_factory.mktemp("damaged") / "run"
+    path.write_text(text)
+    try:
+        found = calibrate_run(read_server_log(path), remote_prefill=not prefill)
+    except FluidServeError as wrong:
+        assert "\n" not in str(wrong)
+    else:
+        assert np.isfinite(found.law.value[0])
 
 
 def test_several_engines_are_told_apart(log):
