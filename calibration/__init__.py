@@ -3,5 +3,17 @@
 from calibration import accuracy
 from calibration.comparison import Comparison, MethodResult, compare
 from calibration.ensemble import Ensemble, run_ensemble
+from calibration.step_times import StepRows, StepTimeFit, fit_step_times, read_step_times
 
-__all__ = ["Comparison", "Ensemble", "MethodResult", "accuracy", "compare", "run_ensemble"]
+__all__ = [
+    "Comparison",
+    "Ensemble",
+    "MethodResult",
+    "StepRows",
+    "StepTimeFit",
+    "accuracy",
+    "compare",
+    "fit_step_times",
+    "read_step_times",
+    "run_ensemble",
+]

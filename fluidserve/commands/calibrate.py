@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fluidserve.commands._calibrate_run import run
+from fluidserve.commands._calibrate_steps import steps
 
 
 @click.group("calibrate")
@@ -13,3 +14,4 @@ def command() -> None:
 
 
 command.add_command(run)
+command.add_command(steps)

@@ -4,6 +4,7 @@ from fluidserve.plots._comparison import curves_of
 from fluidserve.plots._finite_size import finite_size
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
 from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
+from fluidserve.plots._step_times import step_time_fit, step_time_residuals
 from fluidserve.plots._style import STYLE, Curve
 from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
 
@@ -17,5 +18,7 @@ __all__ = [
     "pressure_spans",
     "request_timeline",
     "sample_rows",
+    "step_time_fit",
+    "step_time_residuals",
     "system_dynamics",
 ]
