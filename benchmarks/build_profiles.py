@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
-from scipy.optimize import nnls
 
 from calibration.profiles import (
+    Law,
     Roofline,
     estimated_kv_capacity,
     estimated_law,
@@ -26,6 +27,8 @@ from calibration.profiles import (
 )
 from calibration.profiles._names import model_key
 from calibration.server_runs import BatchRows, calibrate_run, fit_law, read_server_log
+from calibration.step_times import StepRows, fit_step_times, read_step_times
+from serving import BatchTimeLaw, FluidServeError
 
 KAIST = "step times summed from kernels measured with vLLM 0.19 by LLMServingSim (CASYS, KAIST)"
 VIDUR = "kernels measured by Vidur (Microsoft Research), step times summed from them"
@@ -33,9 +36,15 @@ BLIS = "steps timed on vLLM 0.15 by BLIS (inference-sim)"
 GUIDELLM = "requests timed on vLLM 0.11 under GuideLLM by BLIS (inference-sim)"
 NO_LICENCE = "none stated by the source; only fitted figures are kept"
 UNITS = "law in ms, ms/token, ms/request, ms/token; KV capacity in tokens; errors are shares"
+CARDS = ("A100", "A30", "A40", "H100", "RTX4090", "RTXPRO6000")
 LARGEST_DECODE = 256
-KEPT = ("codellama/CodeLlama-34b-hf", "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-70b-hf",
-        "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B")  # fmt: skip
+CHUNK = 2048
+SHEET = Roofline(weights=1, layer=0, kv=1, decode=1, prefill=1, reserve=1, error={}, source="",
+                 date="")  # fmt: skip
+"""Estimates that take data sheets at their word."""
+
+Found = dict[tuple[str, str], dict[int, dict]]
+"""What a profile file says by card and model, then number of cards."""
 
 
 def canonical(name: str) -> str:
@@ -45,142 +54,178 @@ def canonical(name: str) -> str:
     return known[model_key(name)]
 
 
-def batch_rows(frame: pd.DataFrame) -> BatchRows:
-    """Return a frame of steps as rows [ms]."""
-    columns = (frame[name].to_numpy(float) for name in
-               ("prefill_tokens", "decode_tokens", "kv_tokens", "step_time_ms"))  # fmt: skip
-    prefill, decode, kv, step = columns
-    return BatchRows(np.arange(len(frame)), np.ones(len(frame)), prefill, decode, kv, step)
+def measured_steps(rows: StepRows, name: str, d_prefill: float | None) -> dict:
+    """Return law, range and fit of a step-time file's rows, by ``calibrate steps``.
 
-
-def decode_law(frame: pd.DataFrame) -> np.ndarray:
-    """Return d_0, d_decode, d_kv [ms] of decode-only steps."""
-    return np.nan_to_num(fit_law(batch_rows(frame)).value)[[0, 2, 3]]
-
-
-def predicted(law: np.ndarray, frame: pd.DataFrame) -> np.ndarray:
-    """Return the decode part of the batch times [ms]."""
-    return law[0] + law[1] * frame.decode_tokens + law[2] * frame.kv_tokens
-
-
-def prefill_law(law: np.ndarray, mixed: pd.DataFrame) -> float:
-    """Return d_prefill [ms/token]: least relative squares of what mixed steps take more."""
-    y = mixed.step_time_ms
-    x, rest = mixed.prefill_tokens / y, (y - predicted(law, mixed)) / y
-    return float(x @ rest / (x @ x))
-
-
-def levels(frame: pd.DataFrame) -> pd.Series:
-    """Return the batch-size level of each step: the size itself, or bins of many sizes."""
-    sizes = frame.decode_tokens
-    return sizes if sizes.nunique() <= 24 else pd.qcut(sizes, 8, labels=False, duplicates="drop")
-
-
-def held_out(frame: pd.DataFrame) -> float:
-    """Return the MAPE of decode laws on the batch-size level that they did not see."""
-    level = levels(frame)
-    errors = [
-        np.abs(predicted(decode_law(frame[level != each]), frame[level == each])
-               / frame[level == each].step_time_ms - 1)
-        for each in level.unique()
-    ]  # fmt: skip
-    return float(np.concatenate(errors).mean())
-
-
-def measured_steps(frame: pd.DataFrame, d_prefill: float | None = None) -> dict:
-    """Return law, range and fit of the steps of one model on one number of cards."""
-    decode = frame[(frame.prefill_tokens == 0) & (frame.decode_tokens > 0)]
-    mixed = frame[frame.prefill_tokens > 0]
-    law = decode_law(decode)
-    d_prefill = prefill_law(law, mixed) if d_prefill is None else d_prefill
-    error = np.abs(predicted(law, decode) / decode.step_time_ms - 1)
-    both = predicted(law, mixed) + d_prefill * mixed.prefill_tokens
+    Decode is linear in the requests but for mixtures of experts. Where ``d_prefill`` is known from
+    elsewhere, it is all that is said of prefill.
+    """
+    fit = fit_step_times(rows, law="tabulated" if models()[name].experts else "linear")
+    law = in_ms(fit.law)
+    regimes = {regime: count for regime, count in fit.quality.rows.items() if count}
+    if d_prefill is not None:
+        law = {key: law[key] for key in ("d_0", "d_decode", "d_kv")} | {"d_prefill": d_prefill}
+        regimes = {"decode": regimes["decode"]}
     return {
-        "law": dict(d_0=law[0], d_prefill=d_prefill, d_decode=law[1], d_kv=law[2]),
-        "range": f"{decode.decode_tokens.min()} to {decode.decode_tokens.max()} requests, up to "
-        f"{decode.kv_tokens.max()} KV tokens, prefill up to {mixed.prefill_tokens.max()} tokens",
+        "law": law,
+        "range": f"up to {rows.requests.max():.0f} requests, {rows.context.max():.0f} KV tokens, "
+        f"{rows.prefill_tokens.max():.0f} prefill tokens",
         "fit": {
-            "decode": dict(rows=len(decode), mape=float(error.mean()),
-                           held_out_mape=held_out(decode), held_out="each batch size in turn"),
-            "mixed": dict(rows=len(mixed),
-                          mape=float(np.abs(both / mixed.step_time_ms - 1).mean())),
+            regime: {
+                "rows": count, "mape": fit.quality.mape[regime] / 100,
+                "held_out": {
+                    f"{each.levels_of}, {each.split}": each.mape / 100
+                    for each in fit.quality.held_out
+                    if each.regime == regime and each.recipe == fit.recipe
+                },
+            }
+            for regime, count in regimes.items()
         },
     }  # fmt: skip
 
 
-def experts_law(decode: pd.DataFrame) -> tuple[list[list[float]], float]:
-    """Return the table (requests, ms) and d_kv [ms] of decode-only steps of a mixture."""
-    sizes = np.unique(decode.decode_tokens)
-    # Never falling: each row adds to the one before, where the batch is at least that large.
-    n, y = decode.decode_tokens.to_numpy()[:, None], decode.step_time_ms.to_numpy()
-    between = np.diff(sizes, prepend=sizes[0] - 1)
-    columns = np.clip((n - (sizes - between)) / between, 0, 1)
-    design = np.column_stack([columns, decode.kv_tokens]) / y[:, None]
-    length = np.linalg.norm(design, axis=0)
-    values = nnls(design / length, np.ones(y.size))[0] / length
-    table = np.cumsum(values[:-1])
-    return [[int(a), float(b)] for a, b in zip(sizes, table, strict=True)], float(values[-1])
+def in_ms(law: BatchTimeLaw) -> dict:
+    """Return the coefficients that a law has, in ms."""
+
+    def time(value):
+        return [[x, 1e3 * t] for x, t in value] if isinstance(value, tuple) else 1e3 * value
+
+    needed = ("d_0", "d_prefill", "d_decode", "d_kv")
+    found = {key: getattr(law, key) for key in Law.model_fields}
+    return {key: time(value) for key, value in found.items() if value or key in needed}
 
 
-def experts_time(table: list[list[float]], d_kv: float, frame: pd.DataFrame) -> np.ndarray:
-    """Return the batch times [ms] of decode-only steps."""
-    return np.interp(frame.decode_tokens, *zip(*table, strict=True)) + d_kv * frame.kv_tokens
-
-
-def measured_experts(frame: pd.DataFrame) -> dict:
-    """Return the same of a mixture of experts, whose decode is not linear in the requests."""
-    decode = frame[(frame.prefill_tokens == 0) & (frame.decode_tokens > 0)]
-    mixed = frame[frame.prefill_tokens > 0]
-    table, d_kv = experts_law(decode)
-    rest = mixed.step_time_ms - experts_time(table, d_kv, mixed)
-    x = mixed.prefill_tokens / mixed.step_time_ms
-    d_prefill = max(float(x @ (rest / mixed.step_time_ms) / (x @ x)), 0.0)
-    both = experts_time(table, d_kv, mixed) + d_prefill * mixed.prefill_tokens
-    errors = []
-    for each in np.unique(decode.decode_tokens)[1:-1]:
-        seen, left = decode[decode.decode_tokens != each], decode[decode.decode_tokens == each]
-        errors.append(np.abs(experts_time(*experts_law(seen), left) / left.step_time_ms - 1))
-    error = np.abs(experts_time(table, d_kv, decode) / decode.step_time_ms - 1)
-    return {
-        "law": dict(d_0=0.0, d_prefill=d_prefill, d_decode=0.0, d_kv=d_kv, d_decode_table=table),
-        "range": f"{decode.decode_tokens.min()} to {decode.decode_tokens.max()} requests, up to "
-        f"{decode.kv_tokens.max()} KV tokens, prefill up to {mixed.prefill_tokens.max()} tokens",
-        "fit": {
-            "decode": dict(rows=len(decode), mape=float(error.mean()),
-                           held_out_mape=float(np.concatenate(errors).mean()),
-                           held_out="each inner batch size in turn, interpolated"),
-            "mixed": dict(rows=len(mixed),
-                          mape=float(np.abs(both / mixed.step_time_ms - 1).mean())),
-        },
-    }  # fmt: skip
-
-
-def measured_without_attention(frame: pd.DataFrame, d_kv: float) -> dict:
-    """Return the same of step times without attention by number of tokens."""
+def measured_without_attention(frame: pd.DataFrame) -> dict:
+    """Return the same of step times without attention by number of tokens; d_kv is NaN."""
     few, many = frame[frame.tokens <= LARGEST_DECODE], frame[frame.tokens >= 512]
-    steps = few.rename(columns={"tokens": "decode_tokens", "non_attention_time_ms": "step_time_ms"})
-    steps = steps.assign(prefill_tokens=0.0, kv_tokens=0.0)
-    law = decode_law(steps)
-    slope, _ = np.polyfit(many.tokens, many.non_attention_time_ms, 1)
-    error = np.abs(predicted(law, steps) / steps.step_time_ms - 1)
-    prefill = law[0] + slope * many.tokens
+    tokens, time = few.tokens.to_numpy(float), few.non_attention_time_ms.to_numpy()
+
+    def fitted(seen: np.ndarray) -> np.ndarray:
+        none = np.zeros(seen.sum())
+        rows = BatchRows(none, none + 1, none, tokens[seen], none, time[seen])
+        return np.nan_to_num(fit_law(rows).value)[[0, 2]]
+
+    def errors(law: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return np.abs((law[0] + law[1] * tokens[at]) / time[at] - 1)
+
+    every = np.ones(tokens.size, bool)
+    law = fitted(every)
+    bins = np.searchsorted(np.quantile(tokens, np.arange(1, 8) / 8), tokens)
+    left_out = [errors(fitted(bins != each), bins == each) for each in np.unique(bins)]
+    slope = float(np.polyfit(many.tokens, many.non_attention_time_ms, 1)[0])
+    chunks = np.abs((law[0] + slope * many.tokens) / many.non_attention_time_ms - 1)
     return {
-        "law": dict(d_0=law[0], d_prefill=float(slope), d_decode=law[1], d_kv=d_kv),
-        "range": f"1 to {few.tokens.max()} requests, prefill up to {many.tokens.max()} tokens",
+        "law": {"d_0": law[0], "d_prefill": slope, "d_decode": law[1], "d_kv": np.nan},
+        "range": f"up to {tokens.max():.0f} requests, {many.tokens.max()} prefill tokens",
         "fit": {
-            "decode": dict(rows=len(few), mape=float(error.mean()), held_out_mape=held_out(steps),
-                           held_out="each of 8 bins of batch size in turn, attention aside"),
-            "mixed": dict(rows=len(many),
-                          mape=float(np.abs(prefill / many.non_attention_time_ms - 1).mean())),
+            "decode": {"rows": len(few), "mape": errors(law, every).mean(),
+                       "held_out": {"8 bins of batch size": np.concatenate(left_out).mean()}},
+            "prefill": {"rows": len(many), "mape": chunks.mean()},
         },
     }  # fmt: skip
 
 
-def roofline_terms(name: str, card: str, tp: int) -> dict[str, float]:
+def measured_run(run: Path) -> dict:
+    """Return the same of the requests of a run, by ``calibrate run``."""
+    fit = calibrate_run(read_server_log(f"{run}_requests.csv"))
+    values = dict(zip(("d_0", "d_prefill", "d_decode", "d_kv"), 1e3 * fit.law.value, strict=True))
+    assert fit.held_out is not None
+    return {
+        "law": values,
+        "range": f"means of up to {fit.rows.decode_tokens.max():.0f} requests and "
+        f"{fit.rows.kv_tokens.max():.0f} KV tokens",
+        "fit": {"decode": {"rows": len(fit.rows), "mape": fit.mape,
+                           "held_out": {"the last 30 % of the run": fit.held_out.mape}}},
+    }  # fmt: skip
+
+
+def wall(law: dict, rows: BatchRows) -> dict:
+    """Return how far the law is from batches timed on a server, in windows of hardly a prompt."""
+    rows = rows.where(rows.prefill_tokens <= 20)
+    n, context = rows.decode_tokens, rows.kv_tokens
+    error = Law(**law).batch_time().duration(context + n, n) / rows.step_time - 1
+    return {"rows": len(rows), "bias": np.median(error), "mape": np.abs(error).mean(),
+            "source": "1 s windows of a vLLM 0.19 run (LLMServingSim)"}  # fmt: skip
+
+
+def collect(data: Path, cards: Sequence[str]) -> Found:
+    """Return every measurement on these cards."""
+    steps, found = data / "steps", {}
+
+    def put(card, name, tp, measurement, **source):
+        found.setdefault((card, canonical(name)), {})[int(tp)] = {**measurement, **source}
+
+    vidur = pd.read_csv(steps / "vidur_nonattention_by_tokens.csv.gz")
+    for (card, name, tp), frame in vidur.groupby(["hardware", "model", "tp"]):
+        if card not in cards or name.startswith(("Qwen", "internlm", "microsoft")):
+            continue
+        try:
+            estimated_kv_capacity(models()[canonical(name)], gpus()[card], tp, SHEET)
+        except FluidServeError:  # does not fit on these cards
+            continue
+        put(card, name, tp, measured_without_attention(frame), source=VIDUR, licence="MIT",
+            measured="kernels without attention; d_kv is estimated", date="2024-05")  # fmt: skip
+    for file, measured, source, licence, date in (
+        ("steps_kernelsum_vidur_a30.csv.gz", "kernels", VIDUR, "MIT", "2024-05"),
+        ("steps_kernelsum_vllm019.csv.gz", "kernels", KAIST, "MIT", "2026-04"),
+        ("steps_h100_vllm015_wall.csv.gz", "steps on a server", BLIS, NO_LICENCE, "2026-02"),
+    ):
+        machines = pd.read_csv(steps / file, usecols=["hardware", "model", "tp"])
+        for card, name, tp in machines.drop_duplicates().itertuples(index=False):
+            if card not in cards:
+                continue
+            kernels = found.get((card, canonical(name)), {}).get(int(tp))
+            said, d_prefill = measured, None
+            if kernels is not None:  # timed steps hold too few prompts to tell
+                said, d_prefill = f"{measured}; d_prefill from kernels", kernels["law"]["d_prefill"]
+            rows = read_step_times(steps / file, hardware=card, model=name, tp=int(tp))
+            put(card, name, tp, measured_steps(rows, canonical(name), d_prefill), measured=said,
+                source=source, licence=licence, date=date)  # fmt: skip
+    if "H100" in cards:
+        run = data / "runs" / "vllm011_h100" / "jan21-llama7b-train-1"
+        put("H100", "meta-llama/Llama-2-7b-hf", 1, measured_run(run), licence=NO_LICENCE,
+            measured="requests on a server", source=GUIDELLM, date="2026-01",
+            kv_capacity=json.loads(Path(f"{run}_config.json").read_text())["kv_tokens"],
+            kv_capacity_source="the server's log")  # fmt: skip
+        heavy = data / "runs" / "vllm011_h100" / "jan20-codellama-prefillheavy-1_config.json"
+        found["H100", "codellama/CodeLlama-34b-hf"][1] |= {
+            "kv_capacity": json.loads(heavy.read_text())["kv_tokens"],
+            "kv_capacity_source": "log of a server under vLLM 0.11 (inference-sim)",
+        }
+    if "RTXPRO6000" in cards:
+        windows = data / "steps" / "windows" / "RTXPRO6000_Llama-3.1-8B_windows_1s.csv"
+        known = found["RTXPRO6000", "meta-llama/Llama-3.1-8B"][1]
+        known["wall"] = wall(known["law"], read_server_log(windows))
+    return found
+
+
+def laws_of(found: Found) -> pd.DataFrame:
+    """Return the dense laws beside what data sheets say of them [ms]."""
+    rows = []
+    for (card, name), each in found.items():
+        if models()[name].experts:
+            continue
+        for tp, measurement in each.items():
+            law = {key: measurement["law"][key] for key in ("d_0", "d_decode", "d_kv")}
+            rows.append({
+                "hardware": card, "model": name, "tp": tp, "layers": models()[name].layers, **law,
+                "d_prefill": chunk_cost(measurement["law"]),
+                **{f"{key}_sheet": value for key, value in sheet_law(name, card, tp).items()},
+                # On servers KV and requests move together: d_kv takes what is d_decode's.
+                "kv_measured": measurement["measured"] == "kernels",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def sheet_law(name: str, card: str, tp: int) -> dict[str, float]:
     """Return what data sheet and shape say of each coefficient [ms]."""
-    plain = Roofline(weights=1, layer=0, kv=1, decode=1, prefill=1, reserve=1, error={}, source="",
-                     date="")  # fmt: skip
-    return estimated_law(models()[name], gpus()[card], tp, plain).model_dump()
+    return estimated_law(models()[name], gpus()[card], tp, SHEET).model_dump()
+
+
+def chunk_cost(law: dict) -> float:
+    """Return what each token of a large chunk costs beyond d_0 [ms]."""
+    whole = Law(**{**law, "d_kv": 0.0}).batch_time(1.0)
+    return (whole.mixed_duration(0, 0, CHUNK, CHUNK * (CHUNK + 1) / 2) - law["d_0"]) / CHUNK
 
 
 def factors(laws: pd.DataFrame) -> dict[str, float]:
@@ -197,35 +242,37 @@ def factors(laws: pd.DataFrame) -> dict[str, float]:
 
 
 def estimate_errors(laws: pd.DataFrame) -> pd.DataFrame:
-    """Return, per measured law, the error of the estimate from the laws of other cards."""
-    found = []
+    """Return, per measured law, the error of the estimate from the laws of other cards.
+
+    Decode: mean over 1 to 256 requests of 1,024 KV tokens each where KV was measured, without KV
+    where not. Prefill: one large chunk.
+    """
+    found, n = [], np.array([1, 4, 16, 64, 128, 256.0])
     for card in laws.hardware.unique():
         base = factors(laws[laws.hardware != card])
-        for _, row in laws[laws.hardware == card].iterrows():
-            n = np.array([1, 4, 16, 64, 128, 256.0])
-            kv = n * (1024 if row.kv_measured else 0)
+        for row in laws[laws.hardware == card].itertuples():
             d_0 = base["weights"] * row.d_0_sheet + base["layer"] * row.layers
-            own = row.d_0 + row.d_decode * n + (row.d_kv * kv if row.kv_measured else 0.0)
-            other = (d_0 + base["decode"] * row.d_decode_sheet * n
-                     + base["kv"] * row.d_kv_sheet * kv)  # fmt: skip
-            p = 2048
-            prefill = (d_0 + base["prefill"] * row.d_prefill_sheet * p) / (
-                row.d_0 + row.d_prefill * p)  # fmt: skip
-            found.append((row.hardware, row.model, row.tp, np.abs(other / own - 1).mean(),
-                          abs(prefill - 1)))  # fmt: skip
+            own = row.d_0 + row.d_decode * n
+            other = d_0 + base["decode"] * row.d_decode_sheet * n
+            if row.kv_measured:
+                own = own + row.d_kv * 1024 * n
+                other = other + base["kv"] * row.d_kv_sheet * 1024 * n
+            prefill = d_0 + base["prefill"] * row.d_prefill_sheet * CHUNK
+            found.append((card, row.model, row.tp, np.abs(other / own - 1).mean(),
+                          abs(prefill / (row.d_0 + row.d_prefill * CHUNK) - 1)))  # fmt: skip
     return pd.DataFrame(found, columns=["hardware", "model", "tp", "decode", "prefill"])
 
 
-def mixture_error(found: dict, base: dict[str, float]) -> dict:
+def mixture_error(found: Found, base: dict[str, float]) -> dict:
     """Return the error of estimates of the measured mixtures of experts, which set no factor."""
     roofline = Roofline(**base, reserve=1, error={}, source="", date="")
-    errors, names = [], []
+    errors, names, n = [], [], 2.0 ** np.arange(9)
     for (card, name), each in found.items():
         if models()[name].experts:
             for tp, measurement in each.items():
-                n, own = np.array(measurement["law"]["d_decode_table"]).T
-                law = estimated_law(models()[name], gpus()[card], tp, roofline)
-                errors.append(np.abs(np.asarray(law.decode_time(n, 0.0)) / own - 1))
+                own = Law(**measurement["law"]).batch_time().duration(n, n)
+                law = estimated_law(models()[name], gpus()[card], tp, roofline).batch_time()
+                errors.append(np.abs(law.duration(n, n) / own - 1))
                 names.append(f"{name} on {tp} x {card}")
     every = np.concatenate(errors)
     return {"mixture": every.mean(), "mixture_worst": every.max(), "mixture_of": ", ".join(names)}
@@ -241,149 +288,26 @@ def reserve(data: Path) -> tuple[float, float]:
         if "'max_num_batched_tokens': 64," not in config["vllm_args"]:
             rows.append((config["vllm_args"].split("'model_tag': '/model-cache/models/")[1]
                          .split("'")[0], config["kv_tokens"]))  # fmt: skip
-    gpu, gib, left = gpus()["H100"], 2**30, []
-    for name, tokens in rows:
-        shape = models()[canonical(name)]
-        left.append(0.9 * gpu.memory - (shape.weight_bytes + tokens * shape.kv_bytes(1)) / gib)
-    middle = float(np.median(left))
-    errors = []
-    for i, (name, tokens) in enumerate(rows):
-        others = float(np.median(left[:i] + left[i + 1 :]))
-        shape = models()[canonical(name)]
-        errors.append(abs((left[i] - others) * gib / shape.kv_bytes(1) / tokens))
-    return middle, float(np.max(errors))
+    gpu, gib = gpus()["H100"], 2**30
+    shapes = [models()[canonical(name)] for name, _ in rows]
+    left = [
+        0.9 * gpu.memory - (shape.weight_bytes + tokens * shape.kv_bytes(1)) / gib
+        for shape, (_, tokens) in zip(shapes, rows, strict=True)
+    ]
+    errors = [
+        abs((left[i] - np.median(left[:i] + left[i + 1 :])) * gib / shape.kv_bytes(1) / rows[i][1])
+        for i, shape in enumerate(shapes)
+    ]
+    return float(np.median(left)), float(np.max(errors))
 
 
-def rounded(value, digits=5):
-    """Return nested values with floats to so many digits."""
-    if isinstance(value, dict):
-        return {key: rounded(each, digits) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each, digits) for each in value]
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.{digits}g}")
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def collect(data: Path) -> dict[tuple[str, str], dict[int, dict]]:
-    """Return every measurement by card and model, then number of cards."""
-    steps, found = data / "steps", {}
-
-    def put(card, name, tp, measurement, **source):
-        found.setdefault((card, canonical(name)), {})[int(tp)] = {**measurement, **source}
-
-    vidur = pd.read_csv(steps / "vidur_nonattention_by_tokens.csv.gz")
-    for (card, name, tp), frame in vidur.groupby(["hardware", "model", "tp"]):
-        if name.startswith(("Qwen", "internlm", "microsoft")):
-            continue
-        try:
-            estimated_kv_capacity(models()[canonical(name)], gpus()[card], tp,
-                                  Roofline(weights=1, layer=0, kv=1, decode=1, prefill=1,
-                                           reserve=1, error={}, source="", date=""))  # fmt: skip
-        except Exception:  # does not fit on these cards
-            continue
-        put(card, name, tp, measured_without_attention(frame, np.nan),
-            measured="kernels without attention; d_kv is estimated", source=VIDUR, licence="MIT",
-            date="2024-05")  # fmt: skip
-    for file, measured, source, licence, date in (
-        ("steps_kernelsum_vidur_a30.csv.gz", "kernels", VIDUR, "MIT", "2024-05"),
-        ("steps_kernelsum_vllm019.csv.gz", "kernels", KAIST, "MIT", "2026-04"),
-        ("steps_h100_vllm015_wall.csv.gz", "steps on a server", BLIS, NO_LICENCE, "2026-02"),
-    ):
-        table = pd.read_csv(steps / file)
-        if "gap_steps" in table:
-            table = table[table.gap_steps <= 10]
-        for (card, name, tp), frame in table.groupby(["hardware", "model", "tp"]):
-            if models()[canonical(name)].experts:
-                put(card, name, tp, measured_experts(frame), measured=measured, source=source,
-                    licence=licence, date=date)  # fmt: skip
-                continue
-            kernels = found.get((card, canonical(name)), {}).get(int(tp))
-            said, d_prefill = measured, None
-            if kernels is not None:  # timed steps hold too few prompts to tell
-                said, d_prefill = f"{measured}; d_prefill from kernels", kernels["law"]["d_prefill"]
-            put(card, name, tp, measured_steps(frame, d_prefill), measured=said, source=source,
-                licence=licence, date=date)  # fmt: skip
-    run = data / "runs" / "vllm011_h100" / "jan21-llama7b-train-1"
-    put("H100", "meta-llama/Llama-2-7b-hf", 1, measured_run(run), licence=NO_LICENCE,
-        measured="requests on a server", source=GUIDELLM, date="2026-01",
-        kv_capacity=json.loads(Path(f"{run}_config.json").read_text())["kv_tokens"],
-        kv_capacity_source="the server's log")  # fmt: skip
-    heavy = data / "runs" / "vllm011_h100" / "jan20-codellama-prefillheavy-1_config.json"
-    found["H100", "codellama/CodeLlama-34b-hf"][1] |= {
-        "kv_capacity": json.loads(heavy.read_text())["kv_tokens"],
-        "kv_capacity_source": "log of a server under vLLM 0.11 (inference-sim)",
-    }
-    windows = data / "steps" / "windows" / "RTXPRO6000_Llama-3.1-8B_windows_1s.csv"
-    known = found["RTXPRO6000", "meta-llama/Llama-3.1-8B"][1]
-    known["wall"] = wall(known["law"], read_server_log(windows))
-    return found
-
-
-def measured_run(run: Path) -> dict:
-    """Return the same of the requests of a run, by ``calibrate run``."""
-    log = read_server_log(f"{run}_requests.csv")
-    fit = calibrate_run(log)
-    values = dict(zip(("d_0", "d_prefill", "d_decode", "d_kv"), 1e3 * fit.law.value, strict=True))
-    assert fit.held_out is not None
-    return {
-        "law": values,
-        "range": f"means of up to {fit.rows.decode_tokens.max():.0f} requests and "
-        f"{fit.rows.kv_tokens.max():.0f} KV tokens",
-        "fit": {"decode": dict(rows=len(fit.rows), mape=fit.mape, held_out_mape=fit.held_out.mape,
-                               held_out="the last 30 % of the run")},
-    }  # fmt: skip
-
-
-def wall(law: dict, rows: BatchRows) -> dict:
-    """Return how far the law is from batches timed on a server."""
-    decode = law["d_0"] + law["d_decode"] * rows.decode_tokens + law["d_kv"] * rows.kv_tokens
-    own = decode + law["d_prefill"] * rows.prefill_tokens
-    error = own / (1e3 * rows.step_time) - 1
-    return dict(rows=len(rows), bias=float(np.median(error)), mape=float(np.abs(error).mean()),
-                source="1 s windows of a vLLM 0.19 run (LLMServingSim)")  # fmt: skip
-
-
-def main() -> None:
-    """Write every file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("config/profiles"))
-    given = parser.parse_args()
-    print(build(given.data, given.out).round(3).to_string())
-
-
-def build(data: Path, out: Path) -> pd.DataFrame:
-    """Write every file; return the errors of the estimates."""
-    found = collect(data)
-    rows = []
-    for (card, name), each in found.items():
-        if models()[name].experts:
-            continue
-        for tp, measurement in each.items():
-            sheet = roofline_terms(name, card, tp)
-            law = measurement["law"]
-            ratio = law["d_kv"] / sheet["d_kv"]
-            rows.append({
-                "hardware": card, "model": name, "tp": tp, "layers": models()[name].layers, **law,
-                **{f"{key}_sheet": value for key, value in sheet.items()},
-                # Where KV and requests move together, d_kv takes what belongs to d_decode.
-                "kv_measured": bool(0.5 < ratio < 2) and "server" not in measurement["measured"],
-            })  # fmt: skip
-    laws = pd.DataFrame(rows)
-    errors = estimate_errors(laws)
+def estimate(data: Path, found: Found) -> tuple[dict, pd.DataFrame]:
+    """Return the content of ``estimate.yaml``, and its errors law by law."""
+    laws = laws_of(found)
+    errors, base = estimate_errors(laws), factors(laws)
     left, kv_error = reserve(data)
-    base = factors(laws)
-    for (card, name), each in found.items():
-        for tp, measurement in each.items():
-            law = measurement["law"]
-            if np.isnan(law["d_kv"]):
-                law["d_kv"] = base["kv"] * roofline_terms(name, card, tp)["d_kv"]
-        write(out / card / f"{name.rpartition('/')[2]}.yaml", {
-            "model": name, "hardware": card, "units": UNITS, "tensor_parallel": each,
-        })  # fmt: skip
     worst = errors.loc[errors.decode.idxmax()]
-    write(out / "estimate.yaml", {
+    content = {
         **base, "reserve": left,
         "error": {
             "decode": errors.decode.mean(), "decode_worst": errors.decode.max(),
@@ -395,15 +319,51 @@ def build(data: Path, out: Path) -> pd.DataFrame:
         },
         "source": "roofline factors of the measured dense models",
         "date": max(m["date"] for each in found.values() for m in each.values()),
-    })  # fmt: skip
-    return errors
+    }  # fmt: skip
+    return content, errors
+
+
+def complete(found: Found, kv_factor: float) -> None:
+    """Put the estimate of d_kv where it was not measured."""
+    for (card, name), each in found.items():
+        for tp, measurement in each.items():
+            if np.isnan(measurement["law"]["d_kv"]):
+                measurement["law"]["d_kv"] = kv_factor * sheet_law(name, card, tp)["d_kv"]
 
 
 def write(path: Path, content: dict) -> None:
     """Write one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = "# Written by benchmarks/build_profiles.py from measurements; do not edit.\n"
-    path.write_text(head + yaml.safe_dump(rounded(content), sort_keys=False, width=100))
+    text = yaml.safe_dump(rounded(content), sort_keys=False, width=100, default_flow_style=None)
+    path.write_text(head + text)
+
+
+def rounded(value, digits=5):
+    """Return nested values with floats to so many digits."""
+    if isinstance(value, dict):
+        return {key: rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each, digits) for each in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{digits}g}")
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def main() -> None:
+    """Write every file; print the error of the estimate of each law."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("config/profiles"))
+    given = parser.parse_args()
+    found = collect(given.data, CARDS)
+    complete(found, factors(laws_of(found))["kv"])
+    content, errors = estimate(given.data, found)
+    for (card, name), each in found.items():
+        said = {"model": name, "hardware": card, "units": UNITS, "tensor_parallel": each}
+        write(given.out / card / f"{name.rpartition('/')[2]}.yaml", said)
+    write(given.out / "estimate.yaml", content)
+    print(errors.round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from calibration.profiles._names import gpu_key, model_key, resolve
 from calibration.profiles._tables import (
     Law,
     Measurement,
-    Regime,
     Wall,
     gpus,
     measured,
@@ -72,19 +71,16 @@ class Profile:
         """
         if time_unit not in SECONDS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
-        table = self.law.d_decode_table
-
-        def time(value: float) -> float:
-            return float(f"{value * SECONDS[time_unit]:.10g}")  # decimals as they are in the file
-
+        law = self.law.batch_time(SECONDS[time_unit])
+        table = law.d_decode_table
         return {
             "time_unit": time_unit,
             "M_total": self.kv_capacity,
             "B": None,
-            "d_0": time(self.law.d_0),
-            "d_decode": time(self.law.d_decode),
-            "d_kv": time(self.law.d_kv),
-            "d_decode_table": None if table is None else [[n, time(tau)] for n, tau in table],
+            "d_0": law.d_0,
+            "d_decode": law.d_decode,
+            "d_kv": law.d_kv,
+            "d_decode_table": None if table is None else [list(row) for row in table],
         }
 
     def said(self) -> str:
@@ -140,13 +136,9 @@ def find(
         )  # fmt: skip
     return Profile(
         name, card, tp, "measured", known.law, capacity, capacity_origin,
-        {regime: _error(each) for regime, each in known.fit.items()},
+        {regime: each.error for regime, each in known.fit.items()},
         f"{known.measured}, {known.range}", known.source, known.licence, known.date, known.wall,
     )  # fmt: skip
-
-
-def _error(each: Regime) -> float:
-    return each.mape if each.held_out_mape is None else each.held_out_mape
 
 
 def listing() -> list[dict[str, Any]]:
@@ -155,7 +147,7 @@ def listing() -> list[dict[str, Any]]:
         {
             "model": model, "hardware": card, "tp": tp, "origin": "measured",
             "measured": each.measured, "date": each.date, "kv_capacity": each.kv_capacity,
-            "mape": {regime: _error(fit) for regime, fit in each.fit.items()},
+            "mape": {regime: fit.error for regime, fit in each.fit.items()},
         }
         for (model, card, tp), each in measured().items()
     ]  # fmt: skip

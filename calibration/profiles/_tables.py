@@ -7,11 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving import FileAccessError
+from serving import BatchTimeLaw, FileAccessError
 
 _HERE = Path(str(resources.files("calibration.profiles")))
 FOLDER = next(
@@ -25,6 +24,9 @@ read itself where a file system knows no links)."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+Table = tuple[tuple[NotNegative, NotNegative], ...]
 
 
 class _Strict(BaseModel):
@@ -85,23 +87,30 @@ class ModelShape(_Strict):
 
 
 class Law(_Strict):
-    """Coefficients of :class:`serving.BatchTimeLaw` [ms, ms/token, ms/request, ms/token].
+    """Coefficients of :class:`serving.BatchTimeLaw`, times in ms.
 
-    ``d_decode_table`` has rows (requests, ms), for mixtures of experts.
+    Tables have rows (requests, ms) or (tokens computed, ms).
     """
 
     d_0: NotNegative
     d_prefill: NotNegative
     d_decode: NotNegative
     d_kv: NotNegative
-    d_decode_table: tuple[tuple[NotNegative, NotNegative], ...] | None = None
+    d_prefill_attention: NotNegative = 0.0
+    d_prefill_context: NotNegative = 0.0
+    d_mixed_kv: NotNegative | None = None
+    d_decode_table: Table | None = None
+    d_prefill_table: Table | None = None
 
-    def decode_time(self, requests: Any, kv_tokens: Any) -> Any:
-        """Return the time [ms] of a batch that decodes so many requests (scalars or arrays)."""
-        linear = self.d_0 + self.d_decode * requests + self.d_kv * kv_tokens
-        if self.d_decode_table is None:
-            return linear
-        return linear + np.interp(requests, *zip(*self.d_decode_table, strict=True))
+    def batch_time(self, unit: float = 1e-3) -> BatchTimeLaw:
+        """Return the law in units of ``1 ms / unit``: seconds by default."""
+
+        def time(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple((at, time(tau)) for at, tau in value)
+            return None if value is None else float(f"{value * unit:.10g}")  # as in the file
+
+        return BatchTimeLaw(**{key: time(value) for key, value in dict(self).items()})
 
 
 class Regime(_Strict):
@@ -109,8 +118,13 @@ class Regime(_Strict):
 
     rows: Count
     mape: NotNegative
-    held_out_mape: NotNegative | None = None
-    held_out: str | None = None
+    held_out: dict[str, NotNegative] = {}
+
+    @property
+    def error(self) -> float:
+        """Mean over the ways of holding out; on the rows of the fit where there is none."""
+        held_out = self.held_out.values()
+        return sum(held_out) / len(held_out) if held_out else self.mape
 
 
 class Wall(_Strict):

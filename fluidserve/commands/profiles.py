@@ -46,7 +46,7 @@ def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> N
         asdict(found)
         | {
             "units": {"law": "ms, ms/token, ms/request, ms/token", "kv_capacity": "tokens"},
-            "law": found.law.model_dump(),
+            "law": found.law.model_dump(exclude_defaults=True),
             "wall": None if found.wall is None else found.wall.model_dump(),
             "config": found.config(),
         }
