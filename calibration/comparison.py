@@ -116,7 +116,7 @@ class Comparison:
                     "speedup": finite_or_none(ensemble.seconds / each.seconds),
                     "status": each.solution.status,
                     "message": each.solution.message,
-                    "labels": list(each.solution.labels),
+                    "labels": list(each.solution.warnings),
                     "stats": dict(each.solution.stats),
                     "metrics": _metrics_json(each.metrics, unit),
                 }

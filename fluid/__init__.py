@@ -3,7 +3,22 @@
 from typing import TYPE_CHECKING
 
 from fluid._capacity import Saturation, capacity, saturation, straddle
+from fluid._certificate import Certificate, certificate
+from fluid._equilibrium import Equilibrium, equilibrium, gamma_quantiles
+from fluid._first_passage import mean_time_to_full
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
+from fluid._moments import Moments, moments
+from fluid._parameters import (
+    LAW_PARAMETERS,
+    PARAMETER_UNITS,
+    parameter_values,
+    with_mean_decode,
+    with_mean_prefill,
+)
+from fluid._sensitivity import Flip, saturation_sensitivity
+from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
+from fluid._threshold import threshold_without_eviction
+from fluid._worst_cycle import WorstCycle, worst_cycle
 
 if TYPE_CHECKING:
     from fluid._array_code import constant_statements, rate_statements
@@ -11,29 +26,52 @@ if TYPE_CHECKING:
     from fluid._flows import Flow, balance
     from fluid._render import render
     from fluid._request_work import RequestWork, request_work
+    from fluid._symbolic_equilibrium import equilibrium_formulas
     from fluid._work_closure import WorkClosure, linear_law, work_closure
 
 __all__ = [
+    "LAW_PARAMETERS",
+    "PARAMETER_UNITS",
+    "Certificate",
     "Equations",
+    "Equilibrium",
+    "Flip",
     "Flow",
     "LengthClasses",
+    "Moments",
     "Quantity",
     "RequestWork",
     "Saturation",
     "WorkClosure",
+    "WorstCycle",
     "balance",
     "capacity",
+    "certificate",
     "classes_by_length",
     "classes_of_mix",
     "constant_statements",
     "equations",
+    "equilibrium",
+    "equilibrium_formulas",
+    "gamma_quantiles",
+    "largest_root",
     "linear_law",
+    "mean_time_to_full",
+    "moments",
+    "ode_is_stable",
+    "parameter_values",
     "rate_statements",
     "render",
     "request_work",
     "saturation",
+    "saturation_sensitivity",
     "straddle",
+    "survival_polynomial",
+    "threshold_without_eviction",
+    "with_mean_decode",
+    "with_mean_prefill",
     "work_closure",
+    "worst_cycle",
 ]
 
 _LATER = {
@@ -45,13 +83,14 @@ _LATER = {
     "balance": "fluid._flows",
     "constant_statements": "fluid._array_code",
     "equations": "fluid._equations",
+    "equilibrium_formulas": "fluid._symbolic_equilibrium",
     "linear_law": "fluid._work_closure",
     "rate_statements": "fluid._array_code",
     "render": "fluid._render",
     "request_work": "fluid._request_work",
     "work_closure": "fluid._work_closure",
 }
-"""Names that need SymPy or Numba, imported when first used: capacity needs neither."""
+"""Names that need SymPy or Numba, imported when first used: the numeric closed forms do not."""
 
 
 def __getattr__(name: str) -> object:

@@ -19,15 +19,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calibration import Comparison as Comparison
     from calibration import accuracy as accuracy
+    from calibration import calibrate_run as calibrate_run
     from calibration import compare as compare
+    from calibration import full_memory as full_memory
+    from calibration import profiles as profiles
+    from calibration import read_server_log as read_server_log
     from discrete import Run as Run
     from discrete import simulate as simulate
     from fluid import capacity as capacity
     from fluid import equations as equations
+    from fluid import mean_time_to_full as mean_time_to_full
+    from fluid import threshold_without_eviction as threshold_without_eviction
     from fluidserve import plots as plots
     from fluidserve import scenarios as scenarios
     from ode import InitialState as InitialState
     from ode import Solution as Solution
+    from ode import choose_threshold as choose_threshold
+    from ode import collapsed_throughput as collapsed_throughput
+    from ode import hysteresis as hysteresis
+    from ode import regime as regime
     from ode import solve as solve
     from serving import BatchTimeLaw as BatchTimeLaw
     from serving import ConfigError as ConfigError
@@ -50,11 +60,20 @@ if TYPE_CHECKING:
     from workload import write_requests as write_requests
 
 ROOM_OF = {
-    **dict.fromkeys(("Comparison", "accuracy", "compare"), "calibration"),
+    **dict.fromkeys(("Comparison", "accuracy", "compare", "full_memory"), "calibration"),
+    **dict.fromkeys(("calibrate_run", "profiles", "read_server_log"), "calibration"),
     **dict.fromkeys(("Run", "simulate"), "discrete"),
-    **dict.fromkeys(("capacity", "equations"), "fluid"),
+    **dict.fromkeys(
+        ("capacity", "equations", "mean_time_to_full", "threshold_without_eviction"), "fluid"
+    ),
     **dict.fromkeys(("plots", "scenarios"), "fluidserve"),
-    **dict.fromkeys(("InitialState", "Solution", "solve"), "ode"),
+    **dict.fromkeys(
+        (
+            "InitialState", "Solution", "choose_threshold", "collapsed_throughput", "hysteresis",
+            "regime", "solve",
+        ),
+        "ode",
+    ),
     **dict.fromkeys(
         (
             "BatchTimeLaw", "ConfigError", "DecodeNode", "FileAccessError", "FluidServeError",
@@ -91,15 +110,22 @@ __all__ = [
     "WorkloadError",
     "accuracy",
     "capacity",
+    "choose_threshold",
+    "collapsed_throughput",
     "compare",
     "describe",
     "equations",
+    "full_memory",
     "generate",
+    "hysteresis",
+    "mean_time_to_full",
     "plots",
     "read_trace",
+    "regime",
     "scenarios",
     "simulate",
     "solve",
+    "threshold_without_eviction",
     "write_requests",
 ]
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "simulate": "Run the discrete engine.",
     "solve": "Solve the fluid model.",
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
+    "phase-diagram": "Map where a node is healthy, bistable, backlogged or cycling.",
     "calibrate": "Fit batch-time laws to measurements (calibrate steps | run).",
     "profiles": "Known models on known GPUs (profiles list | show).",
     "plot": "Draw the pictures of an experiment folder again.",
@@ -37,7 +38,7 @@ class FrontDoor(click.Group):
         """Import and return a command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"fluidserve.commands.{cmd_name}")
+        module = importlib.import_module(f"fluidserve.commands.{cmd_name.replace('-', '_')}")
         return module.command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

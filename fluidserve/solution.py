@@ -48,7 +48,7 @@ def solve_into(
     inputs.warn_of_overload()
     summary = summary_of(
         inputs, metrics, kind="solution", method=flow.method, status=flow.status,
-        message=flow.message, labels=list(flow.labels), stats=dict(flow.stats),
+        message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
     )  # fmt: skip
     write_trajectory(folder / "trajectory.csv", flow.trajectory)
     if inputs.file is not None:  # a generator's exact law is in no file

@@ -2,6 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from ode._collapse import Collapse, collapsed_throughput
+from ode._hysteresis import Hysteresis, hysteresis
+from ode._regime import REGIMES, regime
+from ode._threshold import ThresholdChoice, choose_threshold
+from ode.gradients import Gradients, gradients
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
@@ -9,7 +14,24 @@ from ode.solve import METHODS, solve
 if TYPE_CHECKING:
     from ode.workload_process import Stationary, stationary
 
-__all__ = ["METHODS", "InitialState", "Solution", "Stationary", "solve", "stationary"]
+__all__ = [
+    "METHODS",
+    "REGIMES",
+    "Collapse",
+    "Gradients",
+    "Hysteresis",
+    "InitialState",
+    "Solution",
+    "Stationary",
+    "ThresholdChoice",
+    "choose_threshold",
+    "collapsed_throughput",
+    "gradients",
+    "hysteresis",
+    "regime",
+    "solve",
+    "stationary",
+]
 
 _LATER = {"Stationary": "ode.workload_process", "stationary": "ode.workload_process"}
 """Names that need compiled kernels, imported when first used."""

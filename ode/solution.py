@@ -9,7 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving import LatencySamples, ServingMetrics, Trajectory
+from fluid import Certificate
+from serving import DecodeNode, LatencySamples, ServingMetrics, Trajectory, UnsupportedError
+
+FULL = 0.98
+"""Share of the memory that may be held before a solution warns of what a full node does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,9 @@ class Solution:
         The fields of :class:`serving.ServingMetrics` that are not latencies.
     outputs, latencies
         Yield the trajectory and the latency samples when asked; solving does not pay for them.
+    instance, certify
+        The node, and what yields the certificate of its memory-full equilibrium when asked;
+        :func:`ode.solve` sets both.
     """
 
     method: str
@@ -40,6 +47,39 @@ class Solution:
     totals: Mapping[str, float]
     outputs: Callable[[], Trajectory]
     latencies: Callable[[], LatencySamples]
+    instance: DecodeNode | None = None
+    certify: Callable[[], Certificate] | None = None
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Whether the memory-full equilibrium of the node is stable, whatever the load.
+
+        Raises
+        ------
+        UnsupportedError
+            If this solution does not come from :func:`ode.solve`.
+        """
+        if self.certify is None:
+            raise UnsupportedError("a certificate belongs to solutions of ode.solve")
+        return self.certify()
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Labels, and the certificate's where this solution fills the memory."""
+        if self.instance is None or not self._fills_memory(self.instance):
+            return self.labels
+        return (*self.labels, *self.certificate.labels())
+
+    def _fills_memory(self, instance: DecodeNode) -> bool:
+        if instance.token_budget < instance.M_total:
+            return False
+        outputs = self.trajectory.outputs
+        if not {"memory", "running"} <= outputs.keys():
+            return False
+        held, running = outputs["memory"], outputs["running"]
+        # a threshold keeps memory short of full; at 1 the next tokens are reserved as well
+        most = min(instance.admission_threshold, FULL) * instance.M_total
+        return bool(((held + running) >= most).any())
 
     @cached_property
     def trajectory(self) -> Trajectory:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from fluid import certificate
 from ode._policies import policy_labels
 from ode._validity import validity_labels
 from ode.initial_state import InitialState
@@ -68,42 +72,31 @@ def solve(
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
-    if method == "workload":
-        from ode.workload_process import solve_workload
-
-        return solve_workload(
-            profile,
-            mix,
-            instance,
-            initial=initial,
-            horizon=horizon,
-            drain=drain,
-            labels=labels,
-            **options,
-        )
-    if method == "lagrangian":
-        from ode.lagrangian import solve_lagrangian
-
-        return solve_lagrangian(
-            profile,
-            mix,
-            instance,
-            initial=initial,
-            horizon=horizon,
-            drain=drain,
-            labels=labels,
-            **options,
-        )
-    from ode.eulerian import solve_eulerian
-
-    return solve_eulerian(
+    solver, named = _solver(method)
+    solution = solver(
         profile,
         mix,
         instance,
-        backend=method.removeprefix("eulerian_"),
         initial=initial,
         horizon=horizon,
         drain=drain,
         labels=labels,
+        **named,
         **options,
     )
+    return replace(solution, instance=instance, certify=partial(certificate, mix, instance))
+
+
+def _solver(method: str) -> tuple[Callable[..., Solution], dict[str, str]]:
+    """Return the solver of a method and the option that the method's name stands for."""
+    if method == "workload":
+        from ode.workload_process import solve_workload
+
+        return solve_workload, {}
+    if method == "lagrangian":
+        from ode.lagrangian import solve_lagrangian
+
+        return solve_lagrangian, {}
+    from ode.eulerian import solve_eulerian
+
+    return solve_eulerian, {"backend": method.removeprefix("eulerian_")}

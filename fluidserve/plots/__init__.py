@@ -3,6 +3,8 @@
 from fluidserve.plots._comparison import curves_of
 from fluidserve.plots._finite_size import finite_size
 from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
+from fluidserve.plots._full_memory import full_memory
+from fluidserve.plots._phase_diagram import phase_diagram
 from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
 from fluidserve.plots._step_times import step_time_fit, step_time_residuals
 from fluidserve.plots._style import STYLE, Curve
@@ -15,6 +17,8 @@ __all__ = [
     "curves_of",
     "finite_size",
     "fluid_vs_discrete",
+    "full_memory",
+    "phase_diagram",
     "pressure_spans",
     "request_timeline",
     "sample_rows",
