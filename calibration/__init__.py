@@ -1,20 +1,28 @@
-"""Fluid against discrete: replications, scores, and studies of how close the model is."""
+"""Fluid against discrete: replications, scores, and studies of how close the model is.
 
-from calibration import accuracy, full_memory
+Besides: laws from step times and from running servers, and profiles of models on cards.
+"""
+
+from calibration import accuracy, full_memory, profiles
 from calibration.comparison import Comparison, MethodResult, compare
 from calibration.ensemble import Ensemble, run_ensemble
+from calibration.server_runs import RunCalibration, calibrate_run, read_server_log
 from calibration.step_times import StepRows, StepTimeFit, fit_step_times, read_step_times
 
 __all__ = [
     "Comparison",
     "Ensemble",
     "MethodResult",
+    "RunCalibration",
     "StepRows",
     "StepTimeFit",
     "accuracy",
+    "calibrate_run",
     "compare",
     "fit_step_times",
     "full_memory",
+    "profiles",
+    "read_server_log",
     "read_step_times",
     "run_ensemble",
 ]

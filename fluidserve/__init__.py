@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calibration import Comparison as Comparison
     from calibration import accuracy as accuracy
+    from calibration import calibrate_run as calibrate_run
     from calibration import compare as compare
     from calibration import full_memory as full_memory
+    from calibration import profiles as profiles
+    from calibration import read_server_log as read_server_log
     from discrete import Run as Run
     from discrete import simulate as simulate
     from fluid import Certificate as Certificate
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
 
 ROOM_OF = {
     **dict.fromkeys(("Comparison", "accuracy", "compare", "full_memory"), "calibration"),
+    **dict.fromkeys(("calibrate_run", "profiles", "read_server_log"), "calibration"),
     **dict.fromkeys(("Run", "simulate"), "discrete"),
     **dict.fromkeys(
         (
@@ -127,6 +131,7 @@ __all__ = [
     "WorkloadError",
     "accuracy",
     "analyze",
+    "calibrate_run",
     "capacity",
     "certificate",
     "choose_threshold",
@@ -141,6 +146,8 @@ __all__ = [
     "hysteresis",
     "mean_time_to_full",
     "plots",
+    "profiles",
+    "read_server_log",
     "read_trace",
     "regime",
     "saturation_sensitivity",

@@ -6,7 +6,7 @@ import difflib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -14,6 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fluidserve.settings import D_1, PLANNED_ENGINES, SETTINGS, Setting
 from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
 from serving.batch_time import checked_table
+
+if TYPE_CHECKING:
+    from calibration.profiles import Profile
 
 VLLM_KEYS = frozenset(
     "vllm_version block_size num_gpu_blocks num_cpu_blocks max_num_seqs max_num_batched_tokens "
@@ -52,9 +55,11 @@ def _type(item: Setting) -> Any:
 
 
 def load_config(
-    path: str | Path | None = None, flags: Mapping[str, Any] | None = None
+    path: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    profile: Profile | None = None,
 ) -> BaseModel:
-    """Return the configuration of a file, overridden by flags, over the defaults.
+    """Return the configuration of a file, overridden by flags, over a profile and the defaults.
 
     Parameters
     ----------
@@ -64,6 +69,9 @@ def load_config(
         the folder that it lies in, so that an experiment folder can be moved.
     flags
         Values by key that win over the file.
+    profile
+        Of a model on a card: its law and KV capacity, in seconds unless the file or the flags
+        say ms.
 
     Returns
     -------
@@ -82,6 +90,9 @@ def load_config(
         if isinstance(merged.get("request_file"), str):
             merged["request_file"] = str(Path(path).parent / merged["request_file"])
     merged |= _with_shorthand(dict(flags or {}), "")
+    if profile is not None:
+        unit = merged.get("time_unit", "s")
+        merged = profile.config(unit if isinstance(unit, str) else "s") | merged
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
         merged = dict.fromkeys(("d_0", "d_decode", "d_kv"), 0.0) | merged
     try:

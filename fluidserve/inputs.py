@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluidserve.options import FILE_KEYS, GENERATOR_KEYS, FlagError, config_flags
+from fluidserve.options import (
+    FILE_KEYS,
+    GENERATOR_KEYS,
+    PROFILE_KEYS,
+    FlagError,
+    config_flags,
+)
 from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
 
 if TYPE_CHECKING:
+    from calibration.profiles import Profile
     from workload import TraceReading, Workload
 
 LARGEST_SCALE = 1_000_000
@@ -140,6 +147,9 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             flag = key.replace("_", "-")
             raise FluidServeError(f"--load and --{flag} both set the rate; give one of them")
     config = load_config_of(params)
+    profile = profile_of(params)
+    if profile is not None:
+        click.echo(f"profile: {profile.said()}", err=True)
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
@@ -152,10 +162,24 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
 
 
 def load_config_of(params: Mapping[str, Any]) -> Any:
-    """Return the configuration that a command's parameters name."""
+    """Return the configuration that a command's parameters name: flags, file, profile, defaults."""
     from fluidserve.config import load_config
 
-    return load_config(params.get("config_file"), config_flags(params))
+    return load_config(params.get("config_file"), config_flags(params), profile_of(params))
+
+
+def profile_of(params: Mapping[str, Any]) -> Profile | None:
+    """Return the profile that ``--model`` and ``--hardware`` name, if they do."""
+    given = {key: params[key] for key in PROFILE_KEYS if _given(params, key)}
+    if not given:
+        return None
+    for key in ("model", "hardware"):
+        if key not in given:
+            first = next(iter(given)).replace("_", "-")
+            raise FluidServeError(f"--{first} is of a profile, which needs --{key} too")
+    from calibration.profiles import find
+
+    return find(given.pop("model"), given.pop("hardware"), **given)
 
 
 def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:

@@ -16,6 +16,7 @@ NULL = object()
 
 GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "profile")
 FILE_KEYS = ("limit", "start", "rate_scale", "format")
+PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
     *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
 )  # fmt: skip
@@ -81,12 +82,21 @@ def _attach(*options: click.Option) -> Callable[[Any], Any]:
 
 
 def instance_options(function: Any) -> Any:
-    """Add ``--config`` and one option per key of the instance and its batch-time law."""
+    """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
     keys = [item for item in SETTINGS.values() if item.group in ("node", "law")]
     file = click.Option(
         ["--config", "config_file"], metavar="FILE", help="YAML configuration; flags override it."
     )
-    return _attach(file, _option(SETTINGS["engine"]), *map(_option, [*keys, D_1]))(function)
+    add = functools.partial(click.Option, default=None)
+    profile = (
+        add(["--model"], help="take law and KV capacity of this model; needs --hardware"),
+        add(["--hardware"], help="graphics card of --model; see fluidserve profiles list"),
+        add(["--tp"], type=int, help="cards over which --model is divided  [default: 1]"),
+        add(["--gpu-memory-utilization"], type=float,
+            help="share of a card's memory for --model  [default: 0.9]"),
+    )  # fmt: skip
+    own = map(_option, [SETTINGS["engine"], *keys, D_1])
+    return _attach(file, *profile, *own)(function)
 
 
 def workload_options(function: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.commands._calibrate_run import run
 from fluidserve.commands._calibrate_steps import steps
 
 
@@ -12,4 +13,5 @@ def command() -> None:
     """Fit batch-time laws to measurements."""
 
 
+command.add_command(run)
 command.add_command(steps)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidserve.config import flat, instance_of, load_config, resolved_yaml, schema
-from fluidserve.settings import SETTINGS
+from fluidserve.settings import PREFILL, SETTINGS
 from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
 
 
@@ -41,7 +41,7 @@ def test_the_realistic_node(root):
 
 def test_every_field_of_the_instance_is_a_key():
     names = {item.name for item in (*fields(DecodeNode), *fields(BatchTimeLaw))}
-    assert names - {"batch_time", "d_prefill"} <= set(SETTINGS)
+    assert names - {"batch_time", *PREFILL} <= set(SETTINGS)
     assert set(schema().model_fields) == set(SETTINGS)
 
 

@@ -6,6 +6,7 @@ import doctest
 import re
 import shlex
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,7 @@ GUIDES = (
     "docs/accuracy.md",
     "docs/stability.md",
     "docs/tuning.md",
+    "docs/profiles.md",
 )
 
 
@@ -43,7 +45,8 @@ def test_commands_in_a_guide_exist_with_their_options(root, guide):
             if words[:1] != ["fluidserve"]:
                 continue
             assert words[1] in COMMANDS
-            shown = CliRunner().invoke(cli, [words[1], "--help"]).stdout
+            has_more = hasattr(cli.get_command(click.Context(cli), words[1]), "commands")
+            shown = CliRunner().invoke(cli, [*words[1 : 3 if has_more else 2], "--help"]).stdout
             for option in (word for word in words[2:] if word.startswith("--")):
                 assert re.search(rf"{re.escape(option)}\b", shown), (line, option)
 

@@ -1,0 +1,153 @@
+"""The profile of a model on a card: measured where there is a measurement, else estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from calibration.profiles._estimate import UTILIZATION, estimated_kv_capacity, estimated_law
+from calibration.profiles._names import gpu_key, model_key, resolve
+from calibration.profiles._tables import (
+    Law,
+    Measurement,
+    Wall,
+    gpus,
+    measured,
+    models,
+    roofline,
+)
+from serving import ConfigError
+
+MOST_CARDS = 64
+SECONDS = {"s": 1e-3, "ms": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model on ``tp`` cards.
+
+    Parameters
+    ----------
+    model, hardware, tp
+        Canonical names, and over how many cards the model is divided.
+    origin
+        ``measured`` or ``estimated``.
+    law
+        Batch-time law in ms.
+    kv_capacity, kv_capacity_origin
+        KV cache [tokens], and whether it was measured or estimated.
+    expected_error
+        Relative error of the law by regime: held out where measured, of estimates of cards left
+        out where estimated.
+    basis
+        What was measured or computed, and in which range.
+    source, licence, date
+        Where the figures come from.
+    wall
+        Bias against batches timed on a running server, where there are some.
+    """
+
+    model: str
+    hardware: str
+    tp: int
+    origin: str
+    law: Law
+    kv_capacity: int
+    kv_capacity_origin: str
+    expected_error: dict[str, Any]
+    basis: str
+    source: str
+    licence: str
+    date: str
+    wall: Wall | None = None
+
+    def config(self, time_unit: str = "s") -> dict[str, Any]:
+        """Return the configuration keys of a decode node with this profile.
+
+        Raises
+        ------
+        ConfigError
+            If the time unit is none: a profile's times are real ones.
+        """
+        if time_unit not in SECONDS:
+            raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
+        law = self.law.batch_time(SECONDS[time_unit])
+        table = law.d_decode_table
+        return {
+            "time_unit": time_unit,
+            "M_total": self.kv_capacity,
+            "B": None,
+            "d_0": law.d_0,
+            "d_decode": law.d_decode,
+            "d_kv": law.d_kv,
+            "d_decode_table": None if table is None else [list(row) for row in table],
+        }
+
+    def said(self) -> str:
+        """Return one line for people."""
+        error = self.expected_error["decode"]
+        return (
+            f"{self.model} on {self.tp} x {self.hardware}: {self.origin} ({self.basis}); decode "
+            f"batch times within {100 * error:.1f} % on average; KV cache {self.kv_capacity} "
+            f"tokens ({self.kv_capacity_origin})"
+        )
+
+
+def find(
+    model: str, hardware: str, tp: int = 1, *, gpu_memory_utilization: float = UTILIZATION
+) -> Profile:
+    """Return the profile of a model on a card.
+
+    Parameters
+    ----------
+    model, hardware
+        In any of their spellings; a tuned variant means its base.
+    tp
+        Cards over which the model is divided.
+    gpu_memory_utilization
+        Share of a card's memory that the server takes, for KV capacities that were not measured.
+
+    Raises
+    ------
+    FluidServeError
+        For an unknown name, saying what exists, or weights that do not fit.
+    """
+    if not isinstance(tp, int) or not 1 <= tp <= MOST_CARDS:
+        raise ConfigError("tp", tp, f"a whole number >= 1 and <= {MOST_CARDS}")
+    if not 0 < gpu_memory_utilization <= 1:
+        raise ConfigError("gpu_memory_utilization", gpu_memory_utilization, "a number > 0 and <= 1")
+    name = resolve(model, models(), model_key, "--model")
+    card = resolve(hardware, gpus(), gpu_key, "--hardware")
+    shape, gpu, base = models()[name], gpus()[card], roofline()
+    known: Measurement | None = measured().get((name, card, tp))
+    if known is not None and known.kv_capacity and gpu_memory_utilization == UTILIZATION:
+        capacity, capacity_origin = known.kv_capacity, "measured"
+    else:
+        capacity = estimated_kv_capacity(shape, gpu, tp, base, gpu_memory_utilization)
+        capacity_origin = "estimated"
+    if known is None:
+        error = dict(base.error)
+        if shape.experts is not None:
+            error["decode"] = error["mixture"]
+        return Profile(
+            name, card, tp, "estimated", estimated_law(shape, gpu, tp, base), capacity,
+            capacity_origin, error, "roofline of data sheet and model shape",
+            base.source, "none: computed", base.date,
+        )  # fmt: skip
+    return Profile(
+        name, card, tp, "measured", known.law, capacity, capacity_origin,
+        {regime: each.error for regime, each in known.fit.items()},
+        f"{known.measured}, {known.range}", known.source, known.licence, known.date, known.wall,
+    )  # fmt: skip
+
+
+def listing() -> list[dict[str, Any]]:
+    """Return every measured profile in brief."""
+    return [
+        {
+            "model": model, "hardware": card, "tp": tp, "origin": "measured",
+            "measured": each.measured, "date": each.date, "kv_capacity": each.kv_capacity,
+            "mape": {regime: fit.error for regime, fit in each.fit.items()},
+        }
+        for (model, card, tp), each in measured().items()
+    ]  # fmt: skip

@@ -1,0 +1,249 @@
+"""From a server's log to its batch-time law, with all that says how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.server_runs._batch_rows import BatchRows
+from calibration.server_runs._drift import Drift, drift
+from calibration.server_runs._law import COEFFICIENTS, LawFit, fit_law
+from calibration.server_runs._metric_rows import rows_of_metrics
+from calibration.server_runs._metrics import MetricsLog
+from calibration.server_runs._offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs._read import ServerLog
+from calibration.server_runs._requests import RequestLog
+from calibration.server_runs._rows import rows_of_requests
+from calibration.server_runs._token_rows import STEPS_PER_ROW
+from serving import ConfigError, WorkloadError
+
+TRAINED = 0.7
+"""Share of the run that the held-out error is fitted on: the earlier part."""
+
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+"""``max_num_batched_tokens`` that are tried where it is not given."""
+
+PASSES = 3
+"""Fits after the first of a log without token times, each of which places the batches anew."""
+
+COLLINEAR = 30.0
+"""Condition number beyond which coefficients are exchanged for one another."""
+
+PLAUSIBLE = (1e-4, 3.0)
+"""Median batch time [s] that a server can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Error on the later part of a run of the law of its earlier part.
+
+    Parameters
+    ----------
+    rows, batches
+        How much is held out.
+    mape, bias
+        Mean absolute, and median signed, relative error of the predicted batch time.
+    """
+
+    rows: int
+    batches: int
+    mape: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunCalibration:
+    """What a server's log says about its batch times.
+
+    Parameters
+    ----------
+    kind
+        ``requests with token times``, ``requests``, ``metrics`` or ``windows``.
+    rows
+        Mean batch times that the law was fitted to.
+    law
+        The fit of all of them, times in seconds.
+    mape
+        Mean absolute relative error of the fit on the rows that it was fitted to.
+    held_out, drift
+        Error on the later part, and how the law moves in a sliding window; None where the run is
+        too short to say.
+    kv_capacity, frontend_offset
+        [tokens] and [s]; None where the log does not show them.
+    token_budget
+        ``max_num_batched_tokens``, given or (``budget_inferred``) the one that fits best; None
+        where it makes no difference.
+    notes
+        What to know before it is used, in sentences.
+    dropped
+        Requests that were left out, by reason.
+    """
+
+    kind: str
+    rows: BatchRows
+    law: LawFit
+    mape: float
+    held_out: HeldOut | None
+    drift: Drift | None
+    kv_capacity: Estimate | None
+    frontend_offset: Estimate | None
+    token_budget: int | None
+    budget_inferred: bool
+    notes: tuple[str, ...]
+    dropped: Mapping[str, int]
+
+    def coefficients(self) -> dict[str, dict[str, Any]]:
+        """Return value, 95 % interval and whether each is identified; None for what is not told."""
+        found: dict[str, dict[str, Any]] = {}
+        for at, name in enumerate(COEFFICIENTS):
+            value, half = self.law.value[at], self.law.half_width[at]
+            if self.rows.kv_is_share and name == "d_kv":
+                name = "d_kv_times_capacity"
+            known = np.isfinite(value)
+            found[name] = {
+                "value": float(value) if known else None,
+                "low": float(max(value - half, 0.0)) if np.isfinite(half) else None,
+                "high": float(value + half) if np.isfinite(half) else None,
+                "identified": self.law.identified(at),
+            }
+        return found
+
+
+def calibrate_run(
+    log: ServerLog,
+    *,
+    kv_capacity_tokens: float | None = None,
+    token_budget: int | None = None,
+    steps_per_row: int = STEPS_PER_ROW,
+    remote_prefill: bool = False,
+    windows: int = 8,
+) -> RunCalibration:
+    """Fit the batch-time law of a server to what it wrote while it ran.
+
+    Parameters
+    ----------
+    log
+        As :func:`read_server_log` returns it.
+    kv_capacity_tokens : [tokens]
+        KV cache of the server, where its metrics give only the share in use.
+    token_budget : [tokens]
+        ``max_num_batched_tokens`` of the server; of a request log with token times it is found as
+        the one under which the batches fit best.
+    steps_per_row
+        Batches that one row averages, of such a log.
+    remote_prefill
+        The server is a decode node: prompts come with their KV.
+    windows
+        Half-overlapping windows in which the law is fitted again for the drift.
+
+    Raises
+    ------
+    WorkloadError
+        If the log is too short or its times are not plausible.
+    """
+    for key, value in {"kv_capacity": kv_capacity_tokens, "max_num_batched_tokens": token_budget,
+                       "steps_per_row": steps_per_row, "windows": windows}.items():  # fmt: skip
+        if value is not None and not 1 <= value < 2**53:
+            raise ConfigError(key, value, "a number >= 1")
+    kind, budget, dropped = "windows", None, {}
+    capacity = offset = None
+    if isinstance(log, RequestLog):
+        dropped = dict(log.dropped)
+        rows, budget = _request_rows(log, token_budget, steps_per_row, remote_prefill)
+        kind = "requests with token times" if rows.disjoint else "requests"
+    elif isinstance(log, MetricsLog):
+        kind, capacity = "metrics", kv_capacity(log)
+        if kv_capacity_tokens is None and capacity is not None:
+            kv_capacity_tokens = capacity.value
+        rows = rows_of_metrics(log, kv_capacity=kv_capacity_tokens, remote_prefill=remote_prefill)
+    else:
+        rows = log
+    step = float(np.median(rows.step_time))
+    if not PLAUSIBLE[0] <= step <= PLAUSIBLE[1]:
+        raise WorkloadError(
+            f"the median batch takes {step:.3g} s: not plausible (allowed: {PLAUSIBLE[0]} to "
+            f"{PLAUSIBLE[1]}); are its times in another unit?"
+        )
+    law = fit_law(rows)
+    if isinstance(log, RequestLog):
+        offset = frontend_offset(log, law, token_budget=budget, remote_prefill=remote_prefill)
+    return RunCalibration(
+        kind, rows, law, _mape(law, rows), _held_out(rows), drift(rows, law, windows), capacity,
+        offset, budget, budget is not None and token_budget is None,
+        _notes(rows, law, kind, remote_prefill), dropped,
+    )  # fmt: skip
+
+
+def _request_rows(
+    log: RequestLog, budget: int | None, m: int, remote_prefill: bool
+) -> tuple[BatchRows, int | None]:
+    """Return the rows under the budget that is given, or under which they fit best."""
+
+    def rows(tokens: int | None, law: Any = None) -> BatchRows:
+        return rows_of_requests(
+            log, steps_per_row=m, token_budget=tokens, remote_prefill=remote_prefill, law=law
+        )
+
+    plain = rows(budget)
+    if not plain.disjoint:
+        for _ in range(PASSES):
+            plain = rows(budget, fit_law(plain).value)
+        return plain, budget
+    if budget is not None or remote_prefill:
+        return plain, budget
+    longest = log.prompt_tokens.max()
+    best, chosen, error = plain, None, _mape(fit_law(plain), plain)
+    for tokens in BUDGETS:
+        if tokens > 2 * longest:
+            break
+        tried = rows(tokens)
+        own = _mape(fit_law(tried), tried)
+        if own < 0.97 * error:
+            best, chosen, error = tried, tokens, own
+    return best, chosen
+
+
+def _mape(law: LawFit, rows: BatchRows) -> float:
+    return float(np.mean(np.abs(law.predict(rows) / rows.step_time - 1)))
+
+
+def _held_out(rows: BatchRows) -> HeldOut | None:
+    first = int(TRAINED * len(rows))
+    if first < 12 or len(rows) - first < 4:
+        return None
+    at = np.arange(len(rows))
+    law, later = fit_law(rows.where(at < first)), rows.where(at >= first)
+    error = law.predict(later) / later.step_time - 1
+    return HeldOut(
+        len(later), int(later.steps.sum()), float(np.mean(np.abs(error))), float(np.median(error))
+    )
+
+
+def _notes(rows: BatchRows, law: LawFit, kind: str, remote_prefill: bool) -> tuple[str, ...]:
+    said = []
+    if rows.kv_tokens is None:
+        said.append(
+            "KV in tokens is not in the metrics: d_kv is not fitted, d_decode carries its mean; "
+            "scrape vllm:kv_cache_usage_perc or the request token histograms"
+        )
+    if rows.kv_is_share:
+        said.append(
+            "the KV cache is known as a share only: d_kv_times_capacity is time per full cache; "
+            "give --kv-capacity"
+        )
+    if not rows.prefill_tokens.any() and not remote_prefill:
+        said.append("no prompt was computed while anything decoded: d_prefill is not told")
+    if law.condition > COLLINEAR:
+        said.append(
+            f"batch contents move together (condition {law.condition:.0f}): trust predictions in "
+            "the range of this run rather than each coefficient"
+        )
+    if kind == "requests":
+        said.append(
+            "without token times each request is one mean over its decode phase: give "
+            "--save-detailed results for sharper coefficients"
+        )
+    return tuple(said)

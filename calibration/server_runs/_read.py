@@ -1,0 +1,66 @@
+"""What kind of file it is: a benchmark result, a table, scrapes or an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibration.server_runs import _metrics, _requests
+from calibration.server_runs._batch_rows import BatchRows, rows_of_table
+from calibration.server_runs._metrics import MetricsLog
+from calibration.server_runs._requests import RequestLog
+from serving import WorkloadError
+from workload import TextTable, read_text
+
+ServerLog = RequestLog | MetricsLog | BatchRows
+
+KINDS = (
+    "JSON of vllm bench serve --save-result --save-detailed; JSON of query_range; "
+    "scrapes of /metrics; CSV of arrival, first token, finish and lengths; "
+    "CSV of throughputs per interval; CSV of windows (step_time_ms)"
+)
+
+
+def read_server_log(
+    path: str | Path, *, interval: float | None = None, engine: str | None = None
+) -> ServerLog:
+    """Return what a file of a running server holds, plain or gzip.
+
+    Parameters
+    ----------
+    path
+        Of the file; what it is shows in its content.
+    interval : [s]
+        Between scrapes of ``/metrics`` that say no time.
+    engine
+        Label ``engine`` of the one to take, where a server has several.
+
+    Returns
+    -------
+    A log of requests or of metrics, or mean batch times where the file holds those.
+
+    Raises
+    ------
+    WorkloadError
+        Naming file, row, column or key, and value of the first that is wrong.
+    FileAccessError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    text = read_text(path)
+    if text.lstrip()[0] in "[{":
+        content = _requests.parse_json(text, path)
+        if isinstance(content, dict) and "data" not in content and "resultType" not in content:
+            return _requests.from_bench(content, path)
+        return _metrics.from_range_export(content, path, engine=engine)
+    if text.lstrip().startswith(("#", "vllm:")):
+        return _metrics.from_exposition(text, path, interval=interval, engine=engine)
+    table = TextTable.parse(text, path)
+    if "step_time_ms" in table.columns:
+        return rows_of_table(table)
+    if all(name in table.columns for name in _metrics.THROUGHPUT_TABLE):
+        return _metrics.from_throughputs(table)
+    if _requests.is_request_table(table):
+        return _requests.from_table(table)
+    raise WorkloadError(
+        f"its columns are not those of a server's results; known are: {KINDS}", path=path
+    )

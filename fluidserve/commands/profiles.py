@@ -1,0 +1,53 @@
+"""``fluidserve profiles``: known models on known graphics cards."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("profiles")
+def command() -> None:
+    """List profiles, or show one."""
+
+
+@command.command("list")
+def listed() -> None:
+    """Print every measured profile, and the models and cards that estimates exist for."""
+    from calibration.profiles import gpus, listing, models, roofline
+    from fluidserve.experiment import emit
+
+    emit(
+        {
+            "measured": listing(),
+            "estimates": {
+                "models": list(models()),
+                "hardware": list(gpus()),
+                "expected_error": roofline().error,
+            },
+        }
+    )
+
+
+@command.command("show")
+@click.option("--model", required=True, help="any spelling; a tuned variant means its base")
+@click.option("--hardware", required=True, help="graphics card")
+@click.option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
+@click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True,
+              help="share of a card's memory that the server takes")  # fmt: skip
+def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> None:
+    """Print the profile of a model on a card: law [ms], KV capacity [tokens], source, error."""
+    from dataclasses import asdict
+
+    from calibration.profiles import find
+    from fluidserve.experiment import emit
+
+    found = find(model, hardware, tp, gpu_memory_utilization=gpu_memory_utilization)
+    emit(
+        asdict(found)
+        | {
+            "units": {"law": "ms, ms/token, ms/request, ms/token", "kv_capacity": "tokens"},
+            "law": found.law.model_dump(exclude_defaults=True),
+            "wall": None if found.wall is None else found.wall.model_dump(),
+            "config": found.config(),
+        }
+    )

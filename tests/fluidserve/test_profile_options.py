@@ -1,0 +1,115 @@
+"""A profile on every command that takes an instance; ``profiles`` and ``calibrate run``."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from served import Served, exposition
+
+import discrete
+from fluidserve.config import instance_of, load_config
+from serving import BatchTimeLaw, DecodeNode, RequestTable
+
+PROFILE = ("--model", "meta-llama/Llama-3.1-8B-Instruct", "--hardware", "rtx4090")
+
+
+@pytest.mark.parametrize("command", ["simulate", "solve", "compare"])
+def test_a_profile_sets_law_unit_and_memory(run, tmp_path, command):
+    more = ("--replications", 2, "--methods", "lagrangian") if command == "compare" else ()
+    done = run(command, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
+    assert done.exit_code == 0, done.stderr
+    assert "profile: meta-llama/Llama-3.1-8B on 1 x RTX4090: measured" in done.stderr
+    used = yaml.safe_load((tmp_path / "x" / "config_used.yaml").read_text())
+    assert used["time_unit"] == "s" and used["B"] is None
+    assert 40_000 < used["M_total"] < 50_000
+    assert used["d_0"] == pytest.approx(0.017, rel=0.02)
+
+
+def test_flags_and_file_win_over_a_profile(run, tmp_path):
+    (tmp_path / "c.yaml").write_text("M_total: 7000\nd_1: 0.5\n")
+    done = run("simulate", *PROFILE, "--config", "c.yaml", "--d-0", 3, "--num-requests", 9,
+               "--out", "x")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    node = instance_of(load_config(tmp_path / "x" / "config_used.yaml"))
+    assert (node.M_total, node.time_unit, node.B) == (7000, "s", None)
+    assert node.batch_time == BatchTimeLaw.per_token(3.0, 0.5)
+
+
+def test_generate_takes_a_profile_for_its_load(run):
+    done = run("generate", *PROFILE, "--tp", 2, "--load", 0.5, "--num-requests", 9,
+               "--output", "r.csv")  # fmt: skip
+    assert done.exit_code == 0 and "estimated" in done.stderr, done.stderr
+
+
+def test_list_and_show(run):
+    listed = json.loads(run("profiles", "list").stdout)
+    assert any(each["hardware"] == "RTX4090" for each in listed["measured"])
+    assert listed["estimates"]["expected_error"]["decode"] < 0.1
+    shown = json.loads(run("profiles", "show", "--model", "llama-3.1-8b", "--hardware", "RTX3090")
+                       .stdout)  # fmt: skip
+    assert shown["origin"] == "estimated" and shown["config"]["M_total"] == shown["kv_capacity"]
+    again = json.loads(run("profiles", "show", *PROFILE).stdout)
+    assert again["licence"] == "MIT" and "LLMServingSim" in again["source"]
+
+
+WRONG = [
+    ("solve --model llama-3.1-8b", ["--model", "--hardware"]),
+    ("solve --hardware H100", ["--hardware", "--model"]),
+    ("solve --tp 2", ["--tp", "--model"]),
+    ("solve --model nope --hardware H100", ["--model nope", "known are", "Llama-3.1-8B"]),
+    ("solve --model llama-3.1-8b --hardware H1000", ["--hardware H1000", "H100", "known are"]),
+    ("solve --model llama-3.1-8b --hardware H100 --tp 0", ["tp", "0", ">= 1"]),
+    ("solve --model llama-3.1-8b --hardware H100 --gpu-memory-utilization 2",
+     ["gpu_memory_utilization", "2", "<= 1"]),
+    ("solve --model llama-3.1-8b --hardware H100 --time-unit none", ["time_unit", "real times"]),
+    ("solve --model llama-3.1-70b --hardware L4", ["131.4 GiB", "--tp"]),
+    ("profiles show --model nope --hardware H100", ["--model nope"]),
+    ("calibrate run nope.csv", ["nope.csv", "No such file"]),
+    ("calibrate run empty.csv", ["empty.csv", "empty"]),
+    ("calibrate run other.csv", ["other.csv", "vllm bench serve"]),
+    ("calibrate run other.csv --interval 0", ["--interval", "0", "> 0"]),
+    ("calibrate run windows.csv --kv-capacity 0", ["kv_capacity", "0"]),
+    ("calibrate run windows.csv --windows 0", ["windows", "0"]),
+    ("calibrate run windows.csv --config-out none/x.yaml", ["none/x.yaml", "No such file"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG)
+def test_wrong_input_is_one_line_and_status_2(run, tmp_path, line, words):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    rows = [f"{t},{10 + t % 7},0,{t % 5 + 1},{t % 11 * 100}" for t in range(40)]
+    head = "t_s,step_time_ms,prefill_tokens,decode_tokens,kv_tokens"
+    (tmp_path / "windows.csv").write_text("\n".join([head, *rows]) + "\n")
+    done = run(*line.split())
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    said = [each for each in done.stderr.splitlines() if not each.startswith(("note", "profile"))]
+    assert len(said) == 1
+    for word in words:
+        assert word in said[0], said
+
+
+def test_calibrate_run_prints_the_law_and_writes_a_configuration(run, tmp_path):
+    rng = np.random.default_rng(0)
+    long = np.arange(500) // 50 % 2 == 1
+    table = RequestTable.validated(
+        np.cumsum(rng.exponential(np.where(long, 0.3, 0.05))),
+        np.where(long, 2000, 50), rng.integers(50, 200, 500),
+    )  # fmt: skip
+    law = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_kv=1e-7)
+    node = DecodeNode(law, time_unit="s", M_total=160_000, B=None)
+    times, metrics = Served.of_run(discrete.simulate(table, node)).metrics(1.0, 160_000)
+    (tmp_path / "m.txt").write_text(exposition(times, metrics, 160_000))
+    done = run("calibrate", "run", "m.txt", "--decode-node", "--config-out", "law.yaml")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["kind"] == "metrics" and said["law"]["d_prefill"]["value"] is None
+    assert said["kv_capacity"]["value"] == 160_000
+    assert said["law"]["d_0"]["value"] == pytest.approx(0.01, rel=0.05)
+    config = load_config(tmp_path / "law.yaml")
+    assert config.time_unit == "s" and config.M_total == 160_000
+    assert config.d_kv == pytest.approx(said["law"]["d_kv"]["value"], rel=1e-4)
