@@ -11,7 +11,13 @@ from click.testing import CliRunner
 
 from fluidserve.cli import COMMANDS, cli
 
-GUIDES = ("README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md")
+GUIDES = (
+    "README.md",
+    "docs/model.md",
+    "docs/command-line.md",
+    "docs/accuracy.md",
+    "docs/gradients.md",
+)
 
 
 def blocks(root, guide, language):
