@@ -83,7 +83,7 @@ def gradients(
     instance: DecodeNode,
     *,
     metrics: tuple[str, ...] | None = None,
-    parameters: tuple[str, ...] = PARAMETERS,
+    parameters: tuple[str, ...] | None = None,
     horizon: float | None = None,
     drain: bool = True,
     classes: int | None = None,
@@ -114,7 +114,9 @@ def gradients(
     metrics
         Some of :data:`METRICS`; by default all that are defined.
     parameters
-        Some of :data:`PARAMETERS`.
+        Some of :data:`PARAMETERS`; by default all, with ``transport="superbee"`` all but
+        ``mean_decode``: a length that no request had appears at once, where the limiter has no
+        derivative. ``transport="upwind"`` has one, of a solve that blurs cohorts more.
     horizon : [time]
         End of arrivals, ``profile.horizon`` by default.
     drain
@@ -142,8 +144,13 @@ def gradients(
     """
     if metrics is None:
         metrics = tuple(name for name in METRICS if drain or name not in OF_ALL_ARRIVALS)
+    limited = transport != "upwind"
+    if parameters is None:
+        parameters = tuple(name for name in PARAMETERS if not (limited and name == "mean_decode"))
     _check(metrics, METRICS, "metric")
     _check(parameters, PARAMETERS, "parameter")
+    if limited and "mean_decode" in parameters:
+        raise UnsupportedError('the derivative by mean_decode needs transport="upwind"')
     if not drain and set(metrics) & set(OF_ALL_ARRIVALS):
         raise UnsupportedError("mean latencies of all arrivals need drain=True")
     labels = policy_labels(instance) + validity_labels(mix, instance)

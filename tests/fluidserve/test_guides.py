@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -12,15 +13,8 @@ from click.testing import CliRunner
 
 from fluidserve.cli import COMMANDS, cli
 
-GUIDES = (
-    "README.md",
-    "docs/model.md",
-    "docs/command-line.md",
-    "docs/accuracy.md",
-    "docs/stability.md",
-    "docs/tuning.md",
-    "docs/profiles.md",
-)
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(root, guide, language):
