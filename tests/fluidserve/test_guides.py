@@ -24,9 +24,11 @@ def blocks(root, guide, language):
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_python_in_a_guide_prints_what_it_says(root, guide):
+    known = {}  # what a block defines, the next ones use
     for block in blocks(root, guide, "python"):
-        test = doctest.DocTestParser().get_doctest(block, {}, guide, guide, 0)
-        assert doctest.DocTestRunner().run(test).failed == 0
+        test = doctest.DocTestParser().get_doctest(block, known, guide, guide, 0)
+        assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+        known = test.globs
 
 
 @pytest.mark.parametrize("guide", GUIDES)
