@@ -1,4 +1,4 @@
-"""Worker processes for replications: started safely, fed in order, ended at once on Ctrl-C."""
+"""Worker processes: started safely, ended at once on Ctrl-C and with their parent."""
 
 from __future__ import annotations
 
@@ -6,42 +6,16 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any
-
-from calibration._replicate import Experiment, Replicate, replicate
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-_experiment: Experiment | None = None
-
-
-def replicates(experiment: Experiment, first: int, last: int, workers: int) -> Iterator[Replicate]:
-    """Yield replications ``first`` to ``last - 1`` in order, each a function of its number alone.
-
-    Parameters
-    ----------
-    workers
-        Processes; 1 runs them here.
-    """
-    if workers == 1 or last - first < 2:
-        for replication in range(first, last):
-            yield replicate(experiment, replication)
-        return
-    # A few tasks per worker balance the load; one message per task keeps the overhead small.
-    size = max(1, min(8, (last - first) // (4 * workers)))
-    tasks = [range(r, min(r + size, last)) for r in range(first, last, size)]
-    with _executor(experiment, min(workers, len(tasks))) as executor:
-        waiting: deque[Future[list[Replicate]]] = deque()
-        for task in tasks:
-            waiting.append(executor.submit(_replicate_all, task))
-            if len(waiting) > 3 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+_job: tuple[Callable[[Any, Any], Any], Any] | None = None
 
 
 def default_workers() -> int:
@@ -52,15 +26,31 @@ def default_workers() -> int:
 
 
 @contextmanager
-def _executor(experiment: Experiment, workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    function: Callable[[Any, Any], Any], shared: Any, workers: int
+) -> Iterator[Callable[[Any], Future[Any]]]:
+    """Start worker processes and yield what hands them a task.
+
+    Parameters
+    ----------
+    function
+        Of a module: from ``shared`` and a task to a result.
+    shared
+        What all tasks need; sent once to each worker.
+    workers
+        Processes.
+    """
     executor = ProcessPoolExecutor(
-        workers, mp_context=_context(), initializer=_start, initargs=(experiment,)
+        workers,
+        mp_context=_context(function.__module__),
+        initializer=_start,
+        initargs=(function, shared),
     )
     try:
         with _main_module_hidden():
-            yield executor
+            yield lambda task: executor.submit(_run, task)
     except BaseException:
-        # Ctrl-C included: drop what waits and stop what runs, a replication may take minutes.
+        # Ctrl-C included: drop what waits and stop what runs, a task may take minutes.
         processes = list((getattr(executor, "_processes", None) or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
@@ -69,14 +59,14 @@ def _executor(experiment: Experiment, workers: int) -> Iterator[ProcessPoolExecu
     executor.shutdown()
 
 
-def _context() -> Any:
+def _context(module: str) -> Any:
     """Return a start method that never copies this process, whose solvers own threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver  # not on every platform
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_replicate_all.__module__])
+    context.set_forkserver_preload([module])
     with _single_threaded():
         forkserver.ensure_running()
     return context
@@ -111,12 +101,22 @@ def _main_module_hidden() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _start(experiment: Experiment) -> None:
-    global _experiment
-    _experiment = experiment
+def _start(function: Callable[[Any, Any], Any], shared: Any) -> None:
+    global _job
+    _job = function, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _replicate_all(replications: range) -> list[Replicate]:
-    assert _experiment is not None
-    return [replicate(_experiment, replication) for replication in replications]
+def _end_with(sentinel: Any) -> None:
+    """End this worker when its parent has gone, even by a kill that let it tell nobody."""
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _run(task: Any) -> Any:
+    assert _job is not None
+    function, shared = _job
+    return function(shared, task)

@@ -5,13 +5,16 @@ This is all that a worker process imports: no solver, no symbols, no plots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 import discrete
+from calibration._pool import worker_pool
 from serving import (
     LATENCIES,
     DecodeNode,
@@ -163,6 +166,34 @@ def replicate(experiment: Experiment, replication: int) -> Replicate:
             0.0 if experiment.goodput else None,
         )
     return reduced(experiment.run(requests, replication), experiment)
+
+
+def replicates(experiment: Experiment, first: int, last: int, workers: int) -> Iterator[Replicate]:
+    """Yield replications ``first`` to ``last - 1`` in order, each a function of its number alone.
+
+    Parameters
+    ----------
+    workers
+        Processes; 1 runs them here.
+    """
+    if workers == 1 or last - first < 2:
+        yield from (replicate(experiment, replication) for replication in range(first, last))
+        return
+    # A few tasks per worker balance the load; one message per task keeps the overhead small.
+    size = max(1, min(8, (last - first) // (4 * workers)))
+    tasks = [range(r, min(r + size, last)) for r in range(first, last, size)]
+    with worker_pool(_replicated, experiment, min(workers, len(tasks))) as submit:
+        waiting: deque[Future[list[Replicate]]] = deque()
+        for task in tasks:
+            waiting.append(submit(task))
+            if len(waiting) > 3 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _replicated(experiment: Experiment, replications: range) -> list[Replicate]:
+    return [replicate(experiment, replication) for replication in replications]
 
 
 def condensed(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from calibration._pool import default_workers, replicates
-from calibration._replicate import TOTALS, Experiment, Replicate, reduced
+from calibration._pool import default_workers
+from calibration._replicate import TOTALS, Experiment, Replicate, reduced, replicates
 from serving import (
     LATENCIES,
     OUTPUTS,

@@ -18,6 +18,7 @@ from discrete._memory import (
     request,
     ring_slot,
     sample_row,
+    table_time,
 )
 from discrete._running import complete, fit_prefix
 from discrete._waiting import waiting_count
@@ -84,6 +85,8 @@ def _execute(s, newcomer, next_time, most):
     """Run the execution batch until an event, at most ``most`` times; return the last duration."""
     size, tokens, used, time, batch = s.executing, s.cost, s.used, s.time, s.batch
     d_0, d_kv, extra, moved = s.d_0, s.d_kv, s.per_request_extra * size, s.d_swap * s.moved
+    if s.table_size > 0:
+        extra += table_time(s, size)
     budget = s.B if size > 1 else UNLIMITED
     memory = s.M_total - s.running if s.running > 1 else UNLIMITED
     M_total, blocked = s.M_total, s.swapped > 0 or waiting_count(s) > 0

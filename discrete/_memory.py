@@ -116,6 +116,24 @@ def event_row(s, i):
 
 
 @compiled
+def table_time(s, requests):
+    """Return what the law's table adds for so many requests: ``BatchTimeLaw.table_time``."""
+    size = s.table_size
+    low, high, first = 0, size, _real(s.table_at).value
+    if requests <= first:
+        return _real(s.table_at + size * 8).value
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if _real(s.table_at + middle * 8).value <= requests:
+            low = middle
+        else:
+            high = middle
+    first = _real(s.table_at + low * 8).value
+    time = _real(s.table_at + (size + low) * 8).value
+    return _real(s.table_at + (2 * size + low) * 8).value * (requests - first) + time
+
+
+@compiled
 def grid_time(s, i):
     """Return time ``i`` of the sampling grid."""
     return _real(s.grid_at + i * 8).value

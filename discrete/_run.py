@@ -150,25 +150,33 @@ class Run:
         samples = self._log.samples
         return self._log.grid, {name: samples[name] for name in samples.dtype.names or ()}
 
-    def samples(self) -> LatencySamples:
-        """Return the latencies of every completed request, and of every token if recorded."""
+    def samples(self, first: int = 0) -> LatencySamples:
+        """Return the latencies of completed requests, and of their tokens if recorded.
+
+        Parameters
+        ----------
+        first
+            Leave out the requests before this row of the table: the warm-up of a long run.
+        """
         requests = self.requests
         done = np.isfinite(requests["completion_time"])
+        done[:first] = False
         of = {name: requests[name][done] for name in requests}
-        arrival, first = of["arrival_time"], of["first_token_time"]
+        arrival, first_token = of["arrival_time"], of["first_token_time"]
         more = of["decode_length"] - 1
         last = of["completion_time"]
         itl = {}
         if self.record_batches:
             rows = self._log.batches
+            spans = self._log.span_rows()
             latency, weight = inter_token_latencies(
-                self._log.span_rows(), rows["start"], rows["duration"]
+                spans[spans["request"] >= first], rows["start"], rows["duration"]
             )
             itl = {"itl": latency, "itl_weight": weight}
         return LatencySamples(
             queue_delay=of["first_enter_running_time"] - arrival,
-            ttft=first - arrival,
-            tpot=np.where(more > 0, (last - first) / np.maximum(more, 1), np.nan),
+            ttft=first_token - arrival,
+            tpot=np.where(more > 0, (last - first_token) / np.maximum(more, 1), np.nan),
             e2el=last - arrival,
             weight=np.ones(arrival.size),
             **itl,

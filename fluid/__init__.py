@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from fluid._capacity import Saturation, capacity, saturation, straddle
 from fluid._certificate import Certificate, certificate
 from fluid._equilibrium import Equilibrium, equilibrium, gamma_quantiles
+from fluid._first_passage import mean_time_to_full
 from fluid._length_classes import LengthClasses, classes_by_length, classes_of_mix
 from fluid._moments import Moments, moments
 from fluid._parameters import (
@@ -16,6 +17,7 @@ from fluid._parameters import (
 )
 from fluid._sensitivity import Flip, saturation_sensitivity
 from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
+from fluid._threshold import threshold_without_eviction
 from fluid._worst_cycle import WorstCycle, worst_cycle
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ __all__ = [
     "gamma_quantiles",
     "largest_root",
     "linear_law",
+    "mean_time_to_full",
     "moments",
     "ode_is_stable",
     "parameter_values",
@@ -66,6 +69,7 @@ __all__ = [
     "saturation_sensitivity",
     "straddle",
     "survival_polynomial",
+    "threshold_without_eviction",
     "with_mean_decode",
     "with_mean_prefill",
     "work_closure",

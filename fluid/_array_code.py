@@ -14,8 +14,8 @@ import sympy as sp
 from sympy.core.basic import Basic
 from sympy.printing.pycode import PythonCodePrinter
 
-from fluid._equations import CONSTANTS, PARAMETERS, Equations, Quantity, tau
-from fluid._flows import State, i, j
+from fluid._equations import CONSTANTS, PARAMETERS, TABLE, Equations, Quantity, tau
+from fluid._flows import State, i, j, r
 
 BATCH_RATE = sp.Symbol("batch_rate")
 """Batches per time, 1 / tau, in code only."""
@@ -48,6 +48,8 @@ class ArrayPrinter(PythonCodePrinter):
         slots = expr.indices
         if slots[-1] == 1 and len(slots) == 2:
             return f"{name}[:, 0]" + self._widen((j,))
+        if slots == (r,):  # a row of the batch time's table
+            return name
         if len(slots) == 1 and slots[0] == j:
             return name + self._widen((j,))
         shift = slots[-1] - i
@@ -64,6 +66,8 @@ class ArrayPrinter(PythonCodePrinter):
 
     def _print_Sum(self, expr: sp.Sum) -> str:
         summed = [limit[0] for limit in expr.limits]
+        if summed == [r]:
+            return f"xp.sum({self._print(expr.function)})"
         upper = expr.limits[0][2]
         if upper == i:  # sum up to the stage, over a dummy index
             (dummy,) = summed
@@ -103,7 +107,7 @@ def frame_of(symbol: State) -> Frame:
 
 WEIGHTS = frozenset(
     item.symbol.base.label
-    for item in (*PARAMETERS, *CONSTANTS)
+    for item in (*PARAMETERS, *TABLE, *CONSTANTS)
     if isinstance(item.symbol, sp.Indexed)
 )
 """Labels of the arrays that do not change with the state."""

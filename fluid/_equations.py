@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from fluid._flows import Flow, J, State, i, j, right_hand_side, summed
+from fluid._flows import RANGES, Flow, J, State, i, j, r, right_hand_side, summed
 from serving import MODES, ConfigError
 
 TRANSPORTS = ("superbee", "upwind")
@@ -39,6 +39,8 @@ D_0, D_KV, D_DECODE, D_SWAP = sp.symbols("d_0 d_kv d_decode d_swap", nonnegative
 PI, q, p = sp.IndexedBase("pi"), sp.IndexedBase("q"), sp.IndexedBase("p")
 c, f, T, O, e, E, v, H = (sp.IndexedBase(name) for name in "cfTOeEvH")  # noqa: E741
 delta = sp.IndexedBase("delta")
+F_0 = sp.Symbol("f_0", nonnegative=True)
+KNOT, BEND = sp.IndexedBase("x"), sp.IndexedBase("g")
 s, N, U, b, n, phi, psi, z, m, w, a, tau = sp.symbols("s N U b n phi psi z m w a tau")
 G, C, V, V_1, V_k, V_c, n_1, h = sp.symbols("G C V V_1 V_k V_c n_1 h")
 K, l = sp.IndexedBase("K"), sp.IndexedBase("l")  # noqa: E741
@@ -65,6 +67,8 @@ class Equations:
         ``swapping`` or ``sacrifice``.
     transport
         ``superbee`` or ``upwind``; see :func:`equations`.
+    tabulated
+        Whether the batch time has a table.
     parameters
         What the instance and the mix give.
     constants
@@ -81,6 +85,7 @@ class Equations:
 
     mode: str
     transport: str
+    tabulated: bool
     parameters: tuple[Quantity, ...]
     constants: tuple[Quantity, ...]
     states: tuple[Quantity, ...]
@@ -135,7 +140,17 @@ CONSTANTS = (
 )
 
 
-def equations(mode: str = "swapping", transport: str = "superbee") -> Equations:
+TABLE = (
+    Quantity(F_0, "table_first", "time", "batch time by the table up to its row 1"),
+    Quantity(KNOT[r], "table_knot", "requests", "batch size at which the table bends"),
+    Quantity(BEND[r], "table_bend", "time/request", "change of the table's slope there"),
+)
+"""Parameters of a law whose batch time is tabulated in the batch size."""
+
+
+def equations(
+    mode: str = "swapping", transport: str = "superbee", *, tabulated: bool = False
+) -> Equations:
     """Return the symbolic fluid model of ``mode``.
 
     Parameters
@@ -145,6 +160,8 @@ def equations(mode: str = "swapping", transport: str = "superbee") -> Equations:
     transport
         ``superbee``: tokens take nearly one batch each, as in the system; ``upwind``: they take
         an exponential time, which makes every flow the rate of a Markov jump process.
+    tabulated
+        Whether the batch-time law has a table, interpolated linearly, in the batch size.
 
     Raises
     ------
@@ -159,10 +176,11 @@ def equations(mode: str = "swapping", transport: str = "superbee") -> Equations:
     return Equations(
         mode=mode,
         transport=transport,
-        parameters=PARAMETERS,
+        tabulated=tabulated,
+        parameters=PARAMETERS + TABLE if tabulated else PARAMETERS,
         constants=tuple(x for x in CONSTANTS if mode == "sacrifice" or x.code != "l"),
         states=_states(mode),
-        definitions=_definitions(mode, pool, transport),
+        definitions=_definitions(mode, pool, transport, tabulated),
         flows=_flows(mode, pool),
         integrals=_integrals(mode),
     )
@@ -181,12 +199,14 @@ def _states(mode: str) -> tuple[Quantity, ...]:
     )
 
 
-def _definitions(mode: str, pool: State, transport: str) -> tuple[Quantity, ...]:
+def _definitions(mode: str, pool: State, transport: str, tabulated: bool) -> tuple[Quantity, ...]:
     indices = (j, i) if mode == "swapping" else (j,)
     size = c[j, i] if mode == "swapping" else c[j, 1]
     younger = U - O[i] - T[i]
     moved = sp.Max(0, -phi) - V + w * (z - m)
     duration = D_0 + D_KV * b + (D_DECODE - D_KV) * n
+    if tabulated:
+        duration += F_0 + sp.Sum(BEND[r] * sp.Max(0, n - KNOT[r]), RANGES[r])
     return (
         Quantity(T[i], "T", "tokens", "tokens of stage i", sp.Sum(c[j, i] * X[j, i], (j, 1, J))),
         Quantity(N, "N", "requests", "RUNNING", summed(X[j, i], (j, i))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -147,14 +148,19 @@ def _mean_idle(d_0: float, rho: float, arrival_rate: float, mean_decode: float) 
     idle share of time is ``f = exp(-lambda (E[D] tau + (1 - f) tau / 2))``: requests stay E[D]
     iterations and, unless they found the node idle, wait half of one; ``i = tau f / (1 - f)``.
     """
-    share = 0.0
-    for _ in range(200):
-        odds = share / (1 - share)
-        tau = d_0 / (1 - rho - rho * odds) if rho * (1 + odds) < 1 else math.inf
-        new = math.exp(-arrival_rate * tau * (mean_decode + (1 - share) / 2))
-        if abs(new - share) < 1e-14:
-            break
-        share = new
+    from scipy.optimize import brentq
+
+    def batch_time(share: float) -> float:  # tau = (d_0 + rho i) / (1 - rho)
+        return d_0 * (1 - share) / (1 - rho - share)
+
+    def missing(share: float) -> float:
+        stay = batch_time(share) * (mean_decode + (1 - share) / 2)
+        return math.exp(-arrival_rate * stay) - share
+
+    # never idle for more than 1 - rho: there batches would last for ever
+    most = (1 - rho) * (1 - 1e-12)
+    share: Any = brentq(missing, 0.0, most, xtol=1e-15) if missing(most) < 0 else most
+    tau = batch_time(share)
     return tau * share / (1 - share)
 
 

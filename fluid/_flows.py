@@ -16,8 +16,9 @@ j = sp.Symbol("j", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
 J = sp.Symbol("J", integer=True, positive=True)
 I = sp.Symbol("I", integer=True, positive=True)  # noqa: E741
-RANGES = {j: (j, 1, J), i: (i, 1, I)}
-"""Class j = 1..J and stage i = 1..I, the number of the token being produced."""
+r = sp.Symbol("r", integer=True, positive=True)
+RANGES = {j: (j, 1, J), i: (i, 1, I), r: (r, 1, sp.Symbol("S", integer=True, positive=True))}
+"""Class j = 1..J; stage i = 1..I, the token being produced; row r = 1..S of a table."""
 
 State = sp.Symbol | sp.Indexed
 

@@ -92,7 +92,7 @@ def _add_stages(p, d, share, top, sums):
                 k = 0.5 * (first + last)
                 c = p_ + k + 0.5
                 done = p_ * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
-                left, executes = total - done + 0.125, 1.0
+                left, executes = total - done - 0.125, 1.0
             else:
                 weight, c, left, executes = 0.5 * a, p_ + 1.0, total, 0.0
             b = int(np.log(max(left, 1.0)) / top * bins)

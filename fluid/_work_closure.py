@@ -50,6 +50,8 @@ class WorkClosure:
         Moments of the mix.
     set_mean, set_sd : [token-iterations]
         Mean and standard deviation of R, the work of a saturated executing set.
+    strays : [token-iterations]
+        Standard deviation of V in equilibrium, to first order in the noise.
     level : shape (K,) [token-iterations]
         V.
     demand, executing, spread : shape (K,) [tokens]
@@ -62,6 +64,7 @@ class WorkClosure:
     work: RequestWork
     set_mean: float
     set_sd: float
+    strays: float
     level: NDArray[np.float64]
     demand: NDArray[np.float64]
     executing: NDArray[np.float64]
@@ -104,7 +107,9 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     level, demand, executing, spread = _configuration(
         work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
     )
-    return WorkClosure(rate, full, work, set_mean, set_sd, level, demand, executing, spread)
+    tau = min(d_0 / (1 - q), full.batch_time)
+    strays = float(np.sqrt(inside * tau * work.requests[3].sum() / (1 - q)))
+    return WorkClosure(rate, full, work, set_mean, set_sd, strays, level, demand, executing, spread)
 
 
 @compiled
@@ -213,7 +218,8 @@ def _saddle_points(law, q, shape):
         out[0, t + 1] = shape * u * r
         out[1, t + 1] = shape * u * c
         out[2, t + 1] = shape * u * x
-        out[3, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
+        if vv > 0.0:
+            out[3, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
     return out
 
 

@@ -20,15 +20,33 @@ if TYPE_CHECKING:
     from calibration import Comparison as Comparison
     from calibration import accuracy as accuracy
     from calibration import compare as compare
+    from calibration import full_memory as full_memory
     from discrete import Run as Run
     from discrete import simulate as simulate
+    from fluid import Certificate as Certificate
+    from fluid import Equilibrium as Equilibrium
     from fluid import capacity as capacity
+    from fluid import certificate as certificate
     from fluid import equations as equations
+    from fluid import equilibrium as equilibrium
+    from fluid import mean_time_to_full as mean_time_to_full
+    from fluid import saturation_sensitivity as saturation_sensitivity
+    from fluid import threshold_without_eviction as threshold_without_eviction
     from fluidserve import plots as plots
     from fluidserve import scenarios as scenarios
+    from ode import Analysis as Analysis
+    from ode import Gradients as Gradients
     from ode import InitialState as InitialState
     from ode import Solution as Solution
+    from ode import Stationary as Stationary
+    from ode import analyze as analyze
+    from ode import choose_threshold as choose_threshold
+    from ode import collapsed_throughput as collapsed_throughput
+    from ode import gradients as gradients
+    from ode import hysteresis as hysteresis
+    from ode import regime as regime
     from ode import solve as solve
+    from ode import stationary as stationary
     from serving import BatchTimeLaw as BatchTimeLaw
     from serving import ConfigError as ConfigError
     from serving import DecodeNode as DecodeNode
@@ -50,11 +68,24 @@ if TYPE_CHECKING:
     from workload import write_requests as write_requests
 
 ROOM_OF = {
-    **dict.fromkeys(("Comparison", "accuracy", "compare"), "calibration"),
+    **dict.fromkeys(("Comparison", "accuracy", "compare", "full_memory"), "calibration"),
     **dict.fromkeys(("Run", "simulate"), "discrete"),
-    **dict.fromkeys(("capacity", "equations"), "fluid"),
+    **dict.fromkeys(
+        (
+            "Certificate", "Equilibrium", "capacity", "certificate", "equations", "equilibrium",
+            "mean_time_to_full", "saturation_sensitivity", "threshold_without_eviction",
+        ),
+        "fluid",
+    ),
     **dict.fromkeys(("plots", "scenarios"), "fluidserve"),
-    **dict.fromkeys(("InitialState", "Solution", "solve"), "ode"),
+    **dict.fromkeys(
+        (
+            "Analysis", "Gradients", "InitialState", "Solution", "Stationary", "analyze",
+            "choose_threshold", "collapsed_throughput", "gradients", "hysteresis", "regime",
+            "solve", "stationary",
+        ),
+        "ode",
+    ),
     **dict.fromkeys(
         (
             "BatchTimeLaw", "ConfigError", "DecodeNode", "FileAccessError", "FluidServeError",
@@ -70,12 +101,16 @@ ROOM_OF = {
 """Where each public name comes from."""
 
 __all__ = [
+    "Analysis",
     "BatchTimeLaw",
+    "Certificate",
     "Comparison",
     "ConfigError",
     "DecodeNode",
+    "Equilibrium",
     "FileAccessError",
     "FluidServeError",
+    "Gradients",
     "InitialState",
     "LatencySamples",
     "RateProfile",
@@ -85,21 +120,35 @@ __all__ = [
     "ServingMetrics",
     "Solution",
     "SolveError",
+    "Stationary",
     "Trajectory",
     "UnsupportedError",
     "Workload",
     "WorkloadError",
     "accuracy",
+    "analyze",
     "capacity",
+    "certificate",
+    "choose_threshold",
+    "collapsed_throughput",
     "compare",
     "describe",
     "equations",
+    "equilibrium",
+    "full_memory",
     "generate",
+    "gradients",
+    "hysteresis",
+    "mean_time_to_full",
     "plots",
     "read_trace",
+    "regime",
+    "saturation_sensitivity",
     "scenarios",
     "simulate",
     "solve",
+    "stationary",
+    "threshold_without_eviction",
     "write_requests",
 ]
 

@@ -15,6 +15,12 @@ COMMANDS = {
     "simulate": "Run the discrete engine.",
     "solve": "Solve the fluid model.",
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
+    "phase-diagram": "Map where a node is healthy, bistable, backlogged or cycling.",
+    "analyze": "One node in theory: means, tails, stability, gradients, warnings.",
+    "calibrate": "Fit batch-time laws to measurements (calibrate steps).",
+    "tune": "Find the rate or knob at which an SLO stops being met.",
+    "sweep": "Run a grid of points on processes or a cluster; resumable.",
+    "experiments": "List, compare, archive and export experiment folders.",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, reference, fluid.",
@@ -35,7 +41,7 @@ class FrontDoor(click.Group):
         """Import and return a command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"fluidserve.commands.{cmd_name}")
+        module = importlib.import_module(f"fluidserve.commands.{cmd_name.replace('-', '_')}")
         return module.command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

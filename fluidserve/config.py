@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from fluidserve.settings import D_1, PLANNED_ENGINES, SETTINGS, Setting
 from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+from serving.batch_time import checked_table
 
 VLLM_KEYS = frozenset(
     "vllm_version block_size num_gpu_blocks num_cpu_blocks max_num_seqs max_num_batched_tokens "
     "max_model_len enable_chunked_prefill preemption_mode watermark long_prefill_token_threshold "
     "scheduler_reserve_full_isl enable_prefix_caching remote_prefill free_recompute kv_connector "
-    "d_prefill".split()
+    "d_prefill d_prefill_attention d_prefill_context d_mixed_kv d_prefill_table".split()
 )
 
 
@@ -38,7 +39,9 @@ def _type(item: Setting) -> Any:
     bounds = {"minimum": "ge", "exclusive_minimum": "gt", "maximum": "le"}
     limits = {bounds[name]: rule for name, rule in item.rules.items() if name in bounds}
     kind: Any = item.kind
-    if "choices" in item.rules:
+    if "rows" in item.rules:
+        kind = Annotated[kind, BeforeValidator(checked_table)]
+    elif "choices" in item.rules:
         kind = Literal[item.rules["choices"]]
         if item.rules.get("user_function"):
             kind = kind | Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
@@ -56,7 +59,8 @@ def load_config(
     Parameters
     ----------
     path
-        YAML file with flat keys; only defaults without it. Its ``request_file`` is sought from
+        YAML file with flat keys; only defaults without it. With ``d_decode_table`` the other
+        coefficients of the batch time are 0 unless given. Its ``request_file`` is sought from
         the folder that it lies in, so that an experiment folder can be moved.
     flags
         Values by key that win over the file.
@@ -74,10 +78,12 @@ def load_config(
     """
     merged: dict[str, Any] = {}
     if path is not None:
-        merged |= _with_shorthand(_read(Path(path)), f"{path}: ")
+        merged |= _with_shorthand(read_keys(Path(path)), f"{path}: ")
         if isinstance(merged.get("request_file"), str):
             merged["request_file"] = str(Path(path).parent / merged["request_file"])
     merged |= _with_shorthand(dict(flags or {}), "")
+    if merged.get("d_decode_table") is not None:  # the default law is no part of another
+        merged = dict.fromkeys(("d_0", "d_decode", "d_kv"), 0.0) | merged
     try:
         return schema()(**merged)
     except ValidationError as wrong:
@@ -86,7 +92,14 @@ def load_config(
         raise ConfigError(key, merged[key], SETTINGS[key].allowed) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, Any]:
+    """Return what a YAML file says by its uppermost keys, each given once.
+
+    Raises
+    ------
+    FileAccessError
+        If the file cannot be read or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -174,6 +187,10 @@ def flat(instance: DecodeNode) -> dict[str, Any]:
     keys: dict[str, Any] = {"engine": instance.engine}
     keys |= {key: getattr(instance, key) for key, it in SETTINGS.items() if it.group == "node"}
     keys |= {key: getattr(law, key) for key, it in SETTINGS.items() if it.group == "law"}
+    if law.d_decode_table is not None:
+        keys["d_decode_table"] = [list(row) for row in law.d_decode_table]
+    else:
+        del keys["d_decode_table"]
     if law.d_decode == law.d_kv:
         keys["d_1"] = keys.pop("d_decode")
         del keys["d_kv"]

@@ -27,7 +27,9 @@ FILES = frozenset(
         "config_used.yaml", "summary.json", "summary.txt", META, REQUESTS,
         "batch_snapshots.csv", "request_traces.csv", "events.csv", "memory_events.csv",
         "trajectory.csv", "comparison.csv",
+        "step_time_fit.png", "step_time_residuals.png",
         "system_dynamics.png", "fluid_vs_discrete.png", "request_timeline.png", "report.html",
+        "analysis.html", "elasticities.png",
     }
 )  # fmt: skip
 """Every file that a command may write into an experiment folder."""

@@ -39,7 +39,18 @@ class _Raw(click.ParamType):
         """Return the text, or :data:`NULL` for ``none`` where null is allowed."""
         if self.item.optional and str(value).lower() in ("none", "null", "unlimited"):
             return NULL
-        return value
+        return _rows(value) if "rows" in self.item.rules else value
+
+
+def _rows(text: Any) -> Any:
+    """Return ``1:0.010,8:0.011`` as rows of numbers; what is none stays text, to be refused."""
+    rows: list[Any] = []
+    for row in str(text).split(","):
+        try:
+            rows.append([float(part) for part in row.split(":")])
+        except ValueError:
+            rows.append(row)
+    return rows
 
 
 def _option(item: Setting) -> click.Option:
@@ -52,7 +63,8 @@ def _option(item: Setting) -> click.Option:
     choices = "|".join(item.rules.get("choices", ()))
     if item.rules.get("user_function"):
         choices += "|FILE.py:FUNCTION"
-    metavar = "FILE" if item.key == "request_file" else "DIR" if item.key == "output_dir" else None
+    special = {"request_file": "FILE", "output_dir": "DIR", "d_decode_table": "N:TIME,N:TIME,..."}
+    metavar = special.get(item.key)
     return click.Option(
         declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note
     )

@@ -34,7 +34,7 @@ def _lines(content: Mapping[str, Any], indent: str) -> list[str]:
 def _latency_table(content: Mapping[str, Any]) -> tuple[list[str], set[str]]:
     """Return the latencies among metrics as rows of a table, and the keys that it shows."""
     suffix = "_ms" if "mean_ttft_ms" in content else ""
-    if f"mean_ttft{suffix}" not in content:
+    if f"std_ttft{suffix}" not in content:  # not the metrics of a run or a solution
         return [], set()
     shown = {f"{stat}_{name}{suffix}" for stat in STATISTICS for name in LATENCIES}
     shown |= {f"median_{name}{suffix}" for name in LATENCIES}

@@ -38,7 +38,7 @@ class Setting:
     group
         ``"law"`` (batch time), ``"node"`` (the instance) or ``"run"``.
     kind
-        ``str``, ``int``, ``float`` or ``bool``.
+        ``str``, ``int``, ``float``, ``bool``, or ``tuple`` for a table.
     optional
         Whether null is allowed.
     default, doc, rules
@@ -90,16 +90,20 @@ def _settings(spec: type, group: str) -> list[Setting]:
     return found
 
 
+PREFILL = (
+    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_mixed_kv", "d_prefill_table",
+)  # fmt: skip
+"""Coefficients of the law that a decode node has no use for: it computes no prefill."""
+
 SETTINGS: dict[str, Setting] = {
     item.key: item
     for item in (
         *_settings(DecodeNode, "node"),
-        *(item for item in _settings(BatchTimeLaw, "law") if item.key != "d_prefill"),
+        *(item for item in _settings(BatchTimeLaw, "law") if item.key not in PREFILL),
         *_settings(RunOptions, "run"),
     )
 }
-"""Every key of a configuration file by name, in the order in which files show them. A decode node
-computes no prefill, so ``d_prefill`` is not a key of it."""
+"""Every key of a configuration file by name, in the order in which files show them."""
 
 D_1 = Setting(
     "d_1",

@@ -2,26 +2,46 @@
 
 from typing import TYPE_CHECKING
 
+from ode._collapse import Collapse, collapsed_throughput
+from ode._hysteresis import Hysteresis, hysteresis
+from ode._regime import REGIMES, regime
+from ode._threshold import ThresholdChoice, choose_threshold
 from ode.gradients import Gradients, gradients
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
 
 if TYPE_CHECKING:
+    from ode.analysis import Analysis, analyze
     from ode.workload_process import Stationary, stationary
 
 __all__ = [
     "METHODS",
+    "REGIMES",
+    "Analysis",
+    "Collapse",
     "Gradients",
+    "Hysteresis",
     "InitialState",
     "Solution",
     "Stationary",
+    "ThresholdChoice",
+    "analyze",
+    "choose_threshold",
+    "collapsed_throughput",
     "gradients",
+    "hysteresis",
+    "regime",
     "solve",
     "stationary",
 ]
 
-_LATER = {"Stationary": "ode.workload_process", "stationary": "ode.workload_process"}
+_LATER = {
+    "Analysis": "ode.analysis",
+    "Stationary": "ode.workload_process",
+    "analyze": "ode.analysis",
+    "stationary": "ode.workload_process",
+}
 """Names that need compiled kernels, imported when first used."""
 
 

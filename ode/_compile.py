@@ -42,9 +42,9 @@ class Compiled:
 
 
 @cache
-def compiled(mode: str, transport: str, library: str) -> Compiled:
+def compiled(mode: str, transport: str, library: str, tabulated: bool = False) -> Compiled:
     """Return the array functions of ``equations(mode, transport)`` for numpy or jax."""
-    model = equations(mode, transport)
+    model = equations(mode, transport, tabulated=tabulated)
     names = [item.code for item in model.parameters if item.code != "arrival_rate"]
     constants = [item.code for item in model.constants]
     state = [item.code for item in model.states]

@@ -27,7 +27,7 @@ def march_diffrax(problem: EulerianProblem, *, max_steps: int) -> March:
     """Integrate ``problem`` with diffrax's Tsit5 and a PID controller."""
     model = problem.model.equations
     scale = ABSOLUTE * problem.values["M"] / float(problem.values["s"])
-    advance = _advance(model.mode, model.transport, Layout.of(problem))
+    advance = _advance(model.mode, model.transport, model.tabulated, Layout.of(problem))
 
     def integrate(
         times: NDArray[np.float64], arrival_rate: float, y: NDArray[np.float64]
@@ -44,9 +44,9 @@ def march_diffrax(problem: EulerianProblem, *, max_steps: int) -> March:
 
 
 @cache
-def _advance(mode: str, transport: str, layout: Layout) -> Any:
+def _advance(mode: str, transport: str, tabulated: bool, layout: Layout) -> Any:
     """Return the compiled solve of one window."""
-    rates = compiled(mode, transport, "jax").rates
+    rates = compiled(mode, transport, "jax", tabulated).rates
 
     def slope(t: Any, y: Any, args: Any) -> Any:
         del t

@@ -44,7 +44,7 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
     carry: Any = (0.0, 0, totals, problem.X, problem.pool)
     end = np.inf if problem.drain else problem.segments.edge[-1]
     model = problem.model.equations
-    advance = _chunk(model.mode, model.transport)
+    advance = _chunk(model.mode, model.transport, model.tabulated)
     # on the device once: converting the arguments would cost more than some chunks
     fixed = jax.device_put((problem.values, edge, rate, jump, step, end, problem.nobody))
     chunks: list[NDArray[np.float64]] = []
@@ -84,9 +84,9 @@ def _padded(problem: EulerianProblem) -> tuple[NDArray[np.float64], ...]:
 
 
 @cache
-def _chunk(mode: str, transport: str) -> Any:
+def _chunk(mode: str, transport: str, tabulated: bool) -> Any:
     """Return the compiled scan of CHUNK steps."""
-    rates = compiled(mode, transport, "jax").rates
+    rates = compiled(mode, transport, "jax", tabulated).rates
     return jax.jit(partial(_advance, rates))
 
 

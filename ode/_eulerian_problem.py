@@ -144,12 +144,12 @@ def eulerian_problem(
     transport: str,
 ) -> EulerianProblem:
     """Return the problem of an instance under a workload; see :func:`ode.solve`."""
+    law = instance.batch_time
     if instance.mode == "sacrifice":
         classes = classes_by_length(mix, most_classes or _most_classes(mix))
     else:
         classes = classes_of_mix(mix)
-    model = compiled(instance.mode, transport, "numpy")
-    law = instance.batch_time
+    model = compiled(instance.mode, transport, "numpy", law.d_decode_table is not None)
     parameters = {
         "pi": classes.share,
         "q": classes.hazard,
@@ -164,6 +164,10 @@ def eulerian_problem(
         "beta": BOUNDARY_RATE,
         "epsilon": 1e-12 * instance.M_total,
     }
+    if law.d_decode_table is not None:
+        knot, time, slope = law.table_segments()
+        bend = np.diff(slope, prepend=0.0)
+        parameters |= {"table_first": time[0], "table_knot": knot, "table_bend": bend}
     segments = _segments(profile, horizon)
     X = _by_stage(classes, initial.running)
     pool = _by_stage(classes, initial.swapped)

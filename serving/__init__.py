@@ -1,5 +1,6 @@
 """The vocabulary every room shares. It names things once and computes no prediction."""
 
+from serving.batch_time import BatchTimeLaw
 from serving.errors import (
     ConfigError,
     FileAccessError,
@@ -13,10 +14,7 @@ from serving.instance import (
     QUEUE_POLICIES,
     TIME_UNITS,
     VICTIM_POLICIES,
-    BatchTimeLaw,
     DecodeNode,
-    allowed_values,
-    setting,
 )
 from serving.metrics import (
     LATENCIES,
@@ -28,6 +26,7 @@ from serving.metrics import (
 from serving.rate_profile import RateProfile
 from serving.request_mix import RequestMix
 from serving.request_table import RequestTable
+from serving.setting import allowed_values, setting
 from serving.trajectory import NRMSE_OUTPUTS, OUTPUTS, Trajectory, output_key
 
 __all__ = [

@@ -1,5 +1,6 @@
 """Workloads: generators, and readers of request traces in the formats that are in use."""
 
+from workload._columns import TextTable, read_text
 from workload._formats import TRACE_FORMATS
 from workload.description import Workload, replicated
 from workload.lengths import LengthDistribution, RequestClass, mix_of
@@ -29,6 +30,7 @@ __all__ = [
     "RequestClass",
     "Sine",
     "Steps",
+    "TextTable",
     "TraceReading",
     "Workload",
     "describe",
@@ -37,6 +39,7 @@ __all__ = [
     "parse_profile",
     "parse_types",
     "read_lengths",
+    "read_text",
     "read_trace",
     "replicated",
     "write_requests",

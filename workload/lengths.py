@@ -77,6 +77,24 @@ class LengthDistribution:
         return cls(value, np.exp((value - 1) * log_survival))
 
     @classmethod
+    def gamma(cls, mean: float, cv: float, tail: float = 1e-12) -> LengthDistribution:
+        """Return gamma lengths of the given mean [tokens] and CV, rounded up to whole tokens.
+
+        With ``cv`` 0 the length is always ``mean``, rounded up. The support ends where no more
+        than ``tail`` of the probability lies beyond.
+        """
+        if not (math.isfinite(mean) and mean > 0 and math.isfinite(cv) and cv >= 0):
+            raise WorkloadError("a gamma length needs a finite mean > 0 and a finite CV >= 0")
+        if cv == 0:
+            return cls.deterministic(math.ceil(mean))
+        from scipy.special import gammainc, gammainccinv
+
+        shape = cv**-2
+        last = math.ceil(float(gammainccinv(shape, tail)) * mean / shape)
+        below = gammainc(shape, np.arange(last + 1) * shape / mean)
+        return cls(np.arange(1, last + 1), np.diff(below))
+
+    @classmethod
     def empirical(cls, lengths: ArrayLike) -> LengthDistribution:
         """Return the distribution of observed ``lengths``, shape (R,) [tokens]."""
         value = np.asarray(lengths)

@@ -66,6 +66,7 @@ from ode.lagrangian.state import (
     USEFUL,
     arrivals_by,
     is_idle,
+    table_time,
 )
 from serving.compilation import compiled
 
@@ -158,7 +159,9 @@ def _dated(queue, ends, tables, theta, batches, length):
 
 
 @compiled
-def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row_count):
+def cruise(
+    queue, ends, tables, lanes, knots, cumulative, law_table, spec, state, rows, row_count
+):  # fmt: skip
     """March an aligned RUNNING with nobody waiting until something binds or a sink is full.
 
     Nothing of a boundary is consumed unless its whole step is made here.
@@ -211,6 +214,8 @@ def cruise(queue, ends, tables, lanes, knots, cumulative, spec, state, rows, row
         duration = batches * (spec[D_0] + spec[D_KV] * tokens + spec[D_EXTRA] * size)
         duration += spec[D_KV] * owed_tokens + spec[D_EXTRA] * owed_requests
         duration += spec[D_SWAP] * state[MOVED]
+        if law_table.shape[1] > 0:
+            duration += batches * table_time(law_table, size + owed_requests / batches)
         row = row_count[0]
         rows[row, R_START] = state[NOW]
         rows[row, R_DURATION] = duration

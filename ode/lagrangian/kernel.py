@@ -66,6 +66,7 @@ from ode.lagrangian.state import (
     arrivals_by,
     is_idle,
     next_arrival,
+    table_time,
 )
 from serving.compilation import compiled
 
@@ -73,7 +74,7 @@ from serving.compilation import compiled
 @compiled
 def advance(
     running, running_ends, waiting, waiting_ends, swapped, swapped_ends,
-    tables, lanes, knots, cumulative, spec, state,
+    tables, lanes, knots, cumulative, law_table, spec, state,
     rows, row_count, samples, sample_count,
 ):  # fmt: skip
     """March until the end, or until a sink is full.
@@ -88,6 +89,8 @@ def advance(
         See :func:`ode.lagrangian.cruise.lanes_of`.
     knots, cumulative : shape (K,)
         The arrival curve.
+    law_table : shape (3, S)
+        Pieces of the batch-time law's table, see :func:`ode.lagrangian.state.table_time`.
     spec, state
         Vectors laid out above; ``state`` is updated in place.
     rows : shape (., ROW_SIZE); samples : shape (., SAMPLE_SIZE)
@@ -119,8 +122,8 @@ def advance(
             if slack < 0.95 * min(spec[BUDGET], spec[M_TOTAL], spec[THRESHOLD] * spec[M_TOTAL]):
                 ok, running = aligned(running, running_ends, lanes, batches)
                 if ok:
-                    cruise(running, running_ends, tables, lanes, knots, cumulative, spec, state,
-                           rows, row_count)  # fmt: skip
+                    cruise(running, running_ends, tables, lanes, knots, cumulative, law_table, spec,
+                           state, rows, row_count)  # fmt: skip
                     if row_count[0] == rows.shape[0] or state[NOW] >= spec[END]:
                         continue
 
@@ -187,6 +190,9 @@ def advance(
         duration = batches * (spec[D_0] + spec[D_KV] * row[R_TOKENS] + spec[D_EXTRA] * row[R_SIZE])
         duration += spec[D_KV] * state[OWED_TOKENS] + spec[D_EXTRA] * state[OWED_REQUESTS]
         duration += spec[D_SWAP] * state[MOVED]
+        if law_table.shape[1] > 0:
+            size = row[R_SIZE] + state[OWED_REQUESTS] / batches
+            duration += batches * table_time(law_table, size)
         state[OWED_TOKENS] = 0.0
         state[OWED_REQUESTS] = 0.0
         state[MOVED] = 0.0

@@ -131,7 +131,8 @@ def _march(
     while True:
         status, running, waiting, swapped = advance(
             running, running_ends, waiting, waiting_ends, swapped, swapped_ends, tables, lanes,
-            profile.time, profile.cumulative, spec, state, rows, row_count, samples, sample_count,
+            profile.time, profile.cumulative, law.table_segments(), spec, state, rows, row_count,
+            samples, sample_count,
         )  # fmt: skip
         if status == kernel.FINISHED:
             break

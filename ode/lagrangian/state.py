@@ -68,6 +68,29 @@ SAMPLE_SIZE = 7
 # Sums may be re-ordered to vectorise; infinities and NaN keep their meaning.
 REORDER = {"reassoc", "contract", "nsz"}
 
+
+@compiled
+def table_time(law_table, requests):
+    """Return what the law's table adds for so many requests: ``BatchTimeLaw.table_time``.
+
+    Parameters
+    ----------
+    law_table : shape (3, S)
+        First requests, time and slope of each piece; S may be 0.
+    requests
+        Mean requests of a batch.
+    """
+    size = law_table.shape[1]
+    if size == 0:
+        return 0.0
+    if requests <= law_table[0, 0]:
+        return law_table[1, 0]
+    piece = size - 1
+    while law_table[0, piece] > requests:
+        piece -= 1
+    return law_table[2, piece] * (requests - law_table[0, piece]) + law_table[1, piece]
+
+
 FINISHED, ROWS_FULL, SAMPLES_FULL, STALLED = range(4)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from ode.workload_process.banded import factorise, multiply, shifted, solve, solve_two, transposed
 from serving.compilation import compiled
 
-COARSEST = 0.5
+COARSEST = 0.15
 """Longest step over the number of batches so far."""
 
 GAMMA = 2.0 - np.sqrt(2.0)

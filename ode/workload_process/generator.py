@@ -21,6 +21,9 @@ from serving.compilation import compiled
 STEPS_PER_SET = 40
 """Levels from an empty node to the work of a saturated set."""
 
+STEPS_PER_SD, MOST_STEPS = 4.0, 300
+"""Levels per standard deviation of V where that is finer, and per saturated set at most."""
+
 NEAR = 3.5
 """Saturated sets up to which levels are uniform."""
 
@@ -76,8 +79,10 @@ def grid_of(
     near: float = NEAR,
 ) -> tuple[NDArray[np.float64], int]:
     """Return levels of V up to ``highest``, idle first, and how many of them are uniform."""
-    step = closure.set_mean / steps
-    uniform = int(near * steps)
+    # many requests: V strays little from its mean, and that must be resolved
+    finest = max(closure.strays / STEPS_PER_SD, closure.set_mean / MOST_STEPS)
+    step = min(closure.set_mean / steps, finest)
+    uniform = int(near * closure.set_mean / step)
     levels = (np.arange(uniform) + 0.5) * step
     drift = abs(closure.rate * closure.work.mean - _fastest(closure))
     widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
@@ -129,7 +134,7 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
 def jump_bins(closure: WorkClosure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return work of arrivals [token-iterations] and its probability, in some tens of bins."""
     share, total = closure.work.requests[0], closure.work.requests[1]
-    groups = np.minimum(np.arange(share.size) * JUMP_BINS // share.size, JUMP_BINS - 1)
+    groups = np.arange(share.size) * min(JUMP_BINS, share.size) // share.size
     mass = np.asarray(np.bincount(groups, share), float)
     return np.bincount(groups, total) / mass, mass
 
@@ -185,13 +190,11 @@ def _generator(work, uniform, service, sizes, share, rate, mean, second, fastest
     step = work[2] - work[1]
     for k in range(1, uniform + 1):
         face = service[1] if k == 1 else 0.5 * (service[k - 1] + service[k])
+        # linear extrapolation to the face, from the level and the one above it
+        _move(band, below, k, k - 1, 1.5 * face / step)
         if k < uniform:
-            _move(band, below, k, k - 1, 1.5 * face / step)
-            # the linear extrapolation to the face, from the level above
             band[k - 1, below + 2] -= 0.5 * face / step
             band[k, below + 1] += 0.5 * face / step
-        else:
-            _move(band, below, k, k - 1, face / step)
     # far levels: mean and variance
     drift, variance = rate * mean - fastest, rate * second
     for k in range(uniform + 1, n):

@@ -137,7 +137,8 @@ def _draw(
     flow: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
     """Return level, weight and four uniform numbers of each sample."""
-    flow = np.maximum(flow, 0.0)
+    total, flow = flow.sum(), np.maximum(flow, 0.0)  # schemes of second order overshoot a little
+    flow *= total / max(float(flow.sum()), 1e-300)
     flow = np.where(flow > 1e-9 * flow.sum(), flow, 0.0)
     part = np.sqrt(flow)
     each = np.ceil(count * part / part.sum()).astype(int)

@@ -27,6 +27,8 @@ SAMPLES = 6144
 WINDOWS, OUTPUT_WINDOWS = 48, 96
 """Most windows of constant rate, and how many a trajectory is shown at."""
 
+MOST_REQUESTS = 10_000
+
 RESOLUTION = 0.04
 """Rates are told apart by this share of the capacity."""
 
@@ -65,7 +67,7 @@ def solve_workload(
         )
     if not drain:
         raise UnsupportedError("the method workload counts every arrival; it cannot stop undrained")
-    labels = (*labels, *_caveats(profile, instance))
+    labels = (*labels, *_caveats(profile, instance, requests_that_fit(mix, instance)))
     march = _March(profile, mix, instance, initial, horizon)
     flows, steps, idle, efficiency, left = march.flows(march.windows(WINDOWS))
     arrivals = max(profile.total + initial.waiting, 1e-300)
@@ -101,11 +103,16 @@ def solve_workload(
     )
 
 
-def _caveats(profile: RateProfile, instance: DecodeNode) -> tuple[str, ...]:
+def _caveats(profile: RateProfile, instance: DecodeNode, requests: float) -> tuple[str, ...]:
     labels = []
     if (np.diff(profile.time) == 0).any():
         labels.append(
             "approximate: arrivals at given times are taken as Poisson arrivals at their rate"
+        )
+    if requests > MOST_REQUESTS:
+        labels.append(
+            f"approximate: some {requests:.0f} requests fill the node, more than the levels of "
+            "work resolve; the fluid limit (lagrangian) is the better method"
         )
     if instance.mode == "sacrifice":
         labels.append(

@@ -23,8 +23,8 @@ from serving import (
     SolveError,
 )
 
-SAMPLES = 1024
-STEPS_PER_SET, NEAR = 22, 2.5
+SAMPLES = 1536
+STEPS_PER_SET, NEAR = 32, 2.5
 """Resolution of the levels: coarser than over time, for speed."""
 
 HIGHEST = 30.0

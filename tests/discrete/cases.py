@@ -18,6 +18,10 @@ QUEUES = ["FCFS", "priority", "SJF", *USER_QUEUES]
 VICTIMS = ["LIFO", "FIFO", "LRU", "random", *USER_VICTIMS]
 
 
+CONCAVE = ((1, 0.1), (3, 0.37), (4, 0.41), (9, 0.43))
+DECODE_TABLES = [None, None, ((2, 0.3),), CONCAVE, ((0, 0.0), (2.5, 1.3), (1000, 1.31))]
+
+
 @st.composite
 def tables(draw, most=40):
     """Requests whose arrivals tie often and come faster than a small node serves them."""
@@ -51,6 +55,7 @@ def nodes(draw, table):
         d_kv=d_kv,
         d_decode=draw(st.sampled_from([d_kv, 0.0, 0.013])),
         d_swap=draw(st.sampled_from([0.0, 0.007])),
+        d_decode_table=draw(st.sampled_from(DECODE_TABLES)),
     )
     return DecodeNode(
         batch_time=law,

@@ -13,6 +13,16 @@ import numpy as np
 NAN = float("nan")
 
 
+def interpolated(table, n):
+    """Return the time that a law's table gives ``n`` requests."""
+    if n <= table[0][0] or len(table) == 1:
+        return table[0][1]
+    # the last row that is not beyond n; the last two rows say how it goes on
+    i = min(sum(row[0] <= n for row in table), len(table) - 1) - 1
+    (x, time), (later, longer) = table[i], table[i + 1]
+    return (longer - time) / (later - x) * (n - x) + time
+
+
 class Request:
     def __init__(self, req_id, arrival, p, D, priority, length):
         self.req_id, self.arrival, self.p, self.D = req_id, arrival, p, D
@@ -230,9 +240,10 @@ class DecodeNodeReference:
             assert self.used + len(self.running) <= node.M_total or len(self.running) == 1
         size, running, used = len(members), len(self.running), self.used
         law = node.batch_time
-        duration = (
-            law.d_0 + law.d_kv * tokens + (law.d_decode - law.d_kv) * size + law.d_swap * self.moved
-        )
+        extra = (law.d_decode - law.d_kv) * size
+        if law.d_decode_table is not None:
+            extra += interpolated(law.d_decode_table, size)
+        duration = law.d_0 + law.d_kv * tokens + extra + law.d_swap * self.moved
         self.moved = 0
         self.busy += duration
         self.memory_time += duration * used

@@ -233,7 +233,7 @@ def test_unknown_names_are_refused():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_text_and_latex_show_every_state_flow_and_parameter(mode):
-    model = fluid.equations(mode)
+    model = fluid.equations(mode, tabulated=mode == "swapping")
     text, tex = fluid.render(model, "text"), fluid.render(model, "latex")
     for flow in model.flows:
         assert f"\n  {flow.name}: " in text
@@ -292,6 +292,9 @@ def scalar_rhs(mode, transport, lam, state, par):
     v = [beta * max(0.0, min(1.0, (-phi / beta - sum(T[:k])) / max(T[k], eps))) for k in range(I)]
     gone = np.array([[v[k] * X[r, k] for k in range(I)] for r in range(J)])
     tau = par["d_0"] + par["d_kv"] * b + (par["d_decode"] - par["d_kv"]) * n
+    if "table_knot" in par:
+        over = (1.2 - 1.1) / (60 - 20) * (n - 60) + 1.2  # the last slope goes on
+        tau += np.interp(n, *np.transpose(TABLE)) if n < 60 else over
     if mode == "swapping":
         tau += par["d_swap"] * (max(0.0, -phi) - gone.sum() + w * (z - m))
     dX = np.zeros((J, I))
@@ -324,18 +327,26 @@ def random_case(mode, rng, memory):
     return float(rng.random() * 40), X, pool, par
 
 
+TABLE = ((2.0, 0.3), (20.0, 1.1), (60.0, 1.2))
+
+
+@pytest.mark.parametrize("tabulated", [False, True])
 @pytest.mark.parametrize(("mode", "transport"), ALL)
-def test_python_source_runs_alone_and_equals_loops_and_compiled_code(mode, transport):
+def test_python_source_runs_alone_and_equals_loops_and_compiled_code(mode, transport, tabulated):
     import jax
 
     from ode._compile import compiled
 
-    model = fluid.equations(mode, transport)
+    model = fluid.equations(mode, transport, tabulated=tabulated)
     scope: dict = {}
     exec(fluid.render(model, "python"), scope)
     rng = np.random.default_rng(1)
     for case in range(40):
         Q, X, pool, par = random_case(mode, rng, memory=[0.9, 1.0, 1.02, 3.0][case % 4])
+        if tabulated:
+            bends = [0.8 / 18, 0.1 / 40 - 0.8 / 18]
+            par |= {"table_first": 0.3, "table_knot": np.array([2.0, 20.0])}
+            par["table_bend"] = np.array(bends)
         derivatives, reported = scope["fluid_rhs"](0.7, Q, X, pool, **par)
         dQ, dX, dpool, tau_ = scalar_rhs(mode, transport, 0.7, (Q, X, pool), par)
         name = "Z" if mode == "swapping" else "R"
@@ -343,7 +354,7 @@ def test_python_source_runs_alone_and_equals_loops_and_compiled_code(mode, trans
             np.testing.assert_allclose(derivatives[code], value, rtol=1e-9, atol=1e-9)
         assert reported["tau"] == pytest.approx(tau_, rel=1e-12)
         for library in ("numpy", "jax"):
-            code = compiled(mode, transport, library)
+            code = compiled(mode, transport, library, tabulated)
             with jax.enable_x64(True):
                 state, growth, outputs = code.rates(code.constants(par), 0.7, Q, X, pool)
                 for mine, theirs in zip(state, (dQ, dX, dpool), strict=True):

@@ -229,3 +229,16 @@ def test_overload_has_no_equilibrium():
     full = DecodeNode(BatchTimeLaw.per_token(1.0, 1e-3), M_total=10**7, B=2000)
     with pytest.raises(SolveError, match="overload"):
         equilibrium(DETERMINISTIC, full, 0.6)
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0, 3.5, 4.4, 4.9, 5.1])
+def test_idle_time_where_batches_are_short_and_growing(rate):
+    # fixed costs are a fraction of a percent of a full batch: a plain iteration would not settle
+    mix = RequestMix.from_lengths([20], [20])
+    node = DecodeNode(BatchTimeLaw.per_token(0.003, 0.00032), M_total=10_000, B=None)
+    found = equilibrium(mix, node, rate)
+    share = found.idle / (found.idle + found.tau)
+    assert found.tau == pytest.approx((0.003 + found.rho * found.idle) / (1 - found.rho))
+    stay = found.tau * (20 + (1 - share) / 2)
+    assert share == pytest.approx(np.exp(-rate * stay), abs=1e-9)
+    assert found.wait > 0 and np.isfinite(found.decode_time)

@@ -17,6 +17,8 @@ GUIDES = (
     "docs/command-line.md",
     "docs/accuracy.md",
     "docs/gradients.md",
+    "docs/stability.md",
+    "docs/tuning.md",
 )
 
 

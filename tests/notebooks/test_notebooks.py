@@ -11,7 +11,14 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.py"))
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} >= {"derivation", "fluid_vs_discrete"}
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "derivation",
+        "fluid_limit",
+        "fluid_vs_discrete",
+        "full_memory",
+        "one_node",
+        "phase_diagram",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

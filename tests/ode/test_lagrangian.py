@@ -54,7 +54,11 @@ def cases(draw):
         B=draw(st.sampled_from([None, longest, 5 * longest])),
         admission_threshold=draw(st.sampled_from([1.0, 0.7])),
         batch_time=BatchTimeLaw(
-            d_0=1.0, d_decode=0.01 + extra, d_kv=0.01, d_swap=draw(st.sampled_from([0.0, 0.001]))
+            d_0=1.0,
+            d_decode=0.01 + extra,
+            d_kv=0.01,
+            d_swap=draw(st.sampled_from([0.0, 0.001])),
+            d_decode_table=draw(st.sampled_from([None, ((1, 0.2), (4, 1.0), (8, 1.1))])),
         ),
     )
     rates = draw(st.lists(st.floats(0.3, 8.0), min_size=3, max_size=3))

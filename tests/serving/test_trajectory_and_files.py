@@ -81,3 +81,17 @@ def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileAccessError, match=r"none.*cannot be written"):
         with atomic_write(tmp_path / "none" / "out"):
             pass
+
+
+def test_rate_of_a_cycle_that_the_window_cuts():
+    t = np.linspace(0, 100, 20_001)
+    done = Trajectory(t, {"completed": 3 * t + np.sin(2 * np.pi * t / 7.3)})
+    for end in (61.0, 90.1, 94.3):
+        plain = float(done("completed", end) - done("completed", 20.0)) / (end - 20)
+        cycles = (end - 20) / 7.3
+        assert abs(done.rate("completed", 20.0, end) - 3) < 0.3 / cycles**3
+        assert abs(plain - 3) > 5 * abs(done.rate("completed", 20.0, end) - 3)
+    straight = Trajectory(np.array([0.0, 10.0]), {"completed": np.array([0.0, 20.0])})
+    assert straight.rate("completed", 1.0, 9.0) == pytest.approx(2.0)
+    with pytest.raises(FluidServeError, match="end after start"):
+        straight.rate("completed", 5.0, 5.0)

@@ -1,0 +1,123 @@
+"""Robust non-negative least squares on relative errors, and bases of broken lines."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.optimize import nnls
+
+HUBER = 1.345
+"""Residuals beyond so many standard deviations count linearly (95 % efficient for normal ones)."""
+
+Array = NDArray[np.float64]
+
+
+def fit_relative(A: Array, y: Array, *, base: Array | float = 0.0, robust: bool = True) -> Array:
+    """Return c >= 0 that minimises the Huber loss of ``(base + A c - y) / y``.
+
+    Parameters
+    ----------
+    A : shape (R, K)
+        Columns.
+    y : shape (R,)
+        Positive.
+    base : shape (R,)
+        What is known already.
+    robust
+        False: plain squares.
+
+    Notes
+    -----
+    Iteratively reweighted.
+    """
+    design = A / y[:, None]
+    size = np.sqrt((design**2).mean(axis=0))
+    size[size == 0] = 1.0
+    design = design / size
+    weight, target = np.ones(y.size), 1 - base / y
+    c = np.zeros(A.shape[1])
+    for _ in range(20 if robust else 1):
+        half = np.sqrt(weight)
+        found = _nnls(design * half[:, None], half * target)
+        done = np.allclose(found, c, rtol=1e-7, atol=1e-12)
+        c = found
+        if done or not robust:
+            break
+        residual = np.abs(design @ c - target)
+        spread = max(1.4826 * float(np.median(residual)), 1e-9)
+        weight = np.minimum(1.0, HUBER * spread / np.maximum(residual, 1e-300))
+    return c / size
+
+
+def _nnls(A: Array, b: Array) -> Array:
+    """Return c >= 0 that minimises ``|A c - b|``, by way of the K x K triangle of A.
+
+    Columns that are all but dependent leave no triangle; then the rows themselves are solved.
+    """
+    try:
+        triangle = np.linalg.cholesky(A.T @ A)
+    except np.linalg.LinAlgError:
+        return nnls(A, b)[0]
+    if triangle.diagonal().min() < 1e-6 * triangle.diagonal().max():
+        return nnls(A, b)[0]
+    return nnls(triangle.T, solve_triangular(triangle, A.T @ b, lower=True))[0]
+
+
+def broken_line(x: Array, knots: Array) -> Array:
+    """Return the basis of lines that rise or stay level between ``knots``, shape (R, len(knots)).
+
+    Column 0 is the value at the first knot, column s the rise to knot s; the last slope goes on.
+    Coefficients >= 0 make the line >= 0 and never falling.
+    """
+    columns = [np.ones(x.size)]
+    for s, (left, right) in enumerate(pairwise(knots), 2):
+        share = (x - left) / (right - left)
+        columns.append(np.clip(share, 0.0, None if s == knots.size else 1.0))
+    return np.column_stack(columns)
+
+
+def loss(A: Array, y: Array, c: Array) -> float:
+    """Return the mean absolute relative error."""
+    return float(np.mean(np.abs(A @ c - y) / y))
+
+
+def chosen_knots(x: Array, others: Array, y: Array, *, most: int, gain: float = 0.01) -> Array:
+    """Return where a broken line in ``x`` bends, beside linear columns ``others``.
+
+    Knots are added one by one, each time the candidate that lowers the error most, as long as it
+    does by the share ``gain``; the two ends are always knots. Candidates lie between the values
+    of ``x`` too: two straight pieces meet where they meet, not where it was measured.
+    """
+    first, last = float(x.min()), float(x.max())
+    values = np.unique(x)
+    grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
+    if values.size <= 64:
+        grid = np.union1d(grid, values[1:-1])
+    knots = np.array([first, last])
+    rows = slice(None)
+    if y.size > 1500:  # the search sees a sample, the fit will see all
+        rows = np.random.default_rng(0).choice(y.size, 1500, replace=False)
+    x, others, y = x[rows], others[rows], y[rows]
+
+    def error(knots: Array) -> float:
+        A = np.column_stack([broken_line(x, knots), others])
+        return loss(A, y, fit_relative(A, y, robust=False))
+
+    best = error(knots)
+    while knots.size < most:
+        trials = [
+            np.sort(np.append(knots, each))
+            for each in grid
+            if np.abs(np.log((each + 1e-9) / (knots + 1e-9))).min() > 0.05
+        ]
+        if not trials:
+            break
+        errors = [error(trial) for trial in trials]
+        at = int(np.argmin(errors))
+        if errors[at] > (1 - gain) * best:
+            break
+        best, knots = errors[at], trials[at]
+    return knots

@@ -1,0 +1,176 @@
+"""How well each coefficient is known: collinearity, intervals by deleted levels, outliers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from calibration.step_times._solver import fit_relative
+from calibration.step_times.reading import StepRows
+from serving import WorkloadError
+
+LARGEST_VIF, WIDEST = 30.0, 0.25
+"""A coefficient is identified up to this variance inflation, and half-width of its interval over
+its value."""
+
+FAR_OFF, OUTLYING = 100.0, 6.0
+"""A row whose time is so many times another's unit is a slip; one so many standard deviations off
+is an outlier."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficient:
+    """One coefficient of a law.
+
+    Parameters
+    ----------
+    name, unit
+        ``d_decode_table[k]`` is the rise of the table up to k.
+    value, low, high
+        Estimate and 95 % interval, in ``unit``.
+    vif
+        Variance inflation: 1 for a column that no other column resembles.
+    identified
+        Whether the data say the coefficient, not only the prediction.
+    """
+
+    name: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    vif: float
+    identified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiability:
+    """What a design can tell apart.
+
+    Parameters
+    ----------
+    condition
+        Condition number of its columns, each over the time and scaled to length 1.
+    vif
+        Variance inflation of each column.
+    collinear
+        The two columns most alike, and their correlation.
+    """
+
+    condition: float
+    vif: tuple[float, ...]
+    collinear: tuple[str, str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """A row far from the law: row of the file, measured and predicted [s], standard deviations."""
+
+    row: int
+    measured: float
+    predicted: float
+    deviations: float
+
+
+def identifiability(A: Array, y: Array, names: list[str]) -> Identifiability:
+    """Return what the columns of a relative fit can tell apart (Belsley, Kuh and Welsch)."""
+    design = A / y[:, None]
+    length = np.sqrt((design**2).sum(axis=0))
+    scaled = design / np.where(length > 0, length, 1.0)
+    singular = np.linalg.svd(scaled, compute_uv=False)
+    condition = float(singular[0] / max(singular[-1], 1e-300))
+    gram = scaled.T @ scaled
+    vif = np.diag(np.linalg.pinv(gram, rcond=1e-14))
+    vif = np.where(length > 0, np.maximum(vif, 1.0), np.inf)
+    alike = np.abs(gram - np.diag(np.diag(gram)))
+    i, j = np.unravel_index(int(np.argmax(alike)), alike.shape)
+    pair = (names[int(i)], names[int(j)], float(alike[i, j]))
+    return Identifiability(condition, tuple(vif.tolist()), pair)
+
+
+def coefficients(
+    A: Array,
+    y: Array,
+    base: Array | float,
+    names: list[str],
+    level: Array,
+    c: Array,
+    found: Identifiability,
+) -> list[Coefficient]:
+    """Return each coefficient with its interval.
+
+    Errors of one level are of one kind (a kernel's tile, a clock), so that rows are no independent
+    witnesses: the interval is the jackknife's over whole levels, with Student's t.
+
+    Parameters
+    ----------
+    A, y, base, names
+        The fit; see :func:`calibration.step_times._solver.fit_relative`.
+    level
+        Level of every row.
+    c
+        Its result.
+    found
+        Of :func:`identifiability`.
+    """
+    levels = np.unique(level)
+    known = np.broadcast_to(np.asarray(base, float), y.shape)
+    without = [
+        fit_relative(A[kept], y[kept], base=known[kept])
+        for kept in (level != each for each in levels.tolist())
+        if kept.sum() >= A.shape[1]
+    ]
+    if levels.size > 2 and len(without) == levels.size:
+        off = np.array(without) - c
+        spread = np.sqrt((levels.size - 1) / levels.size * (off**2).sum(axis=0))
+        half = student.ppf(0.975, levels.size - 1) * spread
+    else:
+        half = np.full(c.size, np.inf)
+    return [
+        Coefficient(
+            name, unit_of(name), value, max(0.0, value - wide), value + wide, vif,
+            bool(vif <= LARGEST_VIF and wide <= WIDEST * value),
+        )
+        for name, value, wide, vif in zip(names, c.tolist(), half.tolist(), found.vif, strict=True)
+    ]  # fmt: skip
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a coefficient of a law in seconds."""
+    if name == "d_0" or "[" in name:
+        return "s"
+    units = {"d_decode": "s/request", "d_prefill_attention": "s/token^2"}
+    return units.get(name, "s/token")
+
+
+def outliers(rows: StepRows, predicted: Array, most: int = 20) -> list[Outlier]:
+    """Return the rows farthest from the law, farthest first.
+
+    Raises
+    ------
+    WorkloadError
+        If a row is off by a factor of another unit.
+    """
+    error = np.log(rows.time / predicted)
+    slip = np.abs(error) > np.log(FAR_OFF)
+    if slip.any():
+        at = int(np.argmax(slip))
+        raise WorkloadError(
+            f"is {rows.time[at] / predicted[at]:.3g} times what the other rows say"
+            f" ({predicted[at]:.3g} s); is it in another unit?",
+            path=rows.about.get("file"), row=int(rows.row[at]), column="step time",
+            value=float(f"{rows.time[at]:.6g}"),
+        )  # fmt: skip
+    spread = max(1.4826 * float(np.median(np.abs(error - np.median(error)))), 1e-9)
+    deviations = (error - np.median(error)) / spread
+    order = np.argsort(-np.abs(deviations))
+    far = order[np.abs(deviations[order]) > OUTLYING]
+    return [
+        Outlier(int(rows.row[i]), float(rows.time[i]), float(predicted[i]), float(deviations[i]))
+        for i in far[:most].tolist()
+    ]

@@ -1,0 +1,296 @@
+"""The fit of a batch-time law to step times, and all that says how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.step_times._recipes import (
+    Recipe,
+    decode_columns,
+    decode_knots,
+    decode_law,
+    predict,
+    prefill_columns,
+    prefill_knots,
+    prefill_law,
+)
+from calibration.step_times._solver import fit_relative
+from calibration.step_times.diagnostics import (
+    Coefficient,
+    Identifiability,
+    Outlier,
+    coefficients,
+    identifiability,
+    outliers,
+)
+from calibration.step_times.holdout import HeldOut, held_out, level_numbers
+from calibration.step_times.reading import StepRows
+from serving import BatchTimeLaw, ConfigError, WorkloadError
+
+LAWS = ("auto", "linear", "tabulated")
+FEWEST = 12
+"""Decode-only rows below which nothing is fitted."""
+
+WORTH = 0.9
+"""A table is chosen where its held-out error is below this share of the linear law's."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitQuality:
+    """How good a fit is.
+
+    Parameters
+    ----------
+    rows
+        Rows by regime.
+    mape : [%]
+        Mean absolute relative error on the rows of the fit, by regime.
+    held_out
+        Errors on rows that were not in the fit: of the recipe that was chosen and of those that
+        were not, so that the choice can be judged.
+    """
+
+    rows: Mapping[str, int]
+    mape: Mapping[str, float]
+    held_out: tuple[HeldOut, ...]
+
+    def error(self, regime: str, levels_of: str, split: str, recipe: Recipe) -> float:
+        """Return the MAPE [%] of a line of the table; NaN where there is none."""
+        for each in self.held_out:
+            if (each.regime, each.levels_of, each.split) == (regime, levels_of, split) and (
+                each.recipe == recipe
+            ):
+                return each.mape
+        return float("nan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTimeFit:
+    """A law and its quality.
+
+    Parameters
+    ----------
+    law
+        Times in seconds.
+    recipe
+        How it was fitted.
+    coefficients
+        With 95 % intervals.
+    decode, prefill
+        What the rows of each regime can tell apart; ``prefill`` is None without such rows.
+    quality
+        Errors, in and out of the fit.
+    outliers
+        Rows far from the law, farthest first, at most 20.
+    warnings
+        What to know before using it, in words.
+    rows
+        What was fitted.
+    """
+
+    law: BatchTimeLaw
+    recipe: Recipe
+    coefficients: tuple[Coefficient, ...]
+    decode: Identifiability
+    prefill: Identifiability | None
+    quality: FitQuality
+    outliers: tuple[Outlier, ...]
+    warnings: tuple[str, ...]
+    rows: StepRows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the rows as plain values."""
+        about = {key: value for key, value in self.rows.about.items()}
+        return {
+            "about": about,
+            "dropped": dict(self.rows.dropped),
+            "unit": "s",
+            "law": {key: value for key, value in asdict(self.law).items() if value is not None},
+            "recipe": asdict(self.recipe),
+            "coefficients": [asdict(each) for each in self.coefficients],
+            "identifiability": {
+                "decode": _said(self.decode),
+                "prefill": None if self.prefill is None else _said(self.prefill),
+                "not_identified": [c.name for c in self.coefficients if not c.identified],
+            },
+            "quality": {
+                "rows": dict(self.quality.rows),
+                "mape_percent": dict(self.quality.mape),
+                "held_out": [
+                    asdict(each)
+                    | {"recipe": each.recipe.name, "chosen": each.recipe == self.recipe}
+                    for each in self.quality.held_out
+                ],
+            },
+            "outliers": [asdict(each) for each in self.outliers],
+            "warnings": list(self.warnings),
+        }
+
+
+def _said(found: Identifiability) -> dict[str, Any]:
+    one, other, correlation = found.collinear
+    return {"condition": found.condition, "most_alike": [one, other], "cosine": correlation}
+
+
+def fit_step_times(
+    rows: StepRows,
+    *,
+    law: str = "auto",
+    kv: bool = True,
+    compare: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> StepTimeFit:
+    """Fit a batch-time law to measured steps.
+
+    Decode-only rows give d_0, d_decode (or a table) and d_kv; batches with prefill, which run
+    other kernels, give the prefill terms (model, section 1: tau = d_0 + d_prefill * prefill_tokens
+    + d_decode * requests + d_kv * context). All by robust non-negative least squares on relative
+    errors.
+
+    Parameters
+    ----------
+    rows
+        Of :func:`read_step_times` or :meth:`StepRows.of`.
+    law
+        ``linear``, ``tabulated``, or ``auto``: what is better on held-out levels.
+    kv
+        Whether the KV read is a term.
+    compare
+        Whether the recipes that were not chosen are scored too, and those without the KV term.
+    progress
+        Called with the name of what begins.
+
+    Raises
+    ------
+    WorkloadError
+        If there are too few rows, or a column does not vary.
+    ConfigError
+        If ``law`` is none of these.
+    """
+    if law not in LAWS:
+        raise ConfigError("law", law, " | ".join(LAWS))
+    kv = kv and rows.has_context
+    _check(rows, kv)
+    scores: list[HeldOut] = []
+
+    def scored(recipe: Recipe, regimes: tuple[str, ...]) -> float:
+        if progress is not None:
+            progress(f"{recipe.name}: {', '.join(regimes)} rows")
+        found = held_out(rows, recipe, regimes)
+        scores.extend(found)
+        errors = [each.mape for each in found if each.regime == regimes[0]]
+        return float(np.mean(errors)) if errors else float("inf")
+
+    decode, prefill = _choice(rows, law, kv, scored)
+    recipe = Recipe(decode, prefill, kv)
+    if compare and kv:
+        scored(Recipe(decode, prefill, kv=False), ("decode", "mixed"))
+    # a line is of the recipe as far as its regime depends on it
+    scores = [_of(each, recipe) for each in scores]
+    return _fit(rows, recipe, tuple(scores))
+
+
+def _choice(
+    rows: StepRows, law: str, kv: bool, scored: Callable[[Recipe, tuple[str, ...]], float]
+) -> tuple[str, str]:
+    """Return the recipes of decode and of prefill that do better on held-out levels."""
+    kinds = LAWS[1:] if law == "auto" else (law,)
+    errors = {kind: scored(Recipe(kind, "added", kv), ("decode",)) for kind in kinds}
+    decode = kinds[0]
+    if len(kinds) > 1 and errors["tabulated"] < WORTH * errors["linear"]:
+        decode = "tabulated"
+    if not (rows.prefill_tokens > 0).any():
+        return decode, "added"
+    ways = ("added", "tabulated")
+    errors = {way: scored(Recipe(decode, way, kv), ("mixed", "prefill")) for way in ways}
+    return decode, "tabulated" if errors["tabulated"] < WORTH * errors["added"] else "added"
+
+
+def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
+    """Return a line of decode rows under the chosen recipe's name where they agree on decode."""
+    same = (line.recipe.decode, line.recipe.kv) == (recipe.decode, recipe.kv)
+    if line.regime != "decode" or not same:
+        return line
+    values = {name: getattr(line, name) for name in HeldOut.__slots__}
+    return HeldOut(**values | {"recipe": recipe})
+
+
+def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTimeFit:
+    is_decode = rows.prefill_tokens == 0
+    some = rows[is_decode]
+    knots = decode_knots(some, recipe)
+    A, names = decode_columns(some, recipe, knots)
+    c = fit_relative(A, some.time)
+    law, decode = decode_law(c, recipe, knots), identifiability(A, some.time, names)
+    known = coefficients(A, some.time, 0.0, names, level_numbers(some.requests), c, decode)
+    prefill = None
+    if not is_decode.all():
+        others = rows[~is_decode]
+        knots = prefill_knots(others, recipe)
+        A, base, names = prefill_columns(others, law, recipe, knots)
+        c = fit_relative(A, others.time, base=base)
+        law, prefill = prefill_law(c, law, recipe, knots), identifiability(A, others.time, names)
+        level = level_numbers(others.prefill_tokens)
+        known += coefficients(A, others.time, base, names, level, c, prefill)
+    predicted = predict(law, rows)
+    far = outliers(rows, predicted)
+    error, regime = 100 * np.abs(predicted / rows.time - 1), rows.regime
+    present = [name for name in ("decode", "mixed", "prefill") if (regime == name).any()]
+    quality = FitQuality(
+        {name: int((regime == name).sum()) for name in present},
+        {name: float(error[regime == name].mean()) for name in present},
+        scores,
+    )
+    return StepTimeFit(
+        law, recipe, tuple(known), decode, prefill, quality, tuple(far),
+        tuple(_warnings(known, decode, quality, recipe, rows)), rows,
+    )  # fmt: skip
+
+
+def _warnings(
+    known: list[Coefficient],
+    decode: Identifiability,
+    quality: FitQuality,
+    recipe: Recipe,
+    rows: StepRows,
+) -> list[str]:
+    found = []
+    loose = [each.name for each in known if not each.identified and "[" not in each.name]
+    if loose:
+        one, other, _ = decode.collinear
+        found.append(
+            f"not identified: {', '.join(loose)} (most alike in decode batches: {one} and {other});"
+            " predictions within the measured range are, the split between terms is not"
+        )
+    if not rows.has_context:
+        found.append("no kv_tokens: the time per KV token is part of the other terms")
+    for each in quality.held_out:
+        if each.recipe == recipe and each.mape > 10:
+            found.append(
+                f"{each.mape:.0f} % off in {each.regime} batches, {each.split} in"
+                f" {each.levels_of} (worst at {each.worst_level:g})"
+            )
+    return found
+
+
+def _check(rows: StepRows, kv: bool) -> None:
+    """Refuse rows that cannot tell a law."""
+    path = rows.about.get("file")
+    decode = rows[rows.prefill_tokens == 0]
+    if len(decode) < FEWEST:
+        raise WorkloadError(
+            f"{len(decode)} decode-only rows (no prefill tokens) are too few; {FEWEST} are needed",
+            path=path,
+        )
+    columns = [("step time", decode.time), ("decode_tokens", decode.requests)]
+    for name, values in columns + ([("kv_tokens", decode.context)] if kv else []):
+        if values.min() == values.max():
+            raise WorkloadError(
+                "is the same in every decode-only row: its part of the time cannot be told"
+                + ("; without the KV term (--no-kv) it can" if name == "kv_tokens" else ""),
+                path=path, column=name, value=float(values[0]),
+            )  # fmt: skip

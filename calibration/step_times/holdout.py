@@ -1,0 +1,144 @@
+"""Error on rows that the fit did not see: whole levels held out, by regime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.step_times._recipes import Recipe, fit_law, predict
+from calibration.step_times.reading import StepRows
+
+MOST_LEVELS, BLOCKS = 24, 12
+"""Up to so many different values each is a level; more are cut into blocks of equal counts."""
+
+FEWEST_ROWS = 3
+"""Rows that a level needs to be scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Errors of one regime under one way of holding out.
+
+    Parameters
+    ----------
+    regime
+        ``decode``, ``mixed`` or ``prefill``.
+    levels_of
+        What is held out level by level: ``batch size``, ``context per request`` or
+        ``prefill tokens``.
+    split
+        ``interpolating`` (inner levels) or ``extrapolating`` (the largest level).
+    recipe
+        Of the fit.
+    mape, p95 : [%]
+        Mean and 95th percentile of the absolute relative error over the held-out rows.
+    mape_small, mape_large : [%]
+        The same mean over held-out rows below and above the regime's middle batch size; NaN
+        where there are none.
+    worst_level, worst_mape
+        The level with the largest mean error [%].
+    levels, rows
+        How many were held out.
+    """
+
+    regime: str
+    levels_of: str
+    split: str
+    recipe: Recipe
+    mape: float
+    p95: float
+    mape_small: float
+    mape_large: float
+    worst_level: float
+    worst_mape: float
+    levels: int
+    rows: int
+
+
+def level_numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the level of each value: itself, or the largest of its block of equal counts."""
+    distinct = np.unique(values)
+    if distinct.size <= MOST_LEVELS:
+        return values
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, BLOCKS + 1)[1:]))
+    return edges[np.minimum(np.searchsorted(edges, values), edges.size - 1)]
+
+
+def held_out(rows: StepRows, recipe: Recipe, regimes: tuple[str, ...] = ()) -> list[HeldOut]:
+    """Return the errors of ``recipe`` on held-out levels.
+
+    A level leaves the whole of the fit, whichever regime its rows are of: a random split would
+    leave neighbours that differ by noise alone in both halves.
+    """
+    found = []
+    for regime in regimes or ("decode", "mixed", "prefill"):
+        of_regime = rows.regime == regime
+        if regime == "decode":  # the other rows do not enter its fit
+            rows_used = rows[of_regime]
+            of_regime = np.ones(len(rows_used), bool)
+        else:
+            rows_used = rows
+        if of_regime.sum() < 3 * FEWEST_ROWS:
+            continue
+        for levels_of, values in _splits(rows_used, regime):
+            levels = np.unique(values[of_regime])
+            if levels.size < 4:
+                continue
+            for split, chosen in (("interpolating", levels[1:-1]), ("extrapolating", levels[-1:])):
+                folds = list(_errors(rows_used, recipe, of_regime, values, chosen))
+                if folds:
+                    found.append(_score(rows_used, regime, levels_of, split, recipe, folds))
+    return found
+
+
+def _splits(rows: StepRows, regime: str) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield what to hold out: a name and the level of every row."""
+    size = rows.requests if regime != "prefill" else rows.prefill_tokens
+    if regime != "prefill":
+        yield "batch size", level_numbers(size)
+        if rows.has_context:
+            per_request = rows.context / np.maximum(rows.requests, 1)
+            yield "context per request", level_numbers(np.round(per_request, 6))
+    if regime != "decode":
+        yield "prefill tokens", level_numbers(rows.prefill_tokens)
+
+
+def _errors(
+    rows: StepRows,
+    recipe: Recipe,
+    of_regime: NDArray[np.bool_],
+    values: NDArray[np.float64],
+    levels: NDArray[np.float64],
+) -> Iterator[tuple[float, NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield (level, rows tested, their relative errors)."""
+    for level in levels.tolist():
+        out = values == level
+        test = np.flatnonzero(of_regime & out)
+        train = rows[~out]
+        if test.size < FEWEST_ROWS or not (train.prefill_tokens == 0).any():
+            continue
+        seen = rows[test]
+        yield level, test, predict(fit_law(train, recipe), seen) / seen.time - 1
+
+
+def _score(
+    rows: StepRows, regime: str, levels_of: str, split: str, recipe: Recipe, folds: list
+) -> HeldOut:
+    tested = np.concatenate([test for _, test, _ in folds])
+    error = 100 * np.abs(np.concatenate([each for _, _, each in folds]))
+    by_level = {level: 100 * float(np.abs(each).mean()) for level, _, each in folds}
+    worst = max(by_level, key=by_level.__getitem__)
+    size = rows.requests if regime != "prefill" else rows.prefill_tokens
+    large = size[tested] > np.median(np.unique(size[rows.regime == regime]))
+    return HeldOut(
+        regime, levels_of, split, recipe,
+        mape=float(error.mean()),
+        p95=float(np.quantile(error, 0.95)),
+        mape_small=float(error[~large].mean()) if (~large).any() else float("nan"),
+        mape_large=float(error[large].mean()) if large.any() else float("nan"),
+        worst_level=worst, worst_mape=by_level[worst],
+        levels=len(folds), rows=tested.size,
+    )  # fmt: skip

@@ -1,0 +1,256 @@
+"""Step-time files: one row per measured batch, checked column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving import WorkloadError
+from workload import TextTable, read_text
+
+TIMES = {"step_time_ms": 1e-3, "step_time_s": 1.0, "step_time_us": 1e-6}
+"""Columns that hold the time of a step, and the seconds in their unit."""
+
+FASTEST, SLOWEST = 3e-4, 5.0
+"""Median step times [s] between which a file's unit is believed."""
+
+LONGEST_GAP = 10
+"""Steps between two samples of a log beyond which their mean time is of no one batch."""
+
+GROUP = ("hardware", "model", "tp")
+"""Columns that tell measurements of different machines apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRows:
+    """Measured batches of one model on one machine.
+
+    Parameters
+    ----------
+    prefill_tokens, requests : shape (R,)
+        Prefill tokens computed, and decoding requests, in each batch.
+    context : shape (R,) [tokens]
+        KV that the decoding requests read.
+    prefill_context : shape (R,) [tokens]
+        KV that the prefill chunks found in the cache.
+    time : shape (R,) [s]
+        Measured.
+    row : shape (R,)
+        Row of the file, from 1.
+    has_context
+        Whether the KV was recorded.
+    about
+        Machine and file, as far as known.
+    dropped
+        Rows left out, by reason.
+    """
+
+    prefill_tokens: NDArray[np.float64]
+    requests: NDArray[np.float64]
+    context: NDArray[np.float64]
+    prefill_context: NDArray[np.float64]
+    time: NDArray[np.float64]
+    row: NDArray[np.int64]
+    has_context: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        requests: ArrayLike,
+        context: ArrayLike | None,
+        time: ArrayLike,
+        *,
+        prefill_tokens: ArrayLike = 0,
+        prefill_context: ArrayLike = 0,
+    ) -> StepRows:
+        """Return rows of arrays; scalars are broadcast, times are seconds.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first row and column whose value is not allowed.
+        """
+        duration = np.asarray(time, float)
+        held = 0 if context is None else context
+        columns = {
+            name: np.broadcast_to(np.asarray(values, float), duration.shape)
+            for name, values in (
+                ("prefill_tokens", prefill_tokens), ("requests", requests), ("context", held),
+                ("prefill_context", prefill_context), ("time", duration),
+            )
+        }  # fmt: skip
+        for name, values in columns.items():
+            _refuse(name, values, values < 0, "is negative")
+            _refuse(name, values, ~np.isfinite(values), "is no finite number")
+        _refuse("time", duration, duration == 0, "a batch takes some time")
+        row = np.arange(1, duration.size + 1)
+        return cls(**columns, row=row, has_context=context is not None)
+
+    def __len__(self) -> int:
+        return self.time.size
+
+    @property
+    def attention(self) -> NDArray[np.float64]:
+        """Pairs of a prefill token and a token it attends, per row, one chunk each."""
+        return self.prefill_tokens * (self.prefill_context + (self.prefill_tokens + 1) / 2)
+
+    @property
+    def regime(self) -> NDArray[np.str_]:
+        """``decode``, ``mixed`` or ``prefill``, per row."""
+        decodes, prefills = self.requests > 0, self.prefill_tokens > 0
+        return np.where(prefills, np.where(decodes, "mixed", "prefill"), "decode")
+
+    def __getitem__(self, chosen: Any) -> StepRows:
+        """Return some of the rows."""
+        names = ("prefill_tokens", "requests", "context", "prefill_context", "time", "row")
+        columns = {name: getattr(self, name)[chosen] for name in names}
+        return StepRows(
+            **columns, has_context=self.has_context, about=self.about, dropped=self.dropped
+        )
+
+
+def _refuse(
+    column: str, values: NDArray, wrong: NDArray, reason: str, path: Path | None = None
+) -> None:
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise WorkloadError(reason, path=path, row=at + 1, column=column, value=float(values[at]))
+
+
+def read_step_times(
+    path: str | Path,
+    *,
+    hardware: str | None = None,
+    model: str | None = None,
+    tp: int | None = None,
+    longest_gap: int = LONGEST_GAP,
+) -> StepRows:
+    """Read a step-time file, plain or gzip.
+
+    One time column is needed (``step_time_ms``, ``step_time_s`` or ``step_time_us``) and the
+    decoding requests (``decode_tokens``; without it ``batch_size``). ``prefill_tokens``,
+    ``kv_tokens`` (all KV that the batch reads), ``prefill_kv_tokens`` (what of it the prefill
+    chunks read), ``gap_steps``, ``hardware``, ``model`` and ``tp`` are optional.
+
+    Parameters
+    ----------
+    path
+        The file.
+    hardware, model, tp
+        Keep the rows of this machine; a file of several machines needs enough of them.
+    longest_gap
+        Rows with more ``gap_steps`` are dropped.
+
+    Raises
+    ------
+    FileAccessError
+        If the file cannot be opened.
+    WorkloadError
+        Naming file, row, column and value of what cannot be used.
+    """
+    path = Path(path)
+    table = TextTable.parse(read_text(path), path)
+    columns = table.columns
+    unit = next((name for name in TIMES if name in columns), None)
+    if unit is None:
+        raise WorkloadError(f"no column of step times: {' | '.join(TIMES)}", path=path)
+    requests_column = "decode_tokens" if "decode_tokens" in columns else "batch_size"
+    if requests_column not in columns:
+        raise WorkloadError("no column 'decode_tokens' (or 'batch_size')", path=path)
+    time = table.numbers(unit)
+    _refuse(unit, time, time <= 0, "a step takes some time", path)
+    values = {requests_column: table.numbers(requests_column)}
+    for name in ("prefill_tokens", "kv_tokens", "prefill_kv_tokens"):
+        values[name] = table.numbers(name) if name in columns else np.zeros(time.size)
+    for name, column in values.items():
+        _refuse(name, column, column < 0, "is negative", path)
+    requests = values[requests_column]
+    if requests_column == "batch_size":  # requests of the batch, prefilling ones among them
+        requests = np.where(values["prefill_tokens"] > 0, np.maximum(requests - 1, 0), requests)
+    prefill_kv = values["prefill_kv_tokens"]
+    if "prefill_kv_tokens" not in columns:
+        prefill_kv = np.where(requests > 0, 0.0, values["kv_tokens"])
+    context = values["kv_tokens"] - prefill_kv
+    _refuse("prefill_kv_tokens", prefill_kv, context < 0, "is more than kv_tokens", path)
+    kept, dropped = _kept(table, {"hardware": hardware, "model": model, "tp": tp}, path)
+    if "gap_steps" in columns:
+        near = table.numbers("gap_steps") <= longest_gap
+        dropped[f"gap_steps > {longest_gap}"] = int((kept & ~near).sum())
+        kept &= near
+    idle = (requests == 0) & (values["prefill_tokens"] == 0)
+    dropped["empty batches"] = int((kept & idle).sum())
+    kept &= ~idle
+    if not kept.any():
+        raise WorkloadError("no rows are left to fit", path=path)
+    rows = StepRows(
+        values["prefill_tokens"],
+        requests,
+        context,
+        prefill_kv,
+        time * TIMES[unit],
+        np.arange(1, time.size + 1),
+        "kv_tokens" in columns,
+        {"file": str(path)} | _names(table, kept),
+        {reason: count for reason, count in dropped.items() if count},
+    )[kept]
+    _check_unit(rows, unit, path)
+    return rows
+
+
+def _kept(
+    table: TextTable, wanted: Mapping[str, Any], path: Path
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which rows are of the machine wanted, refusing a mixture of machines."""
+    present = {name: np.array(table.columns[name]) for name in GROUP if name in table.columns}
+    size = len(next(iter(table.columns.values())))
+    kept = np.ones(size, bool)
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        if name not in present:
+            raise WorkloadError(f"no column {name!r} to choose {value} by", path=path)
+        match = np.char.lower(present[name]) == str(value).lower()
+        if not match.any():
+            known = ", ".join(sorted(set(present[name].tolist())))
+            raise WorkloadError(f"no rows of {name} {value}; the file has {known}", path=path)
+        kept &= match
+    machines = sorted({each for each in zip(*(x[kept] for x in present.values()), strict=True)})
+    if present and not machines:
+        raise WorkloadError("no rows of this combination of hardware, model and tp", path=path)
+    if len(machines) > 1:
+        known = "; ".join(" ".join(map(str, each)) for each in machines[:6])
+        raise WorkloadError(
+            f"rows of {len(machines)} machines ({known}); choose one by hardware, model and tp",
+            path=path,
+        )
+    return kept, {"other machines": int(size - kept.sum())}
+
+
+def _names(table: TextTable, kept: NDArray[np.bool_]) -> dict[str, str]:
+    first = int(np.argmax(kept))
+    return {name: table.columns[name][first] for name in GROUP if name in table.columns}
+
+
+def _check_unit(rows: StepRows, unit: str, path: Path) -> None:
+    """Refuse times that no model on no card has: their unit is another one."""
+    middle = float(np.median(rows.time))
+    if FASTEST <= middle <= SLOWEST:
+        return
+    at = int(np.argmin(np.abs(rows.time - middle)))
+    likely = [
+        name for name, size in TIMES.items() if FASTEST <= middle / TIMES[unit] * size <= SLOWEST
+    ]
+    hint = f"; is the column in {likely[0].rpartition('_')[2]}?" if likely else ""
+    raise WorkloadError(
+        f"half of the steps take less than {middle:.3g} s, which is not plausible{hint}"
+        if middle < FASTEST
+        else f"half of the steps take more than {middle:.3g} s, which is not plausible{hint}",
+        path=path, row=int(rows.row[at]), column=unit, value=float(rows.time[at] / TIMES[unit]),
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""``fluidserve analyze``: what theory says of one node, and when not to trust it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fluidserve.options import instance_options, run_options, workload_options
+
+
+@click.command("analyze")
+@workload_options
+@instance_options
+@run_options
+@click.option(
+    "--transient/--stationary", default=None,
+    help="latencies from an empty start over the arrivals, or of the equilibrium "
+    "[default: of the equilibrium where the load is constant and below 1]",
+)  # fmt: skip
+@click.option(
+    "--solve-gradients",
+    is_flag=True,
+    help="also differentiate the Eulerian solve by JAX (compiles for half a minute)",
+)
+@click.option("--approximate", is_flag=True, help="read unmodelled policies as FCFS and LIFO")
+def command(
+    transient: bool | None, solve_gradients: bool, approximate: bool, **params: Any
+) -> None:
+    """Predict one node without simulating it: means, tails, stability, gradients, warnings.
+
+    Prints JSON and writes a page to read, analysis.html, with the same in a folder. Capacity,
+    regime, healthy equilibrium and its second moments, the certificate of the memory-full
+    equilibrium, TTFT and E2EL with percentiles of this one node, and what moves them.
+    """
+    from fluidserve.analysis import analyze_into
+    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.inputs import load_inputs
+
+    inputs = load_inputs(params)
+    with experiment_folder(inputs.config.output_dir) as (folder, final):
+        result = analyze_into(
+            folder, final, inputs,
+            transient=transient, solve_gradients=solve_gradients, approximate=approximate,
+        )  # fmt: skip
+    emit(result | {"output_dir": str(final)})

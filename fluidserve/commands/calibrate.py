@@ -1,0 +1,15 @@
+"""``fluidserve calibrate``: laws from measurements."""
+
+from __future__ import annotations
+
+import click
+
+from fluidserve.commands._calibrate_steps import steps
+
+
+@click.group("calibrate")
+def command() -> None:
+    """Fit batch-time laws to measurements."""
+
+
+command.add_command(steps)

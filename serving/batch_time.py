@@ -1,0 +1,251 @@
+"""How long one batch (iteration) takes, as a function of what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.errors import ConfigError
+from serving.setting import check_settings, setting
+
+Table = tuple[tuple[float, float], ...]
+"""Rows (requests, time), strictly more requests in each row and no less time."""
+
+TABLE_ALLOWED = "rows [requests, time] of finite numbers >= 0, requests rising, time never falling"
+"""What a table may be, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTimeLaw:
+    """Duration of one batch, linear in what it holds except for an optional table.
+
+    ``tau = d_0 + d_decode * requests + table(requests) + d_kv * context_tokens
+    + d_prefill * prefill_tokens + d_prefill_attention * prefill_attention
+    + d_swap * swapped_tokens``, where ``context_tokens`` is the KV held by the decoding requests of
+    the batch, sum of p + k, and every decoding request adds one token. A chunk of c prefill
+    tokens whose request already holds h tokens attends ``c * (h + (c + 1) / 2)`` pairs;
+    ``prefill_attention`` sums them over the chunks.
+
+    The decode-node shorthand ``d_1`` is ``d_decode = d_kv = d_1``, for which
+    ``tau = d_0 + d_1 * batch_tokens`` with ``batch_tokens = sum(p + k + 1)``.
+
+    ``d_decode_table`` is for decode that is not linear in the requests, such as the experts of a
+    mixture that a few requests load already: time comes on top of the linear terms, is
+    interpolated linearly between rows, constant before the first, and goes on at the last slope
+    after the last. :meth:`tabulated` gives a law whose table says it all but the KV.
+
+    A batch that computes prefill besides runs other kernels. Where that matters,
+    ``d_prefill_table`` gives its time by tokens computed, prefill_tokens + requests, in place of
+    ``d_0``, ``d_decode``, ``d_decode_table`` and ``d_prefill``; ``d_mixed_kv`` is its ``d_kv``.
+    """
+
+    d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0)
+    d_decode: float = setting(0.001, "time per decoding request [time/request]", minimum=0)
+    d_kv: float = setting(0.001, "time per KV token read [time/token]", minimum=0)
+    d_prefill: float = setting(0.0, "time per prefill token computed [time/token]", minimum=0)
+    d_swap: float = setting(0.0, "time per token moved GPU <-> CPU [time/token]", minimum=0)
+    d_prefill_attention: float = setting(
+        0.0, "time per pair of a prefill token and a token it attends [time/token^2]", minimum=0
+    )
+    d_prefill_context: float = setting(
+        0.0, "time per token that a prefill chunk finds in the KV cache [time/token]", minimum=0
+    )
+    d_mixed_kv: float | None = setting(
+        None, "time per KV token read in a batch with prefill; null = d_kv [time/token]", minimum=0
+    )
+    d_decode_table: Table | None = setting(  # noqa: RUF009
+        None, "further time of so many decoding requests, interpolated [time]", rows=TABLE_ALLOWED
+    )
+    d_prefill_table: Table | None = setting(  # noqa: RUF009
+        None, "time of a batch with prefill by tokens computed, interpolated", rows=TABLE_ALLOWED
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for key in TABLES:
+            rows = getattr(self, key)
+            if rows is not None:
+                object.__setattr__(self, key, checked_table(rows, key))
+
+    @classmethod
+    def per_token(cls, d_0: float, d_1: float, d_swap: float = 0.0) -> BatchTimeLaw:
+        """Return the decode-node law ``tau = d_0 + d_1 * batch_tokens``."""
+        return cls(d_0=d_0, d_decode=d_1, d_kv=d_1, d_swap=d_swap)
+
+    @classmethod
+    def tabulated(
+        cls, table: ArrayLike, d_kv: float = 0.0, *, d_0: float = 0.0, **others: float
+    ) -> BatchTimeLaw:
+        """Return the law ``tau = d_0 + table(requests) + d_kv * context_tokens``.
+
+        Parameters
+        ----------
+        table : shape (R, 2)
+            Rows (requests, time); see the class.
+        d_kv, d_0, **others
+            Further coefficients of the law, 0 unless given.
+
+        Raises
+        ------
+        ConfigError
+            If a row or a coefficient is not allowed.
+        """
+        linear = {"d_decode": 0.0} | others
+        return cls(d_0=d_0, d_kv=d_kv, d_decode_table=checked_table(table), **linear)
+
+    @property
+    def per_request_extra(self) -> float:
+        """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
+        return self.d_decode - self.d_kv
+
+    def scaled(self, n: float) -> BatchTimeLaw:
+        """Return the law by which a batch ``n`` times as large takes as long."""
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {key: value for key, value in given.items() if key != "d_0" and value is not None}
+        for key, value in values.items():
+            is_table = key in TABLES
+            values[key] = tuple((x * n, t) for x, t in value) if is_table else value / n
+        return replace(self, **values)
+
+    def in_unit(self, factor: float) -> BatchTimeLaw:
+        """Return the law with every time multiplied by ``factor``: 1000 for s to ms."""
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {key: value for key, value in given.items() if value is not None}
+        for key, value in values.items():
+            is_table = key in TABLES
+            values[key] = tuple((x, t * factor) for x, t in value) if is_table else value * factor
+        return replace(self, **values)
+
+    def table_segments(self) -> NDArray[np.float64]:
+        """Return the pieces of the table, shape (3, S): first requests, time there, slope.
+
+        Within piece s the table is ``time[s] + slope[s] * (requests - first[s])``, also beyond
+        the last; before the first it is ``time[0]``. Without a table S is 0.
+        """
+        return _segments(self.d_decode_table)
+
+    def table_time(self, requests: Any) -> Any:
+        """Return what the table adds [time] for so many requests; 0 without a table."""
+        return 0.0 if self.d_decode_table is None else _looked_up(self.d_decode_table, requests)
+
+    def duration(self, batch_tokens: Any, requests: Any, swapped_tokens: Any = 0) -> Any:
+        """Return the duration [time] of a decode batch (scalars, NumPy or JAX arrays alike).
+
+        Parameters
+        ----------
+        batch_tokens
+            sum(p + k + 1) over the batch [tokens].
+        requests
+            Decoding requests in the batch.
+        swapped_tokens
+            Tokens moved between GPU and CPU since the last batch.
+
+        Notes
+        -----
+        This order of operations is the engine's: with ``d_decode == d_kv`` the third term is an
+        exact zero, so ``d_1`` given as a shorthand yields the very bits of ``d_0 + d_1 * tokens``.
+        """
+        return (
+            self.d_0
+            + self.d_kv * batch_tokens
+            + (self.per_request_extra * requests + self.table_time(requests))
+            + self.d_swap * swapped_tokens
+        )
+
+    def mixed_duration(
+        self,
+        requests: Any,
+        context_tokens: Any,
+        prefill_tokens: Any,
+        prefill_attention: Any = 0,
+        prefill_context: Any = 0,
+    ) -> Any:
+        """Return the duration [time] of a batch that also computes prefill (chunks).
+
+        Parameters
+        ----------
+        requests
+            Decoding requests in the batch.
+        context_tokens
+            KV that they read, sum(p + k) [tokens].
+        prefill_tokens
+            Prefill tokens computed in the batch.
+        prefill_attention
+            Sum of ``c * (h + (c + 1) / 2)`` over its chunks [tokens^2].
+        prefill_context
+            Sum of ``h`` over its chunks [tokens].
+        """
+        d_kv = self.d_kv if self.d_mixed_kv is None else self.d_mixed_kv
+        if self.d_prefill_table is None:
+            linear = self.d_0 + self.d_decode * requests + self.d_prefill * prefill_tokens
+            computed = linear + self.table_time(requests)
+        else:
+            computed = _looked_up(self.d_prefill_table, prefill_tokens + requests)
+        attended = self.d_prefill_attention * prefill_attention
+        return (
+            computed + d_kv * context_tokens + attended + self.d_prefill_context * prefill_context
+        )
+
+
+TABLES = ("d_decode_table", "d_prefill_table")
+"""Coefficients of a law that are tables."""
+
+
+def _segments(table: Table | None) -> NDArray[np.float64]:
+    if table is None:
+        return np.empty((3, 0))
+    x, time = np.array(table).T
+    if x.size == 1:
+        return np.array([x, time, [0.0]])
+    return np.array([x[:-1], time[:-1], np.diff(time) / np.diff(x)])
+
+
+def _looked_up(table: Table, x: Any) -> Any:
+    """Return the table at ``x``, a scalar or an array of NumPy or JAX."""
+    first, time, slope = _segments(table)
+    if isinstance(x, int | float | list | np.ndarray | np.generic):
+        xp: Any = np
+    else:
+        import jax.numpy as xp
+    x = xp.maximum(xp.asarray(x), first[0])
+    piece = xp.searchsorted(xp.asarray(first), x, side="right") - 1
+    first, time, slope = (xp.asarray(each)[piece] for each in (first, time, slope))
+    return slope * (x - first) + time
+
+
+def checked_table(rows: Any, key: str = "d_decode_table") -> Table:
+    """Return the rows of a table as pairs of floats.
+
+    Raises
+    ------
+    ConfigError
+        Naming the row that is not allowed.
+    """
+    found: list[tuple[float, float]] = []
+    if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
+        raise ConfigError(key, rows, TABLE_ALLOWED)
+    for number, row in enumerate(rows, 1):
+        pair = _pair(row)
+        falls = pair is not None and found and (pair[0] <= found[-1][0] or pair[1] < found[-1][1])
+        if pair is None or falls:
+            given = row.tolist() if hasattr(row, "tolist") else row
+            raise ConfigError(f"{key}, row {number}", given, TABLE_ALLOWED)
+        found.append(pair)
+    return tuple(found)
+
+
+def _pair(row: Any) -> tuple[float, float] | None:
+    """Return a row as two finite numbers >= 0; None if it is anything else."""
+    if isinstance(row, str | bytes) or not hasattr(row, "__len__") or len(row) != 2:
+        return None
+    if any(isinstance(each, bool | str) for each in row):
+        return None
+    try:
+        x, time = (float(each) for each in row)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (x, time) if 0 <= x < inf and 0 <= time < inf else None

@@ -1,0 +1,77 @@
+"""``fluidserve tune``: what it prints, its exit status, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+QUICK = ("--tolerance", 0.05, "--max-run-length", 100_000, "--no-verbose")
+
+
+def test_an_answer_is_json_with_its_context(run):
+    done = run("tune", "max-rate", "--slo", "p99_ttft<200", "--slo", "mean_tpot<5", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    for key in ("knob", "value", "bracket", "slo", "engine_runs", "fluid_runs", "fluid_value"):
+        assert found[key] is not None
+    low, high = found["bracket"]
+    assert low == found["value"] < high <= 1.06 * low and found["monotone"]
+    assert found["slo"] == ["p99_ttft<200", "mean_tpot<5"]
+    assert found["measured"]["p99_ttft"] < 200 and found["engine_runs"] == sum(
+        point["replications"] for point in found["points"]
+    )
+    assert found["engine_requests"] == sum(
+        point["replications"] * point["requests"] for point in found["points"]
+    )
+
+
+def test_milliseconds_are_those_of_the_instance(run):
+    arguments = ("tune", "max-rate", "--time-unit", "s", *QUICK)
+    one = json.loads(run(*arguments, "--slo", "mean_tpot<2").stdout)
+    other = json.loads(run(*arguments, "--slo", "mean_tpot_ms<2000").stdout)
+    assert one["value"] == other["value"] and one["slo"] == other["slo"]
+
+
+def test_no_answer_is_null_a_reason_and_status_1(run):
+    done = run("tune", "max-rate", "--slo", "p99_ttft<1", *QUICK)
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["value"] is None and found["reason"].startswith("impossible")
+    assert "impossible" in done.stderr
+
+
+def test_two_knobs_take_goodput(run):
+    done = run("tune", "B,admission-threshold", "--load", 0.5, "--goodput", "ttft:5",
+               "--run-length", 2000, "--replications", 2, "--no-verbose")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["knobs"] == ["B", "admission-threshold"] and found["goodput"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("max-rat",), "max-rate | M-total | B | admission-threshold"),
+        (("max-rate", "--slo", "p99_ttf<1"), "STATISTIC_LATENCY<LIMIT"),
+        (("max-rate", "--slo", "p99_ttft_ms<1"), "no ms"),
+        (("max-rate", "--bracket", "1"), "LOW:HIGH"),
+        (("max-rate", "--bracket", "2:1"), "LOW < HIGH"),
+        (("admission-threshold", "--bracket", "0.5:2"), "from 0 to 1"),
+        (("max-rate", "--num-requests", 10), "--run-length"),
+        (("max-rate", "--tolerance", 0), "tolerance"),
+        (("max-rate", "--profile", "ramp(first=1,last=2,duration=10)"), "constant or periodic"),
+        (("max-rate", "--goodput", "ttft:1"), "two knobs"),
+        (("max-rate,B",), "two knobs"),
+        (("max-rate,B", "--slo", "p99_ttft<1", "--goodput", "ttft:1"), "--slo with one"),
+    ],
+)
+def test_wrong_input_is_one_line(run, arguments, said):
+    failed = run("tune", *arguments)
+    assert failed.exit_code == 2 and said in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_file_is_no_steady_stream(run):
+    run("generate", "--num-requests", 5, "--output", "r.csv")
+    assert "steady stream" in run("tune", "max-rate", "--requests", "r.csv").stderr
