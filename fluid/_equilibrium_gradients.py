@@ -14,7 +14,7 @@ from fluid._capacity import saturation
 from fluid._equilibrium import Equilibrium, equilibrium
 from fluid._parameters import parameter_values
 from fluid._symbolic_equilibrium import equilibrium_formulas
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, UnsupportedError
 
 QUANTITIES = ("tau", "batch_tokens", "running", "wait", "capacity")
 DIFFERENTIATED = (
@@ -57,11 +57,15 @@ def equilibrium_gradients(
 
     Raises
     ------
+    UnsupportedError
+        For a tabulated batch-time law.
     SolveError
         If load >= 1: there is no equilibrium.
     """
-    state = equilibrium(mix, instance, arrival_rate)
     law = instance.batch_time
+    if law.d_decode_table is not None:
+        raise UnsupportedError("the closed forms are differentiated for linear batch-time laws")
+    state = equilibrium(mix, instance, arrival_rate)
     values = {
         "lambda": arrival_rate, "d_0": law.d_0, "d_kv": law.d_kv,
         "epsilon": law.per_request_extra, "i": state.idle, "W": mix.work, "E_D": mix.mean_decode,

@@ -104,7 +104,7 @@ def march_with_slopes(
         What the equations need, and its derivatives, stacked in front.
     """
     model = problem.model.equations
-    advance = _chunk(model.mode, model.transport)
+    advance = _chunk(model.mode, model.transport, model.tabulated)
     names = ("Q", *problem.model.integrals, *AREAS)
     number = next(iter(slopes.values())).shape[0]
     totals = np.zeros(len(names))
@@ -132,9 +132,9 @@ def march_with_slopes(
 
 
 @cache
-def _chunk(mode: str, transport: str) -> Any:
+def _chunk(mode: str, transport: str, tabulated: bool) -> Any:
     """Return the compiled scan of CHUNK steps and its derivatives."""
-    model = compiled(mode, transport, "jax")
+    model = compiled(mode, transport, "jax", tabulated)
     at = {name: 1 + k for k, name in enumerate(model.integrals)}
     return jax.jit(partial(_advance_with_slopes, partial(_advance, model.rates, at, model.pool)))
 
