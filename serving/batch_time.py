@@ -78,7 +78,7 @@ class BatchTimeLaw:
 
     @classmethod
     def tabulated(
-        cls, table: ArrayLike, d_kv: float = 0.0, *, d_0: float = 0.0, **others: float
+        cls, table: ArrayLike, d_kv: float = 0.0, *, d_0: float = 0.0, **others: Any
     ) -> BatchTimeLaw:
         """Return the law ``tau = d_0 + table(requests) + d_kv * context_tokens``.
 
@@ -94,7 +94,7 @@ class BatchTimeLaw:
         ConfigError
             If a row or a coefficient is not allowed.
         """
-        linear = {"d_decode": 0.0} | others
+        linear: dict[str, Any] = {"d_decode": 0.0} | others
         return cls(d_0=d_0, d_kv=d_kv, d_decode_table=checked_table(table), **linear)
 
     @property

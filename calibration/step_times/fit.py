@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -215,8 +215,7 @@ def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
     same = (line.recipe.decode, line.recipe.kv) == (recipe.decode, recipe.kv)
     if line.regime != "decode" or not same:
         return line
-    values = {name: getattr(line, name) for name in HeldOut.__slots__}
-    return HeldOut(**values | {"recipe": recipe})
+    return replace(line, recipe=recipe)
 
 
 def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTimeFit:

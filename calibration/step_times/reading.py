@@ -79,7 +79,7 @@ class StepRows:
         """
         duration = np.asarray(time, float)
         held = 0 if context is None else context
-        columns = {
+        columns: dict[str, Any] = {
             name: np.broadcast_to(np.asarray(values, float), duration.shape)
             for name, values in (
                 ("prefill_tokens", prefill_tokens), ("requests", requests), ("context", held),

@@ -1,0 +1,129 @@
+"""Laws fitted to step times: truth recovered, measured levels held out, bad files refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.step_times import Recipe, StepRows, fit_step_times, predict, read_step_times
+from calibration.step_times.holdout import held_out
+from discrete import simulate
+from serving import BatchTimeLaw, DecodeNode, RequestTable, WorkloadError
+
+SHARED = Path(os.environ.get("FLUIDSERVE_SHARED", Path(__file__).parents[2] / ".." / "shared"))
+KERNELS = SHARED / "data" / "steps" / "steps_kernelsum_vllm019.csv.gz"
+LAW = BatchTimeLaw(d_0=0.012, d_decode=4e-5, d_kv=1.5e-7)
+
+
+def grid(law, noise=0.0, seed=0):
+    n, per = np.meshgrid([1, 2, 4, 8, 16, 32, 64, 128], [64, 256, 1024, 4096, 8192])
+    n, context = n.ravel().astype(float), (n * per).ravel().astype(float)
+    time = law.duration(context + n, n)
+    time = time * (1 + noise * np.random.default_rng(seed).standard_normal(n.size))
+    return StepRows.of(n, context, time)
+
+
+def test_a_law_without_noise_is_recovered():
+    fit = fit_step_times(grid(LAW), law="linear")
+    for key in ("d_0", "d_decode", "d_kv"):
+        assert getattr(fit.law, key) == pytest.approx(getattr(LAW, key), rel=1e-6)
+    assert all(each.identified for each in fit.coefficients)
+
+
+def test_simulated_batches_with_noise_give_what_is_identified_within_a_percent():
+    rng = np.random.default_rng(3)
+    size = 6000
+    arrival = np.cumsum(rng.exponential(1 / np.where(np.arange(size) % 3000 < 1500, 5, 60)))
+    table = RequestTable.validated(
+        arrival, rng.choice([100, 4000], size), rng.integers(100, 400, size)
+    )
+    batches = simulate(table, DecodeNode(LAW, M_total=400_000, B=None)).batches
+    n, tokens = batches["batch_size"].astype(float), batches["batch_tokens"]
+    measured = batches["batch_duration"] * (1 + 0.05 * rng.standard_normal(n.size))
+    fit = fit_step_times(StepRows.of(n, tokens - n, measured), law="linear", compare=False)
+    known = {each.name: each for each in fit.coefficients if each.identified}
+    assert "d_0" in known
+    for name, each in known.items():
+        assert each.value == pytest.approx(getattr(LAW, name), rel=0.01), name
+    predicted = predict(fit.law, fit.rows)
+    assert np.mean(np.abs(predicted / batches["batch_duration"] - 1)) < 0.01
+
+
+def test_a_few_wild_steps_do_not_move_the_law_and_are_named():
+    rows = grid(LAW, noise=0.01)
+    time = rows.time.copy()
+    time[[5, 17]] *= 8
+    fit = fit_step_times(StepRows.of(rows.requests, rows.context, time), law="linear")
+    assert fit.law.d_0 == pytest.approx(LAW.d_0, rel=0.02)
+    assert {each.row for each in fit.outliers[:2]} == {6, 18}
+
+
+def test_a_concave_law_gets_a_table():
+    law = BatchTimeLaw.tabulated([(1, 0.005), (16, 0.042), (128, 0.046)], 6e-8)
+    fit = fit_step_times(grid(law))
+    assert fit.recipe.decode == "tabulated"
+    assert np.abs(predict(fit.law, fit.rows) / fit.rows.time - 1).mean() < 0.01
+
+
+def test_collinear_columns_are_said_and_predictions_hold():
+    n = np.tile(np.arange(1.0, 65.0), 3)
+    time = LAW.duration(n * 501, n) * (1 + 0.01 * np.random.default_rng(1).standard_normal(n.size))
+    fit = fit_step_times(StepRows.of(n, n * 500, time), law="linear")
+    loose = {each.name for each in fit.coefficients if not each.identified}
+    assert loose == {"d_decode", "d_kv"}
+    assert any("not identified" in each for each in fit.warnings)
+    assert np.abs(predict(fit.law, fit.rows) / LAW.duration(n * 501, n) - 1).max() < 0.01
+
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+HEADER = "decode_tokens,kv_tokens,step_time_ms\n"
+GOOD = "".join(
+    f"{n},{n * per},{1e3 * LAW.duration(n * (per + 1), n):.6f}\n"
+    for n in (1, 2, 4, 8, 16) for per in (64, 512, 4096)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the file is empty"),
+        (HEADER, "no rows below the header"),
+        (HEADER + GOOD[: GOOD.index("\n") + 1], "too few"),
+        (HEADER + GOOD + "4,100,-3\n", "row 16, column 'step_time_ms', value -3.0"),
+        (HEADER + GOOD + "4,-100,3\n", "row 16, column 'kv_tokens', value -100.0"),
+        (HEADER + GOOD + "4,100,fast\n", "row 16, column 'step_time_ms', value 'fast'"),
+        (HEADER.replace("_ms", "_us") + GOOD, "not plausible; is the column in ms"),
+        (HEADER + "".join(f"8,{k},15.{k}\n" for k in range(10, 30)), "column 'decode_tokens'"),
+        (HEADER + "".join(f"{k},500,15.{k}\n" for k in range(10, 30)), "column 'kv_tokens'"),
+        (HEADER + "".join(f"{k},{k * k},15\n" for k in range(10, 30)), "column 'step time'"),
+        (HEADER + GOOD + "4,2000,0.0125\n", "is it in another unit?"),
+        ("kv_tokens,step_time_ms\n1,2\n", "no column 'decode_tokens'"),
+        ("decode_tokens,x\n1,2\n", "no column of step times"),
+    ],
+)
+def test_a_bad_file_is_refused_in_a_line(tmp_path, text, words):
+    path = tmp_path / "steps.csv"
+    path.write_text(text)
+    with pytest.raises(WorkloadError) as caught:
+        fit_step_times(read_step_times(path), law="linear", compare=False)
+    assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(not KERNELS.exists(), reason="the shared measurements are not here")
+@pytest.mark.parametrize(
+    ("machine", "decode", "inner", "outer"),
+    [
+        ({"hardware": "RTX4090"}, "linear", 1.5, 2.5),
+        ({"hardware": "RTXPRO6000", "model": LLAMA, "tp": 1}, "linear", 1.5, 2.5),
+        ({"model": "Qwen/Qwen3-32B", "tp": 1}, "linear", 1.5, 1.5),
+        ({"model": "Qwen/Qwen3-30B-A3B-Instruct-2507"}, "tabulated", 5.0, 5.0),
+    ],
+)  # fmt: skip
+def test_measured_decode_batches_are_predicted_at_levels_held_out(machine, decode, inner, outer):
+    rows = read_step_times(KERNELS, **machine)
+    lines = held_out(rows, Recipe(decode), ("decode",))
+    by_size = {each.split: each.mape for each in lines if each.levels_of == "batch size"}
+    assert by_size["interpolating"] <= inner and by_size["extrapolating"] <= outer
