@@ -11,7 +11,9 @@ from click.testing import CliRunner
 
 from fluidserve.cli import COMMANDS, cli
 
-GUIDES = ("README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md", "docs/tuning.md")
+GUIDES = (
+    "README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md", "docs/tuning.md",
+)  # fmt: skip
 
 
 def blocks(root, guide, language):
