@@ -13,6 +13,7 @@ from fluidserve.cli import COMMANDS, cli
 
 GUIDES = (
     "README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md", "docs/tuning.md",
+    "docs/score-card.md",
 )  # fmt: skip
 
 
