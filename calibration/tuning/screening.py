@@ -14,6 +14,11 @@ Predictor = Callable[[Operation], Mapping[str, Distribution]]
 """From an operation to its stationary latencies by name; SolveError where it has none."""
 
 
+NEARLY_FULL = 0.995
+"""Load from which every latency counts as unbounded: so near to capacity an equilibrium is slow to
+solve, and a scout need not know."""
+
+
 def load_of(operation: Operation) -> float:
     """Return the mean arrival rate over lambda_M; infinite for a node that has none."""
     from fluid import capacity
@@ -75,7 +80,7 @@ class Screen:
             load = load_of(operation)
             if not self._slos:
                 return (load - 1) / GROWTH_SCALE
-            latencies = self._predictor(operation) if load < 1 else {}
+            latencies = self._predictor(operation) if load < NEARLY_FULL else {}
         except SolveError as error:
             if error.status == "overload":
                 return math.inf
@@ -84,7 +89,7 @@ class Screen:
         except UnsupportedError as error:
             self.problem = str(error)
             return None
-        if load >= 1:
+        if load >= NEARLY_FULL:
             return math.inf
         unknown = [slo.latency for slo in self._slos if slo.latency not in latencies]
         if unknown:

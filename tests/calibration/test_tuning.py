@@ -27,13 +27,20 @@ from calibration.tuning import (
 from calibration.tuning.engine import GROWTH
 from calibration.tuning.slo import STATISTICS
 from fluid import capacity
-from serving import LATENCIES, BatchTimeLaw, ConfigError, DecodeNode, FluidServeError
+from serving import (
+    LATENCIES,
+    BatchTimeLaw,
+    ConfigError,
+    DecodeNode,
+    FluidServeError,
+    UnsupportedError,
+)
 from workload import Ramp, Steps, describe
 
 NODE = DecodeNode()
 OPERATION = Operation(describe("normal"), NODE)
 LAMBDA_M = capacity(OPERATION.workload.mix, NODE)
-QUICK = {"tolerance": 0.03, "replications": 16}
+QUICK = {"tolerance": 0.03, "most_requests": 200_000}
 
 
 # Objectives
@@ -151,6 +158,7 @@ def test_without_objectives_the_capacity_is_lambda_m():
     assert found.monotone and found.answer.met.value < found.answer.missed.value
 
 
+@pytest.mark.slow
 def test_an_objective_that_never_binds_leaves_lambda_m():
     found = tune("max-rate", OPERATION, [parse_slo("p99_ttft<1e7")])
     assert found.value == pytest.approx(LAMBDA_M, rel=0.01)
@@ -187,6 +195,7 @@ def test_a_capacity_is_that_of_a_scan_for_a_tenth_of_a_bisections_runs(text):
     assert found.answer.met.certain(0.95) and found.answer.missed.certain(0.95)
 
 
+@pytest.mark.slow
 def test_a_wrong_scout_costs_runs_but_no_truth():
     """The fluid is only asked where to look: one that is 30 % off changes no answer."""
     from calibration.tuning import predict
@@ -197,9 +206,7 @@ def test_a_wrong_scout_costs_runs_but_no_truth():
         return predict(operation.at_rate(0.7 * operation.mean_rate))
 
     def silent(operation):
-        raise FluidServeErrorInstead
-
-    from serving import UnsupportedError as FluidServeErrorInstead
+        raise UnsupportedError("no answer")
 
     right = tune("max-rate", OPERATION, [slo], **QUICK)
     misled = tune("max-rate", OPERATION, [slo], predictor=wrong, **QUICK)
@@ -217,6 +224,7 @@ def test_an_impossible_objective_says_so():
     assert json.loads(json.dumps(found.to_json()))["value"] is None
 
 
+@pytest.mark.slow
 def test_the_smallest_memory_is_where_a_scan_finds_it():
     slo = parse_slo("p99_ttft<100")
     operation = OPERATION.at_rate(0.5 * LAMBDA_M)
@@ -236,6 +244,7 @@ def test_the_smallest_memory_is_where_a_scan_finds_it():
     assert p99(1.04 * found.value) < 100 < p99(0.96 * found.value)
 
 
+@pytest.mark.slow
 def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
     """Sacrifice under bursts: admit too little and the node cannot keep up, too much and it
     collapses into recomputing; both edges are found and the answer is not taken for monotone."""
@@ -244,7 +253,8 @@ def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
     )
     bursts = "steps(0:3,100:0.8,period=1100)"
     operation = Operation(describe(types="(20,20,1)", profile=bursts), node).at_rate(4.4)
-    found = tune("admission-threshold", operation, scan=8, tolerance=0.05, replications=4)
+    found = tune("admission-threshold", operation, scan=8, tolerance=0.05, replications=4,
+                 most_requests=200_000)  # fmt: skip
     assert not found.monotone and any("not monotone" in each for each in found.warnings)
     assert len(found.crossings) == 2
     ((low, high),) = found.ranges
@@ -257,6 +267,7 @@ def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
     assert middle < 0.004 < min(first, last)
 
 
+@pytest.mark.slow
 def test_crossings_of_a_made_up_knob_are_all_found():
     """A knob that helps, hurts and helps again, by changing the rate: four of five are known."""
 
@@ -268,7 +279,7 @@ def test_crossings_of_a_made_up_knob_are_all_found():
         lambda operation, x: operation.at_rate(rate(x)),
         lambda _: (0.05, 2.2), lambda _: (0.0, 3.0),
     )  # fmt: skip
-    found = tune(knob, OPERATION, scan=12, tolerance=0.02)
+    found = tune(knob, OPERATION, scan=12, tolerance=0.02, most_requests=200_000)
     truth = sorted(
         (k + side * math.asin(0.05 / 0.35) / (2 * math.pi)) if side > 0
         else k + 0.5 - math.asin(0.05 / 0.35) / (2 * math.pi)
