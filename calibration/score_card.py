@@ -25,6 +25,9 @@ HORIZON = 3000.0
 NO_EVICTION = "none"
 """A node whose batch budget binds long before its memory: what it evicts does not matter."""
 
+MEMORY = 2000
+"""Tokens per unit of size where memory binds: as many as the budget elsewhere."""
+
 GRID: Mapping[str, Sequence[Any]] = {
     "load": (0.5, 0.8, 0.95, 1.1),
     "burstiness": (0.5, 1.0, 4.0),
@@ -69,7 +72,7 @@ class Scenario:
         """The default node at size n, with its budget or without."""
         if self.mode == NO_EVICTION:
             return DecodeNode().scaled(self.n)
-        return DecodeNode(mode=self.mode, B=None).scaled(self.n)
+        return DecodeNode(mode=self.mode, M_total=MEMORY, B=None).scaled(self.n)
 
     @property
     def workload(self) -> Workload:

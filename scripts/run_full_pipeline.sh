@@ -13,7 +13,7 @@ mkdir -p "$out"
 
 bash scripts/run_scenarios.sh "$out/scenarios" > /dev/null
 echo "== capacity at $slo" >&2
-fluidserve tune max-rate --slo "$slo" --tolerance 0.02 > "$out/capacity.json"
+fluidserve tune max-rate --slo "$slo" --tolerance 0.02 --max-run-length 200000 > "$out/capacity.json"
 rate="$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["value"])' \
   "$out/capacity.json")"
 echo "== sweep" >&2

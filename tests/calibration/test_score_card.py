@@ -18,7 +18,8 @@ def test_a_scenario_is_what_it_is_named():
     workload, node = CASE.workload, CASE.instance
     assert workload.rate == pytest.approx(0.8 * capacity(workload.mix, node))
     assert (node.M_total, node.B) == (100_000, 20_000)
-    assert replace(CASE, mode="sacrifice").instance.B is None
+    full = replace(CASE, mode="sacrifice").instance
+    assert (full.M_total, full.B, full.mode) == (20_000, None, "sacrifice")
     everything = list(score_card.scenarios())
     assert len(everything) == math.prod(len(values) for values in score_card.GRID.values())
 
