@@ -15,10 +15,6 @@ from fluidserve.cli import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-GUIDES = (
-    "README.md", "docs/model.md", "docs/command-line.md", "docs/accuracy.md", "docs/tuning.md",
-    "docs/score-card.md",
-)  # fmt: skip
 
 
 def blocks(root, guide, language):
