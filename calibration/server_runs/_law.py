@@ -86,20 +86,29 @@ def fit_law(rows: BatchRows) -> LawFit:
         robust = np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-300))
     value, half = np.full(4, np.nan), np.full(4, np.nan)
     value[told] = c
-    half[told] = _half_widths(columns, c, root * np.sqrt(robust), y, predicted)
+    half[told] = _half_widths(columns * (root / predicted)[:, None], c, residual, robust)
     scaled = columns * (root / predicted)[:, None]
     return LawFit(value, half, float(np.linalg.cond(scaled / np.linalg.norm(scaled, axis=0))))
 
 
 def _half_widths(
-    columns: NDArray, c: NDArray, weight: NDArray, y: NDArray, predicted: NDArray
+    scaled: NDArray[np.float64],
+    c: NDArray[np.float64],
+    residual: NDArray[np.float64],
+    robust: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return 95 % half widths (sandwich); infinite for a coefficient held at zero."""
+    """Return 95 % half widths; infinite for a coefficient held at zero.
+
+    The sandwich of Huber's estimator: a clipped residual has no slope, so it counts in the meat
+    and not in the bread. Residuals are inflated by their leverage (HC3).
+    """
     free = c > 0
     half = np.full(c.size, np.inf)
-    scaled = columns[:, free] * (weight / predicted)[:, None]
-    residual = weight * (y / predicted - 1)
-    bread = np.linalg.pinv(scaled.T @ scaled)
-    meat = (scaled * residual[:, None] ** 2).T @ scaled * len(y) / max(len(y) - free.sum(), 1)
+    x = scaled[:, free]
+    inner = x[robust >= 1.0]
+    bread = np.linalg.pinv(inner.T @ inner)
+    leverage = np.einsum("ij,jk,ik->i", x, bread, x)
+    score = robust * residual / np.maximum(1 - leverage, 0.1)
+    meat = (x * score[:, None] ** 2).T @ x
     half[free] = 1.96 * np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0))
     return half
