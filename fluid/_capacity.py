@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from serving import DecodeNode, RequestMix
 
@@ -40,6 +41,7 @@ def straddle(mix: RequestMix) -> float:
     return float(mix.probability @ need**2 / (2 * mix.probability @ need))
 
 
+@lru_cache(maxsize=256)
 def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
     """Return the saturated state of ``instance`` under ``mix`` (model, section 4).
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving import RequestMix
 from serving.compilation import compiled
 
-STAGE_BINS, REQUEST_BINS, LENGTH_GROUPS = 224, 80, 16
+STAGE_BINS, REQUEST_BINS, JUMP_BINS, LENGTH_GROUPS = 224, 80, 40, 16
 MOST_STAGES = 48
 """Stages at which one request is looked at; the stages between them are alike."""
 
@@ -43,6 +43,8 @@ class RequestWork:
         the batch tokens of independent requests do besides following the work in system.
     mean, second : [token-iterations, (token-iterations)^2]
         W = E[w] and E[w^2], of the binned law.
+    jumps : shape (2, J) [token-iterations, 1]
+        Work of arrivals and its probability, in fewer bins.
     """
 
     stages: NDArray[np.float64]
@@ -51,6 +53,7 @@ class RequestWork:
     persistence: NDArray[np.float64]
     mean: float
     second: float
+    jumps: NDArray[np.float64]
 
     @property
     def mean_decode(self) -> float:
@@ -67,7 +70,9 @@ def request_work(mix: RequestMix) -> RequestWork:
     requests = _request_moments(p, d, total, mix.probability)
     groups = _length_groups(mix, total)
     mean, second = float(requests[1].sum()), float(np.sum(requests[1] ** 2 / requests[0]))
-    return RequestWork(stages, requests, groups, _persistence(groups), mean, second)
+    return RequestWork(
+        stages, requests, groups, _persistence(groups), mean, second, _jumps(requests)
+    )
 
 
 def _stage_moments(
@@ -133,6 +138,13 @@ def _request_moments(
     )
     sums = np.stack([np.asarray(np.bincount(bins, row, REQUEST_BINS), float) for row in rows])
     return np.ascontiguousarray(sums[:, sums[0] > 0])
+
+
+def _jumps(requests: NDArray[np.float64]) -> NDArray[np.float64]:
+    count = requests.shape[1]
+    groups = np.arange(count) * min(JUMP_BINS, count) // count
+    share = np.asarray(np.bincount(groups, requests[0]), float)
+    return np.stack([np.bincount(groups, requests[1]) / share, share])
 
 
 def _length_groups(mix: RequestMix, total: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,7 +30,6 @@ NEAR = 3.5
 WIDENING = 1.10
 """Ratio of successive widths of the levels beyond."""
 
-JUMP_BINS = 40
 BATCH_POINTS = 8
 """Quantiles of the batch tokens at a level."""
 
@@ -77,18 +76,31 @@ def grid_of(
     *,
     steps: int = STEPS_PER_SET,
     near: float = NEAR,
+    widening: float = WIDENING,
+    resolve: bool = True,
 ) -> tuple[NDArray[np.float64], int]:
-    """Return levels of V up to ``highest``, idle first, and how many of them are uniform."""
-    # many requests: V strays little from its mean, and that must be resolved
-    finest = max(closure.strays / STEPS_PER_SD, closure.set_mean / MOST_STEPS)
-    step = min(closure.set_mean / steps, finest)
+    """Return levels of V up to ``highest``, idle first, and how many of them are uniform.
+
+    Parameters
+    ----------
+    steps, near
+        Levels per saturated set, and so many sets up to which they are uniform.
+    widening
+        Ratio of the widths beyond.
+    resolve
+        Whether the law of V is to be resolved, however little it strays where requests are many.
+    """
+    step = closure.set_mean / steps
+    if resolve:
+        finest = max(closure.strays / STEPS_PER_SD, closure.set_mean / MOST_STEPS)
+        step = min(step, finest)
     uniform = int(near * closure.set_mean / step)
     levels = (np.arange(uniform) + 0.5) * step
     drift = abs(closure.rate * closure.work.mean - _fastest(closure))
     widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
     far, width, top = [], step, levels[-1]
     while top < highest:
-        width = min(width * WIDENING, widest)
+        width = min(width * widening, widest)
         top += width
         far.append(top)
     return np.concatenate([[0.0], levels, far]), uniform
@@ -122,21 +134,13 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
 
     ``d/dt law = G law`` for the law of V at the levels, the idle node first.
     """
-    sizes, share = jump_bins(closure)
+    sizes, share = closure.work.jumps
     reach = _reach(levels.work, levels.uniform, float(sizes.max()))
     band = _generator(
         levels.work, levels.uniform, levels.service, sizes, share, rate,
         closure.work.mean, closure.work.second, _fastest(closure), reach,
     )  # fmt: skip
     return band, reach
-
-
-def jump_bins(closure: WorkClosure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return work of arrivals [token-iterations] and its probability, in some tens of bins."""
-    share, total = closure.work.requests[0], closure.work.requests[1]
-    groups = np.arange(share.size) * min(JUMP_BINS, share.size) // share.size
-    mass = np.asarray(np.bincount(groups, share), float)
-    return np.bincount(groups, total) / mass, mass
 
 
 def _fastest(closure: WorkClosure) -> float:

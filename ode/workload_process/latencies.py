@@ -12,6 +12,7 @@ more of them where the flow is, and weighted so that rare levels are not left ou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure, linear_law
 from ode.workload_process.backward import decode_moments
-from ode.workload_process.generator import Levels
+from ode.workload_process.generator import Levels, generator, grid_of, levels_of
 from serving import DecodeNode, LatencySamples, RequestMix
 
 _PHI = 1.1673039782614187
@@ -27,6 +28,7 @@ _PHI = 1.1673039782614187
 
 _STEPS = _PHI ** -np.arange(1.0, 5.0)
 
+START_GRID: dict[str, Any] = {"steps": 14, "near": 2.5, "widening": 1.3}
 LEAST_PER_LEVEL = 2
 QUANTILES = 12
 
@@ -39,8 +41,10 @@ class Node:
     ----------
     closure, levels
         What the node does given its work in system.
-    decode : shape (3, G, K + 1) [time, time^2, 1]
-        Mean and variance of the time of D batches from each level, and how many of them have
+    start : shape (S,) [token-iterations]
+        Work in system at which decoding may start.
+    decode : shape (3, G, S) [time, time^2, 1]
+        Mean and variance of the time of D batches from each start, and how many of them have
         room; by group of decode length.
     own : shape (G,) [time]
         What a request's own tokens add to each batch with room.
@@ -50,28 +54,29 @@ class Node:
 
     closure: WorkClosure
     levels: Levels
+    start: NDArray[np.float64]
     decode: NDArray[np.float64]
     own: NDArray[np.float64]
     slope: float
 
 
-def node_of(
-    closure: WorkClosure,
-    levels: Levels,
-    band: NDArray[np.float64],
-    below: int,
-    mix: RequestMix,
-    instance: DecodeNode,
-) -> Node:
-    """Return what latencies depend on; ``band`` is the generator at the closure's rate."""
+def node_of(closure: WorkClosure, levels: Levels, mix: RequestMix, instance: DecodeNode) -> Node:
+    """Return what latencies depend on.
+
+    Decode times are smooth in the work at their start: they are solved on levels of their own.
+    """
     law, full, groups = instance.batch_time, closure.saturation, closure.work.groups
     size = full.batch_size / full.batch_tokens
     tokens, usual = groups[2] / groups[1], 0.5 * full.batch_tokens
     own = law.duration(usual + tokens, usual * size + 1) - law.duration(usual, usual * size)
     # a node that is idle but for the request itself: its own tokens come on top
     idle = float(law.duration(0.0, 0.0))
-    decode = decode_moments(band, below, levels.batch_time, idle, levels.full, groups[1])
-    return Node(closure, levels, decode, np.asarray(own, float), linear_law(instance, mix, full)[1])
+    grid = grid_of(closure, levels.work[-1], resolve=False, **START_GRID)
+    starts = levels_of(closure, law, *grid)
+    band, below = generator(starts, closure, closure.rate)
+    decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups[1])
+    slope = linear_law(instance, mix, full)[1]
+    return Node(closure, levels, starts.work, decode, np.asarray(own, float), slope)
 
 
 def samples_of(
@@ -114,10 +119,11 @@ def samples_of(
 
     # what is in the system when it starts, and how long D batches then take
     arrived = closure.rate * closure.work.mean * wait
-    at = np.where(no_room, np.interp(held + arrived, levels.work, np.arange(flow.size)), k)
+    start = np.where(no_room, held + arrived, levels.work[k])
+    at = np.interp(start, node.start, np.arange(node.start.size))
     mean, variance, room = _between(node.decode, group, at)
     mean = mean + node.own[group] * room
-    spread = node.slope * np.interp(at, np.arange(flow.size), levels.spread)
+    spread = node.slope * np.interp(start, levels.work, levels.spread)
     open_share = np.clip(room / decode, 0.0, 1.0)
     variance = variance + spread**2 * open_share * closure.work.persistence[group]
     service = np.maximum(_gamma(mean, variance, ndtri(chance)), first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +23,8 @@ from serving import (
     SolveError,
 )
 
-SAMPLES = 1536
+MODELLED = tuple(name for name in LATENCIES if name != "itl")
+SAMPLES = 1024
 STEPS_PER_SET, NEAR = 32, 2.5
 """Resolution of the levels: coarser than over time, for speed."""
 
@@ -70,9 +71,28 @@ class Stationary:
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
         """A distribution for each latency; inter-token latency is not part of this model."""
-        return {
-            name: Distribution.of(*self.samples.of(name)) for name in LATENCIES if name != "itl"
-        }
+        return _Distributions(self.samples)
+
+
+class _Distributions(Mapping[str, Distribution]):
+    """Distributions by latency, each made when it is first asked for."""
+
+    def __init__(self, samples: LatencySamples) -> None:
+        self._samples = samples
+        self._known: dict[str, Distribution] = {}
+
+    def __getitem__(self, name: str) -> Distribution:
+        if name not in self._known:
+            if name not in MODELLED:
+                raise KeyError(name)
+            self._known[name] = Distribution.of(*self._samples.of(name))
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODELLED)
+
+    def __len__(self) -> int:
+        return len(MODELLED)
 
 
 def stationary(
@@ -123,6 +143,6 @@ def stationary(
         batch_tokens=float(law[1:] @ levels.batch[1:].mean(axis=1) / busy),
         batch_time=float(law[1:] @ levels.batch_time[1:] / busy),
         labels=labels,
-        _node=node_of(closure, levels, band, below, mix, instance),
+        _node=node_of(closure, levels, mix, instance),
         _instance=instance,
     )
