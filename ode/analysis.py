@@ -32,7 +32,10 @@ from serving import (
     UnsupportedError,
 )
 
-STEP = 0.01
+SAMPLES = 8192
+"""Latencies behind each percentile that is differentiated."""
+
+STEP = 0.02
 """Relative change of a parameter in a central difference."""
 
 PERCENTILES = (50, 95, 99)
@@ -159,7 +162,8 @@ def _latencies(
         of = flow.metrics().latencies
         return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
     try:
-        return stationary(mix, instance, rate, approximate=approximate).latencies, "stationary"
+        steady = stationary(mix, instance, rate, approximate=approximate, samples=SAMPLES)
+        return steady.latencies, "stationary"
     except SolveError as error:
         labels.append(f"no stationary latencies: {error.reason}")
         return {}, "none: give a horizon for latencies over time"
@@ -173,7 +177,9 @@ def _statistics(
     def evaluate(mix: RequestMix, instance: DecodeNode, changed: float) -> dict[str, float]:
         try:
             if profile is None:
-                found = stationary(mix, instance, changed, approximate=approximate).latencies
+                found = stationary(
+                    mix, instance, changed, approximate=approximate, samples=SAMPLES
+                ).latencies
             else:
                 scaled = profile.scaled(changed / rate)
                 found = (

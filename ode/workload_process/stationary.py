@@ -62,11 +62,12 @@ class Stationary:
     labels: tuple[str, ...]
     _node: Node
     _instance: DecodeNode
+    _count: int
 
     @cached_property
     def samples(self) -> LatencySamples:
         """Weighted latencies of arrivals."""
-        return samples_of(self._node, self._instance, self.probability, SAMPLES)
+        return samples_of(self._node, self._instance, self.probability, self._count)
 
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
@@ -96,7 +97,12 @@ class _Distributions(Mapping[str, Distribution]):
 
 
 def stationary(
-    mix: RequestMix, instance: DecodeNode, arrival_rate: float, *, approximate: bool = False
+    mix: RequestMix,
+    instance: DecodeNode,
+    arrival_rate: float,
+    *,
+    approximate: bool = False,
+    samples: int = SAMPLES,
 ) -> Stationary:
     """Return the equilibrium of one node under Poisson arrivals.
 
@@ -108,6 +114,8 @@ def stationary(
         Below capacity.
     approximate
         Read policies that are not modelled as FCFS and LIFO, with a label.
+    samples
+        Quasi-random latencies behind the percentiles; more where small differences matter.
 
     Raises
     ------
@@ -145,4 +153,5 @@ def stationary(
         labels=labels,
         _node=node_of(closure, levels, mix, instance),
         _instance=instance,
+        _count=samples,
     )

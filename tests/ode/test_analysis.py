@@ -19,7 +19,9 @@ def test_a_healthy_node():
     assert found.load == pytest.approx(0.6) and found.regime == "healthy"
     assert found.equilibrium is not None
     assert found.equilibrium.tau == equilibrium(MIX, NODE, rate).tau
-    assert found.latencies["ttft"].mean == stationary(MIX, NODE, rate).latencies["ttft"].mean
+    assert found.latencies["ttft"].mean == pytest.approx(
+        stationary(MIX, NODE, rate).latencies["ttft"].mean, rel=0.01
+    )
     assert found.latencies_are == "stationary"
     assert not found.flips
     assert not any("saturation-sensitive" in line for line in found.warnings)
@@ -31,7 +33,7 @@ def test_sensitivity_fires_at_97_percent_and_not_at_60():
 
 
 def test_derivatives_are_those_of_a_wider_difference():
-    """A central difference of 1 % beside one of 4 %, away from kinks."""
+    """A central difference of 2 % beside one of 4 %, away from kinks."""
     rate = 0.5 * capacity(MIX, NODE)
     found = analyze(MIX, NODE, rate)
     wide = [
