@@ -91,7 +91,8 @@ def _settings(spec: type, group: str) -> list[Setting]:
 
 
 PREFILL = (
-    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_mixed_kv", "d_prefill_table",
+    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_prefill_table", "d_mixed_decode",
+    "d_mixed_kv_table",
 )  # fmt: skip
 """Coefficients of the law that a decode node has no use for: it computes no prefill."""
 

@@ -40,7 +40,8 @@ class BatchTimeLaw:
 
     A batch that computes prefill besides runs other kernels. Where that matters,
     ``d_prefill_table`` gives its time by tokens computed, prefill_tokens + requests, in place of
-    ``d_0``, ``d_decode``, ``d_decode_table`` and ``d_prefill``; ``d_mixed_kv`` is its ``d_kv``.
+    ``d_0``, ``d_decode``, ``d_decode_table`` and ``d_prefill``, and ``d_mixed_kv_table`` its time
+    by KV tokens read in place of ``d_kv``; ``d_mixed_decode`` comes on top per decoding request.
     """
 
     d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0)
@@ -54,14 +55,17 @@ class BatchTimeLaw:
     d_prefill_context: float = setting(
         0.0, "time per token that a prefill chunk finds in the KV cache [time/token]", minimum=0
     )
-    d_mixed_kv: float | None = setting(
-        None, "time per KV token read in a batch with prefill; null = d_kv [time/token]", minimum=0
+    d_mixed_decode: float = setting(
+        0.0, "further time per decoding request in a batch with prefill [time/request]", minimum=0
     )
     d_decode_table: Table | None = setting(  # noqa: RUF009
         None, "further time of so many decoding requests, interpolated [time]", rows=TABLE_ALLOWED
     )
     d_prefill_table: Table | None = setting(  # noqa: RUF009
         None, "time of a batch with prefill by tokens computed, interpolated", rows=TABLE_ALLOWED
+    )
+    d_mixed_kv_table: Table | None = setting(  # noqa: RUF009
+        None, "time of a batch with prefill by KV tokens read; null = d_kv", rows=TABLE_ALLOWED
     )
 
     def __post_init__(self) -> None:
@@ -179,19 +183,21 @@ class BatchTimeLaw:
         prefill_context
             Sum of ``h`` over its chunks [tokens].
         """
-        d_kv = self.d_kv if self.d_mixed_kv is None else self.d_mixed_kv
+        if self.d_mixed_kv_table is None:
+            read = self.d_kv * context_tokens
+        else:
+            read = _looked_up(self.d_mixed_kv_table, context_tokens)
         if self.d_prefill_table is None:
             linear = self.d_0 + self.d_decode * requests + self.d_prefill * prefill_tokens
             computed = linear + self.table_time(requests)
         else:
             computed = _looked_up(self.d_prefill_table, prefill_tokens + requests)
+        decoded = self.d_mixed_decode * requests
         attended = self.d_prefill_attention * prefill_attention
-        return (
-            computed + d_kv * context_tokens + attended + self.d_prefill_context * prefill_context
-        )
+        return computed + decoded + read + attended + self.d_prefill_context * prefill_context
 
 
-TABLES = ("d_decode_table", "d_prefill_table")
+TABLES = ("d_decode_table", "d_prefill_table", "d_mixed_kv_table")
 """Coefficients of a law that are tables."""
 
 

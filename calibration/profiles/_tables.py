@@ -89,7 +89,7 @@ class ModelShape(_Strict):
 class Law(_Strict):
     """Coefficients of :class:`serving.BatchTimeLaw`, times in ms.
 
-    Tables have rows (requests, ms) or (tokens computed, ms).
+    Tables have rows (requests, ms), (tokens computed, ms) or (KV tokens read, ms).
     """
 
     d_0: NotNegative
@@ -98,9 +98,10 @@ class Law(_Strict):
     d_kv: NotNegative
     d_prefill_attention: NotNegative = 0.0
     d_prefill_context: NotNegative = 0.0
-    d_mixed_kv: NotNegative | None = None
+    d_mixed_decode: NotNegative = 0.0
     d_decode_table: Table | None = None
     d_prefill_table: Table | None = None
+    d_mixed_kv_table: Table | None = None
 
     def batch_time(self, unit: float = 1e-3) -> BatchTimeLaw:
         """Return the law in units of ``1 ms / unit``: seconds by default."""

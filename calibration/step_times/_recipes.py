@@ -11,8 +11,11 @@ from calibration.step_times._solver import broken_line, chosen_knots, fit_relati
 from calibration.step_times.reading import StepRows
 from serving import BatchTimeLaw
 
-MOST_KNOTS = 8
-"""Rows of a table."""
+MOST_KNOTS, MOST_STAIRS = 8, 16
+"""Rows of a table, and of one with stairs."""
+
+TILE = 128
+"""Tokens that the matrix kernels of NVIDIA cards compute together."""
 
 Array = NDArray[np.float64]
 
@@ -27,7 +30,7 @@ class Recipe:
         ``linear``: d_0 + d_decode * requests; ``tabulated``: a broken line in the requests.
     prefill
         ``added``: prefill tokens and attention on top of the decode law; ``tabulated``: batches
-        with prefill by a broken line in the tokens computed, and their own KV coefficient.
+        with prefill by a broken line in the tokens computed and one in the KV read.
     kv
         Whether the KV read is a term.
     """
@@ -88,22 +91,42 @@ def decode_law(c: Array, recipe: Recipe, knots: Array | None) -> BatchTimeLaw:
     d_kv = float(c[-1]) if recipe.kv else 0.0
     if knots is None:
         return BatchTimeLaw(d_0=float(c[0]), d_decode=float(c[1]), d_kv=d_kv)
-    rise = np.concatenate([[0.0], np.cumsum(c[1 : knots.size])])
-    table = tuple(zip(knots.tolist(), rise.tolist(), strict=True))
+    table = _table(knots, np.append(0.0, c[1 : knots.size]))
     return BatchTimeLaw.tabulated(table, d_kv, d_0=float(c[0]))
 
 
-def prefill_knots(rows: StepRows, recipe: Recipe) -> Array | None:
-    """Return where the time by tokens computed bends; None if it comes on top of decode."""
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefillKnots:
+    """Where the time of batches with prefill bends: by tokens computed, and by KV read if at all.
+
+    Notes
+    -----
+    Kernels compute tiles of tokens, which makes stairs in the first; once the contexts of many
+    requests no longer fit the cache of the card, KV costs more, which bends the second upwards.
+    """
+
+    computed: Array
+    read: Array | None
+
+
+def prefill_knots(rows: StepRows, recipe: Recipe) -> PrefillKnots | None:
+    """Return where the time of batches with prefill bends; None if it comes on top of decode."""
     if recipe.prefill == "added":
         return None
-    columns = [rows.attention, rows.prefill_context, *([rows.context] if recipe.kv else [])]
     computed = rows.prefill_tokens + rows.requests
-    return chosen_knots(computed, np.column_stack(columns), rows.time, most=MOST_KNOTS)
+    others = np.column_stack([rows.requests, rows.attention, rows.prefill_context])
+    read = None
+    if recipe.kv:
+        ends = np.array([computed.min(), computed.max()])
+        beside = np.column_stack([others, broken_line(computed, ends)])
+        read = chosen_knots(rows.context, beside, rows.time, most=MOST_KNOTS)
+        others = np.column_stack([others, broken_line(rows.context, read)[:, 1:]])
+    stairs = chosen_knots(computed, others, rows.time, most=MOST_STAIRS, tile=TILE)
+    return PrefillKnots(stairs, read)
 
 
 def prefill_columns(
-    rows: StepRows, law: BatchTimeLaw, recipe: Recipe, knots: Array | None
+    rows: StepRows, law: BatchTimeLaw, recipe: Recipe, knots: PrefillKnots | None
 ) -> tuple[Array, Array | float, list[str]]:
     """Return the columns of a batch with prefill, what is known already, and names."""
     attended = [rows.attention, rows.prefill_context]
@@ -111,10 +134,12 @@ def prefill_columns(
     if knots is None:
         base = law.mixed_duration(rows.requests, rows.context, 0.0)
         return np.column_stack([rows.prefill_tokens, *attended]), base, ["d_prefill", *names]
-    line = broken_line(rows.prefill_tokens + rows.requests, knots)
-    kv = [rows.context] if recipe.kv else []
-    names = [f"d_prefill_table[{k:g}]" for k in knots] + ["d_mixed_kv"] * len(kv) + names
-    return np.column_stack([line, *kv, *attended]), 0.0, names
+    columns = [broken_line(rows.prefill_tokens + rows.requests, knots.computed)]
+    names = [*(f"d_prefill_table[{k:g}]" for k in knots.computed), "d_mixed_decode", *names]
+    if knots.read is not None:
+        columns.append(broken_line(rows.context, knots.read)[:, 1:])
+        names[-3:-3] = [f"d_mixed_kv_table[{k:g}]" for k in knots.read[1:]]
+    return np.column_stack([*columns, rows.requests, *attended]), 0.0, names
 
 
 def fit_prefill(
@@ -123,18 +148,23 @@ def fit_prefill(
     """Return ``law`` with what batches with prefill add, from such rows."""
     knots = prefill_knots(rows, recipe)
     A, base, _ = prefill_columns(rows, law, recipe, knots)
-    return prefill_law(fit_relative(A, rows.time, base=base, robust=robust), law, recipe, knots)
+    return prefill_law(fit_relative(A, rows.time, base=base, robust=robust), law, knots)
 
 
-def prefill_law(c: Array, law: BatchTimeLaw, recipe: Recipe, knots: Array | None) -> BatchTimeLaw:
+def prefill_law(c: Array, law: BatchTimeLaw, knots: PrefillKnots | None) -> BatchTimeLaw:
     """Return ``law`` with the coefficients of :func:`prefill_columns`."""
-    attention, context = c[-2:].tolist()
+    decode, attention, context = c[-3:].tolist()
     law = replace(law, d_prefill_attention=attention, d_prefill_context=context)
     if knots is None:
-        return replace(law, d_prefill=float(c[0]))
-    rows = zip(knots.tolist(), np.cumsum(c[: knots.size]).tolist(), strict=True)
-    d_kv = float(c[knots.size]) if recipe.kv else 0.0
-    return replace(law, d_prefill_table=tuple(rows), d_mixed_kv=d_kv)
+        return replace(law, d_prefill=decode)
+    split = knots.computed.size
+    computed = _table(knots.computed, c[:split])
+    read = None if knots.read is None else _table(knots.read, np.append(0.0, c[split:-3]))
+    return replace(law, d_prefill_table=computed, d_mixed_kv_table=read, d_mixed_decode=decode)
+
+
+def _table(knots: Array, rises: Array) -> tuple[tuple[float, float], ...]:
+    return tuple(zip(knots.tolist(), np.cumsum(rises).tolist(), strict=True))
 
 
 def predict(law: BatchTimeLaw, rows: StepRows) -> Array:

@@ -12,6 +12,13 @@ from scipy.optimize import nnls
 HUBER = 1.345
 """Residuals beyond so many standard deviations count linearly (95 % efficient for normal ones)."""
 
+LAST_PIECE = 2.0
+"""Last knot of a broken line over the one before, at least: a slope that goes on was seen over half
+of the range."""
+
+STAIR = 1 / 8
+"""Width of a stair, in tiles: what time by tokens was measured every sixteenth or so."""
+
 Array = NDArray[np.float64]
 
 
@@ -84,18 +91,19 @@ def loss(A: Array, y: Array, c: Array) -> float:
     return float(np.mean(np.abs(A @ c - y) / y))
 
 
-def chosen_knots(x: Array, others: Array, y: Array, *, most: int, gain: float = 0.01) -> Array:
+def chosen_knots(
+    x: Array, others: Array, y: Array, *, most: int, gain: float = 0.01, tile: float | None = None
+) -> Array:
     """Return where a broken line in ``x`` bends, beside linear columns ``others``.
 
-    Knots are added one by one, each time the candidate that lowers the error most, as long as it
-    does by the share ``gain``; the two ends are always knots. Candidates lie between the values
-    of ``x`` too: two straight pieces meet where they meet, not where it was measured.
+    Each time the candidate that lowers the error most is added, as long as it does by the share
+    ``gain`` per knot; the two ends are always knots. Candidates lie between the values of ``x``
+    too: two straight pieces meet where they meet, not where it was measured. With ``tile``,
+    stairs behind each multiple of it are candidates, which are two knots: one alone would help
+    little. The last piece spans :data:`LAST_PIECE` or more, since its slope goes on beyond.
     """
     first, last = float(x.min()), float(x.max())
-    values = np.unique(x)
-    grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
-    if values.size <= 64:
-        grid = np.union1d(grid, values[1:-1])
+    candidates = _candidates(x, tile)
     knots = np.array([first, last])
     rows = slice(None)
     if y.size > 1500:  # the search sees a sample, the fit will see all
@@ -107,17 +115,37 @@ def chosen_knots(x: Array, others: Array, y: Array, *, most: int, gain: float = 
         return loss(A, y, fit_relative(A, y, robust=False))
 
     best = error(knots)
-    while knots.size < most:
+    while True:
         trials = [
-            np.sort(np.append(knots, each))
-            for each in grid
-            if np.abs(np.log((each + 1e-9) / (knots + 1e-9))).min() > 0.05
+            np.union1d(knots, each)
+            for each in candidates
+            if knots.size + each.size <= most and _is_apart(each, knots)
         ]
         if not trials:
-            break
-        errors = [error(trial) for trial in trials]
+            return knots
+        errors = np.array([error(trial) for trial in trials])
+        added = np.array([trial.size - knots.size for trial in trials])
         at = int(np.argmin(errors))
-        if errors[at] > (1 - gain) * best:
-            break
+        if errors[at] > (1 - gain * added[at]) * best:
+            return knots
         best, knots = errors[at], trials[at]
-    return knots
+
+
+def _candidates(x: Array, tile: float | None) -> list[Array]:
+    """Return what may be added to the knots at a time: a bend, or the two ends of a stair."""
+    first, last, values = float(x.min()), float(x.max()), np.unique(x)
+    grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
+    if values.size <= 64:
+        grid = np.union1d(grid, values[1:-1])
+    found = list(grid[grid * LAST_PIECE <= last].reshape(-1, 1))
+    if tile is not None:
+        stairs = np.arange(tile, last / LAST_PIECE - STAIR * tile, tile)
+        found += [np.array([x, x + STAIR * tile]) for x in stairs.tolist() if x > first]
+    return found
+
+
+def _is_apart(candidate: Array, knots: Array) -> bool:
+    """Whether a bend is so far from all knots that both can be told; stairs stand where they do."""
+    if candidate.size > 1:
+        return not np.isin(candidate, knots).all()
+    return bool(np.abs(np.log((candidate + 1e-9) / (knots + 1e-9))).min() > 0.05)

@@ -144,7 +144,11 @@ def unit_of(name: str) -> str:
     """Return the unit of a coefficient of a law in seconds."""
     if name == "d_0" or "[" in name:
         return "s"
-    units = {"d_decode": "s/request", "d_prefill_attention": "s/token^2"}
+    units = {
+        "d_decode": "s/request",
+        "d_mixed_decode": "s/request",
+        "d_prefill_attention": "s/token^2",
+    }
     return units.get(name, "s/token")
 
 

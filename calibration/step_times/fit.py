@@ -232,7 +232,7 @@ def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTim
         knots = prefill_knots(others, recipe)
         A, base, names = prefill_columns(others, law, recipe, knots)
         c = fit_relative(A, others.time, base=base)
-        law, prefill = prefill_law(c, law, recipe, knots), identifiability(A, others.time, names)
+        law, prefill = prefill_law(c, law, knots), identifiability(A, others.time, names)
         level = level_numbers(others.prefill_tokens)
         known += coefficients(A, others.time, base, names, level, c, prefill)
     predicted = predict(law, rows)

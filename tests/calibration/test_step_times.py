@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calibration.step_times import Recipe, StepRows, fit_step_times, predict, read_step_times
+from calibration.step_times._solver import chosen_knots
 from calibration.step_times.holdout import held_out
 from discrete import simulate
 from serving import BatchTimeLaw, DecodeNode, RequestTable, WorkloadError
@@ -66,6 +67,32 @@ def test_a_concave_law_gets_a_table():
     fit = fit_step_times(grid(law))
     assert fit.recipe.decode == "tabulated"
     assert np.abs(predict(fit.law, fit.rows) / fit.rows.time - 1).mean() < 0.01
+
+
+def test_stairs_of_a_tile_and_kv_that_costs_more_beyond_the_cache_are_found():
+    law = BatchTimeLaw(
+        d_prefill_table=((16, 0.011), (128, 0.012), (144, 0.018), (512, 0.020), (1024, 0.040)),
+        d_0=0.012, d_decode=4e-5, d_kv=1.5e-7, d_mixed_decode=3e-5,
+        d_mixed_kv_table=((0, 0.0), (2.5e5, 0.05), (1e6, 0.35)),
+    )  # fmt: skip
+    rng = np.random.default_rng(2)
+    prefill = np.where(rng.random(3000) < 0.2, 0, rng.integers(16, 900, 3000))
+    n = rng.integers(1, 129, 3000).astype(float)
+    context = np.round(n * rng.choice([64, 512, 2048, 8192], 3000))
+    mixed = law.mixed_duration(n, context, prefill, prefill * (prefill + 1) / 2)
+    time = np.where(prefill == 0, law.duration(context + n, n), mixed)
+    fit = fit_step_times(StepRows.of(n, context, time, prefill_tokens=prefill), law="linear")
+    assert fit.recipe.prefill == "tabulated" and fit.law.d_mixed_kv_table is not None
+    stairs = [x for x, _ in fit.law.d_prefill_table or ()]
+    assert 128.0 in stairs and 144.0 in stairs
+    assert np.abs(predict(fit.law, fit.rows) / time - 1).mean() < 0.01
+
+
+def test_the_slope_that_goes_on_was_seen_over_half_of_the_range():
+    x = np.repeat([16.0, 128, 512, 1024, 1152], 4)
+    y = np.array([1.0, 2, 4, 8, 12])[np.repeat(np.arange(5), 4)]  # a stair at the very end
+    knots = chosen_knots(x, np.empty((x.size, 0)), y, most=16, tile=128)
+    assert knots[-1] == 1152 and knots[-2] <= 1152 / 2
 
 
 def test_collinear_columns_are_said_and_predictions_hold():
@@ -127,3 +154,13 @@ def test_measured_decode_batches_are_predicted_at_levels_held_out(machine, decod
     lines = held_out(rows, Recipe(decode), ("decode",))
     by_size = {each.split: each.mape for each in lines if each.levels_of == "batch size"}
     assert by_size["interpolating"] <= inner and by_size["extrapolating"] <= outer
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KERNELS.exists(), reason="the shared measurements are not here")
+@pytest.mark.parametrize("hardware", ["RTX4090", "RTXPRO6000"])
+def test_measured_mixed_batches_are_predicted_at_levels_held_out(hardware):
+    rows = read_step_times(KERNELS, hardware=hardware, model=LLAMA, tp=1)
+    lines = held_out(rows, Recipe("linear", "tabulated"), ("mixed",))
+    inner = {each.levels_of: each.mape for each in lines if each.split == "interpolating"}
+    assert inner["batch size"] <= 6 and inner["context per request"] <= 6

@@ -28,6 +28,21 @@ def test_jax_arrays_and_scaling_agree():
     np.testing.assert_allclose(LAW.in_unit(1e3).duration(5 * n, n), 1e3 * LAW.duration(5 * n, n))
 
 
+def test_a_batch_with_prefill_has_tables_of_its_own():
+    law = BatchTimeLaw(
+        d_0=9.0, d_decode=9.0, d_kv=9.0, d_prefill_attention=1e-6, d_prefill_context=1e-4,
+        d_prefill_table=((16, 2.0), (128, 3.0), (144, 4.0)), d_mixed_decode=0.01,
+        d_mixed_kv_table=((0, 0.0), (1000, 1.0), (2000, 3.0)),
+    )  # fmt: skip
+    computed, read = 2.0 + 84 / 112, 1.0 + 2 * 0.5  # 100 tokens, 1500 of KV
+    expected = computed + read + 0.2 + 80 * 40.5 * 1e-6 + 50 * 1e-4
+    mixed = (20, 1500, 80, 80 * 40.5, 50)
+    assert law.mixed_duration(*mixed) == pytest.approx(expected, rel=1e-12)
+    many = law.scaled(3).mixed_duration(*(3 * each for each in mixed))
+    assert many == pytest.approx(expected, rel=1e-12)
+    assert law.in_unit(1e3).mixed_duration(*mixed) == pytest.approx(1e3 * expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("rows", [[], "12", [[1, 2, 3]], [[2, 1], [1, 2]], [[1, 2], [2, 1]],
                                   [[-1, 0]], [[1, float("nan")]], [[1, True]]])  # fmt: skip
 def test_a_bad_table_is_refused(rows):
