@@ -19,6 +19,7 @@ from fluid._sensitivity import Flip, saturation_sensitivity
 from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
 from fluid._threshold import threshold_without_eviction
 from fluid._worst_cycle import WorstCycle, worst_cycle
+from serving.later import later
 
 if TYPE_CHECKING:
     from fluid._array_code import constant_statements, rate_statements
@@ -76,29 +77,24 @@ __all__ = [
     "worst_cycle",
 ]
 
-_LATER = {
-    "Equations": "fluid._equations",
-    "Flow": "fluid._flows",
-    "Quantity": "fluid._equations",
-    "RequestWork": "fluid._request_work",
-    "WorkClosure": "fluid._work_closure",
-    "balance": "fluid._flows",
-    "constant_statements": "fluid._array_code",
-    "equations": "fluid._equations",
-    "equilibrium_formulas": "fluid._symbolic_equilibrium",
-    "equilibrium_gradients": "fluid._equilibrium_gradients",
-    "linear_law": "fluid._work_closure",
-    "rate_statements": "fluid._array_code",
-    "render": "fluid._render",
-    "request_work": "fluid._request_work",
-    "work_closure": "fluid._work_closure",
-}
-"""Names that need SymPy or Numba, imported when first used: the numeric closed forms do not."""
-
-
-def __getattr__(name: str) -> object:
-    if name in _LATER:
-        from importlib import import_module
-
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'fluid' has no attribute {name!r}")
+# These need SymPy or Numba; the numeric closed forms do not.
+__getattr__ = later(
+    __name__,
+    {
+        "Equations": "fluid._equations",
+        "Flow": "fluid._flows",
+        "Quantity": "fluid._equations",
+        "RequestWork": "fluid._request_work",
+        "WorkClosure": "fluid._work_closure",
+        "balance": "fluid._flows",
+        "constant_statements": "fluid._array_code",
+        "equations": "fluid._equations",
+        "equilibrium_formulas": "fluid._symbolic_equilibrium",
+        "equilibrium_gradients": "fluid._equilibrium_gradients",
+        "linear_law": "fluid._work_closure",
+        "rate_statements": "fluid._array_code",
+        "render": "fluid._render",
+        "request_work": "fluid._request_work",
+        "work_closure": "fluid._work_closure",
+    },
+)

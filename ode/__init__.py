@@ -10,6 +10,7 @@ from ode.gradients import Gradients, gradients
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.solve import METHODS, solve
+from serving.later import later
 
 if TYPE_CHECKING:
     from ode.analysis import Analysis, analyze
@@ -36,18 +37,13 @@ __all__ = [
     "stationary",
 ]
 
-_LATER = {
-    "Analysis": "ode.analysis",
-    "Stationary": "ode.workload_process",
-    "analyze": "ode.analysis",
-    "stationary": "ode.workload_process",
-}
-"""Names that need compiled kernels, imported when first used."""
-
-
-def __getattr__(name: str) -> object:
-    if name in _LATER:
-        from importlib import import_module
-
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'ode' has no attribute {name!r}")
+# These need compiled kernels.
+__getattr__ = later(
+    __name__,
+    {
+        "Analysis": "ode.analysis",
+        "Stationary": "ode.workload_process",
+        "analyze": "ode.analysis",
+        "stationary": "ode.workload_process",
+    },
+)
