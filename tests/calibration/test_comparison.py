@@ -9,6 +9,7 @@ import pytest
 
 from calibration import compare
 from calibration.comparison import fluid_inputs, nrmse
+from calibration.profiles import find
 from fluid import capacity
 from serving import NRMSE_OUTPUTS, DecodeNode, Trajectory, UnsupportedError
 from workload import describe, generate
@@ -107,3 +108,35 @@ def test_a_method_that_cannot_solve_it_is_left_out():
     assert set(done.methods) == {"lagrangian"}
     assert "step_limit" in done.failed["eulerian_jax"]
     assert done.to_json()["failed"] == dict(done.failed)
+
+
+def concave(n: int) -> DecodeNode:
+    """A measured mixture of experts, n times as large; a linear law is 45 % off it."""
+    law = find("Qwen3-30B-A3B", "RTXPRO6000").law.batch_time()
+    return DecodeNode(law, M_total=50_000, B=40_000).scaled(n)
+
+
+@pytest.mark.slow
+def test_a_concave_law_is_the_same_for_the_engine_and_the_fluid():
+    node, mix = concave(100), WORKLOAD.mix
+    workload = describe("normal", profile="constant").at_rate(0.8 * capacity(mix, node))
+    methods = ("lagrangian", "eulerian_jax")
+    found = compare(workload, node, methods=methods, replications=4, horizon=20.0, seed=3)
+    said = found.to_json()
+    exact = said["discrete"]["metrics"]
+    for name in methods:
+        method = said["methods"][name]
+        assert method["nrmse"]["in_system"] <= 1.5 * method["noise_floor"]["in_system"]
+        for key in ("mean_ttft", "mean_e2el", "p99_e2el"):
+            assert method["metrics"][key] == pytest.approx(exact[key], rel=0.01), (name, key)
+
+
+@pytest.mark.slow
+def test_a_concave_law_is_the_same_for_the_engine_and_one_node_s_work():
+    node, mix = concave(1), WORKLOAD.mix
+    workload = describe("normal", profile="constant").at_rate(0.6 * capacity(mix, node))
+    found = compare(workload, node, methods=("workload",), replications=60, horizon=60.0, seed=3)
+    said = found.to_json()
+    exact = said["discrete"]["metrics"]
+    for key in ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el"):
+        assert said["methods"]["workload"]["metrics"][key] == pytest.approx(exact[key], rel=0.01)
