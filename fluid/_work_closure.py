@@ -50,8 +50,6 @@ class WorkClosure:
         Moments of the mix.
     set_mean, set_sd : [token-iterations]
         Mean and standard deviation of R, the work of a saturated executing set.
-    strays : [token-iterations]
-        Standard deviation of V in equilibrium, to first order in the noise.
     level : shape (K,) [token-iterations]
         V.
     demand, executing, spread : shape (K,) [tokens]
@@ -64,7 +62,6 @@ class WorkClosure:
     work: RequestWork
     set_mean: float
     set_sd: float
-    strays: float
     level: NDArray[np.float64]
     demand: NDArray[np.float64]
     executing: NDArray[np.float64]
@@ -107,9 +104,7 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     level, demand, executing, spread = _configuration(
         work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
     )
-    tau = min(d_0 / (1 - q), full.batch_time)
-    strays = float(np.sqrt(inside * tau * work.requests[3].sum() / (1 - q)))
-    return WorkClosure(rate, full, work, set_mean, set_sd, strays, level, demand, executing, spread)
+    return WorkClosure(rate, full, work, set_mean, set_sd, level, demand, executing, spread)
 
 
 @compiled

@@ -2,8 +2,10 @@
 
 Below the levels where arrivals may still find room, V moves on a uniform grid: down by a linear
 upwind scheme, up by the binned law of w, each jump spread over three levels so that mean and
-variance stay exact. Far above, the batch is always full and only mean and variance matter: there
-the levels widen and a level exchanges with its neighbours alone.
+variance stay exact. Where requests are so many that a level is wider than half a jump, up and down
+are much faster than what they leave: as schemes of their own their errors would not cancel. There V
+moves by what is left, drift and diffusion. Far above, the batch is always full and only mean and
+variance matter: there the levels widen and a level exchanges with its neighbours alone.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from serving.compilation import compiled
 STEPS_PER_SET = 40
 """Levels from an empty node to the work of a saturated set."""
 
-STEPS_PER_SD, MOST_STEPS = 4.0, 300
-"""Levels per standard deviation of V where that is finer, and per saturated set at most."""
+STEPS_PER_JUMP, MOST_STEPS = 2.0, 300
+"""Levels per jump (of token-iterations, by the request they belong to) where that is finer, and per
+saturated set at most."""
 
 NEAR = 3.5
 """Saturated sets up to which levels are uniform."""
@@ -69,6 +72,11 @@ class Levels:
     pending: NDArray[np.float64]
     spread: NDArray[np.float64]
 
+    @property
+    def step(self) -> float:
+        """Width of the uniform levels [token-iterations]."""
+        return float(self.work[2] - self.work[1])
+
 
 def grid_of(
     closure: WorkClosure,
@@ -88,12 +96,11 @@ def grid_of(
     widening
         Ratio of the widths beyond.
     resolve
-        Whether the law of V is to be resolved, however little it strays where requests are many.
+        Whether levels are to resolve jumps, up to :data:`MOST_STEPS`.
     """
     step = closure.set_mean / steps
     if resolve:
-        finest = max(closure.strays / STEPS_PER_SD, closure.set_mean / MOST_STEPS)
-        step = min(step, finest)
+        step = min(step, max(_resolved(closure), closure.set_mean / MOST_STEPS))
     uniform = int(near * closure.set_mean / step)
     levels = (np.arange(uniform) + 0.5) * step
     drift = abs(closure.rate * closure.work.mean - _fastest(closure))
@@ -135,12 +142,18 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
     ``d/dt law = G law`` for the law of V at the levels, the idle node first.
     """
     sizes, share = closure.work.jumps
-    reach = _reach(levels.work, levels.uniform, float(sizes.max()))
+    jumping = levels.uniform if levels.step <= _resolved(closure) * (1 + 1e-9) else 0
+    reach = _reach(levels.work, jumping, float(sizes.max()))
     band = _generator(
-        levels.work, levels.uniform, levels.service, sizes, share, rate,
+        levels.work, levels.uniform, jumping, levels.service, sizes, share, rate,
         closure.work.mean, closure.work.second, _fastest(closure), reach,
     )  # fmt: skip
     return band, reach
+
+
+def _resolved(closure: WorkClosure) -> float:
+    """Return the widest level that resolves jumps [token-iterations]."""
+    return closure.work.second / closure.work.mean / STEPS_PER_JUMP
 
 
 def _fastest(closure: WorkClosure) -> float:
@@ -155,19 +168,19 @@ def _beyond(
     return np.interp(x, grid, values) * np.maximum(1.0, x / grid[-1])
 
 
-def _reach(work: NDArray[np.float64], uniform: int, largest: float) -> int:
+def _reach(work: NDArray[np.float64], jumping: int, largest: float) -> int:
     """Return how many levels a jump can rise at most, two for its spreading included."""
-    start = work[: uniform + 1]
+    start = work[: jumping + 1]
     return int((np.searchsorted(work, start + largest) - np.arange(start.size)).max()) + 2
 
 
 @compiled
-def _generator(work, uniform, service, sizes, share, rate, mean, second, fastest, below):
+def _generator(work, uniform, jumping, service, sizes, share, rate, mean, second, fastest, below):
     n = work.size
     above = 2
     band = np.zeros((n, below + above + 1))
-    # jumps from the idle node and from the uniform levels
-    for source in range(uniform + 1):
+    # jumps from the idle node and, where levels resolve them, from the uniform levels
+    for source in range(jumping + 1):
         for b in range(sizes.size):
             flow = rate * share[b]
             target = work[source] + sizes[b]
@@ -190,15 +203,23 @@ def _generator(work, uniform, service, sizes, share, rate, mean, second, fastest
                 y = (target - work[k - 1]) / (work[k] - work[k - 1])
                 _move(band, below, source, k - 1, flow * (1.0 - y))
                 _move(band, below, source, k, flow * y)
-    # service on the uniform levels, through the faces between them
+    # the rest on the uniform levels, through the faces between them
     step = work[2] - work[1]
+    gain = rate * mean if jumping == 0 else 0.0
+    exchange = 0.5 * rate * second / step**2 if jumping == 0 else 0.0
     for k in range(1, uniform + 1):
-        face = service[1] if k == 1 else 0.5 * (service[k - 1] + service[k])
-        # linear extrapolation to the face, from the level and the one above it
-        _move(band, below, k, k - 1, 1.5 * face / step)
-        if k < uniform:
-            band[k - 1, below + 2] -= 0.5 * face / step
-            band[k, below + 1] += 0.5 * face / step
+        net = gain - 0.5 * (service[k - 1] + service[k]) if k > 1 else -service[1]
+        if net < 0.0:
+            _carry(band, below, k, k - 1, k + 1, -net / step, k < uniform)
+        else:
+            _carry(band, below, k - 1, k, k - 2, net / step, k > 2)
+        if k > 1:
+            _move(band, below, k - 1, k, exchange)
+            _move(band, below, k, k - 1, exchange)
+    if uniform + 1 < n:
+        _move(
+            band, below, uniform, uniform + 1, exchange * step / (work[uniform + 1] - work[uniform])
+        )
     # far levels: mean and variance
     drift, variance = rate * mean - fastest, rate * second
     for k in range(uniform + 1, n):
@@ -220,3 +241,16 @@ def _generator(work, uniform, service, sizes, share, rate, mean, second, fastest
 def _move(band, below, source, target, flow):
     band[target, below + source - target] += flow
     band[source, below] -= flow
+
+
+@compiled
+def _carry(band, below, source, target, behind, speed, extrapolate):
+    """Move by the value at the face to ``target``, extrapolated from ``source`` and ``behind``.
+
+    Summed over the faces that it has a part in, each level drifts at ``speed``; at the ends too,
+    where nothing is behind.
+    """
+    _move(band, below, source, target, 1.5 * speed)
+    if extrapolate:
+        band[target, below + behind - target] -= 0.5 * speed
+        band[source, below + behind - source] += 0.5 * speed
