@@ -60,6 +60,11 @@ class Collapse:
         return 1.0 - self.throughput / self.capacity
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether the loss is more than the error of the march."""
+        return self.loss > max(TOLERANCE, self.change)
+
+    @property
     def evicts(self) -> bool:
         """Whether the settled node evicts at all (more than once in a thousand completions)."""
         return self.evictions_per_completion > 1e-3

@@ -57,8 +57,8 @@ class Hysteresis:
     @property
     def window(self) -> tuple[float, float] | None:
         """Rates (theta_sac, lambda_M) between which both branches exist; None without a window."""
-        low, high = self.collapse.throughput, self.collapse.capacity
-        return (low, high) if self.collapse.evicts and low < high else None
+        found = self.collapse
+        return (found.throughput, found.capacity) if found.evicts and found.is_lossy else None
 
     @property
     def gap(self) -> float:

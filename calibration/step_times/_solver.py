@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +20,24 @@ of the range."""
 STAIR = 1 / 8
 """Width of a stair, in tiles: what time by tokens was measured every sixteenth or so."""
 
+FEW = 64
+"""Levels up to which each is a candidate for a knot."""
+
+EQUAL = 1e-6
+"""Relative errors this close are equal and the first is taken, not what a processor rounds to."""
+
 Array = NDArray[np.float64]
 
 
-def fit_relative(A: Array, y: Array, *, base: Array | float = 0.0, robust: bool = True) -> Array:
-    """Return c >= 0 that minimises the Huber loss of ``(base + A c - y) / y``.
+def fit_relative(
+    A: Array,
+    y: Array,
+    *,
+    base: Array | float = 0.0,
+    robust: bool = True,
+    non_negative: bool = True,
+) -> Array:
+    """Return the c of least Huber loss of ``y / (base + A c) - 1``.
 
     Parameters
     ----------
@@ -34,26 +48,29 @@ def fit_relative(A: Array, y: Array, *, base: Array | float = 0.0, robust: bool 
     base : shape (R,)
         What is known already.
     robust
-        False: plain squares.
+        False: plain squares of ``1 - (base + A c) / y``.
+    non_negative
+        Whether c >= 0.
 
     Notes
     -----
-    Iteratively reweighted.
+    Iteratively reweighted, errors over the last fit: over the measured y, steps that chanced to be
+    short would weigh more, and 5 % of noise would take .4 % off every coefficient.
     """
-    design = A / y[:, None]
-    size = np.sqrt((design**2).mean(axis=0))
+    weight, scale = np.ones(y.size), y
+    size = np.sqrt(((A / y[:, None]) ** 2).mean(axis=0))
     size[size == 0] = 1.0
-    design = design / size
-    weight, target = np.ones(y.size), 1 - base / y
-    c = np.zeros(A.shape[1])
+    c, solve = np.zeros(A.shape[1]), _nnls if non_negative else _least_squares
     for _ in range(20 if robust else 1):
-        half = np.sqrt(weight)
-        found = _nnls(design * half[:, None], half * target)
+        half = np.sqrt(weight) / scale
+        found = solve(A / size * half[:, None], half * (y - base))
         done = np.allclose(found, c, rtol=1e-7, atol=1e-12)
         c = found
         if done or not robust:
             break
-        residual = np.abs(design @ c - target)
+        fitted = base + A @ (c / size)
+        scale = np.where(fitted > 0, fitted, y)
+        residual = np.abs(y - fitted) / scale
         spread = max(1.4826 * float(np.median(residual)), 1e-9)
         weight = np.minimum(1.0, HUBER * spread / np.maximum(residual, 1e-300))
     return c / size
@@ -71,6 +88,10 @@ def _nnls(A: Array, b: Array) -> Array:
     if triangle.diagonal().min() < 1e-6 * triangle.diagonal().max():
         return nnls(A, b)[0]
     return nnls(triangle.T, solve_triangular(triangle, A.T @ b, lower=True))[0]
+
+
+def _least_squares(A: Array, b: Array) -> Array:
+    return np.linalg.lstsq(A, b, rcond=None)[0]
 
 
 def broken_line(x: Array, knots: Array) -> Array:
@@ -98,13 +119,17 @@ def chosen_knots(
 
     Each time the candidate that lowers the error most is added, as long as it does by the share
     ``gain`` per knot; the two ends are always knots. Candidates lie between the values of ``x``
-    too: two straight pieces meet where they meet, not where it was measured. With ``tile``,
-    stairs behind each multiple of it are candidates, which are two knots: one alone would help
-    little. The last piece spans :data:`LAST_PIECE` or more, since its slope goes on beyond.
+    too: two straight pieces meet where they meet, not where it was measured. In the end, knots go
+    where the error is as small without them and, with :data:`FEW` levels, move to one beside them
+    where it is as small: they were chosen before others were there.
+
+    With ``tile``, stairs behind each multiple of it are candidates, which are two knots: one alone
+    would help little. The last piece spans :data:`LAST_PIECE` or more, since its slope goes on
+    beyond.
     """
-    first, last = float(x.min()), float(x.max())
+    measured = np.unique(x)
     candidates = _candidates(x, tile)
-    knots = np.array([first, last])
+    knots = measured[[0, -1]]
     rows = slice(None)
     if y.size > 1500:  # the search sees a sample, the fit will see all
         rows = np.random.default_rng(0).choice(y.size, 1500, replace=False)
@@ -122,21 +147,37 @@ def chosen_knots(
             if knots.size + each.size <= most and _is_apart(each, knots)
         ]
         if not trials:
-            return knots
+            break
         errors = np.array([error(trial) for trial in trials])
         added = np.array([trial.size - knots.size for trial in trials])
-        at = int(np.argmin(errors))
+        at = int(np.argmax(errors <= errors.min() + EQUAL))
         if errors[at] > (1 - gain * added[at]) * best:
-            return knots
+            break
         best, knots = errors[at], trials[at]
+    return _settled(knots, measured, error)
+
+
+def _settled(knots: Array, measured: Array, error: Callable[[Array], float]) -> Array:
+    """Return knots without those that later ones made idle, at measured values where as good."""
+    most = error(knots) + EQUAL
+    for knot in knots[1:-1].tolist():
+        rest = knots[knots != knot]
+        at = int(np.searchsorted(measured, knot))
+        beside = measured[at - 1 : at + 1] if measured.size <= FEW and measured[at] > knot else ()
+        trials = [rest, *(np.union1d(rest, each) for each in beside)]
+        for trial in trials:
+            if trial[-2] * LAST_PIECE <= trial[-1] and error(trial) <= most:
+                knots = trial
+                break
+    return knots
 
 
 def _candidates(x: Array, tile: float | None) -> list[Array]:
     """Return what may be added to the knots at a time: a bend, or the two ends of a stair."""
     first, last, values = float(x.min()), float(x.max()), np.unique(x)
     grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
-    if values.size <= 64:
-        grid = np.union1d(grid, values[1:-1])
+    if values.size <= FEW:  # of equal ones, what was measured
+        grid = np.append(values[1:-1], np.setdiff1d(grid, values))
     found = list(grid[grid * LAST_PIECE <= last].reshape(-1, 1))
     if tile is not None:
         stairs = np.arange(tile, last / LAST_PIECE - STAIR * tile, tile)

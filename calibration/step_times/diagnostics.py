@@ -82,11 +82,12 @@ def identifiability(A: Array, y: Array, names: list[str]) -> Identifiability:
     design = A / y[:, None]
     length = np.sqrt((design**2).sum(axis=0))
     scaled = design / np.where(length > 0, length, 1.0)
-    singular = np.linalg.svd(scaled, compute_uv=False)
-    condition = float(singular[0] / max(singular[-1], 1e-300))
-    gram = scaled.T @ scaled
-    vif = np.diag(np.linalg.pinv(gram, rcond=1e-14))
+    _, singular, axes = np.linalg.svd(scaled, full_matrices=False)
+    singular = np.maximum(singular, 1e-14 * singular[0])
+    condition = float(singular[0] / singular[-1])
+    vif = ((axes / singular[:, None]) ** 2).sum(axis=0)
     vif = np.where(length > 0, np.maximum(vif, 1.0), np.inf)
+    gram = scaled.T @ scaled
     alike = np.abs(gram - np.diag(np.diag(gram)))
     i, j = np.unravel_index(int(np.argmax(alike)), alike.shape)
     pair = (names[int(i)], names[int(j)], float(alike[i, j]))
@@ -105,7 +106,9 @@ def coefficients(
     """Return each coefficient with its interval.
 
     Errors of one level are of one kind (a kernel's tile, a clock), so that rows are no independent
-    witnesses: the interval is the jackknife's over whole levels, with Student's t.
+    witnesses: the interval is the jackknife's over whole levels, with Student's t. Its spread is
+    that of free coefficients: one that is held at zero would be zero without any level, too, and
+    look known. Where the lines bend is taken as known.
 
     Parameters
     ----------
@@ -120,13 +123,17 @@ def coefficients(
     """
     levels = np.unique(level)
     known = np.broadcast_to(np.asarray(base, float), y.shape)
+
+    def free(kept: NDArray[np.bool_]) -> Array:
+        return fit_relative(A[kept], y[kept], base=known[kept], non_negative=False)
+
     without = [
-        fit_relative(A[kept], y[kept], base=known[kept])
+        free(kept)
         for kept in (level != each for each in levels.tolist())
         if kept.sum() >= A.shape[1]
     ]
     if levels.size > 2 and len(without) == levels.size:
-        off = np.array(without) - c
+        off = np.array(without) - free(np.ones(y.size, bool))
         spread = np.sqrt((levels.size - 1) / levels.size * (off**2).sum(axis=0))
         half = student.ppf(0.975, levels.size - 1) * spread
     else:
