@@ -11,13 +11,16 @@ from typing import IO, Any
 
 from serving.errors import FileAccessError
 
+STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its name when the block ends well.
 
     A block that raises (Ctrl-C included) leaves nothing under either name. Text is UTF-8 with
-    newlines as written.
+    newlines as written. A link stays, and what it leads to is replaced; a pipe or device
+    (``/dev/stdout``) is no name to take, and written as it comes.
 
     Parameters
     ----------
@@ -31,24 +34,35 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     FileAccessError
         If the folder or file cannot be written.
     """
-    path = Path(path)
-    temporary = None
+    path, temporary = Path(path), None
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with (
-            os.fdopen(handle, mode)
-            if "b" in mode
-            else os.fdopen(handle, mode, encoding="utf-8", newline="")
-        ) as file:
+        if (stream := _stream(path)) is not None:
+            with open(stream, mode, **text) as file:
+                yield file
+            return
+        final = path.resolve()
+        handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+        with os.fdopen(handle, mode, **text) as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, final)
     except BaseException as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         if isinstance(error, OSError):
             raise FileAccessError(f"{path}: cannot be written: {error.strerror}") from error
         raise
+
+
+def _stream(path: Path) -> int | Path | None:
+    """Return the descriptor, pipe or device that ``path`` is; None if a file can take the name."""
+    name = str(path.absolute())
+    for prefix in ("/dev/fd/", "/proc/self/fd/"):
+        name = name.removeprefix(prefix)
+    if name.isdecimal() or name in STREAMS:
+        return os.dup(STREAMS.get(name) or int(name))
+    return path if path.exists() and not path.is_file() and not path.is_dir() else None
 
 
 def _umask() -> int:

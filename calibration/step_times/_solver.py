@@ -91,7 +91,7 @@ def _nnls(A: Array, b: Array) -> Array:
 
 
 def _least_squares(A: Array, b: Array) -> Array:
-    return np.linalg.lstsq(A, b, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(A, b, rcond=None)[0], float)
 
 
 def broken_line(x: Array, knots: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,48 @@ def test_the_umask_decides_who_may_read(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    kept, link = tmp_path / "elsewhere" / "kept", tmp_path / "link"
+    kept.write_text("old")
+    link.symlink_to(kept)
+    with atomic_write(link) as file:
+        file.write("new")
+    assert link.is_symlink() and kept.read_text() == "new"
+    assert [each.name for each in kept.parent.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with atomic_write(pipe) as file:
+            file.write("whole")
+        assert os.read(reader, 100) == b"whole" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no descriptors by name here")
+def test_an_open_file_goes_on(tmp_path):
+    with open(tmp_path / "log", "a") as log:
+        log.write("before ")
+        log.flush()
+        with atomic_write(f"/dev/fd/{log.fileno()}") as file:
+            file.write("between ")
+        log.write("after")
+    assert (tmp_path / "log").read_text() == "before between after"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no such device here")
+def test_a_full_device_is_an_error_and_still_a_device():
+    with pytest.raises(FileAccessError, match="No space left"), atomic_write("/dev/full") as file:
+        file.write("x")
+    assert Path("/dev/full").is_char_device()
 
 
 def test_a_missing_folder_is_named(tmp_path):
