@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,12 +40,16 @@ def people(fit: StepTimeFit) -> str:
     lines += ["", "Held-out error, whole levels out at a time (MAPE %)", ""]
     lines += [
         f"  {each.regime:<8} {each.split:<14} in {each.levels_of:<20} {each.mape:6.2f}"
-        f"  small {each.mape_small:6.2f}  large {each.mape_large:6.2f}  [{each.recipe.name}]"
-        + ("  <-" if each.recipe == fit.recipe else "")
+        f"  small {_percent(each.mape_small)}  large {_percent(each.mape_large)}"
+        f"  [{each.recipe.name}]" + ("  <-" if each.recipe == fit.recipe else "")
         for each in fit.quality.held_out
     ]
     lines += ["", *(f"warning: {each}" for each in fit.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _percent(value: float) -> str:
+    return f"{value:6.2f}" if math.isfinite(value) else f"{'-':>6}"
 
 
 def write_fit(folder: Path, final: Path, fit: StepTimeFit, seconds: Mapping[str, float]) -> None:

@@ -12,7 +12,9 @@ import click
 @click.option("--hardware", help="rows of this hardware only")
 @click.option("--model", help="rows of this model only")
 @click.option("--tp", type=int, help="rows of this tensor-parallel degree only")
-@click.option("--longest-gap", type=int, default=10, show_default=True, help="largest gap_steps")
+@click.option(
+    "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
+)
 @click.option(
     "--law", metavar="linear|tabulated|auto", default="auto", show_default=True,
     help="decode in the number of requests; auto: what is better on held-out levels",

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 REGIMES = {"decode": BLUE, "mixed": VERMILLION, "prefill": GREEN}
 MOST_POINTS = 4000
+CROWD = 400
+"""Rows beyond which dots are small and pale."""
+
 CONTEXTS = 5
 """Curves of the first picture, one per context."""
 
@@ -85,19 +88,21 @@ def step_time_residuals(fit: StepTimeFit, path: str | Path) -> None:
     }
     if not (rows.prefill_tokens > 0).any():
         del axes_of["prefill tokens"]
-    limit = float(np.clip(np.quantile(np.abs(error), 0.995), 5, 100))
+    far = np.quantile(np.abs(error), 0.995, method="higher")
+    limit = float(np.clip(1.02 * far, 6, 100))
+    dot = {"ms": 3, "alpha": 0.35} if len(rows) > CROWD else {"ms": 8, "alpha": 0.8}
     handles: dict[str, Any] = {}
     with figure(path, 3.4 * len(axes_of) + 0.6, 3.8) as drawing:
         panels = drawing.subplots(1, len(axes_of), sharey=True)
         for axes, (label, x) in zip(panels, axes_of.items(), strict=True):
-            axes.axhspan(-5, 5, color=PALE, lw=0, zorder=0.5)
+            band = axes.axhspan(-5, 5, color=PALE, lw=0, zorder=0.5)
             axes.axhline(0, color=INK, lw=0.8)
             for regime, colour in REGIMES.items():
                 shown = _sample(np.flatnonzero((rows.regime == regime) & (x > 0)), MOST_POINTS)
                 if shown.size:
                     handles[regime] = axes.plot(
-                        x[shown], np.clip(error[shown], -limit, limit), ".", color=colour, ms=3,
-                        alpha=0.35, mew=0,
+                        x[shown], np.clip(error[shown], -limit, limit), ".", color=colour, mew=0,
+                        **dot,
                     )[0]  # fmt: skip
             axes.set(xscale="log", xlabel=label, ylim=(-1.05 * limit, 1.05 * limit))
         panels[0].set_ylabel("predicted / measured - 1 [%]")
@@ -105,8 +110,8 @@ def step_time_residuals(fit: StepTimeFit, path: str | Path) -> None:
         if beyond > 0:
             note(panels[-1], f"{100 * beyond:.1f} % of the steps lie beyond, drawn at the edge")
         legend = drawing.legend(
-            list(handles.values()), [f"{name} batches" for name in handles],
-            loc="outside upper center", ncols=3, markerscale=4,
+            [*handles.values(), band], [*(f"{name} batches" for name in handles), "within 5 %"],
+            loc="outside upper center", ncols=4, markerscale=12 / dot["ms"],
         )  # fmt: skip
         for handle in legend.legend_handles:
             if handle is not None:
