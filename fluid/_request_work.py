@@ -1,8 +1,9 @@
 """What the requests of a mix still have to do, stage by stage, gathered into bins.
 
 A request at stage k (k tokens decoded) holds ``c = p + k + 1`` batch tokens and has
-``R = sum of c over its remaining stages`` token-iterations to go. Everything that the model of one
-node needs of a mix are moments of (R, c) over stages, and of ``w = R(k = 0)`` over requests.
+``R = sum of c + g over its remaining stages`` token-iterations to go, g being what a request takes
+of a batch besides its tokens, in tokens. Everything that the model of one node needs of a mix are
+moments of (R, c) over stages, and of ``w = R(k = 0)`` over requests.
 """
 
 from __future__ import annotations
@@ -33,20 +34,23 @@ class RequestWork:
         By bin of R: sums over stages of 1, R, c, c executing, c^2, and the same times c. A bin
         with no stage is left out. The arrivals that wait for the batch under way to end count as
         half a stage of R = w, c = p + 1 that does not execute: half a batch is how long they do.
-    requests : shape (7, B)
+    requests : shape (8, B)
         By bin of w: probability, and (over it) sums over requests of w, of R, R^2, c R, c^2 over
-        their stages, and of p + 1.
+        their stages, of p + 1 and of D.
+    extra : [tokens]
+        g.
     groups : shape (4, G)
-        By group of like decode length: share, mean D, mean w, mean p.
+        By group of like decode length: share, mean D, mean sum of c over the stages, mean p.
     persistence : shape (G,)
         By group: variance of the sum over D batches, in units of the variance of one, of what
         the batch tokens of independent requests do besides following the work in system.
     mean, second : [token-iterations, (token-iterations)^2]
-        W = E[w] and E[w^2], of the binned law.
+        E[w] and E[w^2], of the binned law.
     jumps : shape (2, J) [token-iterations, 1]
         Work of arrivals and its probability, in fewer bins.
     """
 
+    extra: float
     stages: NDArray[np.float64]
     requests: NDArray[np.float64]
     groups: NDArray[np.float64]
@@ -62,41 +66,55 @@ class RequestWork:
 
 
 @lru_cache(maxsize=32)
-def request_work(mix: RequestMix) -> RequestWork:
-    """Return the moments of a mix's work; a mix is immutable and known by identity."""
+def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
+    """Return the moments of a mix's work; a mix is immutable and known by identity.
+
+    Parameters
+    ----------
+    mix
+        Who arrives.
+    extra : [tokens]
+        g; more than -1.
+    """
     p, d = mix.prefill, mix.decode.astype(float)
-    total = p * d + d * (d + 1) / 2
-    stages = _stage_moments(p, d, mix.probability, float(total.max()))
-    requests = _request_moments(p, d, total, mix.probability)
-    groups = _length_groups(mix, total)
+    tokens = p * d + d * (d + 1) / 2
+    total = tokens + extra * d
+    stages = _stage_moments(p, d, mix.probability, float(total.max()), extra)
+    requests = _request_moments(p, d, total, mix.probability, extra)
+    groups = _length_groups(mix, tokens)
     mean, second = float(requests[1].sum()), float(np.sum(requests[1] ** 2 / requests[0]))
     return RequestWork(
-        stages, requests, groups, _persistence(groups), mean, second, _jumps(requests)
+        extra, stages, requests, groups, _persistence(groups, extra), mean, second, _jumps(requests)
     )
 
 
 def _stage_moments(
-    p: NDArray[np.float64], d: NDArray[np.float64], share: NDArray[np.float64], most: float
+    p: NDArray[np.float64],
+    d: NDArray[np.float64],
+    share: NDArray[np.float64],
+    most: float,
+    extra: float,
 ) -> NDArray[np.float64]:
     sums = np.zeros((10, STAGE_BINS))
-    _add_stages(p, d, share, np.log(most) + 1e-9, sums)
+    _add_stages(p, d, share, np.log(most) + 1e-9, extra, sums)
     return np.ascontiguousarray(sums[:, sums[0] > 0])
 
 
 @compiled
-def _add_stages(p, d, share, top, sums):
+def _add_stages(p, d, share, top, extra, sums):
     bins = sums.shape[1]
     for atom in range(p.size):
         p_, d_, a = p[atom], d[atom], share[atom]
         groups = int(min(d_, MOST_STAGES))
-        total = p_ * d_ + d_ * (d_ + 1.0) / 2.0
+        each = p_ + extra
+        total = each * d_ + d_ * (d_ + 1.0) / 2.0
         for g in range(groups + 1):
             if g < groups:
                 first, last = np.floor(g * d_ / groups), np.floor((g + 1) * d_ / groups)
                 weight = a * (last - first)
                 k = 0.5 * (first + last)
                 c = p_ + k + 0.5
-                done = p_ * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
+                done = each * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
                 left, executes = total - done - 0.125, 1.0
             else:
                 weight, c, left, executes = 0.5 * a, p_ + 1.0, total, 0.0
@@ -119,6 +137,7 @@ def _request_moments(
     d: NDArray[np.float64],
     total: NDArray[np.float64],
     share: NDArray[np.float64],
+    extra: float,
 ) -> NDArray[np.float64]:
     """Return sums over stages, in closed form where they are polynomials in D."""
     order = np.argsort(total, kind="stable")
@@ -126,15 +145,17 @@ def _request_moments(
     which = np.minimum((mass / mass[-1] * REQUEST_BINS).astype(int), REQUEST_BINS - 1)
     bins = np.empty(total.size, int)
     bins[order] = which
-    x = p + 0.5  # c at stage k is x + k + 1/2; R at its middle the integral from k to D
+    x = p + 0.5  # c at stage k is x + k + 1/2; R at its middle the integral of y + k from k to D
+    y = x + extra
     rows = (
         share,
         share * total,
-        share * (x * d**2 / 2 + d**3 / 3),
-        share * (x**2 * d**3 / 3 + 5 * x * d**4 / 12 + 2 * d**5 / 15),
-        share * (x * d + d**2 / 2) ** 2 / 2,
+        share * (y * d**2 / 2 + d**3 / 3),
+        share * (y**2 * d**3 / 3 + 5 * y * d**4 / 12 + 2 * d**5 / 15),
+        share * (x * y * d**2 / 2 + x * d**3 / 3 + y * d**3 / 6 + d**4 / 8),
         share * (x**2 * d + x * d**2 + d**3 / 3),
         share * (p + 1),
+        share * d,
     )
     sums = np.stack([np.asarray(np.bincount(bins, row, REQUEST_BINS), float) for row in rows])
     return np.ascontiguousarray(sums[:, sums[0] > 0])
@@ -162,11 +183,11 @@ def _length_groups(mix: RequestMix, total: NDArray[np.float64]) -> NDArray[np.fl
     return np.ascontiguousarray(sums)
 
 
-def _persistence(groups: NDArray[np.float64]) -> NDArray[np.float64]:
+def _persistence(groups: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
     """Return the variance of a sum over D batches from the autocorrelation of one."""
     longest = max(2.0, float(groups[1].max()))
     lags = np.concatenate([[0.0], np.unique(np.rint(np.geomspace(1, longest, LAGS)))])
-    memory = _memory(groups, lags)
+    memory = _memory(groups, lags, extra)
     out = np.empty(groups.shape[1])
     for g, decode in enumerate(groups[1]):
         later = np.arange(1, int(np.ceil(decode)))
@@ -175,7 +196,9 @@ def _persistence(groups: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _memory(groups: NDArray[np.float64], lags: NDArray[np.float64]) -> NDArray[np.float64]:
+def _memory(
+    groups: NDArray[np.float64], lags: NDArray[np.float64], extra: float
+) -> NDArray[np.float64]:
     """Return the autocorrelation of X - (Cov(X, V) / Var V) V at ``lags`` [iterations].
 
     Requests that come as a Poisson stream per iteration have
@@ -192,7 +215,7 @@ def _memory(groups: NDArray[np.float64], lags: NDArray[np.float64]) -> NDArray[n
         def left(
             k: NDArray[np.float64], x: float = x, decode: float = decode
         ) -> NDArray[np.float64]:
-            return x * (decode - k) + (decode**2 - k**2) / 2
+            return (x + extra) * (decode - k) + (decode**2 - k**2) / 2
 
         span = np.maximum(decode - lags, 0.0)[:, None]
         k = span * i

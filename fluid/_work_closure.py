@@ -31,6 +31,9 @@ CLOSEST = 0.98
 """Load at which the law of those who execute is taken, where the load is higher: entries to a
 saturated batch are as many as it can take."""
 
+FIXED_POINT = 20
+"""Iterations towards the tokens that the fluid limit executes."""
+
 TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 160, 2.2
 """Saddle points; grid steps that a mean remaining work must span for the recursion; steps of a
 saturated set's work at most; and how many such sets the recursion covers."""
@@ -50,11 +53,17 @@ class WorkClosure:
         Moments of the mix.
     set_mean, set_sd : [token-iterations]
         Mean and standard deviation of R, the work of a saturated executing set.
+    set_size : [requests]
+        How many requests it has: fewer than usual where a few long ones made V large.
+    set_time : [time]
+        Duration of its batch.
     level : shape (K,) [token-iterations]
         V.
     demand, executing, spread : shape (K,) [tokens]
         ``E[X | V]``, the part of it that is not waiting for a batch to end, and the standard
         deviation of X given V.
+    per_token : shape (K,) [requests/token]
+        Requests that execute, given V, over their tokens.
     """
 
     rate: float
@@ -62,23 +71,46 @@ class WorkClosure:
     work: RequestWork
     set_mean: float
     set_sd: float
+    set_size: float
+    set_time: float
     level: NDArray[np.float64]
     demand: NDArray[np.float64]
     executing: NDArray[np.float64]
     spread: NDArray[np.float64]
+    per_token: NDArray[np.float64]
+
+    @property
+    def fastest(self) -> float:
+        """Rate at which a saturated set works [token-iterations/time]."""
+        return _fastest(self.work, self.saturation, self.set_size, self.set_time)
 
 
-def linear_law(instance: DecodeNode, mix: RequestMix, full: Saturation) -> tuple[float, float]:
-    """Return d_0 [time] and d_1 [time/token] of the batch time as a line in the batch tokens.
+def linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[float, float, float]:
+    """Return the batch time as d_0 [time], a time per request, and one per token.
 
     The batch has ``E[D] / W`` requests per token. Exact for the linear law; otherwise the secant
-    between a single request and a saturated batch.
+    from half the tokens that the fluid limit executes at ``rate`` to half as many more, within
+    what a batch can be, of which KV keeps its part.
     """
     law, per_token = instance.batch_time, mix.mean_decode / mix.work
-    small = min(1 / per_token, full.batch_tokens / 2)
-    low = float(law.duration(small, small * per_token))
-    slope = max(0.0, (full.batch_time - low) / (full.batch_tokens - small))
-    return max(0.0, low - slope * small), slope
+    if law.d_decode_table is None:
+        slope = law.d_decode * per_token + law.d_kv * (1 - per_token)
+        token = min(slope, law.d_kv)
+        return law.d_0, (slope - token) / per_token, token
+    most = saturation(mix, instance).batch_tokens
+
+    def time(tokens: float) -> float:
+        return float(law.duration(tokens, tokens * per_token))
+
+    usual = most
+    for _ in range(FIXED_POINT):
+        usual = min(most, rate * mix.work * time(usual))
+    high = min(most, max(1.5 * usual, 2 / per_token))
+    low = min(0.5 * usual, 0.5 * high)
+    slope = max(0.0, (time(high) - time(low)) / (high - low))
+    fewer = float(law.duration(high, low * per_token))
+    token = min(slope, (fewer - time(low)) / (high - low))
+    return max(0.0, time(high) - slope * high), (slope - token) / per_token, token
 
 
 def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClosure:
@@ -91,20 +123,53 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     rate
         At or above capacity, those who execute are as at the capacity.
     """
-    full, work = saturation(mix, instance), request_work(mix)
-    d_0, d_1 = linear_law(instance, mix, full)
-    tilt = _lundberg(work.requests, rate, full.batch_tokens / full.batch_time)
-    set_mean, set_sd = _executing_set(work.requests, tilt, full.batch_tokens)
+    full = saturation(mix, instance)
+    work = request_work(mix, tokens_besides(instance, full))
+    set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate)
     inside = min(rate, CLOSEST * full.throughput)
-    q = max(inside * d_1 * work.mean, 1e-9)
-    size = work.mean / work.mean_decode  # tokens of a request, seen over its stay
-    # with d_1 = 0 arrivals do not heed the batch: q -> 0 is the Poisson limit
-    shape = 1.0 + inside * d_0 * work.mean_decode / q
-    own = (d_0 + d_1 * size * q) / (1 - q)
-    level, demand, executing, spread = _configuration(
+    d_0, d_n, d_1 = linear_law(mix, instance, inside)
+    q = max(inside * (d_n * mix.mean_decode + d_1 * mix.work), 1e-9)
+    size = mix.work / mix.mean_decode  # tokens of a request, seen over its stay
+    # with d_n = d_1 = 0 arrivals do not heed the batch: q -> 0 is the Poisson limit
+    shape = 1.0 + inside * d_0 * mix.mean_decode / q
+    own = (d_0 + (d_n + d_1 * size) * q) / (1 - q) + d_n
+    level, demand, executing, spread, requests = _configuration(
         work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
     )
-    return WorkClosure(rate, full, work, set_mean, set_sd, level, demand, executing, spread)
+    fresh = float(work.requests[6].sum())  # tokens of one that waits for the batch under way
+    per_token = (requests - (demand - executing) / fresh) / np.maximum(executing, 1e-300)
+    per_token[0] = per_token[1]
+    return WorkClosure(
+        rate, full, work, set_mean, set_sd, set_size, set_time, level, demand, executing, spread,
+        per_token,
+    )  # fmt: skip
+
+
+def tokens_besides(instance: DecodeNode, full: Saturation) -> float:
+    """Return g, the tokens that would lengthen a saturated batch as a request besides its own do.
+
+    A batch of n requests that fill C tokens takes d_0 + d_1 C + e n: a request takes e of it, and
+    each of the C tokens 1/C of the rest. With g added to its tokens, a saturated batch works
+    C + g n at a rate that does not depend on whom it holds.
+    """
+    law, tokens, size = instance.batch_time, full.batch_tokens, full.batch_size
+    more, fewer = (float(law.duration(tokens, share * size)) for share in (1.05, 0.95))
+    each = (more - fewer) / (0.1 * size)
+    extra = each * tokens / (full.batch_time - each * size)
+    return extra if abs(extra) > 1e-9 else 0.0
+
+
+def _fastest(work: RequestWork, full: Saturation, size: float, time: float) -> float:
+    return (full.batch_tokens + work.extra * size) / time
+
+
+def _saturated_set(
+    work: RequestWork, instance: DecodeNode, full: Saturation, rate: float
+) -> tuple[float, float, float, float]:
+    """Return mean and sd of the work of a saturated set, its requests and its batch time."""
+    tilt = _lundberg(work.requests, rate, _fastest(work, full, full.batch_size, full.batch_time))
+    mean, sd, size = _executing_set(work.requests, work.extra, tilt, full.batch_tokens)
+    return mean, sd, size, float(instance.batch_time.duration(full.batch_tokens, size))
 
 
 @compiled
@@ -134,23 +199,24 @@ def _lundberg(requests, rate, service):
 
 
 @compiled
-def _executing_set(requests, tilt, tokens):
-    """Return mean and sd of the work of Poisson stages given that they hold ``tokens``."""
-    c = r = rr = cr = cc = 0.0
+def _executing_set(requests, extra, tilt, tokens):
+    """Return mean and sd of the work of Poisson stages that hold ``tokens``, and their number."""
+    c = r = rr = cr = cc = n = 0.0
     for b in range(requests.shape[1]):
         weight = np.exp(tilt * requests[1, b] / requests[0, b])
-        c += weight * requests[1, b]
+        c += weight * (requests[1, b] - extra * requests[7, b])
         r += weight * requests[2, b]
         rr += weight * requests[3, b]
         cr += weight * requests[4, b]
         cc += weight * requests[5, b]
+        n += weight * requests[7, b]
     scale = tokens / c
-    return scale * r, np.sqrt(scale * max(rr - cr * cr / cc, 0.0))
+    return scale * r, np.sqrt(scale * max(rr - cr * cr / cc, 0.0)), scale * n
 
 
 @compiled
 def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
-    """Return V on a grid, E[X | V], its executing part, and the sd of X given V."""
+    """Return V on a grid, E[X | V], its executing part, sd(X | V) and E[N | V]."""
     n = stages.shape[1]
     law = np.empty((5, n))
     total = 0.0
@@ -167,17 +233,17 @@ def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
     saddle = _saddle_points(law, q, shape)
     points = int(span * set_mean / step) + 2
     level = np.arange(points) * step
-    out = np.zeros((3, points))
-    for row in range(3):
+    out = np.zeros((4, points))
+    for row in range(4):
         out[row] = np.interp(level, saddle[0], saddle[1 + row])
     if square / mean >= RESOLVED * step:
         _panjer(law, q, shape, step, out)
-    return level, out[0], out[1], out[2]
+    return level, out[0], out[1], out[2], out[3]
 
 
 @compiled
 def _saddle_points(law, q, shape):
-    """Return V, E[X | V], its executing part and sd(X | V) at tilts of the law, V rising from 0."""
+    """Return V, E[X | V], its executing part, sd(X | V) and E[N | V] at tilts, V rising from 0."""
     n = law.shape[1]
     work = law[1] / law[0]
     low = 0.0  # q E[exp(theta R)] = 1: where V has no bound; Newton on the logarithm, from above
@@ -195,7 +261,7 @@ def _saddle_points(law, q, shape):
         if change < 1e-9 * theta:
             break
     low = theta * (1.0 - 1e-8)
-    out = np.zeros((4, TILTS + 1))
+    out = np.zeros((5, TILTS + 1))
     for t in range(TILTS):
         theta = low * (1.0 - 3e-3 * 1e5 ** (1.0 - t / (TILTS - 1.0)))
         f = r = c = x = rr = rc = cc = 0.0
@@ -213,6 +279,7 @@ def _saddle_points(law, q, shape):
         out[0, t + 1] = shape * u * r
         out[1, t + 1] = shape * u * c
         out[2, t + 1] = shape * u * x
+        out[4, t + 1] = shape * u * f
         if vv > 0.0:
             out[3, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
     return out
@@ -220,7 +287,7 @@ def _saddle_points(law, q, shape):
 
 @compiled
 def _panjer(law, q, shape, step, out):
-    """Overwrite E[X | V], its executing part and sd(X | V) by the law on a grid.
+    """Overwrite E[X | V], its executing part, sd(X | V) and E[N | V] by the law on a grid.
 
     The generating function of V is ``((1 - q) / (1 - q phi))^shape``; a stage picked out of it
     leaves the same with ``shape + 1``, two stages ``shape + 2``.
@@ -250,8 +317,9 @@ def _panjer(law, q, shape, step, out):
                 for j in range(1, last + 1):
                     total += (a + b * j / k) * nu[0, j] * f[extra, k - j]
                 f[extra, k] = total * g
-        c = x = cc = pair = two = 0.0
+        n = c = x = cc = pair = two = 0.0
         for j in range(last + 1):
+            n += nu[0, j] * f[1, k - j]
             c += nu[1, j] * f[1, k - j]
             x += nu[2, j] * f[1, k - j]
             cc += nu[3, j] * f[1, k - j]
@@ -261,7 +329,7 @@ def _panjer(law, q, shape, step, out):
             two += nu[1, j] * pairs[k - j]
         if f[0, k] > 0.0:
             scale = shape * q * g / f[0, k]
-            out[0, k], out[1, k] = scale * c, scale * x
+            out[0, k], out[1, k], out[3, k] = scale * c, scale * x, scale * n
             square = scale * (cc + (shape + 1.0) * q * g * two)
             out[2, k] = np.sqrt(max(square - out[0, k] ** 2, 0.0))
         if f[2, k] > 1e200:

@@ -103,7 +103,7 @@ def grid_of(
         step = min(step, max(_resolved(closure), closure.set_mean / MOST_STEPS))
     uniform = int(near * closure.set_mean / step)
     levels = (np.arange(uniform) + 0.5) * step
-    drift = abs(closure.rate * closure.work.mean - _fastest(closure))
+    drift = abs(closure.rate * closure.work.mean - closure.fastest)
     widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
     far, width, top = [], step, levels[-1]
     while top < highest:
@@ -123,9 +123,9 @@ def levels_of(
     spread = np.maximum(np.interp(work, closure.level, closure.spread), 1e-9 * full.batch_tokens)
     batch = executing[:, None] + spread[:, None] * _QUANTILES
     batch = np.minimum(np.maximum(batch, 0.2 * executing[:, None]), full.batch_tokens)
-    size = full.batch_size / full.batch_tokens
-    time = np.asarray(law.duration(batch, batch * size), float)
-    service = (batch / time).mean(axis=1)
+    requests = batch * requests_per_token(closure, work, batch)
+    time = np.asarray(law.duration(batch, requests), float)
+    service = ((batch + closure.work.extra * requests) / time).mean(axis=1)
     service[0], batch[0] = 0.0, 0.0
     waits = ndtr((demand - full.batch_tokens) / spread)
     waits[0] = 0.0
@@ -146,19 +146,24 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
     reach = _reach(levels.work, jumping, float(sizes.max()))
     band = _generator(
         levels.work, levels.uniform, jumping, levels.service, sizes, share, rate,
-        closure.work.mean, closure.work.second, _fastest(closure), reach,
+        closure.work.mean, closure.work.second, closure.fastest, reach,
     )  # fmt: skip
     return band, reach
+
+
+def requests_per_token(
+    closure: WorkClosure, work: NDArray[np.float64], batch: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the requests in a batch over its tokens, at the levels ``work`` of its rows."""
+    most = closure.saturation.batch_tokens
+    level = np.interp(work, closure.level, closure.per_token)
+    shape = level.reshape(-1, *(1,) * (batch.ndim - 1))
+    return np.where(batch < most, shape, closure.set_size / most)
 
 
 def _resolved(closure: WorkClosure) -> float:
     """Return the widest level that resolves jumps [token-iterations]."""
     return closure.work.second / closure.work.mean / STEPS_PER_JUMP
-
-
-def _fastest(closure: WorkClosure) -> float:
-    """Return the rate at which a saturated node works [token-iterations/time]."""
-    return closure.saturation.batch_tokens / closure.saturation.batch_time
 
 
 def _beyond(

@@ -20,7 +20,13 @@ from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure, linear_law
 from ode.workload_process.backward import decode_moments
-from ode.workload_process.generator import Levels, generator, grid_of, levels_of
+from ode.workload_process.generator import (
+    Levels,
+    generator,
+    grid_of,
+    levels_of,
+    requests_per_token,
+)
 from serving import DecodeNode, LatencySamples, RequestMix
 
 _PHI = 1.1673039782614187
@@ -75,7 +81,8 @@ def node_of(closure: WorkClosure, levels: Levels, mix: RequestMix, instance: Dec
     starts = levels_of(closure, law, *grid)
     band, below = generator(starts, closure, closure.rate)
     decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups[1])
-    slope = linear_law(instance, mix, full)[1]
+    _, per_request, per_token = linear_law(mix, instance, min(closure.rate, full.throughput))
+    slope = per_token + per_request * size
     return Node(closure, levels, starts.work, decode, np.asarray(own, float), slope)
 
 
@@ -98,7 +105,6 @@ def samples_of(
     k, weight, (u, place, pick, chance) = _draw(flow, count)
     group = np.searchsorted(np.cumsum(groups[0])[:-1], pick, side="right")
     decode, tokens = groups[1, group], groups[3, group] + 1
-    size = full.batch_size / full.batch_tokens
 
     # with room: the rest of the batch under way, then one with the newcomers in it
     waits = levels.full[k]
@@ -106,16 +112,18 @@ def samples_of(
     executing = levels.demand[k] - levels.pending[k]
     batch = np.maximum(executing + levels.spread[k] * normal, 0.2 * executing)
     batch = np.minimum(batch, full.batch_tokens)
-    rest = place * law.duration(batch, batch * size) * (k > 0)
-    batch = np.minimum(batch + levels.pending[k] + tokens, full.batch_tokens)
-    first = np.asarray(law.duration(batch, np.maximum(batch * size, 1.0)), float)
+    requests = batch * requests_per_token(closure, levels.work[k], batch)
+    rest = place * law.duration(batch, requests) * (k > 0)
+    filled = np.minimum(batch + levels.pending[k] + tokens, full.batch_tokens)
+    size = full.batch_size / full.batch_tokens
+    requests = np.minimum(requests + (filled - batch) * size, requests.max())
+    first = np.asarray(law.duration(filled, np.maximum(requests, 1.0)), float)
 
     # without: until the work ahead is what a saturated set holds
     held = _set_work(closure, levels.work[k], u / np.maximum(waits, 1e-300))
     no_room = (u < waits) & (held < levels.work[k])
-    fastest = full.batch_tokens / full.batch_time
-    wait = np.where(no_room, (levels.work[k] - held) / fastest, rest)
-    first = np.where(no_room, full.batch_time, first)
+    wait = np.where(no_room, (levels.work[k] - held) / closure.fastest, rest)
+    first = np.where(no_room, closure.set_time, first)
 
     # what is in the system when it starts, and how long D batches then take
     arrived = closure.rate * closure.work.mean * wait
@@ -218,8 +226,8 @@ def _admission(
     no_room: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Return the time to admission: memory takes more than a batch where its budget is smaller."""
-    full, more = node.closure.saturation, beyond_batch(node.closure, instance)
+    more = beyond_batch(node.closure, instance)
     if more == 0.0:
         return wait
-    ahead = wait - more / (full.batch_tokens / full.batch_time)
+    ahead = wait - more / node.closure.fastest
     return np.where(no_room, np.minimum(wait, np.maximum(ahead, rest)), rest)

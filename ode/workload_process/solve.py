@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import WorkClosure, capacity, request_work, saturation, work_closure
+from fluid import WorkClosure, capacity, saturation, work_closure
 from ode._validity import requests_that_fit
 from ode.initial_state import InitialState
 from ode.solution import Solution
 from ode.workload_process.forward import occupancy
-from ode.workload_process.generator import generator, grid_of, levels_of
+from ode.workload_process.generator import generator, grid_of, levels_of, requests_per_token
 from ode.workload_process.latencies import beyond_batch, node_of, samples_of, work_ahead
 from serving import (
     DecodeNode,
@@ -71,8 +71,7 @@ def solve_workload(
     march = _March(profile, mix, instance, initial, horizon)
     flows, steps, idle, efficiency, left = march.flows(march.windows(WINDOWS))
     arrivals = max(profile.total + initial.waiting, 1e-300)
-    full = saturation(mix, instance)
-    duration = horizon + left / (full.batch_tokens / full.batch_time)
+    duration = horizon + left
 
     def latencies() -> LatencySamples:
         return march.samples(flows)
@@ -138,15 +137,14 @@ class _March:
         self.capacity = capacity(mix, instance)
         self.memory = mix.mean_decode * saturation(mix, instance).batch_time
         mean = profile.total / horizon if horizon > 0 else self.capacity
-        base = work_closure(mix, instance, max(mean, 1e-6 * self.capacity))
+        self.base = work_closure(mix, instance, max(mean, 1e-6 * self.capacity))
         self.closures: dict[int, WorkClosure] = {}
-        self.work, self.uniform = grid_of(base, self._highest(base))
+        self.work, self.uniform = grid_of(self.base, self._highest(self.base))
         self.levels = {}
 
     def _highest(self, base: WorkClosure) -> float:
         """Return a level that V hardly ever exceeds: mean backlog and six standard deviations."""
-        full = base.saturation
-        fastest = full.batch_tokens / full.batch_time
+        fastest = base.fastest
         edges = np.linspace(0.0, self.horizon, WINDOWS + 1)
         rates = np.maximum(np.diff(self.profile.count(edges)), 0.0)
         rates[0] += self.profile.count(0.0)
@@ -204,8 +202,7 @@ class _March:
         """Return the law of V at time 0."""
         law = np.zeros(self.work.size)
         if self.initial.waiting > 0:
-            work = request_work(self.mix)
-            mean = self.initial.waiting * work.mean
+            mean = self.initial.waiting * self.base.work.mean
             at = np.interp(mean, self.work, np.arange(self.work.size))
             lower = min(int(at), self.work.size - 2)
             law[lower], law[lower + 1] = 1 - (at - lower), at - lower
@@ -235,12 +232,13 @@ class _March:
             first = min(2 * closure.saturation.batch_time, window.duration / 4)
             steps += occupancy(band, below, law, first, window.duration, spent)
             idle += spent[0]
-            done += float(spent @ levels.service)
-            batches += float(spent[1:] @ (1 / levels.batch_time[1:]))
+            often = spent[1:] / levels.batch_time[1:]
+            done += float(often @ levels.batch[1:].mean(axis=1))
+            batches += float(often.sum())
             flows[key] = flows.get(key, 0.0) + window.rate * spent
         most = min(self.instance.M_total, self.instance.token_budget)
         efficiency = done / max(batches * most, 1e-300)
-        return flows, steps, idle, efficiency, float(law @ self.work)
+        return flows, steps, idle, efficiency, float(law @ self.work) / self.base.fastest
 
     def samples(self, flows: dict[int, NDArray[np.float64]]) -> LatencySamples:
         """Return latencies of all flows."""
@@ -297,8 +295,8 @@ class _March:
         """Return requests in system and waiting, batch tokens and batch time under ``law``."""
         key, closure = self.closure(recent)
         levels, full = self.levels[key], closure.saturation
-        size = full.batch_size / full.batch_tokens
-        executing = np.minimum(levels.demand, full.batch_tokens) * size
+        tokens = np.minimum(levels.demand, full.batch_tokens)
+        executing = tokens * requests_per_token(closure, levels.work, tokens)
         ahead = levels.full * work_ahead(closure, levels.work) / closure.work.mean
         unadmitted = levels.full * (
             work_ahead(closure, levels.work, beyond_batch(closure, self.instance))

@@ -135,7 +135,7 @@ def stationary(
             f"{full.throughput:g}: queues have no equilibrium",
         )
     # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
-    spare = full.batch_tokens / full.batch_time - arrival_rate * closure.work.mean
+    spare = closure.fastest - arrival_rate * closure.work.mean
     excess = arrival_rate * closure.work.second / (2 * spare)
     work, uniform = grid_of(closure, 4 * closure.set_mean + HIGHEST * excess, steps=STEPS_PER_SET)
     levels = levels_of(closure, instance.batch_time, work, uniform)

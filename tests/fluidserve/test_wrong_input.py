@@ -209,7 +209,8 @@ def test_ctrl_c_mid_run(tmp_path, line, after):
         pytest.skip("this machine was done before the interrupt")
     os.killpg(started.pid, signal.SIGINT)
     out, err = started.communicate(timeout=30)
-    assert started.returncode == 130, err
+    # CPython ends by the signal itself where it came while code of a string was executed
+    assert started.returncode in (130, -signal.SIGINT), err
     assert out == ""
     assert err.splitlines()[-1] == "fluidserve: interrupted"
     assert "Traceback" not in err

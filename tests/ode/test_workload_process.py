@@ -157,6 +157,32 @@ def test_a_node_of_many_requests_has_the_tail_of_the_engine():
     )
 
 
+MOE = BatchTimeLaw.tabulated([(1, 0.005), (16, 0.042), (128, 0.046), (256, 0.05)], 6e-8)
+"""As a mixture of experts: steep while new experts are read, then level."""
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        DecodeNode(BatchTimeLaw(d_0=0.012, d_decode=1e-3, d_kv=1e-7), M_total=4_000, B=3_000),
+        DecodeNode(MOE, M_total=12_000, B=10_000),
+    ],
+    ids=["time by requests", "time by a table"],
+)
+def test_batches_whose_time_is_not_in_their_tokens_have_the_tail_of_the_engine(node):
+    """Read as a line in the tokens, these laws had means and p99 70 % and 27 % too long."""
+    mix = describe("normal").mix
+    rate = 0.9 * capacity(mix, node)
+    steady = stationary(mix, node, rate)
+    run = simulate(describe("normal").at_rate(rate).sample(num_requests=1_000_000, seed=3), node)
+    for name, since in (("ttft", "first_token_time"), ("e2el", "completion_time")):
+        took = (run.requests[since] - run.requests["arrival_time"])[100_000:]
+        assert steady.latencies[name].mean == pytest.approx(took.mean(), rel=0.12)
+        for q in (95, 99):
+            measured = np.quantile(took, q / 100)
+            assert steady.latencies[name].percentiles[q] == pytest.approx(measured, rel=0.12)
+
+
 def test_decode_moments_are_those_of_simulated_paths():
     closure, levels, band, below = problem(0.7, steps=24)
     g = levels.batch_time.copy()
