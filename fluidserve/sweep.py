@@ -42,15 +42,11 @@ def swept(
     verbose
         Whether to tell progress on stderr.
     """
-    from calibration.sweeps import Journal, grid_of, sweep
+    from calibration.sweeps import Journal, sweep
 
     result = Path(output)
     _check_output(result)
-    grid = grid_of(read_keys(Path(path)), tuple(KINDS))
-    folder = Path(path).resolve().parent
-    for key in (*grid.base, *grid.varied):
-        check_key(grid.kind, key)
-    parameters(grid.kind, {**grid.base, **grid.points[0]})
+    grid, folder = _grid(Path(path)), Path(path).resolve().parent
     journal = Journal(
         result.with_name(result.name + ".journal"), _identity(grid, folder), len(grid.points)
     )
@@ -97,6 +93,21 @@ def swept(
         "varied": list(grid.varied),
         "output": str(result),
     }
+
+
+def _grid(path: Path) -> Grid:
+    """Return the checked grid of a file; what is wrong with it names the file."""
+    from calibration.sweeps import grid_of
+
+    content = read_keys(path)
+    try:
+        grid = grid_of(content, tuple(KINDS))
+        for key in (*grid.base, *grid.varied):
+            check_key(grid.kind, key)
+        parameters(grid.kind, {**grid.base, **grid.points[0]})
+    except FluidServeError as wrong:
+        raise FluidServeError(f"{path}: {wrong}") from wrong
+    return grid
 
 
 def _check_output(result: Path) -> None:

@@ -262,6 +262,7 @@ def test_a_grid_that_is_wrong_is_one_line(run, tmp_path, text, said):
     (tmp_path / "g.yaml").write_text(text + "\n")
     failed = run("sweep", "g.yaml", "--workers", 1)
     assert failed.exit_code == 2 and said in failed.stderr
+    assert "g.yaml" in failed.stderr or said == "nothing.csv"
     assert len(failed.stderr.splitlines()) == 1 and not (tmp_path / "sweep.csv").exists()
 
 
