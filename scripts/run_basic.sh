@@ -3,6 +3,7 @@
 # simulates them, solves the fluid model, compares both and writes a report.
 # usage: bash scripts/run_basic.sh [FOLDER]
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_help.sh"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="${1:-}"
 [ -n "$out" ] && [[ "$out" != /* ]] && out="$PWD/$out"

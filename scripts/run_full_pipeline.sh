@@ -3,6 +3,7 @@
 # it, fluid next to discrete at the rate found, and one table of it all.
 # usage: bash scripts/run_full_pipeline.sh [FOLDER]
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_help.sh"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="${1:-}"
 [ -n "$out" ] && [[ "$out" != /* ]] && out="$PWD/$out"

@@ -2,6 +2,7 @@
 # The scenarios normal, heavy and bursty on the same node at the same load, side by side.
 # usage: bash scripts/run_scenarios.sh [FOLDER [OPTIONS of fluidserve simulate]]
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_help.sh"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="${1:-}"
 [ -n "$out" ] && [[ "$out" != /* ]] && out="$PWD/$out"
