@@ -155,8 +155,9 @@ def tokens_besides(instance: DecodeNode, full: Saturation) -> float:
     law, tokens, size = instance.batch_time, full.batch_tokens, full.batch_size
     more, fewer = (float(law.duration(tokens, share * size)) for share in (1.05, 0.95))
     each = (more - fewer) / (0.1 * size)
-    extra = each * tokens / (full.batch_time - each * size)
-    return extra if abs(extra) > 1e-9 else 0.0
+    # where nothing but requests takes time, tokens count for next to nothing
+    extra = each * tokens / max(full.batch_time - each * size, 1e-6 * full.batch_time)
+    return max(extra, -0.99) if abs(extra) > 1e-9 else 0.0
 
 
 def _fastest(work: RequestWork, full: Saturation, size: float, time: float) -> float:

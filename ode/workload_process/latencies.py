@@ -116,8 +116,8 @@ def samples_of(
     rest = place * law.duration(batch, requests) * (k > 0)
     filled = np.minimum(batch + levels.pending[k] + tokens, full.batch_tokens)
     size = full.batch_size / full.batch_tokens
-    requests = np.minimum(requests + (filled - batch) * size, requests.max())
-    first = np.asarray(law.duration(filled, np.maximum(requests, 1.0)), float)
+    requests = np.maximum(requests + (filled - batch) * size, 1.0)
+    first = np.asarray(law.duration(filled, requests), float)
 
     # without: until the work ahead is what a saturated set holds
     held = _set_work(closure, levels.work[k], u / np.maximum(waits, 1e-300))

@@ -143,15 +143,28 @@ def test_work_of_a_saturated_set_is_in_proportion_to_its_tokens_without_spare_ca
 
 
 @settings(max_examples=40, deadline=None)
+@given(
+    mixes, st.floats(0.05, 1.6), st.sampled_from([0.01, 1.0]),
+    st.sampled_from([0.0, 1e-4, 1e-3, 0.1]), st.sampled_from([0.0, 1e-6, 1e-3]),
+)  # fmt: skip
+def test_a_closure_is_finite(mix, load, d_0, d_decode, d_kv):
+    law = BatchTimeLaw(d_0=d_0, d_decode=d_decode, d_kv=d_kv)
+    node = DecodeNode(M_total=5000, B=None, batch_time=law)
+    closure = work_closure(mix, node, load * capacity(mix, node))
+    parts = (closure.level, closure.demand, closure.executing, closure.spread, closure.per_token)
+    for values in parts:
+        assert np.isfinite(values).all() and (values >= 0).all()
+    assert (closure.executing <= closure.demand * (1 + 1e-9)).all()
+    assert closure.set_mean > 0 and closure.set_sd >= 0 and closure.set_size > 0
+    assert 0 < closure.fastest < np.inf
+
+
+@settings(max_examples=40, deadline=None)
 @given(mixes, st.floats(0.05, 1.6), st.floats(0.0, 1.0))
-def test_a_closure_is_finite_and_rises(mix, load, share):
+def test_more_work_is_more_demand(mix, load, share):
     law = BatchTimeLaw(d_0=1.0, d_decode=1e-3 * (1 - share), d_kv=1e-3 * share)
     node = DecodeNode(M_total=5000, B=None, batch_time=law)
     closure = work_closure(mix, node, load * capacity(mix, node))
-    for values in (closure.level, closure.demand, closure.executing, closure.spread):
-        assert np.isfinite(values).all() and (values >= 0).all()
-    assert (closure.executing <= closure.demand * (1 + 1e-9)).all()
-    assert closure.set_mean > 0 and closure.set_sd >= 0
-    # over more than a step of the grid, more work is more demand
+    # over more than a step of the grid
     tenth = np.interp(np.linspace(0, 2, 12) * closure.set_mean, closure.level, closure.demand)
     assert (np.diff(tenth) > 0).all()
