@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fluid._render import render
     from fluid._request_work import RequestWork, request_work
     from fluid._symbolic_equilibrium import equilibrium_formulas
-    from fluid._work_closure import WorkClosure, linear_law, work_closure
+    from fluid._work_closure import WorkClosure, work_closure
 
 __all__ = [
     "LAW_PARAMETERS",
@@ -58,7 +58,6 @@ __all__ = [
     "equilibrium_gradients",
     "gamma_quantiles",
     "largest_root",
-    "linear_law",
     "mean_time_to_full",
     "moments",
     "ode_is_stable",
@@ -91,7 +90,6 @@ __getattr__ = later(
         "equations": "fluid._equations",
         "equilibrium_formulas": "fluid._symbolic_equilibrium",
         "equilibrium_gradients": "fluid._equilibrium_gradients",
-        "linear_law": "fluid._work_closure",
         "rate_statements": "fluid._array_code",
         "render": "fluid._render",
         "request_work": "fluid._request_work",

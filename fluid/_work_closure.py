@@ -57,6 +57,8 @@ class WorkClosure:
         How many requests it has: fewer than usual where a few long ones made V large.
     set_time : [time]
         Duration of its batch.
+    slope : [time/token]
+        Change of the batch time with its tokens and the requests that they belong to.
     level : shape (K,) [token-iterations]
         V.
     demand, executing, spread : shape (K,) [tokens]
@@ -73,6 +75,7 @@ class WorkClosure:
     set_sd: float
     set_size: float
     set_time: float
+    slope: float
     level: NDArray[np.float64]
     demand: NDArray[np.float64]
     executing: NDArray[np.float64]
@@ -85,7 +88,7 @@ class WorkClosure:
         return _fastest(self.work, self.saturation, self.set_size, self.set_time)
 
 
-def linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[float, float, float]:
+def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[float, float, float]:
     """Return the batch time as d_0 [time], a time per request, and one per token.
 
     The batch has ``E[D] / W`` requests per token. Exact for the linear law; otherwise the secant
@@ -127,7 +130,7 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     work = request_work(mix, tokens_besides(instance, full))
     set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate)
     inside = min(rate, CLOSEST * full.throughput)
-    d_0, d_n, d_1 = linear_law(mix, instance, inside)
+    d_0, d_n, d_1 = _linear_law(mix, instance, inside)
     q = max(inside * (d_n * mix.mean_decode + d_1 * mix.work), 1e-9)
     size = mix.work / mix.mean_decode  # tokens of a request, seen over its stay
     # with d_n = d_1 = 0 arrivals do not heed the batch: q -> 0 is the Poisson limit
@@ -140,8 +143,8 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     per_token = (requests - (demand - executing) / fresh) / np.maximum(executing, 1e-300)
     per_token[0] = per_token[1]
     return WorkClosure(
-        rate, full, work, set_mean, set_sd, set_size, set_time, level, demand, executing, spread,
-        per_token,
+        rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, level, demand,
+        executing, spread, per_token,
     )  # fmt: skip
 
 

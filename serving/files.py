@@ -35,15 +35,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         If the folder or file cannot be written.
     """
     path, temporary = Path(path), None
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    coding: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         if (stream := _stream(path)) is not None:
-            with open(stream, mode, **text) as file:
+            with open(stream, mode, **coding) as file:
                 yield file
             return
         final = path.resolve()
         handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-        with os.fdopen(handle, mode, **text) as file:
+        with os.fdopen(handle, mode, **coding) as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, final)

@@ -156,9 +156,9 @@ def requests_per_token(
 ) -> NDArray[np.float64]:
     """Return the requests in a batch over its tokens, at the levels ``work`` of its rows."""
     most = closure.saturation.batch_tokens
-    level = np.interp(work, closure.level, closure.per_token)
-    shape = level.reshape(-1, *(1,) * (batch.ndim - 1))
-    return np.where(batch < most, shape, closure.set_size / most)
+    per_token = np.interp(work, closure.level, closure.per_token)
+    by_row = per_token.reshape(-1, *(1,) * (batch.ndim - 1))
+    return np.where(batch < most, by_row, closure.set_size / most)
 
 
 def _resolved(closure: WorkClosure) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from fluid import WorkClosure, linear_law
+from fluid import WorkClosure
 from ode.workload_process.backward import decode_moments
 from ode.workload_process.generator import (
     Levels,
@@ -27,7 +27,7 @@ from ode.workload_process.generator import (
     levels_of,
     requests_per_token,
 )
-from serving import DecodeNode, LatencySamples, RequestMix
+from serving import DecodeNode, LatencySamples
 
 _PHI = 1.1673039782614187
 """Root of x^5 = x + 1: its powers make four sequences that fill a cube evenly together."""
@@ -54,8 +54,6 @@ class Node:
         room; by group of decode length.
     own : shape (G,) [time]
         What a request's own tokens add to each batch with room.
-    slope : [time/token]
-        Change of the batch time with its tokens.
     """
 
     closure: WorkClosure
@@ -63,10 +61,9 @@ class Node:
     start: NDArray[np.float64]
     decode: NDArray[np.float64]
     own: NDArray[np.float64]
-    slope: float
 
 
-def node_of(closure: WorkClosure, levels: Levels, mix: RequestMix, instance: DecodeNode) -> Node:
+def node_of(closure: WorkClosure, levels: Levels, instance: DecodeNode) -> Node:
     """Return what latencies depend on.
 
     Decode times are smooth in the work at their start: they are solved on levels of their own.
@@ -81,9 +78,7 @@ def node_of(closure: WorkClosure, levels: Levels, mix: RequestMix, instance: Dec
     starts = levels_of(closure, law, *grid)
     band, below = generator(starts, closure, closure.rate)
     decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups[1])
-    _, per_request, per_token = linear_law(mix, instance, min(closure.rate, full.throughput))
-    slope = per_token + per_request * size
-    return Node(closure, levels, starts.work, decode, np.asarray(own, float), slope)
+    return Node(closure, levels, starts.work, decode, np.asarray(own, float))
 
 
 def samples_of(
@@ -131,7 +126,7 @@ def samples_of(
     at = np.interp(start, node.start, np.arange(node.start.size))
     mean, variance, room = _between(node.decode, group, at)
     mean = mean + node.own[group] * room
-    spread = node.slope * np.interp(start, levels.work, levels.spread)
+    spread = closure.slope * np.interp(start, levels.work, levels.spread)
     open_share = np.clip(room / decode, 0.0, 1.0)
     variance = variance + spread**2 * open_share * closure.work.persistence[group]
     service = np.maximum(_gamma(mean, variance, ndtri(chance)), first)

@@ -249,7 +249,7 @@ class _March:
             if share <= 0:
                 continue
             closure, levels = self.closures[key], self.levels[key]
-            node = node_of(closure, levels, self.mix, self.instance)
+            node = node_of(closure, levels, self.instance)
             count = max(512, int(SAMPLES * share))
             parts.append(samples_of(node, self.instance, flow, count))
         names = ("queue_delay", "ttft", "tpot", "e2el", "weight")

@@ -151,7 +151,7 @@ def stationary(
         batch_tokens=float(law[1:] @ levels.batch[1:].mean(axis=1) / busy),
         batch_time=float(law[1:] @ levels.batch_time[1:] / busy),
         labels=labels,
-        _node=node_of(closure, levels, mix, instance),
+        _node=node_of(closure, levels, instance),
         _instance=instance,
         _count=samples,
     )
