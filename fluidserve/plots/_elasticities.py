@@ -47,5 +47,5 @@ def elasticities(by_statistic: Mapping[str, Mapping[str, float]], path: str | Pa
                     value + 0.03 * reach * (1 if value >= 0 else -1), y, f"{value:.2g}",
                     va="center", ha=side, fontsize=8,
                 )  # fmt: skip
-            axes.margins(x=0.22)
+            axes.margins(x=0.3)
         panels[0].set_yticks(place, parameters)

@@ -62,6 +62,7 @@ def step_time_fit(fit: StepTimeFit, path: str | Path) -> None:
         _plain_ticks(axes)
         legend = drawing.legend(
             list(handles.values()), list(handles), loc="outside upper center", ncols=CONTEXTS,
+            columnspacing=1.2, handlelength=1.4,
             title="dots measured, lines fitted; context per request",
         )  # fmt: skip
         legend.get_title().set_fontsize(9)

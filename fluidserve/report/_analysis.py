@@ -60,7 +60,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2el", "E2EL"))
             ],
             f"One node of this size under Poisson arrivals, {percentiles['are']}: the workload "
-            "process, nothing fitted. Its errors on measured cases are in docs/accuracy.md.",
+            "process, nothing fitted. Its errors on measured cases are in docs/one_node.md.",
         ),
         heading("The healthy equilibrium"),
         _equilibrium(summary, unit),
