@@ -101,6 +101,19 @@ def test_a_concave_law_gets_a_table():
     assert np.abs(predict(fit.law, fit.rows) / fit.rows.time - 1).mean() < 0.01
 
 
+def test_between_two_measured_sizes_a_table_is_straight():
+    """A bend chosen early between 4 and 16 stayed when later ones had made it idle."""
+    sizes = [(1, 0.0044), (2, 0.0089), (4, 0.0137), (16, 0.0419), (128, 0.0424), (256, 0.044)]
+    law = BatchTimeLaw.tabulated(sizes, 6.6e-8)
+    n, per = np.meshgrid([1, 2, 4, 16, 32, 64, 128, 256], [16, 64, 256, 1024, 4096])
+    n, context = n.ravel().astype(float), (n * per).ravel().astype(float)
+    noise = 1 + 0.005 * np.random.default_rng(0).standard_normal(n.size)
+    fit = fit_step_times(StepRows.of(n, context, law.duration(context + n, n) * noise))
+    assert fit.recipe.decode == "tabulated"
+    assert not [x for x, _ in fit.law.d_decode_table or () if 4 < x < 16]
+    assert fit.law.duration(800, 8) == pytest.approx(law.duration(800, 8), rel=0.02)
+
+
 def test_stairs_of_a_tile_and_kv_that_costs_more_beyond_the_cache_are_found():
     law = BatchTimeLaw(
         d_prefill_table=((16, 0.011), (128, 0.012), (144, 0.018), (512, 0.020), (1024, 0.040)),
