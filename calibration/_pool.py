@@ -52,9 +52,14 @@ def worker_pool(
     except BaseException:
         # Ctrl-C included: drop what waits and stop what runs, a task may take minutes.
         processes = list((getattr(executor, "_processes", None) or {}).values())
+        results = getattr(executor, "_result_queue", None)
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
+        # A killed worker may leave half a result. The thread that reads it, and the exit of this
+        # process with it, would wait for the rest as long as anybody could write: we could.
+        if results is not None:
+            results._writer.close()
         raise
     executor.shutdown()
 

@@ -255,6 +255,29 @@ def test_a_script_without_a_main_guard_works_and_imports_nothing_heavy(tmp_path)
     assert done.stdout.split("\n")[:3] == ["begins", "2", "heavy: []"]
 
 
+HALF_WRITTEN = """
+    import operator
+    from calibration._pool import worker_pool
+
+    with worker_pool(operator.mul, bytes(1000), 2) as submit:
+        first, *rest = [submit(100_000) for _ in range(40)]  # results of 100 MB
+        first.result()
+        print("interrupted", flush=True)
+        raise KeyboardInterrupt
+"""
+
+
+def test_a_result_that_is_half_written_holds_nobody_up(tmp_path):
+    """Its reader waited for the rest, and the script for its reader: a Ctrl-C in eight hung."""
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(HALF_WRITTEN))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert done.stdout == "interrupted\n"
+    assert done.returncode in (-signal.SIGINT, 130)
+
+
 def test_control_c_ends_a_script_with_one_traceback_and_no_orphans(tmp_path):
     script = tmp_path / "study.py"
     script.write_text(textwrap.dedent(SCRIPT))
