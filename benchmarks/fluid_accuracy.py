@@ -12,8 +12,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from calibration.accuracy import SizePoint, accuracy_cases, finite_size, score, slope
 from fluidserve import plots
+from studies.accuracy import SizePoint, accuracy_cases, finite_size, score, slope
 
 QUICK_CASES = ("constant, B 2000n, swapping", "step, B unlimited, swapping",
                "synchronised bimodal, B unlimited, sacrifice")  # fmt: skip

@@ -17,10 +17,10 @@ import numpy as np
 import discrete
 import fluid
 import ode
-from calibration import full_memory
 from fluidserve import plots
-from fluidserve.experiment import plain
+from fluidserve.folders import plain
 from serving import BatchTimeLaw, DecodeNode
+from studies import full_memory
 from workload import describe
 
 NODE = DecodeNode(BatchTimeLaw.per_token(0.003, 0.00032), M_total=10_000, B=10_000,

@@ -14,9 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from calibration.one_node import Cell, node_sized_for, one_node_cells, table_of, to_json
 from fluid import capacity
 from serving import DecodeNode
+from studies.one_node import Cell, node_sized_for, one_node_cells, table_of, to_json
 from workload import describe
 
 LOADS = (0.3, 0.6, 0.8, 0.9, 0.95, 1.1, 1.5)

@@ -11,7 +11,7 @@ import math
 import sys
 from typing import Any
 
-from calibration import score_card
+from studies import score_card
 
 
 def plain(value: Any) -> Any:

@@ -18,9 +18,9 @@ import time
 import numpy as np
 
 import discrete
-from calibration.tuning import Operation, Point, Slo, measure, parse_slo, tune
 from fluid import capacity
 from serving import DecodeNode
+from studies.tuning import Operation, Point, Slo, measure, parse_slo, tune
 from workload import describe
 
 OPERATION = Operation(describe("normal"), DecodeNode())

@@ -6,12 +6,12 @@ An engine (``ENGINES`` by the name in the instance specification) has ``requests
 can be saved.
 """
 
-from discrete._decode_node import DecodeNodeEngine, Progress
-from discrete._layout import Stop
 from discrete._records import Records
 from discrete._run import FILES, Run
 from discrete._simulate import ENGINES, simulate
 from discrete._state_file import resume, save_state
+from discrete.decode_node.engine import DecodeNodeEngine, Progress
+from discrete.decode_node.layout import Stop
 
 __all__ = [
     "ENGINES",

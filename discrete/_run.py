@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from discrete._latency import inter_token_latencies
-from discrete._log import DecodeNodeLog
 from discrete._records import Records
+from discrete.decode_node.log import DecodeNodeLog
 from serving import (
     FluidServeError,
     LatencySamples,

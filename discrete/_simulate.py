@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from numpy.typing import ArrayLike
 
-from discrete._decode_node import DecodeNodeEngine, Progress
 from discrete._run import Run
+from discrete.decode_node.engine import DecodeNodeEngine, Progress
 from serving import DecodeNode, RequestTable
 
 ENGINES = {"decode_node": DecodeNodeEngine}

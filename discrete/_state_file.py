@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from discrete._decode_node import DecodeNodeEngine
+from discrete.decode_node.engine import DecodeNodeEngine
 from serving import BatchTimeLaw, DecodeNode, FileAccessError, RequestTable
 from serving.files import atomic_write
 

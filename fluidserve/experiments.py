@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluidserve.experiment import HOME, META, to_json
+from fluidserve.folders import HOME, META, to_json
 from serving import FileAccessError, FluidServeError
 from serving.files import atomic_write
 

@@ -30,8 +30,8 @@ import numpy as np
 from IPython.display import Image
 
 import fluidserve as fs
-from calibration.phase_diagram import engine_regimes, gamma_case, phase_diagram
 from fluid import certificate
+from studies.phase_diagram import engine_regimes, gamma_case, phase_diagram
 
 plt.rcParams.update(fs.plots.STYLE)
 QUICK = bool(os.environ.get("FLUIDSERVE_QUICK"))

@@ -39,7 +39,7 @@ def run(
     drift in a sliding window, the front end's share of TTFT, and the KV capacity if it shows.
     """
     from calibration.server_runs import calibrate_run, read_server_log
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
     from fluidserve.options import FlagError
 
     if interval is not None and not 0 < interval < float("inf"):

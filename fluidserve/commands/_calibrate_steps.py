@@ -30,8 +30,8 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
     Prints the law with intervals, what is identified, the error on held-out levels, outliers.
     """
     from calibration import fit_step_times, read_step_times
-    from fluidserve.experiment import Stopwatch, emit, experiment_folder
-    from fluidserve.step_times import write_fit
+    from fluidserve.folders import Stopwatch, emit, experiment_folder
+    from fluidserve.jobs.calibrate_steps import write_fit
 
     watch = Stopwatch()
     law, kv = params.pop("law"), params.pop("kv")

@@ -33,9 +33,9 @@ def command(
     regime, healthy equilibrium and its second moments, the certificate of the memory-full
     equilibrium, TTFT and E2EL with percentiles of this one node, and what moves them.
     """
-    from fluidserve.analysis import analyze_into
-    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_inputs
+    from fluidserve.jobs.analyze import analyze_into
 
     inputs = load_inputs(params)
     with experiment_folder(inputs.config.output_dir) as (folder, final):

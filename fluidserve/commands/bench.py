@@ -15,8 +15,8 @@ def command(quick: bool, methods: str) -> None:
     checkout, which has it among its tests); the fluid model next to one discrete run for systems
     of n = 1 to 10,000; each fluid method.
     """
-    from fluidserve.benchmark import measure
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
+    from fluidserve.jobs.bench import measure
     from fluidserve.methods import parse_methods
 
     emit(measure(quick=quick, methods=parse_methods(methods)))

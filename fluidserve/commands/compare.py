@@ -37,9 +37,9 @@ def command(
     workload is drawn anew in every replication; a file keeps its arrival times and its
     (prefill, decode) pairs are dealt out anew in every replication but the first.
     """
-    from fluidserve.comparison import compare_into
-    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_inputs
+    from fluidserve.jobs.compare import compare_into
     from fluidserve.methods import parse_methods
     from fluidserve.results import parse_goodput
 

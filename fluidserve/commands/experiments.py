@@ -30,7 +30,7 @@ def _chosen(names: tuple[str, ...], home: str) -> list[Any]:
 
 
 def _print(value: Any) -> None:
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
 
     emit(value)
 

@@ -20,7 +20,7 @@ def command(output: str, **params: Any) -> None:
     cut, scaled or brought to a load. The instance matters only for --load and for refusing
     requests that can never finish.
     """
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
     from fluidserve.inputs import load_inputs
     from workload import write_requests
 

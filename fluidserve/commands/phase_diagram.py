@@ -42,11 +42,11 @@ def command(
     """
     from typing import Any
 
-    from calibration.phase_diagram import phase_diagram
-    from fluidserve.experiment import emit, to_json
+    from fluidserve.folders import emit, to_json
     from fluidserve.plots import phase_diagram as picture
     from fluidserve.progress import ProgressLine
     from serving.files import atomic_write
+    from studies.phase_diagram import phase_diagram
 
     options: dict[str, Any] = dict(QUICK) if quick else {}
     if not engine:

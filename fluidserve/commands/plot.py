@@ -14,7 +14,7 @@ def command(folder: str) -> None:
     """
     from pathlib import Path
 
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
     from fluidserve.pictures import draw
     from fluidserve.report import write_report
 

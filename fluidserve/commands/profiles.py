@@ -14,7 +14,7 @@ def command() -> None:
 def listed() -> None:
     """Print every measured profile, and the models and cards that estimates exist for."""
     from calibration.profiles import gpus, listing, models, roofline
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
 
     emit(
         {
@@ -39,7 +39,7 @@ def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> N
     from dataclasses import asdict
 
     from calibration.profiles import find
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
 
     found = find(model, hardware, tp, gpu_memory_utilization=gpu_memory_utilization)
     emit(

@@ -28,9 +28,9 @@ def command(goodput: tuple[str, ...], **params: Any) -> None:
     A state saved at a batch is resumed bit for bit. --inject replaces what would have arrived
     from a time on: a load change studied from a saved state.
     """
-    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
-    from fluidserve.simulation import simulate_into
+    from fluidserve.jobs.simulate import simulate_into
 
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params, goodput)

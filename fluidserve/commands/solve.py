@@ -23,7 +23,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @click.option("--batches-per-step", type=int, help="batches per step of lagrangian")
 def command(goodput: tuple[str, ...], methods: bool, **params: Any) -> None:
     """Solve the fluid model; print its metrics as JSON and write its trajectory."""
-    from fluidserve.experiment import emit, experiment_folder
+    from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
 
     if methods:
@@ -31,8 +31,8 @@ def command(goodput: tuple[str, ...], methods: bool, **params: Any) -> None:
 
         emit(list(METHODS))
         return
+    from fluidserve.jobs.solve import solve_into
     from fluidserve.methods import parse_method
-    from fluidserve.solution import solve_into
 
     params["method"] = parse_method(params["method"])
 

@@ -25,7 +25,7 @@ def command(
     Ctrl-C or a kill the same command goes on where it was. The result is the same, byte for
     byte, wherever and in whatever order the points ran.
     """
-    from fluidserve.experiment import emit
-    from fluidserve.sweep import swept
+    from fluidserve.folders import emit
+    from fluidserve.jobs.sweep import swept
 
     emit(swept(grid, output, workers=workers, scheduler=scheduler, verbose=verbose))

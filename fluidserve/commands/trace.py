@@ -26,7 +26,7 @@ def convert(source: str, output: str, **options: Any) -> None:
     Rows with zero tokens are dropped and counted on stderr and in the JSON; anything else that
     is wrong is an error that names file, row, column and value.
     """
-    from fluidserve.experiment import emit
+    from fluidserve.folders import emit
     from workload import read_trace, write_requests
 
     reading = read_trace(source, **options)

@@ -36,8 +36,8 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     the pair at which most requests meet the thresholds. Exit status 1 where no value meets the
     objectives.
     """
-    from fluidserve.experiment import emit
-    from fluidserve.tuning import parse_bracket, tuned
+    from fluidserve.folders import emit
+    from fluidserve.jobs.tune import parse_bracket, tuned
 
     options = {
         "bracket": parse_bracket(bracket),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fluidserve.plots._style import Curve
 
 if TYPE_CHECKING:
-    from calibration import Comparison
+    from studies import Comparison
 
 
 def curves_of(comparison: Comparison) -> tuple[Curve, list[Curve]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fluidserve.plots._style import BLUE, ENGINES, figure
 
 if TYPE_CHECKING:
-    from calibration.accuracy import SizePoint
+    from studies.accuracy import SizePoint
 
 
 def finite_size(points: Sequence[SizePoint], path: str | Path) -> None:
@@ -18,7 +18,7 @@ def finite_size(points: Sequence[SizePoint], path: str | Path) -> None:
     Parameters
     ----------
     points
-        Of :func:`calibration.accuracy.finite_size`.
+        Of :func:`studies.accuracy.finite_size`.
     path
         PNG to write.
     """

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fluidserve.methods import method_name
-from fluidserve.people import percent
 from fluidserve.plots._style import (
     BAND_LABEL,
     Curve,
@@ -19,6 +18,7 @@ from fluidserve.plots._style import (
     legend_above,
     time_label,
 )
+from fluidserve.text import percent
 from serving import NRMSE_OUTPUTS
 
 NAMES = {

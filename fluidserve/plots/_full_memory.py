@@ -14,8 +14,8 @@ from fluidserve.plots._style import BLUE, GREEN, GREY, INK, VERMILLION, figure, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from calibration.full_memory import Branches, ThresholdRow
     from ode import Hysteresis
+    from studies.full_memory import Branches, ThresholdRow
 
 ENGINE: dict[str, Any] = {"ls": "", "markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 4}
 
@@ -41,7 +41,7 @@ def full_memory(
     paths
         Times and requests in the system of one engine run, by admission threshold.
     rows
-        Of :func:`calibration.full_memory.threshold_table`.
+        Of :func:`studies.full_memory.threshold_table`.
     settled
         Thresholds and throughput from an endless queue, of the fluid.
     path

@@ -10,7 +10,7 @@ import numpy as np
 from fluidserve.plots._style import BLUE, GREEN, INK, ORANGE, VERMILLION, figure, legend_above, note
 
 if TYPE_CHECKING:
-    from calibration.phase_diagram import PhaseDiagram
+    from studies.phase_diagram import PhaseDiagram
 
 COLOURS = {
     "healthy": GREEN,
@@ -34,7 +34,7 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
     Parameters
     ----------
     diagram
-        Of :func:`calibration.phase_diagram.phase_diagram`.
+        Of :func:`studies.phase_diagram.phase_diagram`.
     path
         PNG to write.
     """

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fluidserve.people import number, percent
 from fluidserve.plots import elasticities
 from fluidserve.report._page import cards, heading, page, paragraph, picture, table
+from fluidserve.text import number, percent
 from serving.files import atomic_write
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.methods import method_name
-from fluidserve.people import deviation, duration, number, percent
 from fluidserve.report._page import cards, heading, page, paragraph, picture, table
+from fluidserve.text import deviation, duration, number, percent
 from serving import NRMSE_OUTPUTS
 
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ode._sampling_points import GOLDEN
-from ode.initial_state import InitialState
+from ode._initial_state import InitialState
+from ode._solution import GOLDEN
 from ode.lagrangian import state as kernel
 from serving import DecodeNode, LatencySamples, RateProfile, Trajectory
 

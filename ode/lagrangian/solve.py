@@ -11,14 +11,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ode._validity import requests_that_fit
-from ode.initial_state import InitialState
+from ode._caveats import requests_that_fit
+from ode._initial_state import InitialState
+from ode._solution import Solution
 from ode.lagrangian import parcels
 from ode.lagrangian import state as kernel
 from ode.lagrangian.cruise import lanes_of
 from ode.lagrangian.kernel import advance
 from ode.lagrangian.outputs import March, latencies_of, totals_of, trajectory_of
-from ode.solution import Solution
 from serving import (
     DecodeNode,
     RateProfile,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import discrete
-from discrete import _policies
-from discrete._random import draw_integer, pcg64_at, pcg64_state
+from discrete.decode_node import policies as _policies
+from discrete.decode_node.random import draw_integer, pcg64_at, pcg64_state
 from serving import BatchTimeLaw, ConfigError, DecodeNode, RequestTable
 from serving.compilation import compiled
 
@@ -122,7 +122,7 @@ def test_an_edited_policy_is_compiled_anew(tmp_path):
 
 FRESH = """
 import sys, numpy as np, discrete
-from discrete._kernel import advance
+from discrete.decode_node.kernel import advance
 from serving import DecodeNode, RequestTable
 table = RequestTable.validated([0.0, 0.0], [10, 10], [6, 6])
 node = DecodeNode(M_total=30, queue_policy=sys.argv[1], victim_policy=sys.argv[1])

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import discrete
-from discrete import _decode_node
+from discrete.decode_node import engine as _decode_node
 from serving import ConfigError, DecodeNode, FileAccessError, RequestTable, WorkloadError
 
 SPEC = importlib.util.spec_from_file_location("cases", Path(__file__).parent / "cases.py")

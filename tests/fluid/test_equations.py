@@ -335,7 +335,7 @@ TABLE = ((2.0, 0.3), (20.0, 1.1), (60.0, 1.2))
 def test_python_source_runs_alone_and_equals_loops_and_compiled_code(mode, transport, tabulated):
     import jax
 
-    from ode._compile import compiled
+    from ode.eulerian.array_functions import compiled
 
     model = fluid.equations(mode, transport, tabulated=tabulated)
     scope: dict = {}

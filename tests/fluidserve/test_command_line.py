@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fluidserve.cli import COMMANDS, cli
-from fluidserve.experiment import FILES
+from fluidserve.folders import FILES
 from serving import LATENCIES, OUTPUTS
 
 SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-requests", 40)

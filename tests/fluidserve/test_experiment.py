@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from fluidserve.experiment import experiment_folder, plain, to_json
-from fluidserve.people import number
+from fluidserve.folders import experiment_folder, plain, to_json
 from fluidserve.results import parse_goodput, read_trajectory, write_trajectory
+from fluidserve.text import number
 from serving import FileAccessError, FluidServeError, Trajectory
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import ode
-from calibration.full_memory import BacklogRun, Branches, ThresholdRow
-from calibration.phase_diagram import MarkedPoint, PhaseDiagram
 from fluidserve.plots import full_memory, phase_diagram
 from serving import BatchTimeLaw, DecodeNode, RequestMix
+from studies.full_memory import BacklogRun, Branches, ThresholdRow
+from studies.phase_diagram import MarkedPoint, PhaseDiagram
 
 
 def test_phase_diagram_writes_json_and_a_picture(run, tmp_path):

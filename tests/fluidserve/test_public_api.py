@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import ast
+import importlib
 import subprocess
 import sys
 
@@ -15,20 +15,38 @@ def test_every_public_name_loads():
         assert getattr(fs, name) is not None
 
 
-def test_type_checkers_see_the_same_names(root):
-    tree = ast.parse((root / "fluidserve" / "__init__.py").read_text())
-    block = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+ROOMS = ("fluid", "ode", "calibration", "studies")
+MODULES = ("accuracy", "full_memory", "one_node", "phase_diagram", "profiles", "score_card")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_of_a_stub_is_there_and_no_module_hides_one(room):
+    code = (
+        f"import importlib, pkgutil, types, {room} as room\n"
+        "for each in pkgutil.iter_modules(room.__path__):\n"
+        "    importlib.import_module(f'{room.__name__}.{each.name}')\n"
+        "for name in room.__all__:\n"
+        "    value = getattr(room, name)\n"
+        f"    assert not isinstance(value, types.ModuleType) or name in {MODULES}, name\n"
     )
-    seen = {
-        (alias.name, node.module)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert seen == set(fs.ROOM_OF.items())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_an_unknown_name_of_a_room_is_an_attribute_error(room):
+    with pytest.raises(AttributeError, match=f"No {room} attribute nothing"):
+        importlib.import_module(room).nothing  # noqa: B018
+
+
+def test_a_profile_needs_neither_the_simulator_nor_a_fit():
+    code = (
+        "import sys; from calibration.profiles import find; find('Llama-3.1-8B', 'RTX4090');"
+        "heavy = ('discrete', 'jax', 'numba', 'scipy.stats');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -39,7 +57,8 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_front_door_imports_no_room():
     code = (
         "import sys, fluidserve; rooms = ['serving', 'fluid', 'ode', 'discrete', 'workload', "
-        "'calibration', 'numpy', 'jax']; print([room for room in rooms if room in sys.modules])"
+        "'calibration', 'studies', 'numpy', 'jax']; "
+        "print([room for room in rooms if room in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from calibration.sweeps import Journal, grid_of
 from serving import ConfigError, FluidServeError
+from studies.sweeps import Journal, grid_of
 
 GRID = """\
 kind: simulate
@@ -100,10 +100,10 @@ def test_a_point_that_cannot_run_is_a_row_with_an_error(run, tmp_path):
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(run, grid, tmp_path, monkeypatch):
-    import fluidserve.sweep
+    import fluidserve.jobs.sweep
 
     count = [0]
-    real = fluidserve.sweep.row_of
+    real = fluidserve.jobs.sweep.row_of
 
     def interrupted(shared, point):
         count[0] += 1
@@ -111,11 +111,11 @@ def test_an_interrupted_sweep_says_how_to_go_on(run, grid, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(shared, point)
 
-    monkeypatch.setattr(fluidserve.sweep, "row_of", interrupted)
+    monkeypatch.setattr(fluidserve.jobs.sweep, "row_of", interrupted)
     stopped = run("sweep", grid, "--workers", 1)
     assert stopped.exit_code == 130 and not (tmp_path / "sweep.csv").exists()
     assert "of 16 points are kept in sweep.csv.journal" in stopped.stderr
-    monkeypatch.setattr(fluidserve.sweep, "row_of", real)
+    monkeypatch.setattr(fluidserve.jobs.sweep, "row_of", real)
     resumed = json.loads(run("sweep", grid, "--workers", 1).stdout)["resumed"]
     assert 0 < resumed < 6
     whole = (tmp_path / "sweep.csv").read_bytes()
@@ -171,7 +171,7 @@ def test_a_dask_cluster_of_two_workers_gives_the_same_bytes(tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(run, grid, monkeypatch):
-    import calibration.sweeps.executors as executors
+    import studies.sweeps.executors as executors
 
     if importlib.util.find_spec("distributed") is None:
         assert "needs dask.distributed" in run("sweep", grid, "--scheduler", "tcp://x:1").stderr

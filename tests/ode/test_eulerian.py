@@ -289,7 +289,7 @@ def test_failures_say_what_happened():
 
 
 def test_not_finite_is_reported(monkeypatch):
-    import ode.eulerian as eulerian
+    import ode.eulerian.solve as eulerian
 
     original = eulerian.eulerian_problem
 

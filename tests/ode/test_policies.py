@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ode._policies import policy_labels
+from ode._caveats import policy_labels
 from serving import DecodeNode, UnsupportedError
 
 

@@ -1,0 +1,341 @@
+"""What a node does given the work in its system: the closure of the model of one node.
+
+The state of one node is reduced to V, the token-iterations that the requests in its system still
+need. Given V, the tokens X that these requests would like to execute follow from the law of
+independent requests whose arrivals per iteration grow with the batch time (a negative binomial
+number of independent stages, each weighted with the batch time it makes): ``E[X | V]`` and
+``Var[X | V]`` by a Panjer recursion, and by its saddle point where requests are small. With C the
+tokens of a saturated batch,
+
+* the batch has ``min(X, C)`` tokens, so V falls at ``E[min(X, C) / tau]`` per time;
+* an arrival waits if X > C; it then starts when V has come down to R, the work of a saturated
+  executing set, ``(V - R) / (C / tau_C)`` later. R follows the set's composition under the tilt
+  of arrivals that large V implies (Lundberg), given R < V.
+
+Nothing is fitted. Model, section 6; the tests hold every part against simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluid._capacity import Saturation, saturation
+from fluid.node_work.request_work import RequestWork, request_work
+from serving import DecodeNode, RequestMix
+from serving.compilation import compiled
+
+CLOSEST = 0.98
+"""Load at which the law of those who execute is taken, where the load is higher: entries to a
+saturated batch are as many as it can take."""
+
+FIXED_POINT = 20
+"""Iterations towards the tokens that the fluid limit executes."""
+
+TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 160, 2.2
+"""Saddle points; grid steps that a mean remaining work must span for the recursion; steps of a
+saturated set's work at most; and how many such sets the recursion covers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkClosure:
+    """The law of a node's batch given its work in system, at one arrival rate.
+
+    Parameters
+    ----------
+    rate : [requests/time]
+        Arrival rate.
+    saturation
+        The saturated node.
+    work
+        Moments of the mix.
+    set_mean, set_sd : [token-iterations]
+        Mean and standard deviation of R, the work of a saturated executing set.
+    set_size : [requests]
+        How many requests it has: fewer than usual where a few long ones made V large.
+    set_time : [time]
+        Duration of its batch.
+    slope : [time/token]
+        Change of the batch time with its tokens and the requests that they belong to.
+    level : shape (K,) [token-iterations]
+        V.
+    demand, executing, spread : shape (K,) [tokens]
+        ``E[X | V]``, the part of it that is not waiting for a batch to end, and the standard
+        deviation of X given V.
+    per_token : shape (K,) [requests/token]
+        Requests that execute, given V, over their tokens.
+    """
+
+    rate: float
+    saturation: Saturation
+    work: RequestWork
+    set_mean: float
+    set_sd: float
+    set_size: float
+    set_time: float
+    slope: float
+    level: NDArray[np.float64]
+    demand: NDArray[np.float64]
+    executing: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    per_token: NDArray[np.float64]
+
+    @property
+    def fastest(self) -> float:
+        """Rate at which a saturated set works [token-iterations/time]."""
+        return _fastest(self.work, self.saturation, self.set_size, self.set_time)
+
+
+def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[float, float, float]:
+    """Return the batch time as d_0 [time], a time per request, and one per token.
+
+    The batch has ``E[D] / W`` requests per token. Exact for the linear law; otherwise the secant
+    from half the tokens that the fluid limit executes at ``rate`` to half as many more, within
+    what a batch can be, of which KV keeps its part.
+    """
+    law, per_token = instance.batch_time, mix.mean_decode / mix.work
+    if law.d_decode_table is None:
+        slope = law.d_decode * per_token + law.d_kv * (1 - per_token)
+        token = min(slope, law.d_kv)
+        return law.d_0, (slope - token) / per_token, token
+    most = saturation(mix, instance).batch_tokens
+
+    def time(tokens: float) -> float:
+        return float(law.duration(tokens, tokens * per_token))
+
+    usual = most
+    for _ in range(FIXED_POINT):
+        usual = min(most, rate * mix.work * time(usual))
+    high = min(most, max(1.5 * usual, 2 / per_token))
+    low = min(0.5 * usual, 0.5 * high)
+    slope = max(0.0, (time(high) - time(low)) / (high - low))
+    fewer = float(law.duration(high, low * per_token))
+    token = min(slope, (fewer - time(low)) / (high - low))
+    return max(0.0, time(high) - slope * high), (slope - token) / per_token, token
+
+
+def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClosure:
+    """Return the closure at an arrival ``rate`` [requests/time].
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    rate
+        At or above capacity, those who execute are as at the capacity.
+    """
+    full = saturation(mix, instance)
+    work = request_work(mix, tokens_besides(instance, full))
+    set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate)
+    inside = min(rate, CLOSEST * full.throughput)
+    d_0, d_n, d_1 = _linear_law(mix, instance, inside)
+    q = max(inside * (d_n * mix.mean_decode + d_1 * mix.work), 1e-9)
+    size = mix.work / mix.mean_decode  # tokens of a request, seen over its stay
+    # with d_n = d_1 = 0 arrivals do not heed the batch: q -> 0 is the Poisson limit
+    shape = 1.0 + inside * d_0 * mix.mean_decode / q
+    own = (d_0 + (d_n + d_1 * size) * q) / (1 - q) + d_n
+    level, demand, executing, spread, requests = _configuration(
+        work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
+    )
+    fresh = float(work.requests[6].sum())  # tokens of one that waits for the batch under way
+    per_token = (requests - (demand - executing) / fresh) / np.maximum(executing, 1e-300)
+    per_token[0] = per_token[1]
+    return WorkClosure(
+        rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, level, demand,
+        executing, spread, per_token,
+    )  # fmt: skip
+
+
+def tokens_besides(instance: DecodeNode, full: Saturation) -> float:
+    """Return g, the tokens that would lengthen a saturated batch as a request besides its own do.
+
+    A batch of n requests that fill C tokens takes d_0 + d_1 C + e n: a request takes e of it, and
+    each of the C tokens 1/C of the rest. With g added to its tokens, a saturated batch works
+    C + g n at a rate that does not depend on whom it holds.
+    """
+    law, tokens, size = instance.batch_time, full.batch_tokens, full.batch_size
+    more, fewer = (float(law.duration(tokens, share * size)) for share in (1.05, 0.95))
+    each = (more - fewer) / (0.1 * size)
+    # where nothing but requests takes time, tokens count for next to nothing
+    extra = each * tokens / max(full.batch_time - each * size, 1e-6 * full.batch_time)
+    return max(extra, -0.99) if abs(extra) > 1e-9 else 0.0
+
+
+def _fastest(work: RequestWork, full: Saturation, size: float, time: float) -> float:
+    return (full.batch_tokens + work.extra * size) / time
+
+
+def _saturated_set(
+    work: RequestWork, instance: DecodeNode, full: Saturation, rate: float
+) -> tuple[float, float, float, float]:
+    """Return mean and sd of the work of a saturated set, its requests and its batch time."""
+    tilt = _lundberg(work.requests, rate, _fastest(work, full, full.batch_size, full.batch_time))
+    mean, sd, size = _executing_set(work.requests, work.extra, tilt, full.batch_tokens)
+    return mean, sd, size, float(instance.batch_time.duration(full.batch_tokens, size))
+
+
+@compiled
+def _lundberg(requests, rate, service):
+    """Return theta > 0 with rate (E[exp(theta w)] - 1) = theta service; 0 without one.
+
+    P(V > v) falls like exp(-theta v), and arrivals that brought V there are tilted by
+    exp(theta w).
+    """
+    mean, most = 0.0, 0.0
+    for b in range(requests.shape[1]):
+        mean += requests[1, b]
+        most = max(most, requests[1, b] / requests[0, b])
+    if rate <= 0.0 or rate * mean >= service * (1 - 1e-9):
+        return 0.0
+    low, high = 0.0, 40.0 / most
+    for _ in range(60):
+        theta = 0.5 * (low + high)
+        excess = -theta * service
+        for b in range(requests.shape[1]):
+            excess += rate * requests[0, b] * np.expm1(theta * requests[1, b] / requests[0, b])
+        if excess < 0.0:
+            low = theta
+        else:
+            high = theta
+    return low
+
+
+@compiled
+def _executing_set(requests, extra, tilt, tokens):
+    """Return mean and sd of the work of Poisson stages that hold ``tokens``, and their number."""
+    c = r = rr = cr = cc = n = 0.0
+    for b in range(requests.shape[1]):
+        weight = np.exp(tilt * requests[1, b] / requests[0, b])
+        c += weight * (requests[1, b] - extra * requests[7, b])
+        r += weight * requests[2, b]
+        rr += weight * requests[3, b]
+        cr += weight * requests[4, b]
+        cc += weight * requests[5, b]
+        n += weight * requests[7, b]
+    scale = tokens / c
+    return scale * r, np.sqrt(scale * max(rr - cr * cr / cc, 0.0)), scale * n
+
+
+@compiled
+def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
+    """Return V on a grid, E[X | V], its executing part, sd(X | V) and E[N | V]."""
+    n = stages.shape[1]
+    law = np.empty((5, n))
+    total = 0.0
+    for b in range(n):
+        for row in range(5):
+            law[row, b] = own * stages[row, b] + d_1 * stages[5 + row, b]
+        total += law[0, b]
+    law /= total
+    mean, square = 0.0, 0.0
+    for b in range(n):
+        mean += law[1, b]
+        square += law[1, b] * law[1, b] / law[0, b]
+    step = max(set_mean / finest, square / mean / 6.0)
+    saddle = _saddle_points(law, q, shape)
+    points = int(span * set_mean / step) + 2
+    level = np.arange(points) * step
+    out = np.zeros((4, points))
+    for row in range(4):
+        out[row] = np.interp(level, saddle[0], saddle[1 + row])
+    if square / mean >= RESOLVED * step:
+        _panjer(law, q, shape, step, out)
+    return level, out[0], out[1], out[2], out[3]
+
+
+@compiled
+def _saddle_points(law, q, shape):
+    """Return V, E[X | V], its executing part, sd(X | V) and E[N | V] at tilts, V rising from 0."""
+    n = law.shape[1]
+    work = law[1] / law[0]
+    low = 0.0  # q E[exp(theta R)] = 1: where V has no bound; Newton on the logarithm, from above
+    theta = np.log(1.0 / q) / (np.sum(law[1] * work) / np.sum(law[1]))
+    while True:
+        f = np.sum(law[0] * np.exp(theta * work))
+        if q * f >= 1.0:
+            break
+        low = theta
+        theta *= 1.5
+    for _ in range(12):
+        e = law[0] * np.exp(theta * work)
+        change = np.log(q * np.sum(e)) * np.sum(e) / np.sum(e * work)
+        theta -= change
+        if change < 1e-9 * theta:
+            break
+    low = theta * (1.0 - 1e-8)
+    out = np.zeros((5, TILTS + 1))
+    for t in range(TILTS):
+        theta = low * (1.0 - 3e-3 * 1e5 ** (1.0 - t / (TILTS - 1.0)))
+        f = r = c = x = rr = rc = cc = 0.0
+        for b in range(n):
+            e = np.exp(theta * work[b])
+            f += e * law[0, b]
+            r += e * law[1, b]
+            c += e * law[2, b]
+            x += e * law[3, b]
+            rr += e * law[1, b] * work[b]
+            rc += e * law[2, b] * work[b]
+            cc += e * law[4, b]
+        u = q / (1.0 - q * f)
+        vv, vx, xx = rr + u * r * r, rc + u * r * c, cc + u * c * c
+        out[0, t + 1] = shape * u * r
+        out[1, t + 1] = shape * u * c
+        out[2, t + 1] = shape * u * x
+        out[4, t + 1] = shape * u * f
+        if vv > 0.0:
+            out[3, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
+    return out
+
+
+@compiled
+def _panjer(law, q, shape, step, out):
+    """Overwrite E[X | V], its executing part, sd(X | V) and E[N | V] by the law on a grid.
+
+    The generating function of V is ``((1 - q) / (1 - q phi))^shape``; a stage picked out of it
+    leaves the same with ``shape + 1``, two stages ``shape + 2``.
+    """
+    points = out.shape[1]
+    support = 1
+    nu = np.zeros((4, points + 2))
+    for b in range(law.shape[1]):
+        at = law[1, b] / law[0, b] / step
+        i = int(at)
+        if i + 1 < points + 2:
+            support = max(support, i + 2)
+            for row, source in enumerate((0, 2, 3, 4)):
+                nu[row, i] += (1.0 - (at - i)) * law[source, b]
+                nu[row, i + 1] += (at - i) * law[source, b]
+    support = min(support, points)
+    f = np.zeros((3, points))
+    f[:, 0] = 1.0
+    pairs = np.zeros(points)  # nu_c * f of shape + 2
+    g = 1.0 / (1.0 - q * nu[0, 0])
+    for k in range(points):
+        last = min(k, support - 1)
+        if k > 0:
+            for extra in range(3):
+                a, b = q, (shape + extra - 1.0) * q
+                total = 0.0
+                for j in range(1, last + 1):
+                    total += (a + b * j / k) * nu[0, j] * f[extra, k - j]
+                f[extra, k] = total * g
+        n = c = x = cc = pair = two = 0.0
+        for j in range(last + 1):
+            n += nu[0, j] * f[1, k - j]
+            c += nu[1, j] * f[1, k - j]
+            x += nu[2, j] * f[1, k - j]
+            cc += nu[3, j] * f[1, k - j]
+            pair += nu[1, j] * f[2, k - j]
+        pairs[k] = pair
+        for j in range(last + 1):
+            two += nu[1, j] * pairs[k - j]
+        if f[0, k] > 0.0:
+            scale = shape * q * g / f[0, k]
+            out[0, k], out[1, k], out[3, k] = scale * c, scale * x, scale * n
+            square = scale * (cc + (shape + 1.0) * q * g * two)
+            out[2, k] = np.sqrt(max(square - out[0, k] ** 2, 0.0))
+        if f[2, k] > 1e200:
+            f *= 1e-200
+            pairs *= 1e-200

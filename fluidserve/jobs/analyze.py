@@ -1,0 +1,155 @@
+"""The analysis of one node as JSON, and as an experiment folder with a page to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fluid import PARAMETER_UNITS
+from fluidserve.config import flat, resolved_yaml
+from fluidserve.folders import REQUESTS, Stopwatch, write_common
+from fluidserve.inputs import Inputs
+from fluidserve.report import write_analysis
+from fluidserve.text import for_people, instance_line
+from ode import gradients
+from serving import Distribution
+from studies import Analysis, analyze
+from workload import write_requests
+
+PERCENTILES = (50, 95, 99)
+SHORTEST = 300
+"""Batches that a differentiated solve covers at least."""
+
+
+def analyze_into(
+    folder: Path,
+    final: Path,
+    inputs: Inputs,
+    *,
+    transient: bool | None,
+    solve_gradients: bool,
+    approximate: bool,
+) -> dict[str, Any]:
+    """Analyze, write everything into ``folder`` and return what the command prints.
+
+    Parameters
+    ----------
+    folder, final
+        Where to write, and what it will be called.
+    inputs
+        Instance and workload.
+    transient
+        Latencies over the arrivals (True), of the equilibrium (False), or as the load suggests.
+    solve_gradients
+        Differentiate the Eulerian solve besides.
+    approximate
+        Read policies that are not modelled as FCFS and LIFO.
+    """
+    watch, node = Stopwatch(), inputs.instance
+    constant = inputs.workload is not None and "profile" not in inputs.source
+    if transient is None:
+        transient = not constant or inputs.load >= 1
+    profile = inputs.profile if transient else None
+    rate = inputs.mean_rate
+    with watch("analyze"):
+        found = analyze(inputs.mix, node, rate, profile=profile, approximate=approximate)
+    result = analysis_json(found)
+    if solve_gradients:
+        with watch("gradients"):
+            result["gradients"]["through_the_solve"] = _through_the_solve(inputs)
+    summary = {
+        "kind": "analysis",
+        "seed": inputs.config.seed,
+        "instance": flat(node),
+        "workload": inputs.describe(),
+        **result,
+    }
+    if inputs.file is not None:
+        write_requests(inputs.file, folder / REQUESTS)
+    ran = REQUESTS if inputs.file is not None else None
+    write_common(
+        folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
+        people=for_people(f"Analysis: {instance_line(node)}", summary),
+        seed=inputs.config.seed, timings=watch.seconds,
+    )  # fmt: skip
+    write_analysis(folder, summary)
+    return summary | {"seconds": watch.seconds}
+
+
+def analysis_json(found: Analysis) -> dict[str, Any]:
+    """Return an analysis under the keys of the command."""
+    healthy, verdict = found.equilibrium, found.certificate
+    return {
+        "load": found.load,
+        "rho": None if healthy is None else healthy.rho,
+        "arrival_rate": found.arrival_rate,
+        "lambda_max": found.lambda_max,
+        "regime": found.regime,
+        "equilibrium": None
+        if healthy is None
+        else {
+            "tau": healthy.tau,
+            "batch_tokens": healthy.batch_tokens,
+            "running": healthy.running,
+            "running_by_class": healthy.running_by_class.tolist(),
+            "decode_time": healthy.decode_time,
+            "decode_time_by_class": healthy.decode_time_by_class.tolist(),
+            "wait": healthy.wait,
+        },
+        "moments": {"var_batch_tokens": None if healthy is None else healthy.var_batch_tokens},
+        "certificate": {
+            "stable": verdict.stable,
+            "max_root": verdict.max_root,
+            "ode_blind": verdict.ode_blind,
+            "cycle_loss": verdict.cycle_loss,
+            "theta_sac": verdict.theta_sac,
+            "message": verdict.message,
+        },
+        "percentiles": {
+            "are": found.latencies_are,
+            **{name: _statistics(found.latencies.get(name)) for name in ("ttft", "tpot", "e2el")},
+        },
+        "gradients": {
+            "method": found.sensitivity_is,
+            "units": dict(PARAMETER_UNITS),
+            "derivative": found.sensitivity,
+            "elasticity": found.elasticity,
+        },
+        "sensitivity": [
+            {
+                "parameter": flip.parameter,
+                "change": flip.change,
+                "load": flip.changed_load,
+                "verdict": flip.verdict,
+            }
+            for flip in found.flips
+        ],
+        "warnings": list(found.warnings),
+    }
+
+
+def _statistics(of: Distribution | None) -> dict[str, float | None]:
+    if of is None:
+        return dict.fromkeys(("mean", *(f"p{q}" for q in PERCENTILES)))
+    return {"mean": of.mean, **{f"p{q}": of.percentiles[q] for q in PERCENTILES}}
+
+
+def _through_the_solve(inputs: Inputs) -> Mapping[str, Any]:
+    """Differentiate the fluid solve of the workload, from an empty start."""
+    from serving import RateProfile
+
+    node, rate = inputs.instance, inputs.mean_rate
+    law = node.batch_time
+    longest = SHORTEST * max(float(law.duration(0.5 * node.M_total, 1.0)), law.d_0)
+    end = min(inputs.end, longest) if inputs.end > 0 else longest
+    profile = RateProfile.constant(rate, end) if inputs.workload is not None else inputs.profile
+    found = gradients(profile, inputs.mix, node)
+    return {
+        "method": found.method,
+        "horizon": end,
+        "values": dict(found.values),
+        "derivative": {name: dict(row) for name, row in found.gradients.items()},
+        "units": {name: dict(row) for name, row in found.units.items()},
+        "elasticity": {name: dict(row) for name, row in found.elasticities.items()},
+    }

@@ -1,0 +1,63 @@
+"""The folder of a step-time fit: a law that ``--config`` reads, pictures, a summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from calibration import StepTimeFit
+from fluidserve import plots
+from fluidserve.folders import write_common
+
+
+def law_yaml(fit: StepTimeFit) -> str:
+    """Return a configuration file of the fitted decode law, in seconds.
+
+    Terms of prefill are no keys of a decode node: ``summary.json`` has them.
+    """
+    law, about = fit.law, fit.rows.about
+    keys: dict[str, object] = {"time_unit": "s", "d_0": law.d_0, "d_decode": law.d_decode}
+    keys["d_kv"] = law.d_kv
+    if law.d_decode_table is not None:
+        keys["d_decode_table"] = [list(row) for row in law.d_decode_table]
+    source = " ".join(str(about[key]) for key in ("hardware", "model", "tp") if key in about)
+    file = Path(str(about.get("file", "rows"))).name
+    head = f"# Batch-time law fitted to {file}{': ' + source if source else ''}\n"
+    return head + yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)
+
+
+def people(fit: StepTimeFit) -> str:
+    """Return the fit as text for people."""
+    lines = [f"Law: {fit.recipe.name} [s]", ""]
+    lines += [
+        f"  {c.name:<28} {c.value:.4g}  95 %: {c.low:.4g} to {c.high:.4g}  {c.unit}"
+        + ("" if c.identified else "  (not identified)")
+        for c in fit.coefficients
+    ]
+    lines += ["", "Held-out error, whole levels out at a time (MAPE %)", ""]
+    lines += [
+        f"  {each.regime:<8} {each.split:<14} in {each.levels_of:<20} {each.mape:6.2f}"
+        f"  small {_percent(each.mape_small)}  large {_percent(each.mape_large)}"
+        f"  [{each.recipe.name}]" + ("  <-" if each.recipe == fit.recipe else "")
+        for each in fit.quality.held_out
+    ]
+    lines += ["", *(f"warning: {each}" for each in fit.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float) -> str:
+    return f"{value:6.2f}" if math.isfinite(value) else f"{'-':>6}"
+
+
+def write_fit(folder: Path, final: Path, fit: StepTimeFit, seconds: Mapping[str, float]) -> None:
+    """Write the law as ``config_used.yaml``, two pictures and the summary into ``folder``."""
+    plots.step_time_fit(fit, folder / "step_time_fit.png")
+    plots.step_time_residuals(fit, folder / "step_time_residuals.png")
+    write_common(
+        folder, final,
+        config_yaml=law_yaml(fit), summary=fit.to_json(), people=people(fit), seed=0,
+        timings=seconds,
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""One run of the engine as an experiment folder, from its start or from a saved state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fluidserve.config import resolved_yaml
+from fluidserve.folders import REQUESTS, Stopwatch, write_common
+from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
+from fluidserve.options import WORKLOAD_KEYS, FlagError
+from fluidserve.progress import ProgressLine
+from fluidserve.results import parse_goodput, summary_of
+from fluidserve.settings import D_1, SETTINGS
+from fluidserve.text import for_people, instance_line
+from serving import ConfigError, FluidServeError
+from workload import write_requests
+
+if TYPE_CHECKING:
+    from discrete import DecodeNodeEngine, Progress
+
+
+def simulate_into(
+    folder: Path, final: Path, params: Mapping[str, Any], goodput: tuple[str, ...]
+) -> dict[str, Any]:
+    """Run, write everything into ``folder`` and return what the command prints.
+
+    Parameters
+    ----------
+    folder, final
+        Where to write, and what it will be called.
+    params
+        Of the command.
+    goodput
+        Thresholds as given.
+    """
+    watch = Stopwatch()
+    with watch("load"):
+        engine, inputs = _engine(params)
+        inputs = _injected(engine, inputs, params)
+    thresholds = parse_goodput(goodput, engine.instance.time_unit)
+    with watch("simulate"):
+        _advance(engine, params, inputs.config)
+    run = engine.run()
+    with watch("metrics"):
+        metrics = run.metrics(thresholds)
+    inputs.warn_of_overload()
+    summary = summary_of(
+        inputs, metrics, kind="run", engine=engine.instance.engine, finished=run.finished,
+        batches=run.num_batches, fragmentation=run.fragmentation(),
+    )  # fmt: skip
+    with watch("write"):
+        run.write(folder)
+        write_requests(engine.requests, folder / REQUESTS)
+        title = f"Discrete run: {instance_line(engine.instance)}"
+        write_common(
+            folder, final, config_yaml=resolved_yaml(inputs.config, engine.instance, REQUESTS),
+            summary=summary, people=for_people(title, summary), seed=engine.seed,
+            timings=watch.seconds,
+        )  # fmt: skip
+    return summary | {"seconds": watch.seconds}
+
+
+def _engine(params: Mapping[str, Any]) -> tuple[DecodeNodeEngine, Inputs]:
+    """Return an engine at its start, or where a state left it, and what it works on."""
+    import discrete
+
+    state = params["resume"]
+    if state is None:
+        inputs = load_inputs(params)
+        kind = discrete.ENGINES[inputs.instance.engine]
+        engine = kind(
+            inputs.requests, inputs.instance, seed=inputs.config.seed,
+            record_events=params["events"],
+        )  # fmt: skip
+        return engine, inputs
+    fixed = [item.key for item in SETTINGS.values() if item.group != "run"]
+    for key in (*fixed, D_1.key, "config_file", "request_file", "seed", *WORKLOAD_KEYS):
+        if params.get(key) is not None:
+            flag = {"config_file": "config", "request_file": "requests"}.get(key, key)
+            raise FluidServeError(
+                f"--{flag.replace('_', '-')}: a state brings its own instance, requests and seed; "
+                "use --inject to change what arrives"
+            )
+    engine = discrete.resume(state)
+    config = load_config_of(params).model_copy(update={"seed": engine.seed})
+    source = {"source": "state", "file": str(state)}
+    return engine, Inputs(config, engine.instance, None, engine.requests, None, None, source)
+
+
+def _injected(engine: DecodeNodeEngine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:
+    """Inject what is asked for and return what the engine works on from then."""
+    path, at = params["inject"], params["inject_at"]
+    if path is None:
+        for key in ("inject_at", "keep_arrivals"):
+            if params[key]:
+                raise FluidServeError(f"--{key.replace('_', '-')} needs --inject")
+        if params["resume"] is not None and params["L_filter"] is not None:
+            raise FluidServeError("--L-filter: a state brings its own requests; needs --inject")
+        return inputs
+    if at is not None and not math.isfinite(at):
+        raise FlagError("--inject-at", at, "a finite time not before the present")
+    reading = read_file(path, engine.instance, L_filter=inputs.config.L_filter)
+    try:
+        engine.inject(reading.requests, at=at, replace=not params["keep_arrivals"])
+    except ConfigError as error:
+        if error.key != "at":
+            raise
+        raise FlagError("--inject-at", at, error.allowed) from None
+    told = {"file": str(path), "format": reading.format, "dropped": dict(reading.dropped)}
+    return replace(
+        inputs, workload=None, file=engine.requests, horizon=None,
+        source={**inputs.source, "injected": told},
+    )  # fmt: skip
+
+
+def _advance(engine: DecodeNodeEngine, params: Mapping[str, Any], config: Any) -> None:
+    """Run to the end, or to ``--until``, saving the state on the way if asked to."""
+    from discrete import Stop, save_state
+
+    until, at_batch, state = params["until"], params["at_batch"], params["save_state"]
+    if until is not None and not until >= 0:
+        raise FlagError("--until", until, "a time >= 0")
+    told = _progress(config)
+    if at_batch is not None:
+        if state is None:
+            raise FluidServeError("--at-batch needs --save-state")
+        if not engine.batch <= at_batch < 2**53:
+            raise FlagError("--at-batch", at_batch, f"a batch >= {engine.batch}, where it starts")
+        stop = engine.advance(until=until, batches=at_batch - engine.batch, progress=told)
+        if stop != Stop.BATCHES:
+            raise FluidServeError(
+                f"--at-batch {at_batch}: the run ended after {engine.batch} batches"
+            )
+        save_state(engine, state)
+    engine.advance(until=until, progress=told)
+    if state is not None and at_batch is None:
+        save_state(engine, state)
+
+
+def _progress(config: Any) -> Callable[[Progress], None] | None:
+    if not config.verbose:
+        return None
+    line, last = ProgressLine(), [0]
+
+    def told(progress: Progress) -> None:
+        done = progress.completed >= progress.total
+        if progress.batch - last[0] >= config.progress_interval or done:
+            last[0] = progress.batch
+            line.say(
+                f"t = {progress.time:,.1f}: batch {progress.batch:,}, "
+                f"{progress.completed:,} of {progress.total:,} requests completed",
+                final=done,
+            )
+
+    return told

@@ -1,0 +1,74 @@
+"""One fluid solution as an experiment folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fluidserve.config import resolved_yaml
+from fluidserve.folders import REQUESTS, Stopwatch, write_common
+from fluidserve.inputs import load_inputs
+from fluidserve.methods import method_name
+from fluidserve.results import parse_goodput, summary_of, write_trajectory
+from fluidserve.text import for_people, instance_line
+from ode import InitialState, solve
+from serving import UnsupportedError
+from workload import write_requests
+
+OWNERS = {"step": "eulerian_jax", "batches_per_step": "lagrangian"}
+"""The method that each option of a method belongs to."""
+
+
+def solve_into(
+    folder: Path, final: Path, params: Mapping[str, Any], goodput: tuple[str, ...]
+) -> dict[str, Any]:
+    """Solve, write everything into ``folder`` and return what the command prints.
+
+    Parameters
+    ----------
+    folder, final
+        Where to write, and what it will be called.
+    params
+        Of the command.
+    goodput
+        Thresholds as given.
+    """
+    watch, inputs = Stopwatch(), load_inputs(params)
+    node = inputs.instance
+    thresholds = parse_goodput(goodput, node.time_unit)
+    with watch("solve"):
+        flow = solve(
+            inputs.profile, inputs.mix, node, method=params["method"], drain=params["drain"],
+            initial=InitialState(waiting=params["initial_waiting"]),
+            approximate=params["approximate"], **_method_options(params),
+        )  # fmt: skip
+    with watch("latencies"):
+        metrics = flow.metrics(thresholds)
+    inputs.warn_of_overload()
+    summary = summary_of(
+        inputs, metrics, kind="solution", method=flow.method, status=flow.status,
+        message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
+    )  # fmt: skip
+    write_trajectory(folder / "trajectory.csv", flow.trajectory)
+    if inputs.file is not None:  # a generator's exact law is in no file
+        write_requests(inputs.file, folder / REQUESTS)
+    ran = REQUESTS if inputs.file is not None else None
+    title = f"Fluid solution, {method_name(flow.method)}: {instance_line(node)}"
+    write_common(
+        folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
+        people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,
+    )  # fmt: skip
+    return summary | {"seconds": watch.seconds}
+
+
+def _method_options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options given for the method; refuse those of another."""
+    given = {name: params[name] for name in OWNERS if params[name] is not None}
+    for name in given:
+        if params["method"] != OWNERS[name]:
+            raise UnsupportedError(
+                f"--{name.replace('_', '-')} belongs to the method {OWNERS[name]}, "
+                f"not {params['method']}"
+            )
+    return given

@@ -1,0 +1,16 @@
+from ._initial_state import InitialState as InitialState
+from ._solution import Solution as Solution
+from ._solve import METHODS as METHODS
+from ._solve import solve as solve
+from .full_memory import REGIMES as REGIMES
+from .full_memory import Collapse as Collapse
+from .full_memory import Hysteresis as Hysteresis
+from .full_memory import ThresholdChoice as ThresholdChoice
+from .full_memory import choose_threshold as choose_threshold
+from .full_memory import collapsed_throughput as collapsed_throughput
+from .full_memory import hysteresis as hysteresis
+from .full_memory import regime as regime
+from .gradient import Gradients as Gradients
+from .gradient import gradients as gradients
+from .node_work import Stationary as Stationary
+from .node_work import stationary as stationary

@@ -1,0 +1,107 @@
+"""What a solver returns, whatever the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fluid import Certificate
+from serving import DecodeNode, LatencySamples, ServingMetrics, Trajectory, UnsupportedError
+
+GOLDEN = 0.5 * (5**0.5 - 1)
+"""Latency samples read a continuum at successive multiples of this, modulo 1: any run of them fills
+the unit interval evenly."""
+
+FULL = 0.98
+"""Share of the memory that may be held before a solution warns of what a full node does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fluid solution; ``solution("waiting [requests]", t)`` interpolates.
+
+    Parameters
+    ----------
+    method
+        Name of the solver that ran.
+    status, message
+        ``"done"``, and in words how it ended.
+    stats
+        Cost and resolution: steps, right-hand-side evaluations, step sizes.
+    labels
+        Caveats, such as ``"approximate: ..."``; empty for an exact reading of the engine's rules.
+    totals
+        The fields of :class:`serving.ServingMetrics` that are not latencies.
+    outputs, latencies
+        Yield the trajectory and the latency samples when asked; solving does not pay for them.
+    instance, certify
+        The node, and what yields the certificate of its memory-full equilibrium when asked;
+        :func:`ode.solve` sets both.
+    """
+
+    method: str
+    status: str
+    message: str
+    stats: Mapping[str, float]
+    labels: tuple[str, ...]
+    totals: Mapping[str, float]
+    outputs: Callable[[], Trajectory]
+    latencies: Callable[[], LatencySamples]
+    instance: DecodeNode | None = None
+    certify: Callable[[], Certificate] | None = None
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Whether the memory-full equilibrium of the node is stable, whatever the load.
+
+        Raises
+        ------
+        UnsupportedError
+            If this solution does not come from :func:`ode.solve`.
+        """
+        if self.certify is None:
+            raise UnsupportedError("a certificate belongs to solutions of ode.solve")
+        return self.certify()
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Labels, and the certificate's where this solution fills the memory."""
+        if self.instance is None or not self._fills_memory(self.instance):
+            return self.labels
+        return (*self.labels, *self.certificate.labels())
+
+    def _fills_memory(self, instance: DecodeNode) -> bool:
+        if instance.token_budget < instance.M_total:
+            return False
+        outputs = self.trajectory.outputs
+        if not {"memory", "running"} <= outputs.keys():
+            return False
+        held, running = outputs["memory"], outputs["running"]
+        # a threshold keeps memory short of full; at 1 the next tokens are reserved as well
+        most = min(instance.admission_threshold, FULL) * instance.M_total
+        return bool(((held + running) >= most).any())
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """Every output of the vocabulary over time.
+
+        What holds during a batch is linear through the middles of the batches: its average over
+        one batch, as the mean over replications of a discrete run is.
+        """
+        return self.outputs()
+
+    def __call__(self, name: str, t: ArrayLike) -> NDArray[np.float64]:
+        """Return an output, by name or full key, at times ``t``."""
+        return self.trajectory(name, t)
+
+    def samples(self) -> LatencySamples:
+        """Return latencies of the flow, weighted by mass."""
+        return self.latencies()
+
+    def metrics(self, goodput: Mapping[str, float] | None = None) -> ServingMetrics:
+        """Return the same metrics object that a discrete run returns."""
+        return ServingMetrics.summarise(self.samples(), goodput=goodput, **self.totals)

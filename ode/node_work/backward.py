@@ -1,0 +1,88 @@
+"""The backward equation: how long D batches will take, by the work in system at their start."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ode.node_work.banded import factorise, multiply, shifted, solve, solve_two, transposed
+from serving.compilation import compiled
+
+COARSEST = 0.15
+"""Longest step over the number of batches so far."""
+
+GAMMA = 2.0 - np.sqrt(2.0)
+
+
+@compiled
+def decode_moments(band, below, batch_time, idle_time, full, batches):
+    """Return mean, variance and open share of the time of D batches from each level.
+
+    Kac's moment formula on the iteration clock: with L the generator of V per batch and g the
+    batch time, ``dm/dD = L m + g`` and ``ds/dD = L s + 2 g m`` for the mean m and the second
+    moment s of the sum of g over D batches; likewise the number of batches with room, which have
+    the request's own tokens on top.
+
+    Parameters
+    ----------
+    band, below
+        Generator of V per time, by rows (to).
+    batch_time, full : shape (K + 1,)
+        Mean batch time at each level, probability that the batch is full.
+    idle_time : [time]
+        Batch time of a node that is otherwise idle.
+    batches : shape (G,)
+        D, rising.
+
+    Returns
+    -------
+    shape (3, G, K + 1)
+    """
+    n = batch_time.size
+    g = batch_time.copy()
+    g[0] = idle_time
+    per_batch = transposed(band, below)
+    above = band.shape[1] - 1 - below
+    for i in range(n):
+        per_batch[i] *= g[i]
+    out = np.empty((3, batches.size, n))
+    state = np.zeros((3, n))
+    middle, new, work = np.zeros((3, n)), np.zeros((3, n)), np.empty((3, n))
+    room = 1.0 - full
+    done, last = 0.0, -1.0
+    lu = per_batch
+    a = 1.0 / (GAMMA * (2.0 - GAMMA))
+    b = (1.0 - GAMMA) * (1.0 - GAMMA) * a
+    for group in range(batches.size):
+        left = batches[group] - done
+        pieces = max(1, int(np.ceil(left / max(1.0, COARSEST * batches[group]))))
+        length = left / pieces
+        if abs(length - last) > 1e-12 and length > 0.0:
+            lu = shifted(per_batch, above, 0.5 * GAMMA * length)
+            factorise(lu, above)
+            last = length
+        for _ in range(pieces if length > 0.0 else 0):
+            half = 0.5 * GAMMA * length
+            for row in range(3):
+                multiply(per_batch, above, state[row], work[row])
+            for i in range(n):
+                middle[0, i] = state[0, i] + half * (work[0, i] + 2.0 * g[i])
+                middle[2, i] = state[2, i] + half * (work[2, i] + 2.0 * room[i])
+            solve_two(lu, above, middle[0], middle[2])
+            for i in range(n):
+                new[0, i] = a * middle[0, i] - b * state[0, i] + half * g[i]
+                new[2, i] = a * middle[2, i] - b * state[2, i] + half * room[i]
+            solve_two(lu, above, new[0], new[2])
+            for i in range(n):
+                source = 2.0 * g[i] * (state[0, i] + middle[0, i])
+                middle[1, i] = state[1, i] + half * (work[1, i] + source)
+            solve(lu, above, middle[1])
+            for i in range(n):
+                source = 2.0 * g[i] * new[0, i]
+                new[1, i] = a * middle[1, i] - b * state[1, i] + half * source
+            solve(lu, above, new[1])
+            state[:] = new
+        done = batches[group]
+        out[0, group], out[2, group] = state[0], state[2]
+        for i in range(n):
+            out[1, group, i] = max(0.0, state[1, i] - state[0, i] * state[0, i])
+    return out

@@ -1,0 +1,157 @@
+"""One node in equilibrium: latencies at a constant arrival rate below capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluid import work_closure
+from ode._caveats import policy_labels
+from ode.node_work.forward import equilibrium
+from ode.node_work.generator import generator, grid_of, levels_of
+from ode.node_work.latencies import Node, node_of, samples_of
+from serving import (
+    LATENCIES,
+    DecodeNode,
+    Distribution,
+    LatencySamples,
+    RequestMix,
+    SolveError,
+)
+
+MODELLED = tuple(name for name in LATENCIES if name != "itl")
+SAMPLES = 1024
+STEPS_PER_SET, NEAR = 32, 2.5
+"""Resolution of the levels: coarser than over time, for speed."""
+
+HIGHEST = 30.0
+"""Mean excess works up to which levels go: exp(-30) of the arrivals meet more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stationary:
+    """A node in equilibrium.
+
+    Parameters
+    ----------
+    rate : [requests/time]
+        Arrival rate.
+    load
+        Over the capacity lambda_M.
+    level, probability : shape (K,) [token-iterations, 1]
+        Work in system that arrivals meet, an idle node first.
+    waits
+        Share of arrivals that wait for room.
+    batch_tokens, batch_time : [tokens, time]
+        Mean over time while the node is busy.
+    labels
+        Caveats.
+    """
+
+    rate: float
+    load: float
+    level: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    waits: float
+    batch_tokens: float
+    batch_time: float
+    labels: tuple[str, ...]
+    _node: Node
+    _instance: DecodeNode
+    _count: int
+
+    @cached_property
+    def samples(self) -> LatencySamples:
+        """Weighted latencies of arrivals."""
+        return samples_of(self._node, self._instance, self.probability, self._count)
+
+    @cached_property
+    def latencies(self) -> Mapping[str, Distribution]:
+        """A distribution for each latency; inter-token latency is not part of this model."""
+        return _Distributions(self.samples)
+
+
+class _Distributions(Mapping[str, Distribution]):
+    """Distributions by latency, each made when it is first asked for."""
+
+    def __init__(self, samples: LatencySamples) -> None:
+        self._samples = samples
+        self._known: dict[str, Distribution] = {}
+
+    def __getitem__(self, name: str) -> Distribution:
+        if name not in self._known:
+            if name not in MODELLED:
+                raise KeyError(name)
+            self._known[name] = Distribution.of(*self._samples.of(name))
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODELLED)
+
+    def __len__(self) -> int:
+        return len(MODELLED)
+
+
+def stationary(
+    mix: RequestMix,
+    instance: DecodeNode,
+    arrival_rate: float,
+    *,
+    approximate: bool = False,
+    samples: int = SAMPLES,
+) -> Stationary:
+    """Return the equilibrium of one node under Poisson arrivals.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    arrival_rate : [requests/time]
+        Below capacity.
+    approximate
+        Read policies that are not modelled as FCFS and LIFO, with a label.
+    samples
+        Quasi-random latencies behind the percentiles; more where small differences matter.
+
+    Raises
+    ------
+    SolveError
+        If the node has no equilibrium at this rate (status ``overload``).
+    UnsupportedError
+        For a policy that is not modelled.
+    """
+    labels = policy_labels(instance, approximate=approximate)
+    closure = work_closure(mix, instance, arrival_rate)
+    full = closure.saturation
+    if not 0 < arrival_rate < full.throughput:
+        raise SolveError(
+            "stationary",
+            "overload",
+            f"the arrival rate {arrival_rate:g} is not between 0 and the capacity "
+            f"{full.throughput:g}: queues have no equilibrium",
+        )
+    # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
+    spare = closure.fastest - arrival_rate * closure.work.mean
+    excess = arrival_rate * closure.work.second / (2 * spare)
+    work, uniform = grid_of(closure, 4 * closure.set_mean + HIGHEST * excess, steps=STEPS_PER_SET)
+    levels = levels_of(closure, instance.batch_time, work, uniform)
+    band, below = generator(levels, closure, arrival_rate)
+    law = equilibrium(band, below)
+    busy = law[1:].sum()
+    return Stationary(
+        rate=arrival_rate,
+        load=arrival_rate / full.throughput,
+        level=work,
+        probability=law,
+        waits=float(law @ levels.full),
+        batch_tokens=float(law[1:] @ levels.batch[1:].mean(axis=1) / busy),
+        batch_time=float(law[1:] @ levels.batch_time[1:] / busy),
+        labels=labels,
+        _node=node_of(closure, levels, instance),
+        _instance=instance,
+        _count=samples,
+    )

@@ -1,0 +1,16 @@
+from . import accuracy as accuracy
+from . import full_memory as full_memory
+from . import one_node as one_node
+from . import phase_diagram as phase_diagram
+from . import score_card as score_card
+from .analysis import Analysis as Analysis
+from .analysis import analyze as analyze
+from .comparison import Comparison as Comparison
+from .comparison import Ensemble as Ensemble
+from .comparison import MethodResult as MethodResult
+from .comparison import compare as compare
+from .comparison import run_ensemble as run_ensemble
+from .tuning import Tuning as Tuning
+from .tuning import most_goodput as most_goodput
+from .tuning import parse_slo as parse_slo
+from .tuning import tune as tune

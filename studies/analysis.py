@@ -1,0 +1,271 @@
+"""Everything the theory says of one node at one arrival rate, and how far to trust it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from fluid import (
+    LAW_PARAMETERS,
+    Certificate,
+    Equilibrium,
+    Flip,
+    capacity,
+    certificate,
+    equilibrium,
+    parameter_values,
+    saturation_sensitivity,
+    with_mean_decode,
+    with_mean_prefill,
+)
+from ode._caveats import policy_labels
+from ode._solve import solve
+from ode.full_memory.regime import regime
+from ode.node_work import stationary
+from serving import (
+    DecodeNode,
+    Distribution,
+    RateProfile,
+    RequestMix,
+    SolveError,
+    UnsupportedError,
+)
+
+SAMPLES = 8192
+"""Latencies behind each percentile that is differentiated."""
+
+STEP = 0.02
+"""Relative change of a parameter in a central difference."""
+
+PERCENTILES = (50, 95, 99)
+LATENCIES = ("ttft", "e2el")
+NEAR = 0.9
+"""Load from which the nearness of saturation is said."""
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What is known of a node without simulating it.
+
+    Parameters
+    ----------
+    arrival_rate, lambda_max : [requests/time]
+        Mean arrival rate, and capacity lambda_M.
+    load
+        Their ratio.
+    regime
+        See :func:`ode.regime`.
+    equilibrium
+        Closed forms of the healthy node; None where it has none (load or rho of 1 and more).
+    certificate
+        Of the memory-full equilibrium, whatever the load.
+    latencies
+        A distribution by latency; empty where there is none to be had.
+    latencies_are
+        What they are: of the equilibrium, or over which time.
+    sensitivity
+        By statistic (``p99_ttft``), then by parameter: the derivative.
+    elasticity
+        Likewise: per cent by per cent.
+    sensitivity_is
+        How these were computed.
+    flips
+        Small changes of single parameters that turn the verdict ``load < 1``.
+    warnings
+        What to know before trusting any of it, one line each.
+    """
+
+    arrival_rate: float
+    lambda_max: float
+    load: float
+    regime: str
+    equilibrium: Equilibrium | None
+    certificate: Certificate
+    latencies: Mapping[str, Distribution]
+    latencies_are: str
+    sensitivity: Mapping[str, Mapping[str, float]]
+    elasticity: Mapping[str, Mapping[str, float]]
+    sensitivity_is: str
+    flips: tuple[Flip, ...]
+    warnings: tuple[str, ...]
+
+
+def analyze(
+    mix: RequestMix,
+    instance: DecodeNode,
+    arrival_rate: float,
+    *,
+    profile: RateProfile | None = None,
+    approximate: bool = False,
+) -> Analysis:
+    """Return the analysis of one node.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    arrival_rate : [requests/time]
+        Mean arrival rate.
+    profile
+        Arrivals over time: latencies are then those of its arrivals from an empty start. Without
+        it they are those of the equilibrium, and there are none at a load of 1 or more.
+    approximate
+        Read policies that are not modelled as FCFS and LIFO.
+
+    Raises
+    ------
+    UnsupportedError
+        For a policy that is not modelled.
+    """
+    labels = list(policy_labels(instance, approximate=approximate))
+    full = capacity(mix, instance)
+    try:
+        healthy = equilibrium(mix, instance, arrival_rate)
+    except SolveError as error:
+        healthy = None
+        labels.append(f"no healthy equilibrium: {error.reason}")
+    kind = regime(mix, instance, arrival_rate)
+    verdict = certificate(mix, instance)
+    latencies, what = _latencies(mix, instance, arrival_rate, profile, approximate, labels)
+    statistics = _statistics(arrival_rate, profile, approximate)
+    derivative, elasticity = _central(mix, instance, arrival_rate, statistics)
+    flips = tuple(saturation_sensitivity(mix, instance, arrival_rate))
+    return Analysis(
+        arrival_rate=arrival_rate,
+        lambda_max=full,
+        load=arrival_rate / full,
+        regime=kind,
+        equilibrium=healthy,
+        certificate=verdict,
+        latencies=latencies,
+        latencies_are=what,
+        sensitivity=derivative,
+        elasticity=elasticity,
+        sensitivity_is=f"central differences of +-{STEP:.0%}, the workload process solved anew",
+        flips=flips,
+        warnings=tuple(dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate)])),
+    )
+
+
+def _latencies(
+    mix: RequestMix,
+    instance: DecodeNode,
+    rate: float,
+    profile: RateProfile | None,
+    approximate: bool,
+    labels: list[str],
+) -> tuple[Mapping[str, Distribution], str]:
+    if profile is not None:
+        flow = solve(profile, mix, instance, method="workload", approximate=approximate)
+        labels += flow.labels
+        of = flow.metrics().latencies
+        return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
+    try:
+        steady = stationary(mix, instance, rate, approximate=approximate, samples=SAMPLES)
+        return steady.latencies, "stationary"
+    except SolveError as error:
+        labels.append(f"no stationary latencies: {error.reason}")
+        return {}, "none: give a horizon for latencies over time"
+
+
+def _statistics(
+    rate: float, profile: RateProfile | None, approximate: bool
+) -> Callable[[RequestMix, DecodeNode, float], dict[str, float]]:
+    """Return a function of mix, instance and rate that yields every statistic; empty if none."""
+
+    def evaluate(mix: RequestMix, instance: DecodeNode, changed: float) -> dict[str, float]:
+        try:
+            if profile is None:
+                found = stationary(
+                    mix, instance, changed, approximate=approximate, samples=SAMPLES
+                ).latencies
+            else:
+                scaled = profile.scaled(changed / rate)
+                found = (
+                    solve(scaled, mix, instance, method="workload", approximate=approximate)
+                    .metrics()
+                    .latencies
+                )
+        except SolveError:
+            return {}
+        out = {}
+        for name in LATENCIES:
+            out[f"mean_{name}"] = found[name].mean
+            out |= {f"p{q}_{name}": found[name].percentiles[q] for q in PERCENTILES}
+        return out
+
+    return evaluate
+
+
+def _central(
+    mix: RequestMix,
+    instance: DecodeNode,
+    rate: float,
+    evaluate: Callable[[RequestMix, DecodeNode, float], dict[str, float]],
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return derivatives and elasticities of every statistic by every parameter that is not 0."""
+    here = evaluate(mix, instance, rate)
+    derivative: dict[str, dict[str, float]] = {name: {} for name in here}
+    elasticity: dict[str, dict[str, float]] = {name: {} for name in here}
+    for parameter, value in parameter_values(mix, instance, rate).items():
+        if not 0 < value < math.inf or not here:
+            continue
+        ends = []
+        for sign in (-1, 1):
+            changed = _changed(parameter, value * (1 + sign * STEP), mix, instance, rate)
+            if changed is not None:
+                ends.append((changed[0], evaluate(*changed[1])))
+        if len(ends) < 2 or not (ends[0][1] and ends[1][1]):
+            continue
+        (low, before), (high, after) = ends
+        for name, value_here in here.items():
+            slope = (after[name] - before[name]) / (high - low)
+            derivative[name][parameter] = slope
+            elasticity[name][parameter] = slope * value / value_here
+    return derivative, elasticity
+
+
+def _changed(
+    parameter: str, value: float, mix: RequestMix, instance: DecodeNode, rate: float
+) -> tuple[float, tuple[RequestMix, DecodeNode, float]] | None:
+    """Return the value that a parameter takes, and mix, instance and rate with it."""
+    if parameter == "arrival_rate":
+        return value, (mix, instance, value)
+    if parameter == "mean_prefill":
+        changed = with_mean_prefill(mix, value)
+        return changed.mean_prefill, (changed, instance, rate)
+    if parameter == "mean_decode":
+        changed = with_mean_decode(mix, value)
+        return changed.mean_decode, (changed, instance, rate)
+    if parameter in LAW_PARAMETERS:
+        law = replace(instance.batch_time, **{parameter: value})
+        return value, (mix, replace(instance, batch_time=law), rate)
+    if parameter == "admission_threshold":
+        value = min(1.0, value)
+    else:
+        value = float(round(value))
+    try:
+        whole = value if parameter == "admission_threshold" else int(value)
+        return value, (mix, replace(instance, **{parameter: whole}), rate)
+    except (UnsupportedError, ValueError):
+        return None
+
+
+def _warnings(kind: str, verdict: Certificate, flips: tuple[Flip, ...], rate: float) -> list[str]:
+    said = []
+    if flips:
+        worst = flips[0]
+        said.append(
+            f"saturation-sensitive: +-5 % of a single parameter turns the verdict "
+            f"({len(flips)} of them do; {worst})"
+        )
+    if kind == "bistable":
+        theta = "" if verdict.theta_sac is None else f" of {verdict.theta_sac:.6g}"
+        said.append(
+            f"bistable: from an empty start the node is healthy; once its memory has filled it "
+            f"completes{theta} less than the {rate:.6g} that arrive, and does not recover"
+        )
+    if kind == "limit_cycle" or (not verdict.stable and verdict.memory_binds):
+        said.append(verdict.message)
+    return said

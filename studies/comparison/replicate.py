@@ -1,0 +1,220 @@
+"""One replication of the discrete engine, reduced to what a comparison keeps.
+
+This is all that a worker process imports: no solver, no symbols, no plots.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+import discrete
+from serving import (
+    LATENCIES,
+    DecodeNode,
+    LatencySamples,
+    RequestTable,
+    ServingMetrics,
+    WorkloadError,
+)
+from studies.pool import worker_pool
+from workload import Workload
+
+MOST_POINTS = 20_000
+"""Latencies that a replication hands back one by one; more are condensed to so many."""
+
+TOTALS = (
+    "duration",
+    "completed",
+    "output_tokens",
+    "memory_utilization",
+    "gpu_utilization",
+    "processing_efficiency",
+    "evictions",
+    "recompute_waste",
+)
+"""The metrics of a run that are single numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """What all replications share.
+
+    Parameters
+    ----------
+    source
+        A workload to draw from, or requests whose arrival times stay and whose lengths are dealt
+        out anew in every replication but the first.
+    first
+        Requests of the first replication.
+    instance
+        The node.
+    grid : shape (G,) [time]
+        Where trajectories are sampled; its last point is the horizon.
+    outputs
+        Names of the outputs to keep.
+    seed
+        Of the first replication; replication r uses the r-th child of it.
+    drain
+        Run each replication to the end for its latencies; otherwise to the horizon.
+    goodput
+        Thresholds by latency name [time].
+    """
+
+    source: Workload | RequestTable
+    first: RequestTable
+    instance: DecodeNode
+    grid: NDArray[np.float64]
+    outputs: tuple[str, ...]
+    seed: int
+    drain: bool = True
+    goodput: Mapping[str, float] | None = None
+
+    @property
+    def horizon(self) -> float:
+        """End of arrivals [time]."""
+        return float(self.grid[-1])
+
+    def requests(self, replication: int) -> RequestTable | None:
+        """Return the requests of a replication; None if none arrives by the horizon."""
+        if replication == 0:
+            return self.first
+        child = np.random.SeedSequence(self.seed, spawn_key=(replication,))
+        if isinstance(self.source, RequestTable):
+            return self.source.with_lengths_permuted(np.random.default_rng(child))
+        try:
+            return self.source.sample(child, horizon=self.horizon)
+        except WorkloadError:
+            # The first draw of the same workload was good, so this one can only be empty.
+            return None
+
+    def run(self, requests: RequestTable, replication: int) -> discrete.Run:
+        """Return the engine's run of ``requests``, sampled on the grid."""
+        return discrete.simulate(
+            requests,
+            self.instance,
+            seed=self.seed + replication,
+            # A run ends at a boundary: one just after the horizon has the last sample in it.
+            until=None if self.drain else float(np.nextafter(self.horizon, np.inf)),
+            record_batches=self.drain,
+            sample_times=self.grid,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replicate:
+    """What is kept of one replication.
+
+    Parameters
+    ----------
+    values : shape (O, G)
+        Each output on the grid.
+    totals
+        Single-number metrics by name; empty where the run was not to the end.
+    latencies
+        Values [time] and weights by latency name, condensed where there are many.
+    goodput : [requests/time] or None
+        Where thresholds were given.
+    offered
+        Requests, and token-iterations of work, that the replication drew.
+    """
+
+    values: NDArray[np.float64]
+    totals: Mapping[str, float] = field(default_factory=dict)
+    latencies: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
+        default_factory=dict
+    )
+    goodput: float | None = None
+    offered: tuple[float, float] = (0.0, 0.0)
+
+
+def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
+    """Return what is kept of a run."""
+    trajectory = run.trajectory(experiment.grid)
+    values = np.stack([trajectory(name, experiment.grid) for name in experiment.outputs])
+    offered = _offered(run.table)
+    if not experiment.drain:
+        return Replicate(values, offered=offered)
+    samples: LatencySamples = run.samples()
+    metrics: ServingMetrics = run.metrics(experiment.goodput)
+    return Replicate(
+        values,
+        {name: getattr(metrics, name) for name in TOTALS},
+        {name: condensed(*samples.of(name)) for name in LATENCIES},
+        metrics.request_goodput,
+        offered,
+    )
+
+
+def replicate(experiment: Experiment, replication: int) -> Replicate:
+    """Run one replication from its own seed and reduce it."""
+    requests = experiment.requests(replication)
+    if requests is None:
+        values = np.zeros((len(experiment.outputs), experiment.grid.size))
+        if not experiment.drain:
+            return Replicate(values)
+        nothing = (np.empty(0), np.empty(0))
+        return Replicate(
+            values,
+            dict.fromkeys(TOTALS, 0.0),
+            dict.fromkeys(LATENCIES, nothing),
+            0.0 if experiment.goodput else None,
+        )
+    return reduced(experiment.run(requests, replication), experiment)
+
+
+def replicates(experiment: Experiment, first: int, last: int, workers: int) -> Iterator[Replicate]:
+    """Yield replications ``first`` to ``last - 1`` in order, each a function of its number alone.
+
+    Parameters
+    ----------
+    workers
+        Processes; 1 runs them here.
+    """
+    if workers == 1 or last - first < 2:
+        yield from (replicate(experiment, replication) for replication in range(first, last))
+        return
+    # A few tasks per worker balance the load; one message per task keeps the overhead small.
+    size = max(1, min(8, (last - first) // (4 * workers)))
+    tasks = [range(r, min(r + size, last)) for r in range(first, last, size)]
+    with worker_pool(_replicated, experiment, min(workers, len(tasks))) as submit:
+        waiting: deque[Future[list[Replicate]]] = deque()
+        for task in tasks:
+            waiting.append(submit(task))
+            if len(waiting) > 3 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _replicated(experiment: Experiment, replications: range) -> list[Replicate]:
+    return [replicate(experiment, replication) for replication in replications]
+
+
+def condensed(
+    values: NDArray[np.float64], weight: NDArray[np.float64], points: int = MOST_POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most ``points`` weighted values with the same mean and nearly the same quantiles.
+
+    Neighbours in rank are averaged, so that each point stands for 1/points of the distribution.
+    """
+    if values.size <= points:
+        return values, weight
+    order = np.argsort(values, kind="stable")
+    values, weight = values[order], weight[order]
+    first = np.linspace(0, values.size, points, endpoint=False).astype(np.int64)
+    mass = np.add.reduceat(weight, first)
+    total = np.add.reduceat(values * weight, first)
+    kept = mass > 0
+    return total[kept] / mass[kept], mass[kept]
+
+
+def _offered(requests: RequestTable) -> tuple[float, float]:
+    """Return the number of requests and their work, sum of p D + D (D + 1) / 2."""
+    p, d = requests.prefill_length.astype(float), requests.decode_length.astype(float)
+    return float(len(requests)), float(np.sum(p * d + d * (d + 1) / 2))

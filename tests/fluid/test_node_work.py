@@ -1,0 +1,170 @@
+"""The law of a node's batch given its work, against brute force and independent sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluid import capacity, request_work, saturation, work_closure
+from fluid.node_work.closure import tokens_besides
+from serving import BatchTimeLaw, DecodeNode, RequestMix
+
+
+def brute_force(mix: RequestMix, extra: float = 0.0) -> dict[str, float]:
+    """Sum over every stage of every atom, the stage in progress half done."""
+    sums = dict.fromkeys(("n", "c", "r", "cc", "cr", "rr"), 0.0)
+    for share, p, d in zip(mix.probability, mix.prefill, mix.decode, strict=True):
+        c = p + np.arange(d) + 1.0
+        r = np.cumsum((c + extra)[::-1])[::-1] - 0.5 * (c + extra)
+        for key, value in {
+            "n": np.ones(d), "c": c, "r": r, "cc": c * c, "cr": c * r, "rr": r * r,
+        }.items():  # fmt: skip
+            sums[key] += share * float(value.sum())
+    return sums
+
+
+mixes = st.builds(
+    lambda p, d, w: RequestMix.from_lengths(p[: len(d)], d, w[: len(d)]),
+    st.lists(st.integers(1, 300), min_size=4, max_size=4),
+    st.lists(st.integers(1, 120), min_size=1, max_size=4),
+    st.lists(st.floats(0.1, 1.0), min_size=4, max_size=4),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mixes, st.sampled_from([0.0, -0.5, 3.0, 200.0]))
+def test_binned_moments_are_those_of_the_stages(mix, extra):
+    work, exact = request_work(mix, extra), brute_force(mix, extra)
+    d = mix.decode.astype(float)
+    w = mix.prefill * d + d * (d + 1) / 2 + extra * d
+    pending = 0.5 * np.array([1.0, mix.probability @ w, mix.probability @ (mix.prefill + 1)])
+    assert work.mean == pytest.approx(mix.work + extra * mix.mean_decode)
+    assert work.second == pytest.approx(mix.probability @ w**2, rel=0.02)
+    stages = work.stages[:5].sum(axis=1)
+    assert stages[0] == pytest.approx(exact["n"] + pending[0])
+    assert stages[1] == pytest.approx(exact["r"] + pending[1], rel=0.01)
+    assert stages[2] == pytest.approx(exact["c"] + pending[2], rel=0.01)
+    assert stages[3] == pytest.approx(exact["c"], rel=0.01)
+    totals = work.requests[1:6].sum(axis=1)
+    assert totals[0] == pytest.approx(exact["c"] + extra * exact["n"])
+    assert work.requests[7].sum() == pytest.approx(exact["n"])
+    # a polynomial in D for the sum over stages: exact up to the half stages at the ends
+    for total, key in zip(totals[1:], ("r", "rr", "cr", "cc"), strict=True):
+        assert total == pytest.approx(exact[key], rel=0.02, abs=exact["cc"])
+
+
+@pytest.mark.parametrize(
+    ("d_n", "d_1"), [(0.0, 1e-3), (0.05, 3e-4), (0.1, 1e-5)], ids=["tokens", "both", "requests"]
+)
+def test_demand_given_work_is_that_of_sampled_configurations(d_n, d_1):
+    """A negative binomial number of independent stages, drawn and binned by their work."""
+    mix = RequestMix.from_lengths([40, 170], [25, 90], [0.8, 0.2])
+    node = DecodeNode(batch_time=BatchTimeLaw(d_0=1.0, d_decode=d_1 + d_n, d_kv=d_1))
+    rate = 0.7 * capacity(mix, node)
+    closure = work_closure(mix, node, rate)
+    q = rate * (d_1 * mix.work + d_n * mix.mean_decode)
+    each = d_1 * mix.work / mix.mean_decode + d_n
+    shape = 1 + 1.0 / each
+    own = (1.0 + each * q) / (1 - q) + d_n
+    extra = tokens_besides(node, saturation(mix, node))
+    rng = np.random.default_rng(3)
+    remaining, tokens, executes, weight = [], [], [], []
+    for share, p, d in zip(mix.probability, mix.prefill, mix.decode, strict=True):
+        c = p + np.arange(d) + 1.0
+        r = np.cumsum((c + extra)[::-1])[::-1] - 0.5 * (c + extra)
+        remaining += [*r, (p + extra) * d + d * (d + 1) / 2]
+        tokens += [*c, p + 1.0]
+        executes += [*np.ones(d), 0.0]
+        weight += [*(share * (own + d_1 * c)), 0.5 * share * (own + d_1 * (p + 1))]
+    chance = np.array(weight) / np.sum(weight)
+    count = rng.negative_binomial(shape, 1 - q, size=400_000)
+    which = rng.choice(chance.size, size=int(count.sum()), p=chance)
+    owner = np.repeat(np.arange(count.size), count)
+    v = np.bincount(owner, np.array(remaining)[which], count.size)
+    x = np.bincount(owner, np.array(tokens)[which], count.size)
+    n = np.bincount(owner, np.array(executes)[which], count.size)
+    running = np.bincount(owner, (np.array(executes) * tokens)[which], count.size)
+    for level in np.quantile(v, [0.1, 0.3, 0.5, 0.8, 0.98]):
+        near = np.abs(v - level) < 0.02 * v.mean()
+        assert near.sum() > 500
+        requests = n[near].mean() / running[near].mean()
+        per_token = np.interp(level, closure.level, closure.per_token)
+        assert per_token == pytest.approx(requests, rel=0.03)
+        error = x[near].std() / np.sqrt(near.sum())
+        mean = np.interp(level, closure.level, closure.demand)
+        assert mean == pytest.approx(x[near].mean(), rel=0.02, abs=4 * error)
+        spread = np.interp(level, closure.level, closure.spread)
+        assert spread == pytest.approx(x[near].std(), rel=0.08)
+
+
+def test_a_saturated_batch_works_as_fast_whoever_is_in_it():
+    mix = RequestMix.from_lengths([50, 200], [20, 80])
+    for law in (
+        BatchTimeLaw(d_0=1.0, d_decode=0.05, d_kv=1e-3),
+        BatchTimeLaw(d_0=1.0, d_decode=1e-3, d_kv=1e-2),
+    ):
+        node = DecodeNode(law)
+        full = saturation(mix, node)
+        extra, tokens = tokens_besides(node, full), full.batch_tokens
+        each = law.d_decode - law.d_kv
+        assert extra == pytest.approx(each * tokens / (law.d_0 + law.d_kv * tokens))
+        speed = [(tokens + extra * n) / law.duration(tokens, n) for n in (10.0, 40.0, 100.0)]
+        assert speed == pytest.approx([speed[0]] * 3)
+        closure = work_closure(mix, node, 0.9 * full.throughput)
+        assert closure.fastest == pytest.approx(speed[0])
+    assert tokens_besides(DecodeNode(), saturation(mix, DecodeNode())) == 0.0
+
+
+def test_few_long_requests_are_behind_much_work():
+    two = RequestMix.from_lengths([50, 200], [20, 80])
+    node = DecodeNode(BatchTimeLaw(d_0=1.0, d_decode=0.05, d_kv=1e-3))
+    loads = [0.5, 0.8, 0.95, 1.1]
+    sets = [work_closure(two, node, load * capacity(two, node)) for load in loads]
+    sizes, times = [each.set_size for each in sets], [each.set_time for each in sets]
+    assert sizes == sorted(sizes) and times == sorted(times)
+    full = saturation(two, node)
+    assert (sizes[-1], times[-1]) == pytest.approx((full.batch_size, full.batch_time))
+
+
+def test_work_of_a_saturated_set_is_in_proportion_to_its_tokens_without_spare_capacity():
+    mix = RequestMix.from_lengths([50], [20])
+    node = DecodeNode(B=None)
+    full = saturation(mix, node)
+    closure = work_closure(mix, node, 1.2 * full.throughput)
+    exact = brute_force(mix)
+    assert closure.set_mean == pytest.approx(full.batch_tokens * exact["r"] / exact["c"], rel=1e-3)
+    # with spare capacity, what is left of it is longer: the tilt of those who made V large
+    two = RequestMix.from_lengths([50, 200], [20, 80])
+    loads = [0.5, 0.8, 0.95, 1.1]
+    sets = [work_closure(two, node, load * capacity(two, node)).set_mean for load in loads]
+    assert sets == sorted(sets, reverse=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mixes, st.floats(0.05, 1.6), st.sampled_from([0.01, 1.0]),
+    st.sampled_from([0.0, 1e-4, 1e-3, 0.1]), st.sampled_from([0.0, 1e-6, 1e-3]),
+)  # fmt: skip
+def test_a_closure_is_finite(mix, load, d_0, d_decode, d_kv):
+    law = BatchTimeLaw(d_0=d_0, d_decode=d_decode, d_kv=d_kv)
+    node = DecodeNode(M_total=5000, B=None, batch_time=law)
+    closure = work_closure(mix, node, load * capacity(mix, node))
+    parts = (closure.level, closure.demand, closure.executing, closure.spread, closure.per_token)
+    for values in parts:
+        assert np.isfinite(values).all() and (values >= 0).all()
+    assert (closure.executing <= closure.demand * (1 + 1e-9)).all()
+    assert closure.set_mean > 0 and closure.set_sd >= 0 and closure.set_size > 0
+    assert 0 < closure.fastest < np.inf
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixes, st.floats(0.05, 1.6), st.floats(0.0, 1.0))
+def test_more_work_is_more_demand(mix, load, share):
+    law = BatchTimeLaw(d_0=1.0, d_decode=1e-3 * (1 - share), d_kv=1e-3 * share)
+    node = DecodeNode(M_total=5000, B=None, batch_time=law)
+    closure = work_closure(mix, node, load * capacity(mix, node))
+    # over more than a step of the grid
+    tenth = np.interp(np.linspace(0, 2, 12) * closure.set_mean, closure.level, closure.demand)
+    assert (np.diff(tenth) > 0).all()

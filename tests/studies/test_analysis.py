@@ -1,0 +1,79 @@
+"""The analysis of one node: what it puts together, and when it warns."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluid import capacity, equilibrium
+from ode import stationary
+from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, UnsupportedError
+from studies import analyze
+from workload import describe
+
+MIX = describe("normal").mix
+NODE = DecodeNode()
+
+
+def test_a_healthy_node():
+    rate = 0.6 * capacity(MIX, NODE)
+    found = analyze(MIX, NODE, rate)
+    assert found.load == pytest.approx(0.6) and found.regime == "healthy"
+    assert found.equilibrium is not None
+    assert found.equilibrium.tau == equilibrium(MIX, NODE, rate).tau
+    assert found.latencies["ttft"].mean == pytest.approx(
+        stationary(MIX, NODE, rate).latencies["ttft"].mean, rel=0.01
+    )
+    assert found.latencies_are == "stationary"
+    assert not found.flips
+    assert not any("saturation-sensitive" in line for line in found.warnings)
+
+
+def test_sensitivity_fires_at_97_percent_and_not_at_60():
+    near = analyze(MIX, NODE, 0.97 * capacity(MIX, NODE))
+    assert near.flips and any("saturation-sensitive" in line for line in near.warnings)
+
+
+def test_derivatives_are_those_of_a_wider_difference():
+    """A central difference of 2 % beside one of 4 %, away from kinks."""
+    rate = 0.5 * capacity(MIX, NODE)
+    found = analyze(MIX, NODE, rate)
+    wide = [
+        stationary(MIX, NODE, rate * (1 + change)).latencies["e2el"].mean
+        for change in (-0.04, 0.04)
+    ]
+    slope = (wide[1] - wide[0]) / (0.08 * rate)
+    assert found.sensitivity["mean_e2el"]["arrival_rate"] == pytest.approx(slope, rel=0.05)
+    assert found.elasticity["mean_e2el"]["d_0"] > 0
+    assert found.elasticity["p99_ttft"]["B"] < 0
+    assert found.sensitivity["mean_e2el"]["M_total"] == pytest.approx(0, abs=1e-9)
+
+
+def test_overload_has_latencies_over_time_only():
+    rate = 1.3 * capacity(MIX, NODE)
+    found = analyze(MIX, NODE, rate)
+    assert found.regime == "backlogged" and not found.latencies
+    assert any("no stationary latencies" in line for line in found.warnings)
+    over_time = analyze(MIX, NODE, rate, profile=RateProfile.constant(rate, 2000.0))
+    assert over_time.latencies["ttft"].mean > 50
+    assert over_time.elasticity["mean_ttft"]["arrival_rate"] > 1
+
+
+def test_a_bistable_node_is_said_to_be():
+    mix = RequestMix.from_lengths([20], [20])
+    node = DecodeNode(
+        M_total=10_000, B=None, mode="sacrifice", batch_time=BatchTimeLaw.per_token(0.003, 0.00032)
+    )
+    found = analyze(mix, node, 5.05)
+    assert found.regime == "bistable"
+    assert found.certificate.theta_sac == pytest.approx(3.9026, abs=5e-4)
+    assert any("bistable" in line for line in found.warnings)
+    assert any("limit cycle" in line for line in found.warnings)
+    swapping = DecodeNode(M_total=10_000, B=None, batch_time=BatchTimeLaw.per_token(0.003, 0.00032))
+    assert analyze(mix, swapping, 5.05).regime == "healthy"
+
+
+def test_policies_that_are_not_modelled_are_refused():
+    with pytest.raises(UnsupportedError, match="SJF"):
+        analyze(MIX, DecodeNode(queue_policy="SJF"), 0.05)
+    labels = analyze(MIX, DecodeNode(queue_policy="SJF"), 0.05, approximate=True).warnings
+    assert any("SJF" in line for line in labels)

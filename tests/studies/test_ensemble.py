@@ -1,0 +1,301 @@
+"""Replications: what each draws, what is kept of them, and that workers change nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discrete import simulate
+from serving import (
+    LATENCIES,
+    OUTPUTS,
+    ConfigError,
+    DecodeNode,
+    Distribution,
+    RequestTable,
+    WorkloadError,
+)
+from studies import run_ensemble
+from studies.comparison.replicate import Experiment, condensed, replicate
+from workload import describe, generate
+
+NODE = DecodeNode()
+WORKLOAD = describe("normal", arrival_rate=0.1)
+
+
+def same(one, other) -> bool:
+    return all(
+        getattr(one, name).tobytes() == getattr(other, name).tobytes()
+        for name in RequestTable.__slots__
+    )
+
+
+def experiment(source, first, horizon, **options) -> Experiment:
+    grid = np.linspace(0, horizon, 50)
+    return Experiment(source, first, NODE, grid, tuple(OUTPUTS), 7, **options)
+
+
+def test_replications_of_a_file_keep_its_times_and_deal_out_its_rows():
+    table = generate(num_requests=60, seed=3)
+    drawn = [experiment(table, table, table.horizon).requests(r) for r in range(4)]
+    assert same(drawn[0], table)
+    for each in drawn[1:]:
+        assert (each.arrival_time == table.arrival_time).all()
+        rows = sorted(zip(each.prefill_length, each.decode_length, strict=True))
+        assert rows == sorted(zip(table.prefill_length, table.decode_length, strict=True))
+    assert not same(drawn[1], table) and not same(drawn[1], drawn[2])
+
+
+def test_replications_of_a_workload_are_draws_of_their_own_over_one_horizon():
+    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=40, replications=1, seed=7)
+    first = WORKLOAD.sample(7, num_requests=40)
+    assert same(ensemble.requests, first) and ensemble.horizon == first.horizon
+    each = experiment(WORKLOAD, first, first.horizon)
+    second, third = each.requests(1), each.requests(2)
+    assert second.horizon <= first.horizon and not same(second, third)
+    assert same(second, each.requests(1))
+
+
+@pytest.mark.parametrize("source", [WORKLOAD, generate(num_requests=50, seed=1)])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_change_no_bit(source, workers):
+    length = {} if isinstance(source, RequestTable) else {"num_requests": 50}
+    ensembles = [
+        run_ensemble(source, NODE, replications=9, workers=each, points=100, **length)
+        for each in (1, workers)
+    ]
+    one, other = ensembles
+    for name in OUTPUTS:
+        for part in ("mean", "sd", "low", "high"):
+            values = [getattr(each, part).outputs[name].tobytes() for each in ensembles]
+            assert values[0] == values[1]
+    assert json.dumps(one.metrics.to_json()) == json.dumps(other.metrics.to_json())
+
+
+def test_mean_spread_bands_and_metrics_are_those_of_the_runs():
+    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=50, replications=8, seed=7, workers=1)
+    each = experiment(WORKLOAD, ensemble.requests, ensemble.horizon)
+    runs = [simulate(each.requests(r), NODE, seed=7 + r) for r in range(8)]
+    for name in OUTPUTS:
+        values = np.stack([run.trajectory()(name, ensemble.grid) for run in runs])
+        assert ensemble.mean.outputs[name] == pytest.approx(values.mean(0), abs=1e-9)
+        assert ensemble.sd.outputs[name] == pytest.approx(values.std(0, ddof=1), abs=1e-9)
+        low, high = np.percentile(values, [5, 95], axis=0)
+        assert ensemble.low.outputs[name] == pytest.approx(low, rel=1e-5, abs=1e-9)
+        assert ensemble.high.outputs[name] == pytest.approx(high, rel=1e-5, abs=1e-9)
+        error = values.std(0, ddof=1) / np.sqrt(8)
+        assert ensemble.standard_error(name) == pytest.approx(error, abs=1e-9)
+    for name in LATENCIES:
+        parts = [run.samples().of(name) for run in runs]
+        pooled = Distribution.of(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        mine = ensemble.metrics.latencies[name]
+        assert (mine.mean, mine.std) == pytest.approx((pooled.mean, pooled.std))
+        assert dict(mine.percentiles) == pytest.approx(dict(pooled.percentiles))
+        means = [v @ w / w.sum() for v, w in parts]
+        assert ensemble.replication_means[name] == pytest.approx(means)
+    totals = [run.metrics() for run in runs]
+    assert ensemble.metrics.completed == pytest.approx(np.mean([m.completed for m in totals]))
+    assert ensemble.metrics.duration == pytest.approx(np.mean([m.duration for m in totals]))
+
+
+def test_goodput_is_the_mean_over_replications():
+    options = {"num_requests": 50, "replications": 5, "seed": 7, "goodput": {"ttft": 3.0}}
+    ensemble = run_ensemble(WORKLOAD, NODE, **options)
+    each = experiment(WORKLOAD, ensemble.requests, ensemble.horizon)
+    runs = [simulate(each.requests(r), NODE).metrics({"ttft": 3.0}) for r in range(5)]
+    expected = np.mean([run.request_goodput for run in runs])
+    assert ensemble.metrics.request_goodput == pytest.approx(expected) and expected > 0
+
+
+def test_a_replication_in_which_nobody_arrives_counts_as_empty():
+    rare = describe("normal", arrival_rate=1e-3)
+    seed = next(s for s in range(99) if rare.sample(s, num_requests=1).horizon < 300)
+    ensemble = run_ensemble(rare, NODE, num_requests=1, replications=12, seed=seed)
+    assert 1 <= ensemble.metrics.completed * 12 < 12
+    assert ensemble.replications == 12
+    empty = experiment(rare, ensemble.requests, 1e-6)
+    assert (replicate(empty, 1).values == 0).all()
+
+
+def test_one_replication_has_no_spread_to_speak_of():
+    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=10, replications=1)
+    assert np.isnan(ensemble.sd.outputs["waiting"]).all()
+    assert (ensemble.low.outputs["waiting"] == ensemble.mean.outputs["waiting"]).all()
+
+
+def test_replications_go_on_until_as_many_as_are_wanted():
+    seen = []
+
+    def wanted(mean, sd):
+        seen.append((mean.shape, np.isfinite(sd).all()))
+        return [1000.0, 100.0, 100.0][len(seen) - 1]
+
+    options = {"num_requests": 20, "outputs": ("in_system",), "points": 10, "drain": False}
+    ensemble = run_ensemble(WORKLOAD, NODE, replications=500, wanted=wanted, **options)
+    # 16, then no more than four times as many, then the hundred and a little.
+    assert ensemble.replications == 105 and len(seen) == 3
+    assert ensemble.metrics is None and seen[0] == ((1, 10), True)
+    most = run_ensemble(WORKLOAD, NODE, replications=40, wanted=lambda *_: 1e9, **options)
+    assert most.replications == 40
+
+
+def test_progress_counts_replications():
+    seen = []
+    run_ensemble(WORKLOAD, NODE, num_requests=10, replications=5, workers=2,
+                 progress=lambda *done: seen.append(done))  # fmt: skip
+    assert seen == [(2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"replications": 0}, ConfigError),
+        ({"workers": 0}, ConfigError),
+        ({"num_requests": None}, WorkloadError),
+        ({"num_requests": 0}, ConfigError),
+    ],
+)
+def test_options_that_are_not_allowed_are_refused(options, error):
+    with pytest.raises(error):
+        run_ensemble(WORKLOAD, NODE, **{"num_requests": 5, "replications": 2, **options})
+
+
+def test_requests_that_are_all_there_at_time_0_are_followed_to_the_last_completion():
+    table = RequestTable.validated([0, 0], [20, 10], [30, 5])
+    ensemble = run_ensemble(table, NODE, replications=3)
+    assert ensemble.horizon == simulate(table, NODE).metrics().duration > 30
+    assert ensemble.mean.outputs["completed"][-1] > 1
+    assert "last completion" in ensemble.horizon_is
+    later = RequestTable.validated([0, 7], [20, 10], [30, 5])
+    assert run_ensemble(later, NODE, replications=1).horizon_is == "last arrival"
+
+
+def test_requests_that_cannot_run_are_refused_before_anything_does():
+    with pytest.raises(WorkloadError, match="M_total = 100"):
+        run_ensemble(generate(num_requests=50), DecodeNode(M_total=100))
+    with pytest.raises(ConfigError, match="horizon"):
+        run_ensemble(RequestTable.validated([0, 0], [1, 1], [1, 1]), NODE, horizon=0.0)
+    with pytest.raises(ConfigError, match="num_requests"):
+        run_ensemble(generate(num_requests=5), NODE, num_requests=5)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 3)), min_size=1, max_size=400),
+    st.integers(1, 50),
+)
+def test_condensing_keeps_mass_and_mean_and_orders_the_rest(pairs, points):
+    values, weight = (np.array(each) for each in zip(*pairs, strict=True))
+    short, mass = condensed(values, weight, points)
+    assert short.size <= max(points, 1) or short.size == values.size <= points
+    assert mass.sum() == pytest.approx(weight.sum())
+    assert short @ mass == pytest.approx(values @ weight, abs=1e-9)
+
+
+def test_condensing_moves_percentiles_by_less_than_a_point():
+    rng = np.random.default_rng(1)
+    values = rng.lognormal(size=200_000)
+    full = Distribution.of(values, np.ones(values.size))
+    short = Distribution.of(*condensed(values, np.ones(values.size)))
+    for q, value in full.percentiles.items():
+        assert short.percentiles[q] == pytest.approx(value, rel=2e-3)
+    assert short.std == pytest.approx(full.std, rel=2e-3)
+
+
+def test_an_interrupt_stops_the_workers_and_is_passed_on():
+    began = time.perf_counter()
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_ensemble(WORKLOAD, NODE, num_requests=50, replications=10**6, workers=2,
+                     progress=interrupt)  # fmt: skip
+    deadline = time.perf_counter() + 10
+    while multiprocessing.active_children() and time.perf_counter() < deadline:
+        time.sleep(0.02)
+    assert not multiprocessing.active_children()
+    assert time.perf_counter() - began < 30
+
+
+SCRIPT = """
+    import sys
+    import time
+    from studies import run_ensemble
+    from serving import DecodeNode
+    from workload import describe
+
+    print("begins", flush=True)  # once: workers do not run the caller's script again
+    ensemble = run_ensemble(
+        describe("normal", arrival_rate=0.1), DecodeNode(), num_requests=40,
+        replications=int(sys.argv[1]), workers=2,
+        progress=lambda done, total: print(done, flush=True) if done in (2, 20) else None,
+    )
+    print("heavy:", sorted({"jax", "sympy", "pandas", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_a_script_without_a_main_guard_works_and_imports_nothing_heavy(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    done = subprocess.run(
+        [sys.executable, str(script), "6"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[:3] == ["begins", "2", "heavy: []"]
+
+
+HALF_WRITTEN = """
+    import operator
+    from studies.pool import worker_pool
+
+    with worker_pool(operator.mul, bytes(1000), 2) as submit:
+        first, *rest = [submit(100_000) for _ in range(40)]  # results of 100 MB
+        first.result()
+        print("interrupted", flush=True)
+        raise KeyboardInterrupt
+"""
+
+
+def test_a_result_that_is_half_written_holds_nobody_up(tmp_path):
+    """Its reader waited for the rest, and the script for its reader: a Ctrl-C in eight hung."""
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(HALF_WRITTEN))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert done.stdout == "interrupted\n"
+    assert done.returncode in (-signal.SIGINT, 130)
+
+
+def test_control_c_ends_a_script_with_one_traceback_and_no_orphans(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    process = subprocess.Popen(
+        [sys.executable, str(script), "100000000"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while process.stdout.readline() != "20\n":
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to all of the group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert errors.count("Traceback") <= 1 and errors.rstrip().endswith("KeyboardInterrupt")
+    deadline = time.perf_counter() + 20
+    while time.perf_counter() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a worker outlived the script")
