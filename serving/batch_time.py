@@ -1,8 +1,15 @@
-"""How long one batch (iteration) takes, as a function of what it holds."""
+"""How long one batch (iteration) takes, as a function of what it holds.
+
+Models and engines see a law through three doors: :meth:`BatchTimeLaw.duration` evaluates it,
+:meth:`BatchTimeLaw.tangent` gives closed forms the affine law that they can solve, and
+:meth:`BatchTimeLaw.vector` gives compiled code what :mod:`serving.batch_kernel` evaluates. Its
+coefficients are read here, in the symbolic equations and where laws are fitted; a test holds this.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -17,6 +24,35 @@ Table = tuple[tuple[float, float], ...]
 
 TABLE_ALLOWED = "rows [requests, time] of finite numbers >= 0, requests rising, time never falling"
 """What a table may be, in words."""
+
+
+LAW_VECTOR = np.dtype(
+    [(name, np.float64) for name in ("d_0", "d_kv", "per_request_extra", "d_swap", "pieces")]
+)
+"""Head of :meth:`BatchTimeLaw.vector`; the pieces of the table follow, first to slope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """An affine law ``tau = at_nothing + per_token * batch_tokens + per_request * requests``.
+
+    Parameters
+    ----------
+    at_nothing : [time]
+        Where the line meets an empty batch; below 0 where the law bends upwards.
+    per_token : [time/token]
+        Per batch token.
+    per_request : [time/request]
+        Per request, beyond its tokens.
+    """
+
+    at_nothing: float
+    per_token: float
+    per_request: float
+
+    def duration(self, batch_tokens: Any, requests: Any) -> Any:
+        """Return the duration [time] of a decode batch (scalars or arrays)."""
+        return self.at_nothing + self.per_token * batch_tokens + self.per_request * requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +138,11 @@ class BatchTimeLaw:
         return cls(d_0=d_0, d_kv=d_kv, d_decode_table=checked_table(table), **linear)
 
     @property
+    def is_affine(self) -> bool:
+        """Whether a decode batch's duration is a line, which is then its own tangent everywhere."""
+        return self.d_decode_table is None
+
+    @property
     def per_request_extra(self) -> float:
         """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
         return self.d_decode - self.d_kv
@@ -160,6 +201,42 @@ class BatchTimeLaw:
             + self.d_swap * swapped_tokens
         )
 
+    def tangent(self, batch_tokens: float, requests: float, spread: float = 0.0) -> Tangent:
+        """Return the affine law that stands for this one around a batch.
+
+        Parameters
+        ----------
+        batch_tokens, requests
+            The batch [tokens], [requests].
+        spread : [requests]
+            Standard deviation of the requests of a batch. With 0 it is the tangent itself: equal to
+            the law at the batch, with the law's slopes there (those above, at a bend). Otherwise
+            the statistical line of two points, ``requests - spread`` and ``requests + spread``:
+            its slope is the secant's, and at the batch it is the mean of the two, which is what a
+            law that bends makes of batches that vary.
+        """
+        linear, kv = self.per_request_extra, self.d_kv
+        if self.is_affine:
+            return Tangent(self.d_0, kv, linear)
+        low, high = max(requests - spread, 0.0), requests + spread
+        if high > low:
+            ends = float(self.table_time(low)), float(self.table_time(high))
+            slope = (ends[1] - ends[0]) / (high - low)
+            table = ends[0] + slope * (requests - low)
+        else:
+            first, _, slopes = self.table_segments()
+            piece = int(np.searchsorted(first, requests, side="right")) - 1
+            slope = float(slopes[piece]) if piece >= 0 else 0.0
+            table = float(self.table_time(requests))
+        return Tangent(self.d_0 + table - slope * requests, kv, linear + slope)
+
+    def vector(self) -> NDArray[np.float64]:
+        """Return the law as compiled code reads it, see :mod:`serving.batch_kernel`.
+
+        The array is read-only; whoever hands on its address keeps the array.
+        """
+        return _vector(self)
+
     def mixed_duration(
         self,
         requests: Any,
@@ -199,6 +276,15 @@ class BatchTimeLaw:
 
 TABLES = ("d_decode_table", "d_prefill_table", "d_mixed_kv_table")
 """Coefficients of a law that are tables."""
+
+
+@lru_cache(maxsize=256)
+def _vector(law: BatchTimeLaw) -> NDArray[np.float64]:
+    segments = law.table_segments()
+    head = [law.d_0, law.d_kv, law.per_request_extra, law.d_swap, segments.shape[1]]
+    vector = np.concatenate([head, segments.ravel()])
+    vector.flags.writeable = False
+    return vector
 
 
 def _segments(table: Table | None) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ class DecodeNodeEngine:
         for link in LINKS:
             self.state[link] = NOBODY
         self._random = pcg64_state(seed)
-        self._table = instance.batch_time.table_segments()
+        self._law = instance.batch_time.vector()
         self._set_requests(requests, np.empty(0, REQUEST), np.empty(0, HISTORY))
         self._bucket = np.full(_ring_size(requests), NOBODY)
         size = len(requests)
@@ -233,13 +233,12 @@ class DecodeNodeEngine:
             "events": self.events,
             "grid": self.grid,
             "samples": self.samples,
-            "table": self._table,
+            "law": self._law,
         }
         for name, table in tables.items():
             self.state[f"{name}_at"] = table.ctypes.data
         for name in ("batches", "spans", "events", "grid"):
             self.state[f"{name}_size"] = tables[name].size
-        self.state["table_size"] = self._table.shape[1]
         self.state["total"], self.state["ring_mask"] = len(self.requests), self._bucket.size - 1
         self._bound = True
 

@@ -18,10 +18,10 @@ from discrete.decode_node.memory import (
     request,
     ring_slot,
     sample_row,
-    table_time,
 )
 from discrete.decode_node.running import complete, fit_prefix
 from discrete.decode_node.waiting import waiting_count
+from serving.batch_kernel import at_requests, of_tokens
 from serving.compilation import compiled
 
 USER = int(Queue.USER)
@@ -84,18 +84,16 @@ def _note_first_tokens(s, newcomer, end):
 def _execute(s, newcomer, next_time, most):
     """Run the execution batch until an event, at most ``most`` times; return the last duration."""
     size, tokens, used, time, batch = s.executing, s.cost, s.used, s.time, s.batch
-    d_0, d_kv, extra, moved = s.d_0, s.d_kv, s.per_request_extra * size, s.d_swap * s.moved
-    if s.table_size > 0:
-        extra += table_time(s, size)
+    line = at_requests(s.law_at, size, s.moved)
     budget = s.B if size > 1 else UNLIMITED
     memory = s.M_total - s.running if s.running > 1 else UNLIMITED
     M_total, blocked = s.M_total, s.swapped > 0 or waiting_count(s) > 0
     busy, memory_time, blocked_time = s.busy, s.memory_time, s.blocked_time
     if newcomer != NOBODY:
-        _note_first_tokens(s, newcomer, time + (d_0 + d_kv * tokens + extra + moved))
+        _note_first_tokens(s, newcomer, time + of_tokens(line, tokens))
     last, record = batch + most, s.record_batches
     while True:
-        duration = d_0 + d_kv * tokens + extra + moved
+        duration = of_tokens(line, tokens)
         if record:
             row = batch_row(s, s.batches)
             row.start = time

@@ -31,7 +31,7 @@ CLOCK = _dtype(
 of a FCFS queue. ``moved`` counts swapped tokens not yet paid for."""
 
 SETTINGS = _dtype(
-    "d_0 d_kv per_request_extra d_swap",
+    "",
     "M_total B admission_limit sacrifice queue victim queue_address victim_address"
     " track_last_batch record_batches record_events",
 )
@@ -41,8 +41,8 @@ SETTINGS = _dtype(
 ADDRESSES = _dtype(
     "",
     "requests_at history_at arrivals_at prefills_at decodes_at waiting_at keys_at ring_at random_at"
-    " batches_at spans_at events_at grid_at samples_at table_at total ring_mask"
-    " batches_size spans_size events_size grid_size table_size",
+    " batches_at spans_at events_at grid_at samples_at law_at total ring_mask"
+    " batches_size spans_size events_size grid_size",
 )
 """Where the tables lie, and their sizes (the ring's is a power of two, ``ring_mask`` + 1)."""
 

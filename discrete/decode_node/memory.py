@@ -1,38 +1,12 @@
-"""Typed views of the tables from compiled code, by address.
-
-An array passed from function to function costs Numba atomic reference counts at every step, which
-is most of the time of a batch. The tables belong to the engine object, outlive every call, and are
-reached from one record of scalars and addresses instead.
-"""
+"""The tables of a decode node, from compiled code: the engine object owns them all."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import from_dtype, types
-from numba.extending import intrinsic
 
 from discrete.decode_node import layout
 from serving.compilation import compiled
-
-REAL = np.dtype([("value", np.float64)])
-INDEX = np.dtype([("value", np.int64)])
-
-
-def record_at(dtype: np.dtype) -> Any:
-    """Return a compiled cast of an address to a record of ``dtype``."""
-    record = from_dtype(dtype)
-
-    @intrinsic
-    def cast(typing_context, address):
-        def generate(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(record))
-
-        return record(types.int64), generate
-
-    return cast
-
+from serving.compiled_memory import INDEX, REAL, real_at, record_at
 
 _request = record_at(layout.REQUEST)
 _history = record_at(layout.HISTORY)
@@ -40,8 +14,8 @@ _batch = record_at(layout.BATCH)
 _span = record_at(layout.SPAN)
 _event = record_at(layout.EVENT)
 _sample = record_at(layout.SAMPLE)
-_real = record_at(REAL)
 _index = record_at(INDEX)
+_real = record_at(REAL)
 
 REQUEST_BYTES = layout.REQUEST.itemsize
 HISTORY_BYTES = layout.HISTORY.itemsize
@@ -66,7 +40,7 @@ def history(s, r):
 @compiled
 def arrival_time(s, r):
     """Return the arrival time of request ``r``."""
-    return _real(s.arrivals_at + r * 8).value
+    return real_at(s.arrivals_at, r)
 
 
 @compiled
@@ -116,27 +90,9 @@ def event_row(s, i):
 
 
 @compiled
-def table_time(s, requests):
-    """Return what the law's table adds for so many requests: ``BatchTimeLaw.table_time``."""
-    size = s.table_size
-    low, high, first = 0, size, _real(s.table_at).value
-    if requests <= first:
-        return _real(s.table_at + size * 8).value
-    while high - low > 1:
-        middle = (low + high) >> 1
-        if _real(s.table_at + middle * 8).value <= requests:
-            low = middle
-        else:
-            high = middle
-    first = _real(s.table_at + low * 8).value
-    time = _real(s.table_at + (size + low) * 8).value
-    return _real(s.table_at + (2 * size + low) * 8).value * (requests - first) + time
-
-
-@compiled
 def grid_time(s, i):
     """Return time ``i`` of the sampling grid."""
-    return _real(s.grid_at + i * 8).value
+    return real_at(s.grid_at, i)
 
 
 @compiled

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from discrete.decode_node.memory import record_at
 from serving.compilation import compiled
+from serving.compiled_memory import record_at
 
 LOW_32 = np.uint64(0xFFFFFFFF)
 MULTIPLIER_HIGH = np.uint64(2549297995355413924)

@@ -61,12 +61,7 @@ def write_settings(
     record_events: bool,
 ) -> None:
     """Write the settings into the kernel's state record, shape (1,)."""
-    law = node.batch_time
     values = {
-        "d_0": law.d_0,
-        "d_kv": law.d_kv,
-        "per_request_extra": law.per_request_extra,
-        "d_swap": law.d_swap,
         "M_total": node.M_total,
         "B": min(node.token_budget, UNLIMITED),
         "admission_limit": math.ceil(node.admission_threshold * node.M_total),

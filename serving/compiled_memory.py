@@ -1,0 +1,42 @@
+"""Typed views of memory by address, for compiled code.
+
+An array that is passed from function to function costs Numba atomic reference counts at every step,
+which is most of the time of a short kernel. Tables that belong to a Python object and outlive every
+call are reached by their address instead, which is a whole number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+from numba.extending import intrinsic
+
+from serving.compilation import compiled
+
+REAL = np.dtype([("value", np.float64)])
+INDEX = np.dtype([("value", np.int64)])
+
+
+def record_at(dtype: np.dtype) -> Any:
+    """Return a compiled cast of an address to a record of ``dtype``."""
+    record = from_dtype(dtype)
+
+    @intrinsic
+    def cast(typing_context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(record))
+
+        return record(types.int64), generate
+
+    return cast
+
+
+_real = record_at(REAL)
+
+
+@compiled
+def real_at(address, i):
+    """Return number ``i`` of the float64 array at ``address``."""
+    return _real(address + i * 8).value
