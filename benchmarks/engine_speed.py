@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from discrete import DecodeNodeEngine
+from discrete import engine_for
 from serving import DecodeNode, RequestTable
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def best(requests: RequestTable, node: DecodeNode, repeat: int, **options: Any) 
     gc.disable()
     for _ in range(repeat):
         start = time.perf_counter()
-        engine = DecodeNodeEngine(requests, node, **options)
+        engine = engine_for(requests, node, **options)
         ready = time.perf_counter()
         engine.advance()
         end = time.perf_counter()

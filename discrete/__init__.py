@@ -1,27 +1,19 @@
 """Batch simulator: engines that decide what a real scheduler would, and records of it.
 
-An engine (``ENGINES`` by the name in the instance specification) has ``requests``, ``instance``,
-``time``, ``batch``, ``finished`` and ``progress``; ``advance`` moves it by batches or to a time,
-``inject`` changes who comes, ``run`` returns what happened so far. Between calls it is at rest and
-can be saved.
+:func:`simulate` runs requests on an instance; :func:`engine_for` returns the engine itself
+(:class:`Engine`), which can be advanced by batches or to a time, given other requests, saved and
+resumed. Each engine has a folder of its own; its kind, in ``serving.kinds``, says where it is.
 """
 
-from discrete._records import Records
-from discrete._run import FILES, Run
-from discrete._simulate import ENGINES, simulate
-from discrete._state_file import resume, save_state
-from discrete.decode_node.engine import DecodeNodeEngine, Progress
-from discrete.decode_node.layout import Stop
-
-__all__ = [
-    "ENGINES",
-    "FILES",
-    "DecodeNodeEngine",
-    "Progress",
-    "Records",
-    "Run",
-    "Stop",
-    "resume",
-    "save_state",
-    "simulate",
-]
+from discrete._engine import Engine as Engine
+from discrete._engine import Progress as Progress
+from discrete._engine import Stop as Stop
+from discrete._engine import engine_for as engine_for
+from discrete._log import HELD as HELD
+from discrete._log import Log as Log
+from discrete._records import Records as Records
+from discrete._run import FILES as FILES
+from discrete._run import Run as Run
+from discrete._simulate import simulate as simulate
+from discrete._state_file import resume as resume
+from discrete._state_file import save_state as save_state

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from discrete._latency import inter_token_latencies
+from discrete._log import HELD, Log
 from discrete._records import Records
-from discrete.decode_node.log import DecodeNodeLog
 from serving import (
     FluidServeError,
     LatencySamples,
@@ -35,16 +34,14 @@ class Run:
     Parameters
     ----------
     log
-        The engine's arrays.
+        What the engine wrote.
     seed
-        Of the random victim policy.
+        Of what is random in the engine.
     record_batches, record_events
         What was recorded besides the requests.
     """
 
-    def __init__(
-        self, log: DecodeNodeLog, *, seed: int, record_batches: bool, record_events: bool
-    ) -> None:
+    def __init__(self, log: Log, *, seed: int, record_batches: bool, record_events: bool) -> None:
         self._log, self.seed, self.instance = log, seed, log.instance
         self.record_batches, self.record_events = record_batches, record_events
 
@@ -66,7 +63,7 @@ class Run:
     @property
     def num_batches(self) -> int:
         """Batches executed."""
-        return int(self._log.scalars["batch"])
+        return self._log.num_batches
 
     @cached_property
     def requests(self) -> Records:
@@ -95,8 +92,7 @@ class Run:
     def spans(self) -> Records:
         """Consecutive batches in which a request executed: request, first and last batch, k."""
         self._need("batches", self.record_batches)
-        rows = self._log.span_rows()
-        return Records({name: rows[name].copy() for name in rows.dtype.names or ()})
+        return self._log.spans()
 
     def _need(self, what: str, recorded: bool) -> None:
         if not recorded:
@@ -124,31 +120,20 @@ class Run:
             held = {name: value[k] for name, value in values.items()}
         arrived = np.searchsorted(self._arrived_times(), time, side="right")
         in_system = arrived - held["completed"]
-        outputs = {
-            "waiting": in_system - held["running"] - held["swapped"],
-            "in_system": in_system,
-            "running": held["running"],
-            "swapped": held["swapped"],
-            "completed": held["completed"],
-            "evicted": held["evicted"],
-            "memory": held["memory"],
-            "batch_size": held["size"],
-            "batch_tokens": held["tokens"],
-            "batch_duration": held["duration"],
-        }
+        waiting = in_system - held["running"] - held["swapped"]
+        outputs = {"waiting": waiting, "in_system": in_system} | {name: held[name] for name in HELD}
         outputs = {name: value.astype(float) for name, value in outputs.items()}
         return Trajectory(time, outputs, frozenset(outputs))
 
     def _arrived_times(self) -> NDArray[np.float64]:
-        return self.table.arrival_time[: int(self._log.scalars["arrived"])]
+        return self.table.arrival_time[: self._log.num_arrived]
 
-    def _samples(self) -> tuple[NDArray[np.float64], dict[str, NDArray]]:
+    def _samples(self) -> tuple[NDArray[np.float64], Mapping[str, NDArray]]:
         if not self._log.grid.size:
             raise FluidServeError(
                 "this run recorded no trajectory; simulate(record_batches=True) or sample_times="
             )
-        samples = self._log.samples
-        return self._log.grid, {name: samples[name] for name in samples.dtype.names or ()}
+        return self._log.grid, self._log.sampled()
 
     def samples(self, first: int = 0) -> LatencySamples:
         """Return the latencies of completed requests, and of their tokens if recorded.
@@ -167,11 +152,7 @@ class Run:
         last = of["completion_time"]
         itl = {}
         if self.record_batches:
-            rows = self._log.batches
-            spans = self._log.span_rows()
-            latency, weight = inter_token_latencies(
-                spans[spans["request"] >= first], rows["start"], rows["duration"]
-            )
+            latency, weight = self._log.inter_token_latencies(first)
             itl = {"itl": latency, "itl_weight": weight}
         return LatencySamples(
             queue_delay=of["first_enter_running_time"] - arrival,
@@ -190,36 +171,11 @@ class Run:
         goodput
             Threshold [time] by latency name, such as ``{"ttft": 2.0}``.
         """
-        s, node = self._log.scalars, self.instance
-        tokens = self._log.furthest().astype(float)
-        useful = tokens * self.table.prefill_length + tokens * (tokens + 1) / 2
-        duration, capacity = self.duration, min(node.M_total, node.token_budget)
-        return ServingMetrics.summarise(
-            self.samples(),
-            goodput=goodput,
-            duration=duration,
-            completed=float(s["completed"]),
-            output_tokens=float(tokens.sum()),
-            memory_utilization=_ratio(s["memory_time"], node.M_total * duration),
-            gpu_utilization=_ratio(s["busy"], duration),
-            processing_efficiency=_ratio(useful.sum(), capacity * self.num_batches),
-            evictions=float(s["evicted"]),
-            recompute_waste=float(s["lost_tokens"]),
-        )
+        return ServingMetrics.summarise(self.samples(), self._log.totals(), goodput)
 
-    def fragmentation(self) -> dict[str, float]:
-        """Return the KV that is wasted, in three senses.
-
-        ``block_internal`` is the share of KV lost inside blocks (0: this engine's memory is in
-        tokens), ``blocked`` the time-mean share of KV that is free while requests wait for it,
-        ``recompute_waste`` the tokens decoded and thrown away.
-        """
-        s, whole = self._log.scalars, self.instance.M_total * self.duration
-        return {
-            "block_internal": 0.0,
-            "blocked": _ratio(s["blocked_time"], whole),
-            "recompute_waste": float(s["lost_tokens"]),
-        }
+    def fragmentation(self) -> Mapping[str, float]:
+        """Return the KV that is wasted, in the senses that the engine tells apart."""
+        return self._log.fragmentation()
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write the run files of what was recorded; each appears whole or not at all.
@@ -240,14 +196,10 @@ class Run:
 
 
 def _with_arrivals(
-    time: NDArray[np.float64], held: dict[str, NDArray], arrivals: NDArray[np.float64]
+    time: NDArray[np.float64], held: Mapping[str, NDArray], arrivals: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray]]:
     """Insert the arrivals among the boundaries; what is held does not change at them."""
     where = np.searchsorted(time, arrivals, side="right")
     return np.insert(time, where, arrivals), {
         name: np.insert(value, where, value[where - 1]) for name, value in held.items()
     }
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole > 0 else 0.0

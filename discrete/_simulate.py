@@ -6,17 +6,14 @@ from collections.abc import Callable
 
 from numpy.typing import ArrayLike
 
+from discrete._engine import Progress, engine_for
 from discrete._run import Run
-from discrete.decode_node.engine import DecodeNodeEngine, Progress
-from serving import DecodeNode, RequestTable
-
-ENGINES = {"decode_node": DecodeNodeEngine}
-"""Engine class by the ``engine`` of an instance specification."""
+from serving import DecodeNode, Instance, RequestTable
 
 
 def simulate(
     requests: RequestTable,
-    instance: DecodeNode | None = None,
+    instance: Instance | None = None,
     *,
     seed: int = 42,
     until: float | None = None,
@@ -64,10 +61,9 @@ def simulate(
     >>> run.requests["completion_time"].tolist()
     [2.0439999999999996, 2.0439999999999996]
     """
-    instance = DecodeNode() if instance is None else instance
-    engine = ENGINES[instance.engine](
+    engine = engine_for(
         requests,
-        instance,
+        DecodeNode() if instance is None else instance,
         seed=seed,
         record_batches=record_batches,
         record_events=record_events,

@@ -6,19 +6,20 @@ import json
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from discrete.decode_node.engine import DecodeNodeEngine
-from serving import BatchTimeLaw, DecodeNode, FileAccessError, RequestTable
+from discrete._engine import Engine, engine_for
+from serving import KINDS, BatchTimeLaw, FileAccessError, Instance, RequestTable
 from serving.files import atomic_write
 
-FORMAT, VERSION = "fluidserve engine state", 2
+FORMAT, VERSION = "fluidserve engine state", 3
 
 
-def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
+def save_state(engine: Engine, path: str | Path) -> None:
     """Write the engine's state; the same state gives the same bytes.
 
     Raises
@@ -30,7 +31,7 @@ def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "engine": engine.instance.engine,
-        "instance": asdict(engine.instance),
+        "instance": asdict(cast(Any, engine.instance)),
         "seed": engine.seed,
         "record_batches": engine.record_batches,
         "record_events": engine.record_events,
@@ -44,7 +45,7 @@ def save_state(engine: DecodeNodeEngine, path: str | Path) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def resume(path: str | Path) -> DecodeNodeEngine:
+def resume(path: str | Path) -> Engine:
     """Return the engine that :func:`save_state` wrote, ready to advance.
 
     Raises
@@ -68,10 +69,9 @@ def resume(path: str | Path) -> DecodeNodeEngine:
     if about.get("digest") != _digest(arrays):
         # compiled code follows what the arrays say: a changed link would lead it astray
         raise FileAccessError(f"{path}: a damaged engine state: its content is not what was saved")
-    spec = about["instance"]
-    instance = DecodeNode(**{**spec, "batch_time": BatchTimeLaw(**spec["batch_time"])})
+    instance = _instance(about["engine"], about["instance"], path)
     table = RequestTable(**{name: arrays.pop(f"table_{name}") for name in RequestTable.__slots__})
-    engine = DecodeNodeEngine(
+    engine = engine_for(
         table,
         instance,
         seed=about["seed"],
@@ -82,6 +82,15 @@ def resume(path: str | Path) -> DecodeNodeEngine:
     engine.restore(arrays)
     engine.finished = about["finished"]
     return engine
+
+
+def _instance(name: str, spec: dict[str, Any], path: str | Path) -> Instance:
+    """Return the instance of a state file, of the kind that it names."""
+    if name not in KINDS:
+        known = ", ".join(KINDS)
+        raise FileAccessError(f"{path}: a state of the engine {name!r}; engines: {known}")
+    law = BatchTimeLaw(**spec["batch_time"])
+    return KINDS[name].settings(**{**spec, "batch_time": law})
 
 
 def _digest(arrays: dict[str, NDArray]) -> str:

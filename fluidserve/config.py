@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from fluidserve.settings import D_1, PLANNED_ENGINES, SETTINGS, Setting
-from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+from fluidserve.settings import D_1, PLANNED_ENGINES, Setting, all_settings, settings_of
+from serving import (
+    DEFAULT_KIND,
+    KINDS,
+    BatchTimeLaw,
+    ConfigError,
+    FileAccessError,
+    FluidServeError,
+    Instance,
+    Kind,
+    kind_named,
+    kind_of,
+)
 from serving.batch_time import checked_table
 
 if TYPE_CHECKING:
@@ -28,9 +39,12 @@ VLLM_KEYS = frozenset(
 
 
 @functools.cache
-def schema() -> type[BaseModel]:
-    """Return the pydantic model of a configuration, generated from :data:`SETTINGS`."""
-    columns: dict[str, Any] = {key: (_type(item), item.default) for key, item in SETTINGS.items()}
+def schema(kind: Kind = DEFAULT_KIND) -> type[BaseModel]:
+    """Return the pydantic model of a configuration of one kind of engine."""
+    columns: dict[str, Any] = {
+        key: (_type(item), item.default) for key, item in settings_of(kind).items()
+    }
+    columns["engine"] = (Literal[kind.name], kind.name)
     return create_model(
         "Config",
         __config__=ConfigDict(extra="forbid", frozen=True, title="FluidServe configuration"),
@@ -85,23 +99,24 @@ def load_config(
     FileAccessError
         If the file cannot be read or is not YAML.
     """
-    merged: dict[str, Any] = {}
-    if path is not None:
-        merged |= _with_shorthand(read_keys(Path(path)), f"{path}: ")
-        if isinstance(merged.get("request_file"), str):
-            merged["request_file"] = str(Path(path).parent / merged["request_file"])
-    merged |= _with_shorthand(dict(flags or {}), "")
+    written = {} if path is None else read_keys(Path(path))
+    given = dict(flags or {})
+    kind = _kind({**written, **given}.get("engine", DEFAULT_KIND.name))
+    merged = _with_shorthand(kind, written, f"{path}: ")
+    if isinstance(merged.get("request_file"), str):
+        merged["request_file"] = str(Path(str(path)).parent / merged["request_file"])
+    merged |= _with_shorthand(kind, given, "")
     if profile is not None:
         unit = merged.get("time_unit", "s")
-        merged = profile.config(unit if isinstance(unit, str) else "s") | merged
+        merged = profile.config(unit if isinstance(unit, str) else "s", kind) | merged
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
         merged = dict.fromkeys(("d_0", "d_decode", "d_kv"), 0.0) | merged
     try:
-        return schema()(**merged)
+        return schema(kind)(**merged)
     except ValidationError as wrong:
         first = wrong.errors()[0]
         key = str(first["loc"][0])
-        raise ConfigError(key, merged[key], SETTINGS[key].allowed) from None
+        raise ConfigError(key, merged[key], settings_of(kind)[key].allowed) from None
 
 
 def read_keys(path: Path) -> dict[str, Any]:
@@ -146,10 +161,18 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _with_shorthand(given: dict[str, Any], where: str) -> dict[str, Any]:
+def _kind(name: Any) -> Kind:
+    """Return the kind of engine that a configuration names."""
+    if name in PLANNED_ENGINES and name not in KINDS:
+        known = " | ".join(KINDS)
+        raise ConfigError("engine", name, f"{known} (it is not available in this version)")
+    return kind_named(name if isinstance(name, str) else repr(name))
+
+
+def _with_shorthand(kind: Kind, given: dict[str, Any], where: str) -> dict[str, Any]:
     """Check the keys and replace ``d_1`` by the two that it stands for."""
     for key, value in given.items():
-        _check_key(key, value, where)
+        _check_key(kind, key, value, where)
     if "d_1" in given:
         for key in ("d_decode", "d_kv"):
             if key in given:
@@ -165,19 +188,21 @@ def _with_shorthand(given: dict[str, Any], where: str) -> dict[str, Any]:
     return given
 
 
-def _check_key(key: str, value: Any, where: str) -> None:
-    if key == "engine" and value in PLANNED_ENGINES:
-        raise ConfigError(
-            key, value, "decode_node (the vLLM engines are not available in this version)"
-        )
-    if key in SETTINGS or key == D_1.key:
-        if isinstance(value, bool) and (key == D_1.key or SETTINGS[key].kind is not bool):
-            raise ConfigError(key, value, (D_1 if key == D_1.key else SETTINGS[key]).allowed)
+def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
+    settings = settings_of(kind)
+    known = [*settings, D_1.key]
+    if key in known:
+        item = D_1 if key == D_1.key else settings[key]
+        if isinstance(value, bool) and item.kind is not bool:
+            raise ConfigError(key, value, item.allowed)
         return
-    if key in VLLM_KEYS:
+    elsewhere = all_settings().get(key)
+    if elsewhere is not None:
+        owners = " and ".join(elsewhere.kinds)
+        reason = f"the engine {kind.name} has no such key, {owners} has"
+    elif key in VLLM_KEYS:
         reason = "it belongs to the vLLM engines, which are not available in this version"
     else:
-        known = [*SETTINGS, D_1.key]
         folded = {name.lower().replace("-", "_"): name for name in known}
         close = difflib.get_close_matches(key.lower().replace("-", "_"), folded, 1, 0.6)
         reason = (
@@ -186,30 +211,33 @@ def _check_key(key: str, value: Any, where: str) -> None:
     raise FluidServeError(f"{where}unknown config key {key!r} (value {value!r}); {reason}")
 
 
-def instance_of(config: Any) -> DecodeNode:
+def instance_of(config: Any) -> Instance:
     """Return the instance that a configuration describes."""
-    law = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "law"}
-    node = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "node"}
-    return DecodeNode(batch_time=BatchTimeLaw(**law), **node)
+    kind = kind_named(config.engine)
+    keys = settings_of(kind).values()
+    law = {item.key: getattr(config, item.key) for item in keys if item.group == "law"}
+    node = {item.key: getattr(config, item.key) for item in keys if item.group == "node"}
+    return kind.settings(batch_time=BatchTimeLaw(**law), **node)
 
 
-def flat(instance: DecodeNode) -> dict[str, Any]:
+def flat(instance: Instance) -> dict[str, Any]:
     """Return the configuration keys of an instance, ``d_1`` where it says it all."""
-    law = instance.batch_time
+    items = settings_of(kind_of(instance)).values()
     keys: dict[str, Any] = {"engine": instance.engine}
-    keys |= {key: getattr(instance, key) for key, it in SETTINGS.items() if it.group == "node"}
-    keys |= {key: getattr(law, key) for key, it in SETTINGS.items() if it.group == "law"}
-    if law.d_decode_table is not None:
-        keys["d_decode_table"] = [list(row) for row in law.d_decode_table]
-    else:
-        del keys["d_decode_table"]
-    if law.d_decode == law.d_kv:
+    keys |= {item.key: getattr(instance, item.key) for item in items if item.group == "node"}
+    for item in (item for item in items if item.group == "law"):
+        value = getattr(instance.batch_time, item.key)
+        if "rows" not in item.rules:
+            keys[item.key] = value
+        elif value is not None:
+            keys[item.key] = [list(row) for row in value]
+    if keys.get("d_decode") == keys.get("d_kv") is not None:
         keys["d_1"] = keys.pop("d_decode")
         del keys["d_kv"]
     return keys
 
 
-def resolved_yaml(config: Any, instance: DecodeNode, request_file: str | None = None) -> str:
+def resolved_yaml(config: Any, instance: Instance, request_file: str | None = None) -> str:
     """Return a configuration file of this very instance and these very requests.
 
     Parameters
@@ -221,7 +249,8 @@ def resolved_yaml(config: Any, instance: DecodeNode, request_file: str | None = 
     request_file
         The requests that ran, as seen from the folder of the configuration file.
     """
-    run = {key: getattr(config, key) for key, item in SETTINGS.items() if item.group == "run"}
+    items = settings_of(kind_of(instance)).values()
+    run = {item.key: getattr(config, item.key) for item in items if item.group == "run"}
     keys = flat(instance) | {key: run[key] for key in run if key != "output_dir"}
     keys["request_file"] = request_file
     return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

@@ -17,7 +17,7 @@ from fluidserve.options import (
     FlagError,
     config_flags,
 )
-from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, RequestTable
+from serving import FluidServeError, Instance, RateProfile, RequestMix, RequestTable, check_fits
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -49,7 +49,7 @@ class Inputs:
     """
 
     config: Any
-    instance: DecodeNode
+    instance: Instance
     workload: Workload | None
     file: RequestTable | None
     num_requests: int | None
@@ -65,7 +65,7 @@ class Inputs:
         table = self.workload.sample(
             self.config.seed, num_requests=self.num_requests, horizon=self.horizon
         )
-        table.check_fits(self.instance.M_total)
+        check_fits(table, self.instance)
         return table
 
     @property
@@ -202,9 +202,7 @@ def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:
     return path, "trace" in named
 
 
-def _generated(
-    params: Mapping[str, Any], config: Any, instance: DecodeNode, scale: float
-) -> Inputs:
+def _generated(params: Mapping[str, Any], config: Any, instance: Instance, scale: float) -> Inputs:
     from workload import describe
 
     options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
@@ -231,7 +229,7 @@ def _generated(
 def _from_file(
     params: Mapping[str, Any],
     config: Any,
-    instance: DecodeNode,
+    instance: Instance,
     scale: float,
     path: str,
     is_trace: bool,
@@ -256,7 +254,7 @@ def _from_file(
     return Inputs(config, instance, None, requests, None, None, source)
 
 
-def read_file(path: str, instance: DecodeNode, **options: Any) -> TraceReading:
+def read_file(path: str, instance: Instance, **options: Any) -> TraceReading:
     """Return a file's requests in the unit of the instance; what was dropped is said on stderr.
 
     Parameters
@@ -279,7 +277,7 @@ def read_file(path: str, instance: DecodeNode, **options: Any) -> TraceReading:
     for reason, count in reading.dropped.items():
         if count:
             click.echo(f"{path}: dropped {count} rows: {reason}", err=True)
-    reading.check_fits(instance.M_total)
+    reading.check_fits(instance)
     if instance.time_unit == "ms" and reading.format != OWN_FORMAT:
         reading = replace(reading, requests=reading.requests.stretched(1000.0))  # read in seconds
     return reading

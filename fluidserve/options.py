@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from fluidserve.settings import D_1, SETTINGS, Setting
-from serving import FluidServeError
+from fluidserve.settings import D_1, Setting, all_settings
+from serving import KINDS, FluidServeError
 
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
@@ -56,18 +56,19 @@ def _rows(text: Any) -> Any:
 
 def _option(item: Setting) -> click.Option:
     declarations = [item.flag, item.key]
+    some = f"  [engine {', '.join(item.kinds)}]" if 0 < len(item.kinds) < len(KINDS) else ""
     if item.kind is bool:
         flag = f"{item.flag}/--no-{item.flag.removeprefix('--')}"
-        return click.Option([flag, item.key], default=None, help=item.doc)
+        return click.Option([flag, item.key], default=None, help=item.doc + some)
     shown = "none" if item.default is None else item.default
     note = "" if item.key in ("request_file", "output_dir") else f"  [default: {shown}]"
     choices = "|".join(item.rules.get("choices", ()))
     if item.rules.get("user_function"):
         choices += "|FILE.py:FUNCTION"
-    special = {"request_file": "FILE", "output_dir": "DIR", "d_decode_table": "N:TIME,N:TIME,..."}
-    metavar = special.get(item.key)
+    special = {"request_file": "FILE", "output_dir": "DIR"}
+    metavar = "N:TIME,N:TIME,..." if "rows" in item.rules else special.get(item.key)
     return click.Option(
-        declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note
+        declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note + some
     )
 
 
@@ -83,7 +84,8 @@ def _attach(*options: click.Option) -> Callable[[Any], Any]:
 
 def instance_options(function: Any) -> Any:
     """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
-    keys = [item for item in SETTINGS.values() if item.group in ("node", "law")]
+    settings = all_settings()
+    keys = [item for item in settings.values() if item.group in ("node", "law")]
     file = click.Option(
         ["--config", "config_file"], metavar="FILE", help="YAML configuration; flags override it."
     )
@@ -95,21 +97,21 @@ def instance_options(function: Any) -> Any:
         add(["--gpu-memory-utilization"], type=float,
             help="share of a card's memory for --model  [default: 0.9]"),
     )  # fmt: skip
-    own = map(_option, [SETTINGS["engine"], *keys, D_1])
+    own = map(_option, [settings["engine"], *keys, D_1])
     return _attach(file, *profile, *own)(function)
 
 
 def workload_options(function: Any) -> Any:
     """Add the three ways to name a workload: a request file, a trace, the generator."""
-    add = functools.partial(click.Option, default=None)
+    settings, add = all_settings(), functools.partial(click.Option, default=None)
     options = [
-        _option(SETTINGS["request_file"]),
+        _option(settings["request_file"]),
         add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip"),
         add(["--format"], help="format of the trace; detected without it"),
         add(["--limit"], type=int, help="first so many requests of a file"),
         add(["--start"], type=float, help="skip a file's arrivals before this time"),
         add(["--rate-scale"], type=float, help="multiply a file's arrival rate"),
-        _option(SETTINGS["L_filter"]),
+        _option(settings["L_filter"]),
         add(["--scenario"], help="normal | heavy | bursty  [default: normal]"),
         add(["--types"], metavar='"(p,D,rate);..."', help="Poisson streams of fixed lengths"),
         add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated"),
@@ -133,7 +135,7 @@ def workload_options(function: Any) -> Any:
             type=int,
             help="n: rate, M_total and B times n, per-token times divided by n",
         ),
-        _option(SETTINGS["seed"]),
+        _option(settings["seed"]),
     ]
     return _attach(*options)(function)
 
@@ -141,7 +143,7 @@ def workload_options(function: Any) -> Any:
 def run_options(function: Any) -> Any:
     """Add ``--out`` and what governs progress."""
     keys = ("output_dir", "verbose", "progress_interval")
-    return _attach(*(_option(SETTINGS[key]) for key in keys))(function)
+    return _attach(*(_option(all_settings()[key]) for key in keys))(function)
 
 
 def goodput_option(function: Any) -> Any:
@@ -155,7 +157,7 @@ def goodput_option(function: Any) -> Any:
 
 def config_flags(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration keys among the parameters of a command that were given."""
-    given = {key: params.get(key) for key in (*SETTINGS, D_1.key)}
+    given = {key: params.get(key) for key in (*all_settings(), D_1.key)}
     return {
         key: None if value is NULL else value for key, value in given.items() if value is not None
     }

@@ -18,24 +18,16 @@ from fluidserve.plots import (
     system_dynamics,
 )
 from fluidserve.results import read_columns, read_trajectory, write_columns
-from serving import DecodeNode, FluidServeError, RateProfile, Trajectory
+from serving import FluidServeError, Instance, Kind, RateProfile, Trajectory, kind_of
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
 SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
 STATISTICS = ("mean", "sd", "low", "high")
+PLACES = ("waiting", "running", "swapped")
+"""Outputs that count the requests in the system, each where the requests are."""
+
 SAMPLED = 66
 """Requests in a timeline."""
-
-SNAPSHOT_COLUMNS = {
-    "waiting": "waiting_count",
-    "running": "running_count",
-    "swapped": "swapped_count",
-    "completed": "completed_count",
-    "memory": "gpu_memory_used",
-    "batch_size": "batch_size",
-    "batch_tokens": "batch_tokens",
-    "batch_duration": "batch_duration",
-}
 
 
 def draw(folder: Path) -> list[str]:
@@ -54,7 +46,9 @@ def draw(folder: Path) -> list[str]:
         flow = read_trajectory(folder / TRAJECTORY)
         drawn += _draw_dynamics(folder, summary, [Curve(summary["method"], flow)])
     elif (folder / SNAPSHOTS).exists():
-        drawn += _draw_dynamics(folder, summary, [Curve("discrete", snapshots(folder))])
+        drawn += _draw_dynamics(
+            folder, summary, [Curve("discrete", snapshots(folder, kind_of(_instance(summary))))]
+        )
     if (folder / EVENTS).exists():
         drawn += _draw_timeline(folder, summary)
     if not drawn:
@@ -157,15 +151,16 @@ def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     return ["request_timeline.png"]
 
 
-def snapshots(folder: Path) -> Trajectory:
+def snapshots(folder: Path, kind: Kind) -> Trajectory:
     """Return the trajectory of a run as its ``batch_snapshots.csv`` tells it."""
     columns = read_columns(folder / SNAPSHOTS)
-    outputs = {name: np.asarray(columns[key], float) for name, key in SNAPSHOT_COLUMNS.items()}
-    outputs["in_system"] = outputs["waiting"] + outputs["running"] + outputs["swapped"]
+    shown = {column.output: column.name for column in kind.snapshot if column.output is not None}
+    outputs = {output: np.asarray(columns[name], float) for output, name in shown.items()}
+    outputs["in_system"] = np.sum([outputs[name] for name in PLACES if name in outputs], axis=0)
     return Trajectory(np.asarray(columns["time"], float), outputs)
 
 
-def _instance(summary: Mapping[str, Any]) -> DecodeNode:
+def _instance(summary: Mapping[str, Any]) -> Instance:
     from fluidserve.config import instance_of, load_config
 
     return instance_of(load_config(None, summary["instance"]))

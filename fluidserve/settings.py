@@ -1,22 +1,23 @@
-"""Every configuration key, read off the dataclasses of ``serving``; nothing is listed twice."""
+"""Every configuration key, read off the kinds of engine; nothing is listed twice."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from serving import BatchTimeLaw, DecodeNode, allowed_values, setting
+from serving import DEFAULT_KIND, KINDS, BatchTimeLaw, Kind, allowed_values, setting
 
-ENGINES = ("decode_node",)
 PLANNED_ENGINES = ("vllm_v0", "vllm_v1")
+"""Engines that a later version will have."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What a run needs besides the instance."""
 
-    engine: str = setting("decode_node", "engine", choices=ENGINES)
+    engine: str = setting(DEFAULT_KIND.name, "engine", choices=(DEFAULT_KIND.name,))
     request_file: str | None = setting(None, "requests to run [CSV]")
     output_dir: str | None = setting(None, "experiment folder")
     L_filter: int | None = setting(
@@ -43,6 +44,8 @@ class Setting:
         Whether null is allowed.
     default, doc, rules
         As given to :func:`serving.setting`.
+    kinds
+        Names of the kinds of engine that have the key; empty for a key of the run.
     """
 
     key: str
@@ -52,6 +55,7 @@ class Setting:
     default: Any
     doc: str
     rules: MappingProxyType[str, Any]
+    kinds: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -90,29 +94,34 @@ def _settings(spec: type, group: str) -> list[Setting]:
     return found
 
 
-PREFILL = (
-    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_prefill_table", "d_mixed_decode",
-    "d_mixed_kv_table",
-)  # fmt: skip
-"""Coefficients of the law that a decode node has no use for: it computes no prefill."""
+@cache
+def settings_of(kind: Kind) -> dict[str, Setting]:
+    """Return the keys of a kind's configuration by name, in the order in which files show them."""
+    law = [item for item in _settings(BatchTimeLaw, "law") if item.key in kind.law_keys]
+    own = [replace(item, kinds=(kind.name,)) for item in (*_settings(kind.settings, "node"), *law)]
+    return {item.key: item for item in (*own, *_settings(RunOptions, "run"))}
 
-SETTINGS: dict[str, Setting] = {
-    item.key: item
-    for item in (
-        *_settings(DecodeNode, "node"),
-        *(item for item in _settings(BatchTimeLaw, "law") if item.key not in PREFILL),
-        *_settings(RunOptions, "run"),
-    )
-}
-"""Every key of a configuration file by name, in the order in which files show them."""
 
+def all_settings() -> dict[str, Setting]:
+    """Return the keys of every kind by name; a key that several kinds have names them all."""
+    found: dict[str, Setting] = {}
+    for kind in KINDS.values():
+        for key, item in settings_of(kind).items():
+            others = found[key].kinds if key in found else ()
+            found[key] = replace(found.get(key, item), kinds=(*others, *item.kinds))
+    engine = found["engine"]
+    rules = {**engine.rules, "choices": tuple(KINDS)}
+    return found | {"engine": replace(engine, rules=MappingProxyType(rules), kinds=())}
+
+
+_D_KV = next(item for item in _settings(BatchTimeLaw, "law") if item.key == "d_kv")
 D_1 = Setting(
     "d_1",
     "law",
     float,
     False,
-    SETTINGS["d_kv"].default,
+    _D_KV.default,
     "shorthand for d_decode = d_kv = d_1 [time/token]",
-    SETTINGS["d_kv"].rules,
+    _D_KV.rules,
 )
 """The one key that stands for two others."""

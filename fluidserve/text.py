@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluidserve.folders import plain
-from serving import LATENCIES, DecodeNode
+from serving import LATENCIES, Instance, kind_of
 
 STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99")
 
@@ -87,7 +87,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds * 1e6:.3g} \u00b5s"
 
 
-def instance_line(instance: DecodeNode) -> str:
+def instance_line(instance: Instance) -> str:
     """Return an instance in one line, for titles."""
-    budget = "unlimited" if instance.B is None else f"{instance.B:,}"
-    return f"{instance.mode}, M_total {instance.M_total:,}, B {budget}"
+    return kind_of(instance).line(instance)

@@ -35,7 +35,7 @@ class Solution:
     labels
         Caveats, such as ``"approximate: ..."``; empty for an exact reading of the engine's rules.
     totals
-        The fields of :class:`serving.ServingMetrics` that are not latencies.
+        Those of :data:`serving.TOTALS` that the solver knows.
     outputs, latencies
         Yield the trajectory and the latency samples when asked; solving does not pay for them.
     instance, certify
@@ -104,4 +104,4 @@ class Solution:
 
     def metrics(self, goodput: Mapping[str, float] | None = None) -> ServingMetrics:
         """Return the same metrics object that a discrete run returns."""
-        return ServingMetrics.summarise(self.samples(), goodput=goodput, **self.totals)
+        return ServingMetrics.summarise(self.samples(), self.totals, goodput)

@@ -1,59 +1,47 @@
-"""The vocabulary every room shares. It names things once and computes no prediction."""
+"""The vocabulary that every room shares. The room names things once and computes no prediction."""
 
-from serving.batch_time import BatchTimeLaw
-from serving.errors import (
-    ConfigError,
-    FileAccessError,
-    FluidServeError,
-    SolveError,
-    UnsupportedError,
-    WorkloadError,
-)
-from serving.instance import (
-    MODES,
-    QUEUE_POLICIES,
-    TIME_UNITS,
-    VICTIM_POLICIES,
-    DecodeNode,
-)
-from serving.metrics import (
-    LATENCIES,
-    PER_REQUEST_LATENCIES,
-    Distribution,
-    LatencySamples,
-    ServingMetrics,
-)
-from serving.rate_profile import RateProfile
-from serving.request_mix import RequestMix
-from serving.request_table import RequestTable
-from serving.setting import allowed_values, setting
-from serving.trajectory import NRMSE_OUTPUTS, OUTPUTS, Trajectory, output_key
-
-__all__ = [
-    "LATENCIES",
-    "MODES",
-    "NRMSE_OUTPUTS",
-    "OUTPUTS",
-    "PER_REQUEST_LATENCIES",
-    "QUEUE_POLICIES",
-    "TIME_UNITS",
-    "VICTIM_POLICIES",
-    "BatchTimeLaw",
-    "ConfigError",
-    "DecodeNode",
-    "Distribution",
-    "FileAccessError",
-    "FluidServeError",
-    "LatencySamples",
-    "RateProfile",
-    "RequestMix",
-    "RequestTable",
-    "ServingMetrics",
-    "SolveError",
-    "Trajectory",
-    "UnsupportedError",
-    "WorkloadError",
-    "allowed_values",
-    "output_key",
-    "setting",
-]
+from serving.batch_time import BatchTimeLaw as BatchTimeLaw
+from serving.batch_time import Tangent as Tangent
+from serving.errors import ConfigError as ConfigError
+from serving.errors import FileAccessError as FileAccessError
+from serving.errors import FluidServeError as FluidServeError
+from serving.errors import SolveError as SolveError
+from serving.errors import UnsupportedError as UnsupportedError
+from serving.errors import WorkloadError as WorkloadError
+from serving.kinds import DEFAULT_KIND as DEFAULT_KIND
+from serving.kinds import KINDS as KINDS
+from serving.kinds import MODES as MODES
+from serving.kinds import QUEUE_POLICIES as QUEUE_POLICIES
+from serving.kinds import TIME_UNITS as TIME_UNITS
+from serving.kinds import VICTIM_POLICIES as VICTIM_POLICIES
+from serving.kinds import Column as Column
+from serving.kinds import DecodeNode as DecodeNode
+from serving.kinds import Instance as Instance
+from serving.kinds import Kind as Kind
+from serving.kinds import KnobSpec as KnobSpec
+from serving.kinds import Limit as Limit
+from serving.kinds import Reading as Reading
+from serving.kinds import answers as answers
+from serving.kinds import check_fits as check_fits
+from serving.kinds import kind_named as kind_named
+from serving.kinds import kind_of as kind_of
+from serving.kinds import reading_of as reading_of
+from serving.kinds import register as register
+from serving.metrics import LATENCIES as LATENCIES
+from serving.metrics import PER_REQUEST_LATENCIES as PER_REQUEST_LATENCIES
+from serving.metrics import Distribution as Distribution
+from serving.metrics import LatencySamples as LatencySamples
+from serving.metrics import ServingMetrics as ServingMetrics
+from serving.rate_profile import RateProfile as RateProfile
+from serving.request_mix import RequestMix as RequestMix
+from serving.request_table import RequestTable as RequestTable
+from serving.setting import allowed_values as allowed_values
+from serving.setting import setting as setting
+from serving.totals import TOTALS as TOTALS
+from serving.totals import Total as Total
+from serving.totals import checked_totals as checked_totals
+from serving.totals import merged_totals as merged_totals
+from serving.trajectory import NRMSE_OUTPUTS as NRMSE_OUTPUTS
+from serving.trajectory import OUTPUTS as OUTPUTS
+from serving.trajectory import Trajectory as Trajectory
+from serving.trajectory import output_key as output_key

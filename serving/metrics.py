@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serving.errors import FluidServeError
+from serving.totals import TOTALS, checked_totals
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_delay")
 """Time to first token; time per output token after the first; inter-token latency; end-to-end
@@ -92,67 +93,53 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class ServingMetrics:
-    """What a run or a solution achieved.
+    """What a run or a solution achieved; ``metrics.completed`` reads a total by its name.
 
     Parameters
     ----------
-    duration : [time]
-        From time 0 to the last completion (or the end of what was run).
-    completed : [requests]
-        Requests (or mass) that finished.
-    output_tokens : [tokens]
-        Tokens first produced; a sacrificed request does not emit one again.
     latencies
         A :class:`Distribution` for each of :data:`LATENCIES`.
     request_goodput : [requests/time] or None
         Completions that met every given threshold, per time; None where none was given, and
-        where ``duration`` is 0.
-    memory_utilization
-        Mean KV use over M_total during execution, weighted by batch duration, idle included.
-    gpu_utilization
-        Share of ``duration`` in which a batch was executing.
-    processing_efficiency
-        Useful token-iterations (those that first produced a token) over ``min(M_total, B)`` times
-        the number of batches executed.
-    evictions : [requests]
-        Swap-outs or sacrifices.
-    recompute_waste : [tokens]
-        Decoded tokens thrown away by sacrifice.
+        where the duration is 0.
+    totals
+        Every one of :data:`serving.TOTALS`, NaN where unknown.
     """
 
-    duration: float
-    completed: float
-    output_tokens: float
     latencies: Mapping[str, Distribution]
     request_goodput: float | None
-    memory_utilization: float
-    gpu_utilization: float
-    processing_efficiency: float
-    evictions: float
-    recompute_waste: float
+    totals: Mapping[str, float]
+
+    def __getattr__(self, name: str) -> float:
+        """Return a total by its name."""
+        if name not in TOTALS:
+            raise AttributeError(f"metrics have no {name!r}; totals are {', '.join(TOTALS)}")
+        return self.totals[name]
 
     @classmethod
     def summarise(
         cls,
         samples: LatencySamples,
-        *,
+        totals: Mapping[str, float],
         goodput: Mapping[str, float] | None = None,
-        **totals: float,
     ) -> ServingMetrics:
-        """Return the metrics of latency samples and run totals.
+        """Return the metrics of latency samples and totals.
 
         Parameters
         ----------
+        samples
+            Latencies with weights.
+        totals
+            Those of :data:`serving.TOTALS` that the producer knows.
         goodput
             Threshold [time] by one of :data:`PER_REQUEST_LATENCIES`, such as ``{"ttft": 2.0}``.
-        **totals
-            The remaining fields.
 
         Raises
         ------
         FluidServeError
-            If a threshold is on something that a request has not one of.
+            If a threshold is on something that a request has not one of, or a total is none.
         """
+        totals = checked_totals(totals)
         latencies = {name: Distribution.of(*samples.of(name)) for name in LATENCIES}
         for name in goodput or ():
             if name not in PER_REQUEST_LATENCIES:
@@ -164,7 +151,7 @@ class ServingMetrics:
             for name, threshold in goodput.items():
                 met &= ~(getattr(samples, name) > threshold)
             good = float(samples.weight[met].sum() / totals["duration"])
-        return cls(latencies=latencies, request_goodput=good, **totals)
+        return cls(latencies, good, totals)
 
     def to_json(self, time_unit: str = "none") -> dict[str, Any]:
         """Return the metrics under the names of ``vllm bench serve``.
@@ -174,26 +161,19 @@ class ServingMetrics:
         """
         factor, suffix = {"none": (1.0, ""), "s": (1e3, "_ms"), "ms": (1.0, "_ms")}[time_unit]
         rate = 1 / self.duration if self.duration > 0 else float("nan")
-        out: dict[str, Any] = {
-            "duration": self.duration,
-            "completed": self.completed,
-            "request_throughput": self.completed * rate,
-            "output_throughput": self.output_tokens * rate,
-            "request_goodput": self.request_goodput,
-        }
+        shown = {name: self.totals[name] for name, total in TOTALS.items() if total.shown}
+        out: dict[str, Any] = {k: value for k, value in shown.items() if TOTALS[k].leads}
+        for name, total in TOTALS.items():
+            if total.per_time is not None:
+                out[total.per_time] = self.totals[name] * rate
+        out["request_goodput"] = self.request_goodput
         for name, of in self.latencies.items():
             out[f"mean_{name}{suffix}"] = of.mean * factor
             out[f"median_{name}{suffix}"] = of.percentiles[50] * factor
             out[f"std_{name}{suffix}"] = of.std * factor
             for q, value in of.percentiles.items():
                 out[f"p{q}_{name}{suffix}"] = value * factor
-        out |= {
-            "memory_utilization": self.memory_utilization,
-            "gpu_utilization": self.gpu_utilization,
-            "processing_efficiency": self.processing_efficiency,
-            "evictions": self.evictions,
-            "recompute_waste": self.recompute_waste,
-        }
+        out |= shown
         return {
             k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in out.items()
         }

@@ -122,20 +122,29 @@ class RequestTable:
         columns = {name: getattr(self, name)[rows] for name in self.__slots__}
         return RequestTable(**{**columns, "arrival_time": self.arrival_time})
 
-    def check_fits(self, M_total: int, path: str | Path | None = None) -> None:
-        """Refuse a request that can never finish in ``M_total`` tokens of KV.
+    def refuse_longer_than(self, tokens: int, words: str, path: str | Path | None = None) -> None:
+        """Refuse a request whose prompt and answer together have more than ``tokens`` tokens.
+
+        Parameters
+        ----------
+        tokens
+            Most tokens that a request may have to be able to finish.
+        words
+            Where the limit comes from, such as ``M_total = 10000``.
+        path
+            File the requests came from, for the message.
 
         Raises
         ------
         WorkloadError
-            Naming the first row with p + D > M_total.
+            Naming the first row that is too long.
         """
         need = self.prefill_length + self.decode_length
         _refuse(
-            need > M_total,
+            need > tokens,
             need,
             "prefill_length + decode_length",
-            f"can never finish; allowed: <= M_total = {M_total}",
+            f"can never finish; allowed: <= {words}",
             path,
         )
 

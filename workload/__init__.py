@@ -1,46 +1,27 @@
 """Workloads: generators, and readers of request traces in the formats that are in use."""
 
-from workload._columns import TextTable, read_text
-from workload._formats import TRACE_FORMATS
-from workload.description import Workload, replicated
-from workload.lengths import LengthDistribution, RequestClass, mix_of
-from workload.rate_shape import (
-    PROFILE_FORMS,
-    Constant,
-    Curve,
-    Ramp,
-    RateShape,
-    Sine,
-    Steps,
-    parse_profile,
-)
-from workload.scenarios import SCENARIOS, TYPES_FORM, describe, generate, parse_types
-from workload.traces import TraceReading, read_lengths, read_trace, write_requests
-
-__all__ = [
-    "PROFILE_FORMS",
-    "SCENARIOS",
-    "TRACE_FORMATS",
-    "TYPES_FORM",
-    "Constant",
-    "Curve",
-    "LengthDistribution",
-    "Ramp",
-    "RateShape",
-    "RequestClass",
-    "Sine",
-    "Steps",
-    "TextTable",
-    "TraceReading",
-    "Workload",
-    "describe",
-    "generate",
-    "mix_of",
-    "parse_profile",
-    "parse_types",
-    "read_lengths",
-    "read_text",
-    "read_trace",
-    "replicated",
-    "write_requests",
-]
+from workload._columns import TextTable as TextTable
+from workload._columns import read_text as read_text
+from workload._formats import TRACE_FORMATS as TRACE_FORMATS
+from workload.description import Workload as Workload
+from workload.description import replicated as replicated
+from workload.lengths import LengthDistribution as LengthDistribution
+from workload.lengths import RequestClass as RequestClass
+from workload.lengths import mix_of as mix_of
+from workload.rate_shape import PROFILE_FORMS as PROFILE_FORMS
+from workload.rate_shape import Constant as Constant
+from workload.rate_shape import Curve as Curve
+from workload.rate_shape import Ramp as Ramp
+from workload.rate_shape import RateShape as RateShape
+from workload.rate_shape import Sine as Sine
+from workload.rate_shape import Steps as Steps
+from workload.rate_shape import parse_profile as parse_profile
+from workload.scenarios import SCENARIOS as SCENARIOS
+from workload.scenarios import TYPES_FORM as TYPES_FORM
+from workload.scenarios import describe as describe
+from workload.scenarios import generate as generate
+from workload.scenarios import parse_types as parse_types
+from workload.traces import TraceReading as TraceReading
+from workload.traces import read_lengths as read_lengths
+from workload.traces import read_trace as read_trace
+from workload.traces import write_requests as write_requests

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import ConfigError, RequestMix, RequestTable, WorkloadError
+from serving import ConfigError, Instance, RequestMix, RequestTable, WorkloadError, kind_of
 from serving.files import atomic_write
 from workload._columns import TextTable, read_text
 from workload._formats import (
@@ -54,20 +54,21 @@ class TraceReading:
     row: NDArray[np.int64]
     path: Path
 
-    def check_fits(self, M_total: int) -> None:
-        """Refuse a request that can never finish in ``M_total`` tokens of KV.
+    def check_fits(self, instance: Instance) -> None:
+        """Refuse a request that can never finish on an instance.
 
         Raises
         ------
         WorkloadError
-            Naming the first row of the file with p + D > M_total.
+            Naming the first row of the file whose prompt and answer together are too long.
         """
+        most = kind_of(instance).largest_request(instance)
         need = self.requests.prefill_length + self.requests.decode_length
-        at = np.flatnonzero(need > M_total)
+        at = np.flatnonzero(need > most.value)
         if at.size:
             first = at[np.argmin(self.row[at])]
             raise WorkloadError(
-                f"can never finish; allowed: <= M_total = {M_total}",
+                f"can never finish; allowed: <= {most.words}",
                 path=self.path,
                 row=int(self.row[first]),
                 column="prefill_length + decode_length",

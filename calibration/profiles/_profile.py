@@ -16,7 +16,7 @@ from calibration.profiles._tables import (
     models,
     roofline,
 )
-from serving import ConfigError
+from serving import DEFAULT_KIND, ConfigError, Kind
 
 MOST_CARDS = 64
 SECONDS = {"s": 1e-3, "ms": 1.0}
@@ -61,8 +61,16 @@ class Profile:
     date: str
     wall: Wall | None = None
 
-    def config(self, time_unit: str = "s") -> dict[str, Any]:
-        """Return the configuration keys of a decode node with this profile.
+    def config(self, time_unit: str = "s", kind: Kind = DEFAULT_KIND) -> dict[str, Any]:
+        """Return the configuration keys of an instance with this profile.
+
+        Parameters
+        ----------
+        time_unit
+            ``s`` or ``ms``.
+        kind
+            Kind of engine: it says which coefficients of the law its batches spend, and which
+            settings give it the KV capacity.
 
         Raises
         ------
@@ -72,15 +80,11 @@ class Profile:
         if time_unit not in SECONDS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
         law = self.law.batch_time(SECONDS[time_unit])
-        table = law.d_decode_table
+        keys = {key: getattr(law, key) for key in kind.law_keys}
         return {
             "time_unit": time_unit,
-            "M_total": self.kv_capacity,
-            "B": None,
-            "d_0": law.d_0,
-            "d_decode": law.d_decode,
-            "d_kv": law.d_kv,
-            "d_decode_table": None if table is None else [list(row) for row in table],
+            **kind.kv_keys(self.kv_capacity),
+            **{k: [list(row) for row in v] if isinstance(v, tuple) else v for k, v in keys.items()},
         }
 
     def said(self) -> str:

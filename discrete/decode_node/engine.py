@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from discrete._engine import Progress, Stop
 from discrete._run import Run
 from discrete.decode_node.kernel import advance
 from discrete.decode_node.layout import (
@@ -17,18 +17,19 @@ from discrete.decode_node.layout import (
     EVENT,
     HISTORY,
     NOBODY,
+    PAUSE,
     REQUEST,
     SAMPLE,
+    SINK_FULL,
     SPAN,
     STATE,
     UNLIMITED,
     Queue,
-    Stop,
 )
 from discrete.decode_node.log import DecodeNodeLog
 from discrete.decode_node.random import pcg64_state
 from discrete.decode_node.settings import Policies, write_settings
-from serving import ConfigError, DecodeNode, FluidServeError, RequestTable
+from serving import ConfigError, DecodeNode, FluidServeError, RequestTable, check_fits
 
 FUEL = 1_000_000
 """Units of work between two looks at the keyboard, some tens of milliseconds."""
@@ -37,17 +38,6 @@ SINK_ROWS = (4, 64)
 """Rows of a sink at first: per request, and in any case; it grows when full."""
 
 LINKS = ("head", "tail", "last_executing", "sacrificed", "swapped_head", "swapped_tail")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: its clock [time], batches, and requests completed, arrived and in all."""
-
-    time: float
-    batch: int
-    completed: int
-    arrived: int
-    total: int
 
 
 class DecodeNodeEngine:
@@ -87,7 +77,7 @@ class DecodeNodeEngine:
         record_events: bool = False,
         sample_times: ArrayLike | None = None,
     ) -> None:
-        requests.check_fits(instance.M_total)
+        check_fits(requests, instance)
         if seed < 0:
             raise ConfigError("seed", seed, "a whole number >= 0")
         self.instance, self.seed = instance, seed
@@ -203,9 +193,9 @@ class DecodeNodeEngine:
                 self._bind()
             left = UNLIMITED if batches is None else last - self.batch
             stop = advance(self.state, end, left, FUEL)
-            if stop == Stop.SINK_FULL:
+            if stop == SINK_FULL:
                 self._grow_sinks()
-            elif stop != Stop.PAUSE:
+            elif stop != PAUSE:
                 self.finished = stop == Stop.FINISHED
                 return Stop(stop)
             now = self.progress
@@ -291,7 +281,7 @@ class DecodeNodeEngine:
         start = self.time if at is None else float(at)
         if not start >= self.time:
             raise ConfigError("at", at, f"a time not before the present, {self.time!r}")
-        requests.check_fits(self.instance.M_total)
+        check_fits(requests, self.instance)
         old, arrived = self.requests, int(self.state["arrived"][0])
         kept = np.arange(len(old))
         if replace:
@@ -338,7 +328,7 @@ class DecodeNodeEngine:
             "samples": self.samples,
         }
 
-    def restore(self, arrays: dict[str, NDArray]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
         """Take over what :meth:`arrays` returned for the same requests and instance."""
         for name in CLOCK.names or ():
             self.state[name] = arrays["clock"][name]

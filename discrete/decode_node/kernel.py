@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
+from discrete._engine import Stop
 from discrete.decode_node.admit import admit, join_waiting, swap_in
 from discrete.decode_node.evict import relieve_pressure
-from discrete.decode_node.layout import NOBODY, UNLIMITED, Queue, Stop
+from discrete.decode_node.layout import NOBODY, PAUSE, SINK_FULL, UNLIMITED, Queue
 from discrete.decode_node.memory import (
     arrival_time,
     batch_row,
@@ -25,9 +26,7 @@ from serving.batch_kernel import at_requests, of_tokens
 from serving.compilation import compiled
 
 USER = int(Queue.USER)
-FINISHED, UNTIL, BATCHES, PAUSE, SINK_FULL = (
-    int(stop) for stop in (Stop.FINISHED, Stop.UNTIL, Stop.BATCHES, Stop.PAUSE, Stop.SINK_FULL)
-)
+FINISHED, UNTIL, BATCHES = int(Stop.FINISHED), int(Stop.UNTIL), int(Stop.BATCHES)
 
 
 @compiled
@@ -181,7 +180,7 @@ def advance(state, until, most_batches, fuel):
     Returns
     -------
     int
-        A :class:`Stop`.
+        A :class:`discrete.Stop`, ``PAUSE`` or ``SINK_FULL``.
     """
     s = state[0]
     last_batch = s.batch + most_batches if most_batches < UNLIMITED else UNLIMITED

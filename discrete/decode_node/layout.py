@@ -120,11 +120,6 @@ class Place(IntEnum):
     WAITING = 2
 
 
-class Stop(IntEnum):
-    """Why the kernel returned."""
-
-    FINISHED = 0
-    UNTIL = 1
-    BATCHES = 2
-    PAUSE = 3
-    SINK_FULL = 4
+PAUSE, SINK_FULL = 3, 4
+"""Why the kernel returned, besides the reasons of :class:`discrete.Stop`: the caller is to look at
+the keyboard, or to enlarge a sink."""

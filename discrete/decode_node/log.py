@@ -7,27 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from discrete._latency import inter_token_latencies
+from discrete._log import HELD
 from discrete._records import Records
 from discrete.decode_node.layout import SPAN, Kind, Place
-from serving import DecodeNode, RequestTable
+from serving import KINDS, DecodeNode, RequestTable
 
-SNAPSHOT = (
-    "time",
-    "batch_id",
-    "batch_size",
-    "batch_tokens",
-    "batch_duration",
-    "waiting_count",
-    "running_count",
-    "swapped_count",
-    "completed_count",
-    "gpu_memory_used",
-    "memory_utilization",
-)
+SNAPSHOT = tuple(column.name for column in KINDS[DecodeNode.engine].snapshot)
 """Columns of the batch file: the state right after each batch."""
 
 KIND_NAMES = np.array([kind.name.lower() for kind in Kind])
-HELD = ("running", "swapped", "memory", "completed", "evicted", "size", "tokens", "duration")
+"""Event types in the words of the event file."""
+
+FIELD_OF = {"batch_size": "size", "batch_tokens": "tokens", "batch_duration": "duration"}
+"""Fields of the kernel's rows whose names are shorter than those of the outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +34,7 @@ class DecodeNodeLog:
     scalars
         One record of the engine's state.
     req, past : shape (R,)
-    batches, spans, events
+    batches, closed_spans, events
         Rows written so far.
     grid, samples : shape (G,)
         Times sampled so far and the state at them.
@@ -55,7 +48,7 @@ class DecodeNodeLog:
     req: NDArray
     past: NDArray
     batches: NDArray
-    spans: NDArray
+    closed_spans: NDArray
     events: NDArray
     grid: NDArray[np.float64]
     samples: NDArray
@@ -65,6 +58,20 @@ class DecodeNodeLog:
     def time(self) -> float:
         """The present [time]."""
         return float(self.scalars["time"])
+
+    @property
+    def num_batches(self) -> int:
+        """Batches executed."""
+        return int(self.scalars["batch"])
+
+    @property
+    def num_arrived(self) -> int:
+        """Requests that have arrived."""
+        return int(self.scalars["arrived"])
+
+    def sampled(self) -> dict[str, NDArray]:
+        """Return each of :data:`discrete.HELD` at the times of the grid, shape (G,)."""
+        return {name: self.samples[FIELD_OF.get(name, name)] for name in HELD}
 
     def executing(self) -> NDArray[np.int64]:
         """Return the members of the last execution batch that have not finished."""
@@ -189,10 +196,53 @@ class DecodeNodeLog:
         still["request"], still["first_batch"] = now, self.req["stay"][now]
         still["last_batch"] = self.scalars["batch"] - 1
         still["first_token"] = self.req["stay"][now] - self.req["progress"][now]
-        return np.concatenate([self.spans, still])
+        return np.concatenate([self.closed_spans, still])
+
+    def spans(self) -> Records:
+        """Return the execution spans: request, first and last batch, tokens before them."""
+        rows = self.span_rows()
+        return Records({name: rows[name].copy() for name in rows.dtype.names or ()})
+
+    def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return latencies [time] between tokens, and how often each occurs, from row ``first``."""
+        rows, spans = self.batches, self.span_rows()
+        return inter_token_latencies(
+            spans[spans["request"] >= first], rows["start"], rows["duration"]
+        )
+
+    def totals(self) -> dict[str, float]:
+        """Return every total of :data:`serving.TOTALS`."""
+        s, node, duration = self.scalars, self.instance, self.time
+        tokens = self.furthest().astype(float)
+        useful = tokens * self.requests.prefill_length + tokens * (tokens + 1) / 2
+        capacity = min(node.M_total, node.token_budget)
+        return {
+            "duration": duration,
+            "completed": float(s["completed"]),
+            "output_tokens": float(tokens.sum()),
+            "memory_utilization": _ratio(s["memory_time"], node.M_total * duration),
+            "gpu_utilization": _ratio(s["busy"], duration),
+            "processing_efficiency": _ratio(useful.sum(), capacity * self.num_batches),
+            "evictions": float(s["evicted"]),
+            "recompute_waste": float(s["lost_tokens"]),
+        }
+
+    def fragmentation(self) -> dict[str, float]:
+        """Return the KV that is wasted, in three senses.
+
+        ``block_internal`` is the share of KV lost inside blocks (0: this engine's memory is in
+        tokens), ``blocked`` the time-mean share of KV that is free while requests wait for it,
+        ``recompute_waste`` the tokens decoded and thrown away.
+        """
+        s, whole = self.scalars, self.instance.M_total * self.time
+        return {
+            "block_internal": 0.0,
+            "blocked": _ratio(s["blocked_time"], whole),
+            "recompute_waste": float(s["lost_tokens"]),
+        }
 
     def steps(self) -> tuple[NDArray[np.float64], dict[str, NDArray]]:
-        """Return the boundaries and what holds from each on: :data:`HELD` by name.
+        """Return the boundaries and what holds from each on: :data:`discrete.HELD` by name.
 
         A batch that an idle time follows, and the last one, have a boundary at their end too.
         """
@@ -201,9 +251,10 @@ class DecodeNodeLog:
         end = rows["start"] + rows["duration"]
         idle = end != np.append(rows["start"][1:], np.nan)
         completed = np.append(0, rows["completed"])
-        during = {name: rows[name] for name in HELD if name not in ("completed",)}
+        fields = {name: FIELD_OF.get(name, name) for name in HELD}
+        during = {name: rows[field] for name, field in fields.items()}
         during["completed"] = completed[:-1]
-        after = {name: np.zeros(idle.sum(), rows[name].dtype) for name in HELD}
+        after = {name: np.zeros(idle.sum(), rows[field].dtype) for name, field in fields.items()}
         after["running"] = (rows["running"] - np.diff(completed))[idle]
         after["memory"] = rows["memory_after"][idle]
         for name in ("swapped", "completed", "evicted"):
@@ -213,6 +264,11 @@ class DecodeNodeLog:
         rank = np.concatenate([[-1.0], np.arange(rows.size), np.flatnonzero(idle) + 0.5])
         order = np.argsort(rank, kind="stable")
         values = {
-            name: np.concatenate([empty[name], during[name], after[name]])[order] for name in HELD
+            name: np.concatenate([empty[field], during[name], after[name]])[order]
+            for name, field in fields.items()
         }
         return time[order], values
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else 0.0

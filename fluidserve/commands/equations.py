@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from fluidserve.settings import SETTINGS
+from serving import MODES
 
 FORMATS = ("text", "latex", "python")
 
 
 @click.command("equations")
 @click.option(
-    "--mode", type=click.Choice(SETTINGS["mode"].rules["choices"]), default="swapping",
-    show_default=True, help=SETTINGS["mode"].doc,
+    "--mode", type=click.Choice(MODES), default="swapping",
+    show_default=True, help="what happens to an evicted request",
 )  # fmt: skip
 @click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(mode: str, style: str) -> None:

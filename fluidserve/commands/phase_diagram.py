@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fluidserve.settings import SETTINGS
+from serving import MODES
 
 QUICK = {
     "cv": (0.0, 0.1, 0.2, 0.3, 0.4),
@@ -16,8 +16,8 @@ QUICK = {
 
 @click.command("phase-diagram")
 @click.option(
-    "--mode", type=click.Choice(SETTINGS["mode"].rules["choices"]), default="sacrifice",
-    show_default=True, help=SETTINGS["mode"].doc,
+    "--mode", type=click.Choice(MODES), default="sacrifice",
+    show_default=True, help="what happens to an evicted request",
 )  # fmt: skip
 @click.option("--loads", default="0.6,0.8,0.95,1.1", show_default=True, help="a panel for each")
 @click.option(

@@ -14,13 +14,13 @@ from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
 from fluidserve.options import WORKLOAD_KEYS, FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, summary_of
-from fluidserve.settings import D_1, SETTINGS
+from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
 from serving import ConfigError, FluidServeError
 from workload import write_requests
 
 if TYPE_CHECKING:
-    from discrete import DecodeNodeEngine, Progress
+    from discrete import Engine, Progress
 
 
 def simulate_into(
@@ -64,20 +64,19 @@ def simulate_into(
     return summary | {"seconds": watch.seconds}
 
 
-def _engine(params: Mapping[str, Any]) -> tuple[DecodeNodeEngine, Inputs]:
+def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     """Return an engine at its start, or where a state left it, and what it works on."""
     import discrete
 
     state = params["resume"]
     if state is None:
         inputs = load_inputs(params)
-        kind = discrete.ENGINES[inputs.instance.engine]
-        engine = kind(
+        engine = discrete.engine_for(
             inputs.requests, inputs.instance, seed=inputs.config.seed,
             record_events=params["events"],
         )  # fmt: skip
         return engine, inputs
-    fixed = [item.key for item in SETTINGS.values() if item.group != "run"]
+    fixed = [item.key for item in all_settings().values() if item.group != "run"]
     for key in (*fixed, D_1.key, "config_file", "request_file", "seed", *WORKLOAD_KEYS):
         if params.get(key) is not None:
             flag = {"config_file": "config", "request_file": "requests"}.get(key, key)
@@ -91,7 +90,7 @@ def _engine(params: Mapping[str, Any]) -> tuple[DecodeNodeEngine, Inputs]:
     return engine, Inputs(config, engine.instance, None, engine.requests, None, None, source)
 
 
-def _injected(engine: DecodeNodeEngine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:
+def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:
     """Inject what is asked for and return what the engine works on from then."""
     path, at = params["inject"], params["inject_at"]
     if path is None:
@@ -117,7 +116,7 @@ def _injected(engine: DecodeNodeEngine, inputs: Inputs, params: Mapping[str, Any
     )  # fmt: skip
 
 
-def _advance(engine: DecodeNodeEngine, params: Mapping[str, Any], config: Any) -> None:
+def _advance(engine: Engine, params: Mapping[str, Any], config: Any) -> None:
     """Run to the end, or to ``--until``, saving the state on the way if asked to."""
     from discrete import Stop, save_state
 

@@ -22,7 +22,7 @@ from fluidserve.plots._style import (
     time_label,
 )  # fmt: skip
 from fluidserve.plots._style import per_time as rate_unit
-from serving import DecodeNode, RateProfile, Trajectory
+from serving import Instance, RateProfile, Trajectory, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def system_dynamics(
     curves: Sequence[Curve],
     path: str | Path,
     *,
-    instance: DecodeNode,
+    instance: Instance,
     profile: RateProfile,
     capacity: float | None = None,
     horizon: float | None = None,
@@ -60,7 +60,7 @@ def system_dynamics(
     rate_windows
         Windows over which the offered rate is averaged; None takes the knots of ``profile``.
     """
-    unit = instance.time_unit
+    unit, limits = instance.time_unit, kind_of(instance).limits(instance)
     end = max(float(c.mean.time[-1]) for c in curves) if horizon is None else horizon
     t = np.linspace(0.0, end, POINTS)
     with figure(path, 11.0, 8.2) as drawing:
@@ -70,12 +70,14 @@ def system_dynamics(
         _panel(grid[0, 1], curves, t, "waiting", "WAITING [requests]", handles)
         _panel(grid[0, 2], curves, t, "running", "RUNNING [requests]", handles)
         _panel(grid[1, 0], curves, t, "swapped", "SWAPPED [requests]", handles)
-        _panel(grid[1, 1], curves, t, "memory", "KV memory in use", handles, 100 / instance.M_total)
-        grid[1, 1].set_ylabel("share of M_total [%]")
-        _limit(grid[1, 1], 100.0, "M_total")
+        memory = limits["memory"]
+        _panel(grid[1, 1], curves, t, "memory", "KV memory in use", handles, 100 / memory.value)
+        grid[1, 1].set_ylabel(f"share of {memory.words} [%]")
+        _limit(grid[1, 1], 100.0, memory.words)
         _panel(grid[1, 2], curves, t, "batch_tokens", "batch [tokens]", handles)
-        if instance.B is not None and instance.B < 3 * grid[1, 2].get_ylim()[1]:
-            _limit(grid[1, 2], instance.B, "budget B")
+        budget = limits.get("batch_tokens")
+        if budget is not None and budget.value < 3 * grid[1, 2].get_ylim()[1]:
+            _limit(grid[1, 2], budget.value, budget.words)
         duration = "batch duration" + ("" if unit == "none" else f" [{unit}]")
         _panel(grid[2, 0], curves, t, "batch_duration", duration, handles)
         _panel(grid[2, 1], curves, t, "completed", "completed [requests]", handles)

@@ -11,24 +11,31 @@ from typing import Any
 from fluidserve.methods import method_name
 from fluidserve.report._page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import deviation, duration, number, percent
-from serving import NRMSE_OUTPUTS
+from serving import NRMSE_OUTPUTS, TOTALS, Total
+
+
+def in_words(total: Total) -> str:
+    """Return a total for the head of a row, with its unit."""
+    return f"{total.words} [{total.unit}]" if total.unit else total.words
+
 
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}
 METRIC_ROWS = (
-    ("completed", "completed [requests]"),
-    ("request_throughput", "request throughput"),
-    ("output_throughput", "output throughput [tokens/time]"),
+    *((each.name, in_words(each)) for each in TOTALS.values() if each.leads and each.shown),
+    *(
+        (each.per_time, f"{each.words} per time [{each.unit}/time]")
+        for each in TOTALS.values()
+        if each.per_time is not None
+    ),
     *(
         (f"{stat}_{latency}", f"{name} {stat}")
         for latency, name in LATENCY_NAMES.items()
         for stat in ("mean", "p50", "p95", "p99")
     ),
-    ("memory_utilization", "memory utilization"),
-    ("gpu_utilization", "GPU utilization"),
-    ("processing_efficiency", "processing efficiency"),
-    ("evictions", "evictions"),
-    ("recompute_waste", "recompute waste [tokens]"),
+    *((each.name, in_words(each)) for each in TOTALS.values() if each.shown and not each.leads),
 )
+"""Rows of the table of metrics: key in JSON, and words."""
+
 MOST_SPANS = 6
 """Spans of memory pressure that a caption lists."""
 OFF, OVER_NOISE = 0.05, 3.0

@@ -137,7 +137,7 @@ def _labels(problem: EulerianProblem, done: March) -> tuple[str, ...]:
 
 
 def _totals(problem: EulerianProblem, done: March) -> dict[str, float]:
-    """Return the run totals of :class:`serving.ServingMetrics`."""
+    """Return every total of :data:`serving.TOTALS`."""
     time, end = done.time, float(done.time[-1])
     values = problem.values
     wasted = float(done["wasted"][-1]) if not done.swapping else 0.0

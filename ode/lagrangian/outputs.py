@@ -50,7 +50,7 @@ class March:
 
 
 def totals_of(done: March, batches_per_step: int, instance: DecodeNode) -> dict[str, float]:
-    """Return the fields of :class:`serving.ServingMetrics` that are not latencies."""
+    """Return every total of :data:`serving.TOTALS`."""
     rows, state, end = done.rows, done.state, done.end
     duration = rows[:, kernel.R_DURATION]
     share = 1 / end if end > 0 else 0.0

@@ -92,11 +92,8 @@ def solve_workload(
             "duration": duration,
             "completed": arrivals,
             "output_tokens": arrivals * mix.mean_decode,
-            "memory_utilization": float("nan"),
             "gpu_utilization": 1.0 - idle / duration,
             "processing_efficiency": efficiency,
-            "evictions": float("nan"),
-            "recompute_waste": float("nan"),
         },
         latencies=latencies,
     )

@@ -20,8 +20,10 @@ from serving import (
     RequestTable,
     ServingMetrics,
     Trajectory,
+    check_fits,
+    merged_totals,
 )
-from studies.comparison.replicate import TOTALS, Experiment, Replicate, reduced, replicates
+from studies.comparison.replicate import Experiment, Replicate, reduced, replicates
 from studies.pool import default_workers
 from workload import Workload
 
@@ -161,7 +163,7 @@ def run_ensemble(
     if workers is not None and (workers != int(workers) or workers < 1):
         raise ConfigError("workers", workers, "a whole number >= 1")
     first = _first_requests(source, num_requests, horizon, seed)
-    first.check_fits(instance.M_total)
+    check_fits(first, instance)
     end = _end(first, instance, seed) if horizon is None else float(horizon)
     if not 0 < end < float("inf"):
         raise ConfigError("horizon", end, "a finite time > 0")
@@ -279,16 +281,10 @@ class _Gathering:
             parts = [each.latencies[name] for each in self._replicates]
             values, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
             latencies[name] = Distribution.of(values, weight)
-        totals = {
-            name: float(np.mean([each.totals[name] for each in self._replicates]))
-            for name in TOTALS
-        }
+        totals = merged_totals([each.totals for each in self._replicates])
         goodput = [each.goodput for each in self._replicates if each.goodput is not None]
-        return ServingMetrics(
-            latencies=latencies,
-            request_goodput=float(np.mean(goodput)) if goodput else None,
-            **totals,
-        )
+        mean = float(np.mean(goodput)) if goodput else None
+        return ServingMetrics(latencies, mean, totals)
 
     def _means(self) -> dict[str, NDArray[np.float64]]:
         out = {}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import discrete
 from serving import (
     LATENCIES,
+    TOTALS,
     DecodeNode,
     LatencySamples,
     RequestTable,
@@ -27,18 +28,6 @@ from workload import Workload
 
 MOST_POINTS = 20_000
 """Latencies that a replication hands back one by one; more are condensed to so many."""
-
-TOTALS = (
-    "duration",
-    "completed",
-    "output_tokens",
-    "memory_utilization",
-    "gpu_utilization",
-    "processing_efficiency",
-    "evictions",
-    "recompute_waste",
-)
-"""The metrics of a run that are single numbers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +133,7 @@ def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
     metrics: ServingMetrics = run.metrics(experiment.goodput)
     return Replicate(
         values,
-        {name: getattr(metrics, name) for name in TOTALS},
+        metrics.totals,
         {name: condensed(*samples.of(name)) for name in LATENCIES},
         metrics.request_goodput,
         offered,

@@ -68,7 +68,7 @@ def measure(
     """
     child = np.random.SeedSequence(seed, spawn_key=(replication,))
     table = operation.workload.sample(child, num_requests=requests)
-    engine = discrete.ENGINES[operation.instance.engine](
+    engine = discrete.engine_for(
         table,
         operation.instance,
         seed=seed + replication,

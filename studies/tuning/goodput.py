@@ -238,7 +238,7 @@ def measured_goodput(
     """Return the engine's goodput [requests/time] after the warm-up; 0 where it is swamped."""
     child = np.random.SeedSequence(seed, spawn_key=(replication,))
     table = operation.workload.sample(child, num_requests=requests)
-    engine = discrete.ENGINES[operation.instance.engine](
+    engine = discrete.engine_for(
         table, operation.instance, seed=seed + replication, record_batches=False
     )
     engine.advance(until=float(table.arrival_time[-1]))

@@ -24,7 +24,7 @@ MANY = settings(
 
 def both(case, reference):
     table, node, rng_seed, most_batches = case
-    engine = discrete.DecodeNodeEngine(table, node, seed=rng_seed, record_events=True)
+    engine = discrete.engine_for(table, node, seed=rng_seed, record_events=True)
     engine.advance(batches=most_batches)
     expected = reference(table, node, seed=rng_seed, **cases.user_functions(node))
     return engine.run(), expected.run(most_batches)

@@ -100,12 +100,10 @@ def test_trajectories_agree(case):
     """Full, sampled afterwards, and sampled by the kernel: the same steps."""
     table, node, seed, most = case
     grid = np.unique(np.concatenate([np.linspace(0, 80, 117), table.arrival_time]))
-    engine = discrete.DecodeNodeEngine(table, node, seed=seed)
+    engine = discrete.engine_for(table, node, seed=seed)
     engine.advance(batches=most)
     run = engine.run()
-    bare = discrete.DecodeNodeEngine(
-        table, node, seed=seed, record_batches=False, sample_times=grid
-    )
+    bare = discrete.engine_for(table, node, seed=seed, record_batches=False, sample_times=grid)
     bare.advance(batches=most)
     if not run.finished:
         grid = grid[grid < run.duration]

@@ -56,9 +56,9 @@ def assert_same_metrics(one, other):
 def test_resume_equals_uninterrupted(case, pause, tmp_path):
     table, node, seed, most = case
     options = {"seed": seed, "record_events": True, "sample_times": np.arange(0, 60, 0.7)}
-    whole = discrete.DecodeNodeEngine(table, node, **options)
+    whole = discrete.engine_for(table, node, **options)
     whole.advance(batches=max(most, pause))
-    first = discrete.DecodeNodeEngine(table, node, **options)
+    first = discrete.engine_for(table, node, **options)
     first.advance(batches=pause)
     path = tmp_path / "state.npz"
     discrete.save_state(first, path)
@@ -72,7 +72,7 @@ def test_resume_equals_uninterrupted(case, pause, tmp_path):
 
 
 def test_saving_is_deterministic_and_leaves_one_file(tmp_path):
-    engine = discrete.DecodeNodeEngine(bursty(), DecodeNode(M_total=1000))
+    engine = discrete.engine_for(bursty(), DecodeNode(M_total=1000))
     engine.advance(batches=77)
     for name in ("a", "b"):
         discrete.save_state(engine, tmp_path / name)
@@ -90,11 +90,11 @@ def test_a_file_that_is_no_state_is_refused(content, tmp_path):
 
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
-    engine = discrete.DecodeNodeEngine(bursty(20), DecodeNode(M_total=1000))
+    engine = discrete.engine_for(bursty(20), DecodeNode(M_total=1000))
     monkeypatch.setattr("discrete._state_file.VERSION", 99)
     discrete.save_state(engine, tmp_path / "s")
     monkeypatch.undo()
-    with pytest.raises(FileAccessError, match="version 99; allowed: 2"):
+    with pytest.raises(FileAccessError, match="version 99; allowed: 3"):
         discrete.resume(tmp_path / "s")
 
 
@@ -102,9 +102,9 @@ def test_another_version_is_refused(tmp_path, monkeypatch):
 @given(case=cases.cases(), steps=st.lists(st.integers(1, 9), min_size=1, max_size=9))
 def test_stepping_equals_running(case, steps, tmp_path):
     table, node, seed, most = case
-    whole = discrete.DecodeNodeEngine(table, node, seed=seed, record_events=True)
+    whole = discrete.engine_for(table, node, seed=seed, record_events=True)
     whole.advance(batches=most)
-    engine = discrete.DecodeNodeEngine(table, node, seed=seed, record_events=True)
+    engine = discrete.engine_for(table, node, seed=seed, record_events=True)
     turn = 0
     while not engine.finished and engine.batch < most:
         before = engine.batch
@@ -130,7 +130,7 @@ def test_chunks_and_small_sinks_change_nothing(tmp_path, monkeypatch):
 
 def test_until_stops_at_the_first_boundary_from_then_on():
     table = RequestTable.validated([0.0, 50.0], [10, 10], [20, 5])
-    engine = discrete.DecodeNodeEngine(table, DecodeNode())
+    engine = discrete.engine_for(table, DecodeNode())
     assert engine.advance(until=3.0) == discrete.Stop.UNTIL
     assert 3.0 <= engine.time < 3.0 + 1.02
     assert engine.advance(until=40.0) == discrete.Stop.UNTIL
@@ -144,7 +144,7 @@ def test_until_stops_at_the_first_boundary_from_then_on():
 
 
 def test_a_run_does_not_change_when_its_engine_goes_on():
-    engine = discrete.DecodeNodeEngine(bursty(), DecodeNode(M_total=1000))
+    engine = discrete.engine_for(bursty(), DecodeNode(M_total=1000))
     engine.advance(batches=50)
     early = engine.run()
     engine.advance()
@@ -161,7 +161,7 @@ def test_injection_equals_a_table_that_knew(replace, queue_policy, tmp_path):
         after.arrival_time, after.prefill_length, after.decode_length + 300
     )
     node = DecodeNode(M_total=1000, B=500, queue_policy=queue_policy)
-    engine = discrete.DecodeNodeEngine(before, node, record_events=True)
+    engine = discrete.engine_for(before, node, record_events=True)
     engine.advance(until=60.0)
     discrete.save_state(engine, tmp_path / "state")
     engine = discrete.resume(tmp_path / "state")
@@ -179,7 +179,7 @@ def test_injection_equals_a_table_that_knew(replace, queue_policy, tmp_path):
 
 
 def test_injection_after_the_end_goes_on():
-    engine = discrete.DecodeNodeEngine(bursty(40), DecodeNode(), sample_times=np.arange(2000.0))
+    engine = discrete.engine_for(bursty(40), DecodeNode(), sample_times=np.arange(2000.0))
     engine.advance()
     end = engine.time
     engine.inject(RequestTable.validated([0.0], [5], [30]))
@@ -194,7 +194,7 @@ def test_injection_after_the_end_goes_on():
 
 
 def test_injection_refuses_the_past_and_the_impossible():
-    engine = discrete.DecodeNodeEngine(bursty(), DecodeNode(M_total=1000))
+    engine = discrete.engine_for(bursty(), DecodeNode(M_total=1000))
     engine.advance(until=50.0)
     with pytest.raises(ConfigError, match="not before the present"):
         engine.inject(bursty(5), at=10.0)
@@ -256,7 +256,7 @@ def test_requests_that_evict_each_other_for_ever_are_refused():
 def test_a_damaged_state_is_refused(tmp_path):
     """Compiled code follows the links of a state: not one may be other than it was saved."""
     table = RequestTable.validated([0.0, 1.0, 2.0], [5, 6, 7], [8, 9, 10])
-    engine = discrete.DecodeNodeEngine(table, DecodeNode())
+    engine = discrete.engine_for(table, DecodeNode())
     engine.advance(batches=3)
     discrete.save_state(engine, tmp_path / "state.npz")
     with np.load(tmp_path / "state.npz") as file:

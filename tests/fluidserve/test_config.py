@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidserve.config import flat, instance_of, load_config, resolved_yaml, schema
-from fluidserve.settings import PREFILL, SETTINGS
-from serving import BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+from fluidserve.settings import all_settings, settings_of
+from serving import KINDS, BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
 
 
 def written(tmp_path, text):
@@ -41,9 +41,11 @@ def test_the_realistic_node(root):
 
 
 def test_every_field_of_the_instance_is_a_key():
-    names = {item.name for item in (*fields(DecodeNode), *fields(BatchTimeLaw))}
-    assert names - {"batch_time", *PREFILL} <= set(SETTINGS)
-    assert set(schema().model_fields) == set(SETTINGS)
+    kind = KINDS["decode_node"]
+    own = {item.name for item in fields(DecodeNode)} - {"batch_time"}
+    assert {*own, *kind.law_keys} <= set(settings_of(kind)) <= set(all_settings())
+    assert set(kind.law_keys) < {item.name for item in fields(BatchTimeLaw)}
+    assert set(schema(kind).model_fields) == set(settings_of(kind))
 
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):

@@ -84,7 +84,7 @@ def samples(tpot=(0.5, np.nan, 1.5, 2.5)) -> LatencySamples:
 
 
 def test_undefined_latencies_are_left_out_with_their_weight():
-    metrics = ServingMetrics.summarise(samples(), **TOTALS)
+    metrics = ServingMetrics.summarise(samples(), TOTALS)
     assert metrics.latencies["ttft"].mean == pytest.approx((1 + 2 + 3 + 12) / 6)
     assert metrics.latencies["tpot"].mean == pytest.approx((0.5 + 1.5 + 7.5) / 5)
     assert np.isnan(metrics.latencies["itl"].mean)
@@ -92,7 +92,7 @@ def test_undefined_latencies_are_left_out_with_their_weight():
 
 def test_goodput_counts_what_meets_every_threshold():
     def goodput(**thresholds):
-        return ServingMetrics.summarise(samples(), goodput=thresholds, **TOTALS).request_goodput
+        return ServingMetrics.summarise(samples(), TOTALS, thresholds).request_goodput
 
     assert goodput() is None
     assert goodput(ttft=3.0) == pytest.approx(3 / 10)
@@ -107,15 +107,15 @@ def test_goodput_takes_what_a_request_has_one_of_and_nothing_else(name):
     latencies = {each: getattr(samples(), each) for each in (*PER_REQUEST_LATENCIES, "weight")}
     measured = LatencySamples(**latencies, **tokens)
     if name in PER_REQUEST_LATENCIES:
-        found = ServingMetrics.summarise(measured, goodput={name: 1e9}, **TOTALS)
+        found = ServingMetrics.summarise(measured, TOTALS, {name: 1e9})
         assert found.request_goodput == pytest.approx(6 / 10)
     else:
         with pytest.raises(FluidServeError, match=f"{name}.*ttft, tpot, e2el, queue_delay"):
-            ServingMetrics.summarise(measured, goodput={name: 1.0}, **TOTALS)
+            ServingMetrics.summarise(measured, TOTALS, {name: 1.0})
 
 
 def test_a_run_that_took_no_time_has_no_goodput():
-    found = ServingMetrics.summarise(samples(), goodput={"ttft": 2.0}, **TOTALS | {"duration": 0.0})
+    found = ServingMetrics.summarise(samples(), TOTALS | {"duration": 0.0}, {"ttft": 2.0})
     assert found.request_goodput is None
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_took_no_time_has_no_goodput():
     ("unit", "suffix", "factor"), [("none", "", 1), ("s", "_ms", 1000), ("ms", "_ms", 1)]
 )
 def test_json_has_the_names_and_units_of_vllm_bench(unit, suffix, factor):
-    out = ServingMetrics.summarise(samples(), **TOTALS).to_json(unit)
+    out = ServingMetrics.summarise(samples(), TOTALS).to_json(unit)
     assert out[f"mean_ttft{suffix}"] == pytest.approx(3.0 * factor)
     expected = {"duration", "completed", "request_throughput", "output_throughput"}
     names = ("ttft", "tpot", "itl", "e2el")

@@ -97,6 +97,6 @@ def test_a_wrong_value_is_named_by_file_row_and_column(columns, row, column):
 
 def test_a_request_that_can_never_finish_is_refused():
     table = RequestTable.validated([0, 1], [5, 90], [5, 11])
-    table.check_fits(101)
+    table.refuse_longer_than(101, "M_total = 101")
     with pytest.raises(WorkloadError, match=r"row 2, .* value 101: can never .*M_total = 100"):
-        table.check_fits(100)
+        table.refuse_longer_than(100, "M_total = 100")

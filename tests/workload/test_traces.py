@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import ConfigError, FileAccessError, RequestTable, WorkloadError
+from serving import ConfigError, DecodeNode, FileAccessError, RequestTable, WorkloadError
 from workload import TRACE_FORMATS, read_lengths, read_trace, write_requests
 
 OWN = "arrival_time,prefill_length,decode_length\n"
@@ -92,9 +92,9 @@ def test_rows_with_zero_tokens_are_dropped_and_counted(tmp_path):
 def test_a_request_that_cannot_fit_is_named_by_its_row_in_the_file(tmp_path):
     text = "arrival_s,prompt_tokens,output_tokens\n5,0,1\n9,60,60\n7,90,11\n6,50,50\n"
     reading = read_trace(written(tmp_path, text))
-    reading.check_fits(120)
+    reading.check_fits(DecodeNode(M_total=120))
     with pytest.raises(WorkloadError, match=r"row 2, column .* value 120: can never finish"):
-        reading.check_fits(100)
+        reading.check_fits(DecodeNode(M_total=100))
 
 
 def test_limit_start_and_rate_scale(tmp_path):

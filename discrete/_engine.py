@@ -1,0 +1,142 @@
+"""What every engine offers, whatever node it simulates: how it is driven, saved and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from numpy.typing import ArrayLike, NDArray
+
+from discrete._run import Run
+from serving import Instance, RequestTable, kind_of
+
+
+class Stop(IntEnum):
+    """Why an engine stopped advancing."""
+
+    FINISHED = 0
+    UNTIL = 1
+    BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: its clock [time], batches, and requests completed, arrived and in all."""
+
+    time: float
+    batch: int
+    completed: int
+    arrived: int
+    total: int
+
+
+class Engine(Protocol):
+    """A node that can be advanced, looked at, saved, and given other requests.
+
+    An engine's class takes ``(requests, instance, seed=, record_batches=, record_events=,
+    sample_times=)``. Between two calls an engine rests right after a batch: completions are gone
+    and arrivals have joined. The arrays of an engine at rest are its whole state: two engines with
+    equal arrays go on alike, bit for bit.
+    """
+
+    requests: RequestTable
+    seed: int
+    record_batches: bool
+    record_events: bool
+    finished: bool
+
+    @property
+    def instance(self) -> Instance:
+        """The instance that the engine simulates."""
+        ...
+
+    @property
+    def time(self) -> float:
+        """The present [time]."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Batches executed so far."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        ...
+
+    def advance(
+        self,
+        *,
+        until: float | None = None,
+        batches: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Stop:
+        """Run until every request has finished, or to a time, or for a number of batches."""
+        ...
+
+    def inject(
+        self, requests: RequestTable, *, at: float | None = None, replace: bool = True
+    ) -> None:
+        """Send other requests from a time on, in place of those to come or besides them."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Return everything that changes, by name; with the requests it is the whole state."""
+        ...
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """Take over what :meth:`arrays` returned for the same requests and instance."""
+        ...
+
+    def run(self) -> Run:
+        """Return what has happened so far; the result does not change when the engine goes on."""
+        ...
+
+
+def engine_for(
+    requests: RequestTable,
+    instance: Instance,
+    *,
+    seed: int = 42,
+    record_batches: bool = True,
+    record_events: bool = False,
+    sample_times: ArrayLike | None = None,
+) -> Engine:
+    """Return the engine of an instance's kind, at its start.
+
+    Parameters
+    ----------
+    requests
+        Who arrives when, with which lengths.
+    instance
+        What serves them.
+    seed
+        Of what is random in the engine, such as a random victim policy.
+    record_batches
+        Keep one row per batch: needed for a full trajectory and inter-token latencies.
+    record_events
+        Keep one row per event, for the event files.
+    sample_times : shape (G,) [time]
+        Times at which to note the state, at next to no cost.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``instance`` is of no kind that is registered.
+    WorkloadError
+        If a request can never finish.
+    ConfigError
+        If a user's policy cannot be used.
+    """
+    engine: Any = kind_of(instance).engine_class()
+    return engine(
+        requests,
+        instance,
+        seed=seed,
+        record_batches=record_batches,
+        record_events=record_events,
+        sample_times=sample_times,
+    )

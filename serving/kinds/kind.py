@@ -1,0 +1,183 @@
+"""What a kind of engine declares about itself, so that no room has to know it by name.
+
+A kind is data: the dataclass of its settings, where its engine is found, words for people, and
+functions of its settings that every room may ask. Only a kind's own engine and its own fluid model
+read the fields of its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+from serving.batch_time import BatchTimeLaw
+from serving.request_mix import RequestMix
+
+
+class Instance(Protocol):
+    """What every instance specification has, whatever its kind: a frozen dataclass of settings."""
+
+    engine: ClassVar[str]
+    """Name of the kind."""
+
+    @property
+    def batch_time(self) -> BatchTimeLaw:
+        """Batch-time law."""
+        ...
+
+    @property
+    def time_unit(self) -> str:
+        """Unit of every time: ``none``, ``s`` or ``ms``."""
+        ...
+
+    def scaled(self, n: int) -> Self:
+        """Return an instance ``n`` times as large whose batches take as long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the batch file that an engine writes.
+
+    Parameters
+    ----------
+    name
+        In the file.
+    unit
+        Such as ``requests``; empty for a pure number.
+    words
+        What the column is.
+    output
+        The output of :data:`serving.OUTPUTS` that the column holds; None where it is none.
+    """
+
+    name: str
+    unit: str
+    words: str
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnobSpec:
+    """A setting that tuning may turn.
+
+    Parameters
+    ----------
+    key
+        The setting.
+    words
+        What is found, such as ``smallest KV memory [tokens]``.
+    better
+        Which end of the range that meets the objectives is wanted.
+    spacing
+        Whether a bracket is scanned in equal steps or in equal ratios.
+    bracket
+        From mix and instance to the two values between which a search starts.
+    limits
+        From mix and instance to the values beyond which the setting cannot go.
+    integer
+        Whether only whole numbers are allowed.
+    """
+
+    key: str
+    words: str
+    better: Literal["larger", "smaller"]
+    spacing: Literal["linear", "log"]
+    bracket: Callable[[RequestMix, Any], tuple[float, float]]
+    limits: Callable[[RequestMix, Any], tuple[float, float]]
+    integer: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+        return self.key.replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a fluid model is to read an instance.
+
+    Parameters
+    ----------
+    model
+        Name of the fluid model; see :func:`serving.answers`.
+    node
+        Settings of that model.
+    """
+
+    model: str
+    node: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A number that an instance never exceeds.
+
+    Parameters
+    ----------
+    value
+        The number, infinite where nothing limits.
+    words
+        Where the limit comes from, such as ``M_total``.
+    """
+
+    value: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of engine.
+
+    Parameters
+    ----------
+    name
+        Value of the configuration key ``engine``.
+    title
+        One line on what is simulated.
+    settings
+        Frozen dataclass whose fields are declared by :func:`serving.setting`, ``batch_time``
+        excepted; it satisfies :class:`Instance`.
+    engine
+        Where the engine's class is, ``module:name``; imported when it is first used.
+    law_keys
+        Coefficients of the batch-time law that a batch of this engine spends.
+    line
+        From settings to one line for titles.
+    largest_request
+        From settings to the most tokens, prompt and answer together, of a request that can ever
+        finish.
+    limits
+        From settings to the limits of the outputs that have one, by names of
+        :data:`serving.OUTPUTS`; ``memory`` among them.
+    reading
+        From settings to the fluid model that answers for the instance.
+
+        Raises UnsupportedError, in words, where no fluid model does.
+    kv_keys
+        From KV tokens to the settings that give an instance so many, without a further limit.
+    snapshot
+        Columns of the batch file, in order.
+    knobs
+        Settings that tuning may turn.
+    """
+
+    name: str
+    title: str
+    settings: type[Any]
+    engine: str
+    law_keys: tuple[str, ...]
+    line: Callable[[Any], str]
+    largest_request: Callable[[Any], Limit]
+    limits: Callable[[Any], Mapping[str, Limit]]
+    reading: Callable[[Any], Reading]
+    kv_keys: Callable[[int], Mapping[str, Any]]
+    snapshot: tuple[Column, ...]
+    knobs: tuple[KnobSpec, ...] = ()
+
+    def engine_class(self) -> Any:
+        """Return the engine's class, see :class:`discrete.Engine`."""
+        module, _, name = self.engine.partition(":")
+        return getattr(import_module(module), name)

@@ -1,0 +1,70 @@
+"""The kinds of engine there are, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from serving.errors import ConfigError, UnsupportedError
+from serving.kinds.decode_node import DECODE_NODE
+from serving.kinds.kind import Instance, Kind
+from serving.request_table import RequestTable
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (DECODE_NODE,)}
+"""Every kind by its name. A new engine of this project is one more entry here."""
+
+DEFAULT_KIND = DECODE_NODE
+"""The kind where nothing names one."""
+
+
+def register(kind: Kind) -> None:
+    """Add a kind from outside this project, before it is first named.
+
+    Raises
+    ------
+    ConfigError
+        If there is a kind of this name already.
+    """
+    if kind.name in KINDS:
+        raise ConfigError("engine", kind.name, f"a name other than {' | '.join(KINDS)}")
+    KINDS[kind.name] = kind
+
+
+def kind_named(name: str) -> Kind:
+    """Return the kind of a name.
+
+    Raises
+    ------
+    ConfigError
+        Listing the kinds there are.
+    """
+    if name not in KINDS:
+        raise ConfigError("engine", name, " | ".join(KINDS))
+    return KINDS[name]
+
+
+def kind_of(instance: Any) -> Kind:
+    """Return the kind of an instance.
+
+    Raises
+    ------
+    UnsupportedError
+        If this is no instance of a kind that is registered.
+    """
+    name = getattr(instance, "engine", None)
+    if name not in KINDS:
+        what = f"engine {name!r}" if name else f"a {type(instance).__name__}"
+        raise UnsupportedError(f"{what} is no instance of an engine; engines: {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def check_fits(requests: RequestTable, instance: Instance, path: str | Path | None = None) -> None:
+    """Refuse a request that can never finish on an instance.
+
+    Raises
+    ------
+    WorkloadError
+        Naming the first row whose prompt and answer together are too long.
+    """
+    most = kind_of(instance).largest_request(instance)
+    requests.refuse_longer_than(int(most.value), most.words, path)

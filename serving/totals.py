@@ -1,0 +1,92 @@
+"""The single numbers of a run: each is declared once, and everything that shows them loops over it.
+
+An engine or a solver produces what it knows, as a mapping by name; :class:`serving.ServingMetrics`
+holds it, replications merge it, JSON and reports show it. A new total is one entry here and its
+producers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from serving.errors import FluidServeError
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One single number of a run.
+
+    Parameters
+    ----------
+    name
+        Key in Python and in JSON.
+    unit
+        Such as ``requests``; empty for a pure number.
+    words
+        What the number is, for tables and reports.
+    per_time
+        Name under which JSON shows the number over the duration; None where it does not.
+    shown
+        Whether JSON shows the number itself.
+    leads
+        Whether JSON shows the number before the latencies.
+    merge
+        From the values of several runs to one.
+    """
+
+    name: str
+    unit: str
+    words: str
+    per_time: str | None = None
+    shown: bool = True
+    leads: bool = False
+    merge: Callable[[Sequence[float]], float] = np.mean
+
+
+TOTALS: dict[str, Total] = {
+    each.name: each
+    for each in (
+        Total("duration", "time", "duration", leads=True),
+        Total("completed", "requests", "completed", per_time="request_throughput", leads=True),
+        Total("output_tokens", "tokens", "output", per_time="output_throughput", shown=False),
+        Total("memory_utilization", "", "memory utilization"),
+        Total("gpu_utilization", "", "GPU utilization"),
+        Total("processing_efficiency", "", "processing efficiency"),
+        Total("evictions", "requests", "evictions"),
+        Total("recompute_waste", "tokens", "recompute waste"),
+    )
+}
+"""Every total by its name, in the order in which results show them.
+
+``duration`` goes from time 0 to the last completion, or to the end of what was run. ``completed``
+counts requests, or mass, that finished. ``output_tokens`` counts a token when it is first produced:
+a sacrificed request emits none again. ``memory_utilization`` is the mean KV cache in use over its
+capacity, weighted by batch duration, idle time included. ``gpu_utilization`` is the share of the
+duration in which a batch executes. ``processing_efficiency`` is useful token-iterations, those that
+first produce a token, over what the batches could have held. ``evictions`` counts swap-outs and
+sacrifices. ``recompute_waste`` counts decoded tokens that sacrifice threw away."""
+
+
+def checked_totals(given: Mapping[str, float]) -> dict[str, float]:
+    """Return every total in order, NaN for one that the producer does not know.
+
+    Raises
+    ------
+    FluidServeError
+        For a name that is no total; lists those that exist.
+    """
+    for name in given:
+        if name not in TOTALS:
+            raise FluidServeError(f"there is no total {name!r}; there are: {', '.join(TOTALS)}")
+    return {name: float(given.get(name, nan)) for name in TOTALS}
+
+
+def merged_totals(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the totals of several runs as one, each by its own rule."""
+    return {
+        name: float(total.merge([each[name] for each in runs])) for name, total in TOTALS.items()
+    }
