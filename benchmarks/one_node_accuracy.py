@@ -1,4 +1,4 @@
-"""Means and tails of one node: the workload process against the engine, every cell, worst first.
+"""Means and tails of one node: the node-work process against the engine, every cell, worst first.
 
     python benchmarks/one_node_accuracy.py                       # the normal mix, two budgets
     python benchmarks/one_node_accuracy.py --lengths FILE        # lengths of a trace, its own node
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", help="a trace or lengths-only file")
     parser.add_argument("--mode", default="swapping")
-    parser.add_argument("--method", default="workload")
+    parser.add_argument("--method", default="node_work")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

@@ -49,7 +49,7 @@ def _jobs(workload: Workload, node: DecodeNode, load: float) -> tuple[Callable[[
         return of(stationary(mix, node, workload.rate).latencies) if load < 1 else None
 
     def over_time() -> Any:
-        return of(solve(profile, mix, node, method="workload").metrics().latencies)
+        return of(solve(profile, mix, node, method="node_work").metrics().latencies)
 
     def engine() -> Any:
         return of(discrete.simulate(requests, node, record_batches=False).metrics().latencies)

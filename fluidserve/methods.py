@@ -1,21 +1,15 @@
-"""Names of fluid methods: as they are given (a dash is an underscore), and as people write them."""
+"""Names of fluid methods on the command line, where a dash is an underscore."""
 
 from __future__ import annotations
 
 from serving import UnsupportedError
 
-NAMES = {
-    "lagrangian": "Lagrangian",
-    "eulerian_jax": "Eulerian (JAX)",
-    "eulerian_diffrax": "Eulerian (diffrax)",
-    "eulerian_scipy": "Eulerian (SciPy)",
-    "workload": "workload process",
-}
-
 
 def method_name(method: str) -> str:
-    """Return the name of a method as people write it; one that is unknown stays as it is."""
-    return NAMES.get(method, method)
+    """Return the name of a method as people write it; an unknown name stays as it is."""
+    from ode import METHODS
+
+    return METHODS[method].title if method in METHODS else method
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -26,15 +20,12 @@ def parse_methods(text: str) -> tuple[str, ...]:
     UnsupportedError
         Naming a method that there is not, and those that there are.
     """
-    from ode import METHODS
+    from ode import METHODS, method_named
 
     if text == "all":
-        return METHODS
-    names = tuple(dict.fromkeys(name.strip().replace("-", "_") for name in text.split(",")))
-    for name in names:
-        if name not in METHODS:
-            raise UnsupportedError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
-    return names
+        return tuple(METHODS)
+    names = [name.strip().replace("-", "_") for name in text.split(",")]
+    return tuple(dict.fromkeys(method_named(name).name for name in names))
 
 
 def parse_method(text: str) -> str:

@@ -37,7 +37,7 @@ t = np.linspace(0, END, 301)
 
 def rush(n):
     node = fs.DecodeNode().scaled(n)
-    work = fs.describe("normal", profile="steps(0:0.5,500:1.4,1000:0.5)")
+    work = fs.describe("normal", rate_shape="steps(0:0.5,500:1.4,1000:0.5)")
     return work.at_rate(fs.capacity(work.mix, node)), node
 
 

@@ -31,6 +31,7 @@ from IPython.display import Image
 
 import fluidserve as fs
 from fluid import work_closure
+from serving import Distribution
 
 QUICK = os.environ.get("FLUIDSERVE_QUICK") == "1"
 RUNS = 60 if QUICK else 1500
@@ -103,25 +104,21 @@ for load in (0.6, 0.9, 1.1):
     profile = workload.profile(6000.0)
     predicted = {
         method: fs.solve(profile, mix, node, method=method).samples()
-        for method in ("lagrangian", "workload")
+        for method in ("lagrangian", "node_work")
     }
     rows[f"load {load}"] = (runs, predicted)
 fs.plots.tails(rows, HERE / "tails.png")
 Image(HERE / "tails.png")
 
 # %% [markdown]
-# The fluid limit is a wall: everybody waits alike. The workload process follows the two kinds of
+# The fluid limit is a wall: everybody waits alike. The node-work process follows the two kinds of
 # arrivals, those who find room and those who do not, down to one request in five hundred.
 
 # %%
 for title, (runs, predicted) in rows.items():
     for latency in ("ttft", "e2el"):
         truth = np.concatenate([run.of(latency)[0] for run in runs])
-        found = fs.ServingMetrics.summarise(
-            predicted["workload"], duration=1.0, completed=1.0, output_tokens=1.0,
-            memory_utilization=0.0, gpu_utilization=0.0, processing_efficiency=0.0,
-            evictions=0.0, recompute_waste=0.0,
-        ).latencies[latency]  # fmt: skip
+        found = Distribution.of(*predicted["node_work"].of(latency))
         pairs = [("mean", found.mean, truth.mean())]
         pairs += [(f"p{q}", found.percentiles[q], np.percentile(truth, q)) for q in (50, 95, 99)]
         line = ", ".join(

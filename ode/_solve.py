@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,13 +10,19 @@ from typing import Any
 from fluid import certificate
 from ode._caveats import policy_labels, validity_labels
 from ode._initial_state import InitialState
+from ode._methods import method_named
 from ode._solution import Solution
-from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError
+from serving import (
+    DecodeNode,
+    FluidServeError,
+    RateProfile,
+    RequestMix,
+    UnsupportedError,
+    answers,
+)
 
-METHODS = ("lagrangian", "eulerian_jax", "eulerian_diffrax", "eulerian_scipy", "workload")
-"""The fluid limit by four solvers, and ``workload``: one node at its finite size."""
 
-
+@answers("decode_node")
 def solve(
     profile: RateProfile,
     mix: RequestMix,
@@ -41,7 +46,7 @@ def solve(
     instance
         The node.
     method
-        One of :data:`METHODS`; a named method runs what it names.
+        One of :data:`ode.METHODS`; a named method runs what it names.
     initial
         State at time 0, empty by default.
     horizon : [time]
@@ -53,26 +58,30 @@ def solve(
         Solve policies that the fluid model does not describe as FCFS and LIFO, and label the
         solution ``approximate``.
     **options
-        Of the method: ``batches_per_step`` (lagrangian), ``step`` (eulerian), ...
+        Of the method, see :class:`ode.Method`: ``batches_per_step`` (lagrangian), ``step``
+        (eulerian_jax), ...
 
     Raises
     ------
     UnsupportedError
-        For an unknown method, or a policy that is not modelled.
+        For an unknown method or option, an engine that no fluid model reads, or a policy that is
+        not modelled.
     FluidServeError
         If ``horizon`` is not a finite time >= 0.
     SolveError
         If the solver fails; names its status and reason.
     """
-    if method not in METHODS:
-        raise UnsupportedError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
+    chosen = method_named(method)
+    for name in options:
+        if name not in chosen.options:
+            allowed = ", ".join(chosen.options) or "none"
+            raise UnsupportedError(f"{name} is no option of {chosen.name}; options: {allowed}")
     labels = policy_labels(instance, approximate=approximate) + validity_labels(mix, instance)
     initial = InitialState() if initial is None else initial
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
-    solver, named = _solver(method)
-    solution = solver(
+    solution = chosen.solver_function()(
         profile,
         mix,
         instance,
@@ -80,22 +89,7 @@ def solve(
         horizon=horizon,
         drain=drain,
         labels=labels,
-        **named,
+        **chosen.fixed,
         **options,
     )
     return replace(solution, instance=instance, certify=partial(certificate, mix, instance))
-
-
-def _solver(method: str) -> tuple[Callable[..., Solution], dict[str, str]]:
-    """Return the solver of a method and the option that the method's name stands for."""
-    if method == "workload":
-        from ode.node_work import solve_workload
-
-        return solve_workload, {}
-    if method == "lagrangian":
-        from ode.lagrangian import solve_lagrangian
-
-        return solve_lagrangian, {}
-    from ode.eulerian.solve import solve_eulerian
-
-    return solve_eulerian, {"backend": method.removeprefix("eulerian_")}

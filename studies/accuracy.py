@@ -103,7 +103,7 @@ def load_case(profile: str, n: int, *, unlimited: bool = False, mode: str = "swa
     from fluid import capacity
 
     instance = DecodeNode(B=None if unlimited else 2000, mode=mode).scaled(n)
-    workload = describe("normal", profile=LOADS[profile])
+    workload = describe("normal", rate_shape=LOADS[profile])
     workload = workload.at_rate(capacity(workload.mix, instance))
     return Case(_name(profile, unlimited, mode), n, workload, instance, HORIZON)
 

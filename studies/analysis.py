@@ -142,7 +142,7 @@ def analyze(
         latencies_are=what,
         sensitivity=derivative,
         elasticity=elasticity,
-        sensitivity_is=f"central differences of +-{STEP:.0%}, the workload process solved anew",
+        sensitivity_is=f"central differences of +-{STEP:.0%}, the node-work process solved anew",
         flips=flips,
         warnings=tuple(dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate)])),
     )
@@ -157,7 +157,7 @@ def _latencies(
     labels: list[str],
 ) -> tuple[Mapping[str, Distribution], str]:
     if profile is not None:
-        flow = solve(profile, mix, instance, method="workload", approximate=approximate)
+        flow = solve(profile, mix, instance, method="node_work", approximate=approximate)
         labels += flow.labels
         of = flow.metrics().latencies
         return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
@@ -183,7 +183,7 @@ def _statistics(
             else:
                 scaled = profile.scaled(changed / rate)
                 found = (
-                    solve(scaled, mix, instance, method="workload", approximate=approximate)
+                    solve(scaled, mix, instance, method="node_work", approximate=approximate)
                     .metrics()
                     .latencies
                 )

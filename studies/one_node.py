@@ -86,7 +86,7 @@ def one_node_cells(
     loads: Sequence[float],
     *,
     horizon: float,
-    method: str = "workload",
+    method: str = "node_work",
     error: float = 0.02,
     fewest: int = 800,
     most: int = 80_000,

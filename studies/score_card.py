@@ -79,7 +79,7 @@ class Scenario:
         """A constant rate at this load."""
         from fluid import capacity
 
-        described = describe(self.lengths, burstiness=self.burstiness, profile="constant")
+        described = describe(self.lengths, burstiness=self.burstiness, rate_shape="constant")
         return described.at_rate(self.load * capacity(described.mix, self.instance))
 
 

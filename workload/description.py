@@ -59,6 +59,31 @@ class Workload:
         """Return the workload with base ``rate`` [requests/time], its times unchanged."""
         return replace(self, rate=rate)
 
+    @property
+    def mean_rate(self) -> float:
+        """Mean arrival rate [requests/time] of a steady stream, over its period if it has one."""
+        return self.rate * self._mean_factor
+
+    def at_mean_rate(self, rate: float) -> Workload:
+        """Return a steady stream at a mean arrival rate [requests/time], its draws stretched."""
+        return self.at_rate(rate / self._mean_factor)
+
+    @property
+    def _mean_factor(self) -> float:
+        horizon = self.shape.period or 1.0
+        return self.shape.profile(1.0, horizon).total / horizon
+
+    def check_steady(self) -> None:
+        """Refuse a stream that has no steady state.
+
+        Raises
+        ------
+        ConfigError
+            If the rate goes on changing or ends.
+        """
+        if not self.shape.is_steady:
+            raise ConfigError("rate_shape", self.shape, "a constant or periodic rate")
+
     def scaled(self, n: float) -> Workload:
         """Return the workload with ``n`` times the rate."""
         _positive("scale", n)
@@ -141,6 +166,17 @@ class Workload:
         below = np.cumsum(self.mix.probability)
         atom = np.searchsorted(below / below[-1], rng.random(size), side="right")
         return np.minimum(atom, len(self.mix) - 1)
+
+
+def replication_seed(seed: int, replication: int) -> int | np.random.SeedSequence:
+    """Return the seed of a replication: the first has ``seed`` itself, the k-th its k-th child.
+
+    Every study draws by this rule, so that the first replication of a comparison is the run that a
+    simulation with the same seed shows.
+    """
+    if replication == 0:
+        return seed
+    return np.random.SeedSequence(seed, spawn_key=(replication,))
 
 
 def replicated(

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -19,6 +19,16 @@ from serving import ConfigError, RateProfile, WorkloadError
 
 class RateShape(Protocol):
     """Multiple of the base rate over time."""
+
+    @property
+    def period(self) -> float | None:
+        """Time after which the shape repeats [time]; None where it does not."""
+        ...
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the rate is constant or periodic for good."""
+        ...
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return expected arrivals over [0, horizon] [time] at base ``rate`` [requests/time]."""
@@ -32,6 +42,9 @@ class RateShape(Protocol):
 @dataclass(frozen=True, slots=True)
 class Constant:
     """The base rate at all times."""
+
+    period: ClassVar[None] = None
+    is_steady: ClassVar[bool] = True
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
@@ -75,6 +88,11 @@ class Steps:
         if max(self.factor) == 0:
             raise WorkloadError("the factors of the steps are all 0; allowed: one > 0 at least")
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the steps repeat, or are one."""
+        return self.period is not None or len(self.start) == 1
+
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
         start, factor = np.array(self.start), np.array(self.factor)
@@ -104,6 +122,7 @@ class Sine:
 
     amplitude: float
     period: float
+    is_steady: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("the amplitude of a sine", (self.amplitude,), minimum=0)
@@ -135,6 +154,8 @@ class Ramp:
     first: float
     last: float
     duration: float
+    period: ClassVar[None] = None
+    is_steady: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check("a factor of the ramp", (self.first, self.last), minimum=0)
@@ -168,6 +189,8 @@ class Curve:
     """
 
     relative: RateProfile
+    period: ClassVar[None] = None
+    is_steady: ClassVar[bool] = False
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
@@ -184,14 +207,14 @@ class Curve:
         return Curve(RateProfile(relative.time * factor, relative.cumulative * factor))
 
 
-PROFILE_FORMS = (
+RATE_SHAPE_FORMS = (
     "constant | steps(0:0.5,1000:1.5[,period=3000]) | sine(amplitude=0.5,period=100) | "
     "ramp(first=0.5,last=2,duration=1000)"
 )
 
 
-def parse_profile(text: str) -> RateShape:
-    """Return the shape that ``text`` names, in one of :data:`PROFILE_FORMS`.
+def parse_rate_shape(text: str) -> RateShape:
+    """Return the shape that ``text`` names, in one of :data:`RATE_SHAPE_FORMS`.
 
     Raises
     ------
@@ -216,10 +239,10 @@ def parse_profile(text: str) -> RateShape:
         if name in ("sine", "ramp"):
             return {"sine": Sine, "ramp": Ramp}[name](**_named(fields))
     except WorkloadError as error:
-        raise ConfigError("profile", text, error.reason) from error
+        raise ConfigError("rate_shape", text, error.reason) from error
     except (ValueError, TypeError) as error:
-        raise ConfigError("profile", text, PROFILE_FORMS) from error
-    raise ConfigError("profile", text, PROFILE_FORMS)
+        raise ConfigError("rate_shape", text, RATE_SHAPE_FORMS) from error
+    raise ConfigError("rate_shape", text, RATE_SHAPE_FORMS)
 
 
 def _named(fields: Iterable[str]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from serving import ConfigError, RequestMix, RequestTable
 from serving.request_mix import LONGEST_DECODE
 from workload.description import Workload
 from workload.lengths import LengthDistribution, RequestClass, mix_of
-from workload.rate_shape import Constant, RateShape, Steps, parse_profile
+from workload.rate_shape import Constant, RateShape, Steps, parse_rate_shape
 
 _uniform = LengthDistribution.uniform
 
@@ -76,7 +76,7 @@ def describe(
     lengths: RequestMix | str | Path | None = None,
     arrival_rate: float | None = None,
     burstiness: float = 1.0,
-    profile: str | RateShape | None = None,
+    rate_shape: str | RateShape | None = None,
     L_filter: int | None = None,
     scale: float = 1.0,
 ) -> Workload:
@@ -94,8 +94,8 @@ def describe(
         In place of the scenario's rate.
     burstiness
         Gamma shape of the gaps; 1 is Poisson.
-    profile
-        Rate shape, or its text (see :func:`parse_profile`), in place of the scenario's.
+    rate_shape
+        Multiple of the rate over time, or its text (see :func:`parse_rate_shape`), in place of the scenario's.
     L_filter : [tokens]
         Leave out requests with a longer decode; the rate is thinned by as much.
     scale
@@ -120,8 +120,8 @@ def describe(
         mix, names = lengths if isinstance(lengths, RequestMix) else _lengths_of(lengths), ()
     else:
         mix = mix_of(classes)
-    if profile is not None:
-        shape = parse_profile(profile) if isinstance(profile, str) else profile
+    if rate_shape is not None:
+        shape = parse_rate_shape(rate_shape) if isinstance(rate_shape, str) else rate_shape
     rate = rate if arrival_rate is None else arrival_rate
     return Workload(mix, rate, shape, burstiness, names).filtered(L_filter).scaled(scale)
 

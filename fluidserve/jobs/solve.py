@@ -12,12 +12,12 @@ from fluidserve.inputs import load_inputs
 from fluidserve.methods import method_name
 from fluidserve.results import parse_goodput, summary_of, write_trajectory
 from fluidserve.text import for_people, instance_line
-from ode import InitialState, solve
+from ode import METHODS, InitialState, solve
 from serving import UnsupportedError
 from workload import write_requests
 
-OWNERS = {"step": "eulerian_jax", "batches_per_step": "lagrangian"}
-"""The method that each option of a method belongs to."""
+OPTIONS = ("step", "batches_per_step")
+"""Options of the command that belong to one method."""
 
 
 def solve_into(
@@ -64,11 +64,11 @@ def solve_into(
 
 def _method_options(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options given for the method; refuse those of another."""
-    given = {name: params[name] for name in OWNERS if params[name] is not None}
+    given = {name: params[name] for name in OPTIONS if params[name] is not None}
     for name in given:
-        if params["method"] != OWNERS[name]:
+        if name not in METHODS[params["method"]].options:
+            owners = " and ".join(each.name for each in METHODS.values() if name in each.options)
             raise UnsupportedError(
-                f"--{name.replace('_', '-')} belongs to the method {OWNERS[name]}, "
-                f"not {params['method']}"
+                f"--{name.replace('_', '-')} belongs to the method {owners}, not {params['method']}"
             )
     return given

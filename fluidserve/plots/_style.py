@@ -32,7 +32,7 @@ ENGINES: dict[str, tuple[str, str]] = {
     "eulerian_jax": (VERMILLION, "--"),
     "eulerian_diffrax": (GREEN, "-."),
     "eulerian_scipy": (PURPLE, ":"),
-    "workload": (WINE, "--"),
+    "node_work": (WINE, "--"),
 }
 """Colour and line of every engine and method, in every picture."""
 

@@ -287,7 +287,7 @@ def _metrics(methods: Mapping[str, Any], discrete: Mapping[str, Any], unit: str)
         ["", "discrete\nmean of the runs", *map(method_name, methods)],
         rows,
         "Small: difference from the discrete engine. The fluid carries the mean of a large system; "
-        "percentiles of a single node that come from its randomness are in the workload process "
+        "percentiles of a single node that come from its randomness are in the node-work process "
         "alone.",
     )
 

@@ -1,5 +1,3 @@
 """The iteration clock: cohorts of requests shift exactly, one step is one batch."""
 
-from ode.lagrangian.solve import solve_lagrangian
-
-__all__ = ["solve_lagrangian"]
+from ode.lagrangian.solve import solve_lagrangian as solve_lagrangian

@@ -5,7 +5,6 @@ and falls as batches execute. Its forward equation gives the law of V that arriv
 time or in equilibrium; a backward equation the time that a request then takes to decode.
 """
 
-from ode.node_work.solve import solve_workload
-from ode.node_work.stationary import Stationary, stationary
-
-__all__ = ["Stationary", "solve_workload", "stationary"]
+from ode.node_work.solve import solve_node_work as solve_node_work
+from ode.node_work.stationary import Stationary as Stationary
+from ode.node_work.stationary import stationary as stationary

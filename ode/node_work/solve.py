@@ -43,7 +43,7 @@ class _Window:
     recent: float
 
 
-def solve_workload(
+def solve_node_work(
     profile: RateProfile,
     mix: RequestMix,
     instance: DecodeNode,
@@ -62,11 +62,13 @@ def solve_workload(
     """
     if initial.running.size or initial.swapped.size:
         raise UnsupportedError(
-            "the method workload starts from an empty node or from waiting requests, not from "
+            "the method node_work starts from an empty node or from waiting requests, not from "
             "running ones; use lagrangian"
         )
     if not drain:
-        raise UnsupportedError("the method workload counts every arrival; it cannot stop undrained")
+        raise UnsupportedError(
+            "the method node_work counts every arrival; it cannot stop undrained"
+        )
     labels = (*labels, *_caveats(profile, instance, requests_that_fit(mix, instance)))
     march = _March(profile, mix, instance, initial, horizon)
     flows, steps, idle, efficiency, left = march.flows(march.windows(WINDOWS))
@@ -77,7 +79,7 @@ def solve_workload(
         return march.samples(flows)
 
     return Solution(
-        method="workload",
+        method="node_work",
         outputs=march.trajectory,
         status="done",
         message=f"reached t = {horizon:g} in {steps} steps",

@@ -238,7 +238,7 @@ def test_the_fluid_limit_does_not_meet_the_goals():
 @pytest.mark.slow
 def test_a_rush_is_followed_at_finite_size():
     """Time-varying arrivals: load 0.5, then 1.5, then 0.5."""
-    workload = describe("normal", profile="steps(0:0.5,1000:1.5,2000:0.5)")
+    workload = describe("normal", rate_shape="steps(0:0.5,1000:1.5,2000:0.5)")
     workload = workload.at_rate(capacity(workload.mix, NODE))
     cells = one_node_cells(
         "rush", _Unchanged(workload), NODE, [1.0], horizon=3000.0, fewest=1500, most=1500
@@ -261,7 +261,7 @@ class _Unchanged:
 
 def test_long_runs_tend_to_equilibrium():
     rate = 0.7 * capacity(MIX, NODE)
-    long = solve(RateProfile.constant(rate, 2e5), MIX, NODE, method="workload").metrics()
+    long = solve(RateProfile.constant(rate, 2e5), MIX, NODE, method="node_work").metrics()
     steady = stationary(MIX, NODE, rate).latencies
     for name in ("ttft", "e2el", "tpot"):
         assert steady[name].mean == pytest.approx(long.latencies[name].mean, rel=0.03)
@@ -273,7 +273,7 @@ def test_long_runs_tend_to_equilibrium():
 def test_a_large_node_is_its_fluid_limit():
     node = NODE.scaled(300)
     profile = RateProfile.constant(0.7 * capacity(MIX, node), 3000.0)
-    one = solve(profile, MIX, node, method="workload").metrics().latencies
+    one = solve(profile, MIX, node, method="node_work").metrics().latencies
     limit = solve(profile, MIX, node, method="lagrangian").metrics().latencies
     for name in ("ttft", "tpot", "e2el"):
         assert one[name].mean == pytest.approx(limit[name].mean, rel=0.02)
@@ -281,7 +281,7 @@ def test_a_large_node_is_its_fluid_limit():
 
 def test_outputs_are_consistent():
     profile = RateProfile.constant(1.2 * capacity(MIX, NODE), 2000.0)
-    flow = solve(profile, MIX, NODE, method="workload")
+    flow = solve(profile, MIX, NODE, method="node_work")
     t = np.linspace(0, 2000, 50)
     assert np.allclose(flow("in_system", t), flow("waiting", t) + flow("running", t))
     assert np.allclose(flow("completed", t) + flow("in_system", t), profile.count(t), atol=3.0)
@@ -291,7 +291,7 @@ def test_outputs_are_consistent():
 def test_a_waiting_crowd_is_served_at_capacity():
     crowd = 400.0
     profile = RateProfile.constant(1e-6, 1.0)
-    flow = solve(profile, MIX, NODE, method="workload", initial=InitialState(waiting=crowd))
+    flow = solve(profile, MIX, NODE, method="node_work", initial=InitialState(waiting=crowd))
     full = capacity(MIX, NODE)
     ttft = flow.metrics().latencies["ttft"]
     assert ttft.mean == pytest.approx(0.5 * crowd / full, rel=0.1)
@@ -311,10 +311,10 @@ def test_what_it_cannot_do_is_refused():
     with pytest.raises(SolveError, match="overload"):
         stationary(MIX, NODE, 1.01 * rate)
     with pytest.raises(UnsupportedError, match="undrained"):
-        solve(RateProfile.constant(rate, 10.0), MIX, NODE, method="workload", drain=False)
+        solve(RateProfile.constant(rate, 10.0), MIX, NODE, method="node_work", drain=False)
     with pytest.raises(UnsupportedError, match="running"):
         running = InitialState(running=np.array([[1.0, 0.0, 0.0]]))
-        solve(RateProfile.constant(rate, 10.0), MIX, NODE, method="workload", initial=running)
+        solve(RateProfile.constant(rate, 10.0), MIX, NODE, method="node_work", initial=running)
 
 
 def test_a_node_sized_for_a_mix_holds_its_largest_request():

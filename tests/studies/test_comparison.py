@@ -119,7 +119,7 @@ def concave(n: int) -> DecodeNode:
 @pytest.mark.slow
 def test_a_concave_law_is_the_same_for_the_engine_and_the_fluid():
     node, mix = concave(100), WORKLOAD.mix
-    workload = describe("normal", profile="constant").at_rate(0.8 * capacity(mix, node))
+    workload = describe("normal", rate_shape="constant").at_rate(0.8 * capacity(mix, node))
     methods = ("lagrangian", "eulerian_jax")
     found = compare(workload, node, methods=methods, replications=4, horizon=20.0, seed=3)
     said = found.to_json()
@@ -134,7 +134,7 @@ def test_a_concave_law_is_the_same_for_the_engine_and_the_fluid():
 @pytest.mark.slow
 def test_a_concave_law_is_the_same_for_the_engine_and_one_node_s_work():
     node, mix = concave(1), WORKLOAD.mix
-    workload = describe("normal", profile="constant").at_rate(0.6 * capacity(mix, node))
+    workload = describe("normal", rate_shape="constant").at_rate(0.6 * capacity(mix, node))
     found = compare(workload, node, methods=("workload",), replications=60, horizon=60.0, seed=3)
     said = found.to_json()
     exact = said["discrete"]["metrics"]

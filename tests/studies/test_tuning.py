@@ -252,7 +252,7 @@ def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
         BatchTimeLaw.per_token(0.05, 0.00032), mode="sacrifice", M_total=10_000, B=10_000
     )
     bursts = "steps(0:3,100:0.8,period=1100)"
-    operation = Operation(describe(types="(20,20,1)", profile=bursts), node).at_rate(4.4)
+    operation = Operation(describe(types="(20,20,1)", rate_shape=bursts), node).at_rate(4.4)
     found = tune("admission-threshold", operation, scan=8, tolerance=0.05, replications=4,
                  most_requests=200_000)  # fmt: skip
     assert not found.monotone and any("not monotone" in each for each in found.warnings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving import ConfigError, RateProfile, WorkloadError
-from workload import Constant, Curve, Ramp, Sine, Steps, parse_profile
+from workload import Constant, Curve, Ramp, Sine, Steps, parse_rate_shape
 
 CASES = [
     (Constant(), lambda t: np.ones_like(t)),
@@ -60,7 +60,7 @@ def test_curve_follows_a_given_profile_and_ends_with_it():
     ],
 )
 def test_text_names_a_shape(text, shape):
-    assert parse_profile(text) == shape
+    assert parse_rate_shape(text) == shape
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_text_names_a_shape(text, shape):
     ],
 )
 def test_text_that_names_none_is_refused_with_the_key(text):
-    with pytest.raises(ConfigError, match="config key 'profile'"):
-        parse_profile(text)
+    with pytest.raises(ConfigError, match="config key 'rate_shape'"):
+        parse_rate_shape(text)
 
 
 def test_shapes_refuse_what_is_not_a_rate():

@@ -70,7 +70,7 @@ def test_a_longer_draw_begins_with_the_shorter_one(seed, few, burstiness):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 5.0])
 def test_expected_arrivals_are_those_of_the_profile(shape, burstiness):
-    workload = describe("normal", arrival_rate=1.0, burstiness=burstiness, profile=shape)
+    workload = describe("normal", arrival_rate=1.0, burstiness=burstiness, rate_shape=shape)
     profile = workload.profile(400.0)
     edges = np.array([60.0, 130.0, 210.0, 320.0, 400.0])
     counts = np.array(
@@ -85,7 +85,7 @@ def test_expected_arrivals_are_those_of_the_profile(shape, burstiness):
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 5.0])
 def test_gaps_in_rescaled_time_are_gamma_of_the_given_shape(burstiness):
-    workload = describe("normal", arrival_rate=3.0, burstiness=burstiness, profile=Sine(0.9, 60))
+    workload = describe("normal", arrival_rate=3.0, burstiness=burstiness, rate_shape=Sine(0.9, 60))
     draw = workload.sample(11, num_requests=20_000)
     points = workload.profile(draw.horizon * 1.001).count(draw.arrival_time)
     gaps = np.diff(points)
@@ -194,7 +194,7 @@ def test_a_draw_needs_one_measure_of_how_long_and_some_arrivals():
 
 
 def test_a_rate_that_dries_up_cannot_give_more_requests():
-    workload = describe(arrival_rate=1.0, profile=Steps((0, 10), (1, 0)))
+    workload = describe(arrival_rate=1.0, rate_shape=Steps((0, 10), (1, 0)))
     assert len(workload.sample(1, num_requests=2)) == 2
     with pytest.raises(WorkloadError, match="gives 10 expected arrivals in all"):
         workload.sample(1, num_requests=1000)

@@ -1,0 +1,241 @@
+"""What is asked: requests, on an instance, for so long, from a seed. Every study starts from here.
+
+A question bundles what engines and fluid models need, and works out once what it implies: the mix,
+the expected arrivals, the capacity. ``question.replication(k)`` is the k-th draw of its requests;
+``question.on(instance)``, ``at_load(x)``, ``at_rate(r)`` and ``scaled(n)`` are the same question of
+something else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from serving import (
+    ConfigError,
+    FluidServeError,
+    Instance,
+    RateProfile,
+    RequestMix,
+    RequestTable,
+    UnsupportedError,
+    WorkloadError,
+    check_fits,
+)
+from workload import Workload, replicated, replication_seed
+
+Source = Workload | RequestTable
+"""A workload to draw from, or requests whose arrival times stay."""
+
+DRAWN = ("source", "num_requests", "horizon", "seed")
+"""Fields that the first draw depends on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Requests on an instance.
+
+    Parameters
+    ----------
+    source
+        A workload, of which every replication is a draw of its own; or requests, whose arrival
+        times stay while their other columns are dealt out anew in every replication but the first.
+    instance
+        What serves them.
+    num_requests, horizon
+        How far a workload is drawn: so many requests, or up to a time. Neither for requests,
+        unless ``horizon`` is to say where their observation ends.
+    seed
+        Whole number >= 0; the k-th replication draws from its k-th child.
+
+    Raises
+    ------
+    ConfigError
+        If ``num_requests`` is given beside requests, or both or neither say how far a workload is
+        drawn, or the seed or the horizon is not allowed.
+    """
+
+    source: Source
+    instance: Instance
+    num_requests: int | None = None
+    horizon: float | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
+            raise ConfigError("seed", self.seed, "a whole number >= 0")
+        if self.horizon is not None and not 0 < self.horizon < math.inf:
+            raise ConfigError("horizon", self.horizon, "a finite time > 0")
+        if self.is_file and self.num_requests is not None:
+            allowed = "not given beside a file of requests"
+            raise ConfigError("num_requests", self.num_requests, allowed)
+        if not self.is_file and (self.num_requests is None) == (self.horizon is None):
+            raise WorkloadError("a question on a workload needs either num_requests or horizon")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: what a question implies is worked out anew elsewhere."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is requests rather than a workload to draw from."""
+        return isinstance(self.source, RequestTable)
+
+    @property
+    def stream(self) -> Workload:
+        """The workload that is drawn from.
+
+        Raises
+        ------
+        UnsupportedError
+            If the source is requests.
+        """
+        if isinstance(self.source, RequestTable):
+            raise UnsupportedError("a file of requests ends; this needs a stream to draw from")
+        return self.source
+
+    @cached_property
+    def requests(self) -> RequestTable:
+        """The requests of the first replication; each of them fits the instance."""
+        table = self.replication(0)
+        assert table is not None
+        check_fits(table, self.instance)
+        return table
+
+    def replication(self, number: int) -> RequestTable | None:
+        """Return the requests of a replication, a function of its number alone.
+
+        Parameters
+        ----------
+        number
+            From 0 on. The first replication is the draw of the seed itself, or the file as it is.
+
+        Returns
+        -------
+        RequestTable or None
+            None where a later draw of the same workload happens to hold nobody.
+        """
+        seed = replication_seed(self.seed, number)
+        if isinstance(self.source, RequestTable):
+            if number == 0:
+                return self.source
+            return self.source.with_lengths_permuted(np.random.default_rng(seed))
+        try:
+            return self.source.sample(seed, num_requests=self.num_requests, horizon=self.horizon)
+        except WorkloadError:
+            if number == 0:
+                raise
+            return None
+
+    @cached_property
+    def mix(self) -> RequestMix:
+        """Exact mix of a workload, empirical mix of requests."""
+        return self.source.mix() if isinstance(self.source, RequestTable) else self.source.mix
+
+    @property
+    def end(self) -> float:
+        """End of arrivals [time]: the horizon that was asked for, or the last arrival."""
+        return self.requests.horizon if self.horizon is None else self.horizon
+
+    @cached_property
+    def profile(self) -> RateProfile:
+        """Expected arrivals of a workload up to its end, or the requests' own cumulative curve."""
+        if isinstance(self.source, RequestTable):
+            return RateProfile.from_arrivals(self.source.arrival_time, self.horizon)
+        return self.source.profile(self.end)
+
+    @cached_property
+    def capacity(self) -> float:
+        """lambda_M [requests/time]; NaN where no fluid model answers for the instance."""
+        from fluid import capacity
+
+        try:
+            return capacity(self.mix, self.instance)
+        except UnsupportedError:
+            return math.nan
+
+    @property
+    def mean_rate(self) -> float:
+        """Mean arrival rate [requests/time]; NaN where all arrive at once."""
+        return self.profile.mean_rate if self.end > 0 else math.nan
+
+    @property
+    def load(self) -> float:
+        """Mean arrival rate over capacity; infinite for an instance too slow to have one."""
+        return self.mean_rate / self.capacity if self.capacity != 0 else math.inf
+
+    def on(self, instance: Instance) -> Question:
+        """Return the same requests asked of another instance."""
+        return self._changed(instance=instance)
+
+    def until(self, horizon: float) -> Question:
+        """Return the question with arrivals up to ``horizon`` [time]."""
+        return self._changed(num_requests=None, horizon=horizon)
+
+    def of_requests(self, number: int) -> Question:
+        """Return the question with ``number`` requests in every replication."""
+        return self._changed(num_requests=number, horizon=None)
+
+    def at_rate(self, rate: float) -> Question:
+        """Return the question at a base rate of its workload [requests/time].
+
+        A file is stretched to this mean rate, its gaps in proportion.
+
+        Raises
+        ------
+        FluidServeError
+            If all requests of a file arrive at time 0.
+        """
+        if not isinstance(self.source, RequestTable):
+            return self._changed(source=self.source.at_rate(rate))
+        if self.source.horizon <= 0:
+            raise FluidServeError("all requests arrive at time 0, which is no rate to change")
+        factor = len(self.source) / self.source.horizon / rate
+        return self._changed(source=self.source.stretched(factor))
+
+    def at_load(self, load: float) -> Question:
+        """Return the question at a base rate of ``load`` times the capacity of the instance.
+
+        Raises
+        ------
+        UnsupportedError
+            If no fluid model knows the capacity.
+        """
+        from fluid import capacity
+
+        return self.at_rate(load * capacity(self.mix, self.instance))
+
+    def scaled(self, n: int) -> Question:
+        """Return the question of an instance ``n`` times as large under ``n`` times the arrivals.
+
+        Of a file, each arrival becomes ``n`` with lengths drawn anew from the file.
+        """
+        if isinstance(self.source, RequestTable):
+            source: Source = replicated(self.source, n, self.seed)
+        else:
+            source = self.source.scaled(n)
+        return self._changed(source=source, instance=self.instance.scaled(n))
+
+    def _changed(self, **changes: Any) -> Question:
+        """Return a question with other fields, and what it shares with this one worked out."""
+        other = replace(self, **changes)
+        known = self.__dict__
+        if "mix" in known and (other.source is self.source or other._has_mix_of(self)):
+            other.__dict__["mix"] = known["mix"]
+            if "capacity" in known and other.instance is self.instance:
+                other.__dict__["capacity"] = known["capacity"]
+        if "requests" in known and all(getattr(other, x) is getattr(self, x) for x in DRAWN):
+            check_fits(known["requests"], other.instance)
+            other.__dict__["requests"] = known["requests"]
+        return other
+
+    def _has_mix_of(self, other: Question) -> bool:
+        """Return whether the lengths are those of another question."""
+        mine, others = self.source, other.source
+        if isinstance(mine, RequestTable) and isinstance(others, RequestTable):
+            return mine.decode_length is others.decode_length
+        return getattr(mine, "mix", self) is getattr(others, "mix", other)
