@@ -95,7 +95,8 @@ def describe(
     burstiness
         Gamma shape of the gaps; 1 is Poisson.
     rate_shape
-        Multiple of the rate over time, or its text (see :func:`parse_rate_shape`), in place of the scenario's.
+        Multiple of the rate over time, or its text (see :func:`parse_rate_shape`), in place of the
+        scenario's.
     L_filter : [tokens]
         Leave out requests with a longer decode; the rate is thinned by as much.
     scale
