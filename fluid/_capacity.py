@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
     return Saturation(tokens, size, tau, throughput)
 
 
+@answers("decode_node")
 def capacity(mix: RequestMix, instance: DecodeNode) -> float:
     """Return lambda_M [requests/time], the largest arrival rate that ``instance`` keeps up with.
 
