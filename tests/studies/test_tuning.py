@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unread import Unread, unread_kind
 
 import discrete
 from fluid import capacity
@@ -21,7 +21,6 @@ from serving import (
     ConfigError,
     DecodeNode,
     FluidServeError,
-    KnobSpec,
     UnsupportedError,
     kind_of,
 )
@@ -369,26 +368,10 @@ def test_a_bracket_that_is_not_allowed_is_named(bracket):
 # An engine that no fluid model reads
 
 
-@dataclass(frozen=True, slots=True)
-class Unread(DecodeNode):
-    """A decode node under another name, so that what the engine finds is known."""
-
-    engine: ClassVar[str] = "unread"
-
-
 @pytest.fixture
 def unread(monkeypatch):
     """A question of an instance of which no fluid model knows anything."""
-
-    def refuse(instance):
-        raise UnsupportedError("no fluid model reads the engine unread")
-
-    knob = KnobSpec(
-        "M_total", "smallest KV memory [tokens]", "smaller", "log",
-        lambda mix, instance: (500.0, 20_000.0), lambda mix, instance: (500.0, 1e6), integer=True,
-    )  # fmt: skip
-    kind = replace(DECODE_NODE, name="unread", settings=Unread, reading=refuse, knobs=(knob,))
-    monkeypatch.setitem(KINDS, "unread", kind)
+    monkeypatch.setitem(KINDS, "unread", unread_kind())
     return QUESTION.on(Unread())
 
 
