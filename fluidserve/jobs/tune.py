@@ -16,7 +16,7 @@ from fluidserve.results import parse_goodput
 from serving import ConfigError, FluidServeError
 
 if TYPE_CHECKING:
-    from studies.question import Question
+    from studies import Question
 
 NO_ANSWER = 1
 """Exit status where no value meets the objectives."""
@@ -119,9 +119,7 @@ def _two_knobs(
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:
     """Return what is tuned: a stream on an instance; refuse what ends."""
-    from studies.question import Question
-
-    if inputs.workload is None:
+    if inputs.question.is_file:
         raise FluidServeError(
             "tune needs a steady stream, not a file that ends; give its lengths with "
             "--lengths FILE and arrivals are generated"
@@ -130,9 +128,7 @@ def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:
         if params.get(key) is not None:
             flag = key.replace("_", "-")
             raise FluidServeError(f"--{flag}: tune sets the length of its runs; see --run-length")
-    return Question(
-        inputs.workload, inputs.instance, num_requests=inputs.num_requests, seed=inputs.config.seed
-    )
+    return inputs.question
 
 
 @contextmanager

@@ -227,7 +227,8 @@ class CrossingSearch:
             if slope is None:
                 slopes = [_slope(each, at, math.nan) for each in (low, high)]
                 slope = max([s for s in slopes if math.isfinite(s)], default=LEAST_SLOPE)
-            if self._is_certain(at):  # or else no good end of a bracket
+            # A verdict that no run length decides is no end of a bracket, whatever three runs say.
+            if self._is_certain(at) and not self._is_on_crossing(at, slope):
                 low, high = (at, high) if at.met == low.met else (low, at)
             if abs(at.margin) < LED_THERE:
                 break

@@ -46,7 +46,7 @@ from workload import Ramp, Steps, describe
 
 NODE = DecodeNode()
 DECODE_NODE = kind_of(NODE)
-QUESTION = Question(describe("normal"), NODE, num_requests=100)
+QUESTION = Question(describe("normal"), NODE)
 LAMBDA_M = capacity(QUESTION.mix, NODE)
 QUICK = SearchSettings(tolerance=0.03, most_requests=200_000)
 
@@ -281,7 +281,7 @@ def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
     )
     bursts = "steps(0:3,100:0.8,period=1100)"
     stream = describe(types="(20,20,1)", rate_shape=bursts)
-    question = at_mean_rate(Question(stream, node, num_requests=100), 4.4)
+    question = at_mean_rate(Question(stream, node), 4.4)
     settings = SearchSettings(scan=8, tolerance=0.05, replications=4, most_requests=200_000)
     found = tune("admission-threshold", question, settings=settings)
     assert not found.monotone and any("not monotone" in each for each in found.warnings)
@@ -330,7 +330,7 @@ def test_a_workload_without_a_steady_state_is_refused(shape):
 
 def test_a_file_has_no_steady_state():
     with pytest.raises(UnsupportedError, match="stream"):
-        tune("max-rate", Question(QUESTION.requests, NODE))
+        tune("max-rate", Question(QUESTION.of_requests(100).requests, NODE))
 
 
 @pytest.mark.parametrize(
