@@ -1,6 +1,6 @@
 """Capacity at objectives: ``tune`` beside a brute-force scan and plain bisections (some minutes).
 
-Usage: python benchmarks/tuning.py [--replications 16] [--tolerance 0.02] > tuning.json
+Usage: python benchmarks/tuning.py [--replications 16] [--tolerance 0.02] [--slo ...] > tuning.json
 
 Per objective: what ``tune`` answers and its engine runs; what a scan of many rates on other draws
 answers; and the runs of two bisections of the same bracket to the same width, one with all
@@ -20,25 +20,39 @@ import numpy as np
 import discrete
 from fluid import capacity
 from serving import DecodeNode
-from studies.tuning import Operation, Point, Slo, measure, parse_slo, tune
+from studies.question import Question
+from studies.tuning import Point, SearchSettings, Slo, at_mean_rate, measure, parse_slo, tune
 from workload import describe
 
-OPERATION = Operation(describe("normal"), DecodeNode())
+QUESTION = Question(describe("normal"), DecodeNode())
+"""The normal mix on the default node."""
+
 SLOS = ("p99_ttft<200", "p90_e2el<400", "p99_ttft<50")
-SCAN_POINTS, SCAN_REQUESTS, SCAN_REPLICATIONS = 31, 400_000, 6
+"""Objectives, one search each."""
+
+SCAN_POINTS = 31
+"""Rates of the brute-force scan."""
+
+SCAN_REQUESTS = 400_000
+"""Requests of each of its runs."""
+
+SCAN_REPLICATIONS = 6
+"""Its runs at each rate."""
+
+SCAN_SEED = 7000
+"""Seed of its first replication, so that its draws are its own."""
 
 
 def scanned(slo: Slo) -> float:
     """Return where a statistic passes its limit, on a grid of rates and draws of its own."""
-    rates = np.linspace(0.5, 0.98, SCAN_POINTS) * capacity(
-        OPERATION.workload.mix, OPERATION.instance
-    )
+    rates = np.linspace(0.5, 0.98, SCAN_POINTS) * capacity(QUESTION.mix, QUESTION.instance)
     margins = []
     for rate in rates:
         values = []
         for r in range(SCAN_REPLICATIONS):
-            table = OPERATION.at_rate(rate).workload.sample(7000 + r, num_requests=SCAN_REQUESTS)
-            run = discrete.simulate(table, OPERATION.instance, record_batches=False)
+            stream = QUESTION.stream.at_mean_rate(rate)
+            table = stream.sample(SCAN_SEED + r, num_requests=SCAN_REQUESTS)
+            run = discrete.simulate(table, QUESTION.instance, record_batches=False)
             values.append(slo.measured(run.samples(SCAN_REQUESTS // 10)))
         margins.append(math.log(np.mean(values) / slo.limit))
         if margins[-1] > 0.7:
@@ -59,7 +73,7 @@ def bisected(slo: Slo, bracket: tuple[float, float], width: float, requests: int
         point = Point(rate, requests)
         while point.replications < replications:
             point.measurements.append(
-                measure(OPERATION.at_rate(rate), [slo], requests, point.replications, 42)
+                measure(at_mean_rate(QUESTION, rate), [slo], requests, point.replications)
             )
             runs += 1
             if early and point.certain(0.95):
@@ -79,14 +93,15 @@ def main() -> None:
     parser.add_argument("--replications", type=int, default=16)
     parser.add_argument("--tolerance", type=float, default=0.02)
     parser.add_argument("--plain", action="store_true", help="run the plain bisection too (slow)")
+    parser.add_argument("--slo", action="append", help="objective to search for; repeatable")
     given = parser.parse_args()
+    settings = SearchSettings(tolerance=given.tolerance, replications=given.replications)
     rows = []
-    for text in SLOS:
+    for text in given.slo or SLOS:
         slo = parse_slo(text)
         print(text, file=sys.stderr, flush=True)
         began = time.perf_counter()
-        found = tune("max-rate", OPERATION, [slo], tolerance=given.tolerance,
-                     replications=given.replications)  # fmt: skip
+        found = tune("max-rate", QUESTION, [slo], settings=settings)
         seconds = time.perf_counter() - began
         assert found.value is not None and found.answer is not None
         truth = scanned(slo)
