@@ -21,11 +21,9 @@ LED_THERE = 0.3
 LARGEST_TELLING_MARGIN = 5.0
 """Margin from which its size no longer tells how far away the crossing is."""
 
-SCOUT_LENGTH = 5
-"""Length of a scout's run in shortest runs."""
-
-SCOUT_REPLICATIONS = 3
-"""Most replications of a scout."""
+SCOUT_LENGTH = 15
+"""Length of a scout's run in shortest runs. One run tells as much as three runs of a third of this
+length, and its parts tell the noise."""
 
 MOST_SCOUTS = 6
 """Values at which scouts may run before the long runs begin."""
@@ -222,7 +220,7 @@ class CrossingSearch:
             if not low.value < value < high.value:
                 at = min((low, high), key=lambda each: abs(each.value - value))
                 break
-            at = self.measure(value, self._scout_length, SCOUT_REPLICATIONS)
+            at = self.measure(value, self._scout_length, 1)
             slope = self._expected_slope(value)
             if slope is None:
                 slopes = [_slope(each, at, math.nan) for each in (low, high)]
