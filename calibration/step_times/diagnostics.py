@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from calibration.step_times._solver import fit_relative
+from calibration.step_times.broken_lines import fit_relative
 from calibration.step_times.reading import StepRows
 from serving import WorkloadError
 
@@ -113,7 +113,7 @@ def coefficients(
     Parameters
     ----------
     A, y, base, names
-        The fit; see :func:`calibration.step_times._solver.fit_relative`.
+        The fit; see :func:`calibration.step_times.broken_lines.fit_relative`.
     level
         Level of every row.
     c

@@ -8,17 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.step_times._recipes import (
-    Recipe,
-    decode_columns,
-    decode_knots,
-    decode_law,
-    predict,
-    prefill_columns,
-    prefill_knots,
-    prefill_law,
-)
-from calibration.step_times._solver import fit_relative
+from calibration.step_times.broken_lines import fit_relative
 from calibration.step_times.diagnostics import (
     Coefficient,
     Identifiability,
@@ -29,6 +19,16 @@ from calibration.step_times.diagnostics import (
 )
 from calibration.step_times.holdout import HeldOut, held_out, level_numbers
 from calibration.step_times.reading import StepRows
+from calibration.step_times.recipes import (
+    Recipe,
+    decode_columns,
+    decode_knots,
+    decode_law,
+    predict,
+    prefill_columns,
+    prefill_knots,
+    prefill_law,
+)
 from serving import BatchTimeLaw, ConfigError, WorkloadError
 
 LAWS = ("auto", "linear", "tabulated")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.step_times._recipes import Recipe, fit_law, predict
 from calibration.step_times.reading import StepRows
+from calibration.step_times.recipes import Recipe, fit_law, predict
 
 MOST_LEVELS, BLOCKS = 24, 12
 """Up to so many different values each is a level; more are cut into blocks of equal counts."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.step_times import Recipe, StepRows, fit_step_times, predict, read_step_times
-from calibration.step_times._solver import chosen_knots, fit_relative
+from calibration.step_times.broken_lines import chosen_knots, fit_relative
 from calibration.step_times.diagnostics import coefficients, identifiability
 from calibration.step_times.holdout import held_out
 from discrete import simulate

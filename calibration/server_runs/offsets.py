@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._law import LawFit
-from calibration.server_runs._metric_rows import held_tokens
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs.law import LawFit
+from calibration.server_runs.metric_rows import held_tokens
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.requests import RequestLog
 
 FEWEST = 8
 """Requests, or scrapes, below which nothing is said."""

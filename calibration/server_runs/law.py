@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from calibration.server_runs._batch_rows import BatchRows
+from calibration.server_runs.batch_rows import BatchRows
 from serving import FluidServeError
 
 COEFFICIENTS = ("d_0", "d_prefill", "d_decode", "d_kv")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.step_times._solver import broken_line, chosen_knots, fit_relative
+from calibration.step_times.broken_lines import broken_line, chosen_knots, fit_relative
 from calibration.step_times.reading import StepRows
 from serving import BatchTimeLaw
 

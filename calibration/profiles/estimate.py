@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.profiles._tables import Gpu, Law, ModelShape, Roofline
+from calibration.profiles.tables import Gpu, Law, ModelShape, Roofline
 from serving import FluidServeError
 
 GIB = 2**30

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration.server_runs import _metrics, _requests
-from calibration.server_runs._batch_rows import BatchRows, rows_of_table
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs import metrics, requests
+from calibration.server_runs.batch_rows import BatchRows, rows_of_table
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 from workload import TextTable, read_text
 
@@ -48,19 +48,19 @@ def read_server_log(
     path = Path(path)
     text = read_text(path)
     if text.lstrip()[0] in "[{":
-        content = _requests.parse_json(text, path)
+        content = requests.parse_json(text, path)
         if isinstance(content, dict) and "data" not in content and "resultType" not in content:
-            return _requests.from_bench(content, path)
-        return _metrics.from_range_export(content, path, engine=engine)
+            return requests.from_bench(content, path)
+        return metrics.from_range_export(content, path, engine=engine)
     if text.lstrip().startswith(("#", "vllm:")):
-        return _metrics.from_exposition(text, path, interval=interval, engine=engine)
+        return metrics.from_exposition(text, path, interval=interval, engine=engine)
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:
         return rows_of_table(table)
-    if all(name in table.columns for name in _metrics.THROUGHPUT_TABLE):
-        return _metrics.from_throughputs(table)
-    if _requests.is_request_table(table):
-        return _requests.from_table(table)
+    if all(name in table.columns for name in metrics.THROUGHPUT_TABLE):
+        return metrics.from_throughputs(table)
+    if requests.is_request_table(table):
+        return requests.from_table(table)
     raise WorkloadError(
         f"its columns are not those of a server's results; known are: {KINDS}", path=path
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._metrics import MetricsLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.metrics import MetricsLog
 from serving import WorkloadError
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 
 MOST_POINTS = 2_000_000

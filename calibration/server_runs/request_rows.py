@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._phase_rows import rows_of_phases
-from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._token_rows import STEPS_PER_ROW, rows_of_tokens
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.phase_rows import rows_of_phases
+from calibration.server_runs.requests import RequestLog
+from calibration.server_runs.token_rows import STEPS_PER_ROW, rows_of_tokens
 
 
 def rows_of_requests(
@@ -34,7 +34,7 @@ def rows_of_requests(
     remote_prefill
         Prompts come with their KV (a decode node): their first token is decoded like the others.
     law : shape (4,)
-        Of a fit before, for logs without inter-token times; see :mod:`._phase_rows`.
+        Of a fit before, for logs without inter-token times; see :mod:`calibration.server_runs.phase_rows`.
     """
     if log.inter_token is None or max(each.size for each in log.inter_token) < steps_per_row:
         return rows_of_phases(

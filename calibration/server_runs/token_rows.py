@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.requests import RequestLog
 
 STEPS_PER_ROW = 8
 """Batches that one row averages."""

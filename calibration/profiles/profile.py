@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.profiles._estimate import UTILIZATION, estimated_kv_capacity, estimated_law
-from calibration.profiles._names import gpu_key, model_key, resolve
-from calibration.profiles._tables import (
+from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
+from calibration.profiles.names import gpu_key, model_key, resolve
+from calibration.profiles.tables import (
     Law,
     Measurement,
     Wall,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._law import LawFit, fit_law
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.law import LawFit, fit_law
 from serving import FluidServeError
 
 SIGNIFICANT = 3.0

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._drift import Drift, drift
-from calibration.server_runs._law import COEFFICIENTS, LawFit, fit_law
-from calibration.server_runs._metric_rows import rows_of_metrics
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._offsets import Estimate, frontend_offset, kv_capacity
-from calibration.server_runs._read import ServerLog
-from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import rows_of_requests
-from calibration.server_runs._token_rows import STEPS_PER_ROW
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.drift import Drift, drift
+from calibration.server_runs.law import COEFFICIENTS, LawFit, fit_law
+from calibration.server_runs.metric_rows import rows_of_metrics
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs.read import ServerLog
+from calibration.server_runs.request_rows import rows_of_requests
+from calibration.server_runs.requests import RequestLog
+from calibration.server_runs.token_rows import STEPS_PER_ROW
 from serving import ConfigError, WorkloadError
 
 TRAINED = 0.7
