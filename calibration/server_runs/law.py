@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
+from calibration.robust_fit import RelativeFit, fit_relative
 from calibration.server_runs.batch_rows import BatchRows
 from serving import FluidServeError
 
 COEFFICIENTS = ("d_0", "d_prefill", "d_decode", "d_kv")
-HUBER = 1.345
-ROUNDS = 12
 IDENTIFIED = 0.1
 """A coefficient is identified whose 95 % interval reaches no further than this share of it."""
 
@@ -72,43 +70,27 @@ def fit_law(rows: BatchRows) -> LawFit:
             f"{len(rows)} batch times for {told.sum()} coefficients; {3 * told.sum()} are needed: "
             "give a longer run"
         )
-    columns = x[:, told]
-    root = np.sqrt(rows.steps / rows.steps.mean())
-    predicted, robust = y, np.ones(len(rows))
-    c = np.zeros(columns.shape[1])
-    for _ in range(ROUNDS):
-        weight = root * np.sqrt(robust) / predicted
-        length = np.linalg.norm(columns * weight[:, None], axis=0)
-        c = nnls(columns * weight[:, None] / length, y * weight)[0] / length
-        predicted = np.maximum(columns @ c, 0.05 * y)
-        residual = root * (y / predicted - 1)
-        spread = 1.4826 * np.median(np.abs(residual - np.median(residual))) + 1e-12
-        robust = np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-300))
+    columns, batches = x[:, told], rows.steps / rows.steps.mean()
+    fit = fit_relative(columns, y, row_weights=batches, centred=True)
+    scaled = columns * (np.sqrt(batches) / fit.scale)[:, None]
     value, half = np.full(4, np.nan), np.full(4, np.nan)
-    value[told] = c
-    half[told] = _half_widths(columns * (root / predicted)[:, None], c, residual, robust)
-    scaled = columns * (root / predicted)[:, None]
+    value[told], half[told] = fit.coefficients, _half_widths(scaled, fit)
     return LawFit(value, half, float(np.linalg.cond(scaled / np.linalg.norm(scaled, axis=0))))
 
 
-def _half_widths(
-    scaled: NDArray[np.float64],
-    c: NDArray[np.float64],
-    residual: NDArray[np.float64],
-    robust: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _half_widths(scaled: NDArray[np.float64], fit: RelativeFit) -> NDArray[np.float64]:
     """Return 95 % half widths; infinite for a coefficient held at zero.
 
     The sandwich of Huber's estimator: a clipped residual has no slope, so it counts in the meat
     and not in the bread. Residuals are inflated by their leverage (HC3).
     """
-    free = c > 0
-    half = np.full(c.size, np.inf)
+    free = fit.coefficients > 0
+    half = np.full(free.size, np.inf)
     x = scaled[:, free]
-    inner = x[robust >= 1.0]
+    inner = x[fit.robust_weight >= 1.0]
     bread = np.linalg.pinv(inner.T @ inner)
     leverage = np.einsum("ij,jk,ik->i", x, bread, x)
-    score = robust * residual / np.maximum(1 - leverage, 0.1)
+    score = fit.robust_weight * fit.residual / np.maximum(1 - leverage, 0.1)
     meat = (x * score[:, None] ** 2).T @ x
     half[free] = 1.96 * np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0))
     return half

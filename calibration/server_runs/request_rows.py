@@ -34,7 +34,8 @@ def rows_of_requests(
     remote_prefill
         Prompts come with their KV (a decode node): their first token is decoded like the others.
     law : shape (4,)
-        Of a fit before, for logs without inter-token times; see :mod:`calibration.server_runs.phase_rows`.
+        Coefficients of an earlier fit, for logs without inter-token times; see
+        :func:`calibration.server_runs.phase_rows.rows_of_phases`.
     """
     if log.inter_token is None or max(each.size for each in log.inter_token) < steps_per_row:
         return rows_of_phases(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.step_times.broken_lines import fit_relative
 from calibration.step_times.diagnostics import (
     Coefficient,
     Identifiability,
@@ -19,16 +18,7 @@ from calibration.step_times.diagnostics import (
 )
 from calibration.step_times.holdout import HeldOut, held_out, level_numbers
 from calibration.step_times.reading import StepRows
-from calibration.step_times.recipes import (
-    Recipe,
-    decode_columns,
-    decode_knots,
-    decode_law,
-    predict,
-    prefill_columns,
-    prefill_knots,
-    prefill_law,
-)
+from calibration.step_times.recipes import Recipe, fit_decode, fit_prefill, predict
 from serving import BatchTimeLaw, ConfigError, WorkloadError
 
 LAWS = ("auto", "linear", "tabulated")
@@ -221,33 +211,35 @@ def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
 def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTimeFit:
     is_decode = rows.prefill_tokens == 0
     some = rows[is_decode]
-    knots = decode_knots(some, recipe)
-    A, names = decode_columns(some, recipe, knots)
-    c = fit_relative(A, some.time)
-    law, decode = decode_law(c, recipe, knots), identifiability(A, some.time, names)
-    known = coefficients(A, some.time, 0.0, names, level_numbers(some.requests), c, decode)
-    prefill = None
+    part = fit_decode(some, recipe)
+    law, decode, prefill = part.law, identifiability(part.design), None
+    known = coefficients(part.design, part.coefficients, level_numbers(some.requests), decode)
     if not is_decode.all():
         others = rows[~is_decode]
-        knots = prefill_knots(others, recipe)
-        A, base, names = prefill_columns(others, law, recipe, knots)
-        c = fit_relative(A, others.time, base=base)
-        law, prefill = prefill_law(c, law, knots), identifiability(A, others.time, names)
+        part = fit_prefill(others, law, recipe)
+        law, prefill = part.law, identifiability(part.design)
         level = level_numbers(others.prefill_tokens)
-        known += coefficients(A, others.time, base, names, level, c, prefill)
+        known += coefficients(part.design, part.coefficients, level, prefill)
     predicted = predict(law, rows)
     far = outliers(rows, predicted)
     error, regime = 100 * np.abs(predicted / rows.time - 1), rows.regime
     present = [name for name in ("decode", "mixed", "prefill") if (regime == name).any()]
     quality = FitQuality(
-        {name: int((regime == name).sum()) for name in present},
-        {name: float(error[regime == name].mean()) for name in present},
-        scores,
+        rows={name: int((regime == name).sum()) for name in present},
+        mape={name: float(error[regime == name].mean()) for name in present},
+        held_out=scores,
     )
     return StepTimeFit(
-        law, recipe, tuple(known), decode, prefill, quality, tuple(far),
-        tuple(_warnings(known, decode, quality, recipe, rows)), rows,
-    )  # fmt: skip
+        law=law,
+        recipe=recipe,
+        coefficients=tuple(known),
+        decode=decode,
+        prefill=prefill,
+        quality=quality,
+        outliers=tuple(far),
+        warnings=tuple(_warnings(known, decode, quality, recipe, rows)),
+        rows=rows,
+    )
 
 
 def _warnings(

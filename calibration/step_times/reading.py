@@ -97,13 +97,18 @@ class StepRows:
         return self.time.size
 
     @property
+    def computed(self) -> NDArray[np.float64]:
+        """Return the tokens that each batch computes: prefill tokens and one per request."""
+        return self.prefill_tokens + self.requests
+
+    @property
     def attention(self) -> NDArray[np.float64]:
-        """Pairs of a prefill token and a token it attends, per row, one chunk each."""
+        """Return the pairs of a prefill token and a token that it attends, one chunk per row."""
         return self.prefill_tokens * (self.prefill_context + (self.prefill_tokens + 1) / 2)
 
     @property
     def regime(self) -> NDArray[np.str_]:
-        """``decode``, ``mixed`` or ``prefill``, per row."""
+        """Return ``decode``, ``mixed`` or ``prefill`` for each row."""
         decodes, prefills = self.requests > 0, self.prefill_tokens > 0
         return np.where(prefills, np.where(decodes, "mixed", "prefill"), "decode")
 

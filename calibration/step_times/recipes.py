@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.step_times.broken_lines import broken_line, chosen_knots, fit_relative
+from calibration.step_times.broken_lines import broken_line, chosen_knots
+from calibration.step_times.design import Design, Line
 from calibration.step_times.reading import StepRows
 from serving import BatchTimeLaw
 
-MOST_KNOTS, MOST_STAIRS = 8, 16
-"""Rows of a table, and of one with stairs."""
+MOST_KNOTS = 8
+"""Largest number of rows of a table whose line bends freely."""
+
+MOST_STAIRS = 16
+"""Largest number of rows of a table that may have stairs."""
 
 TILE = 128
 """Tokens that the matrix kernels of NVIDIA cards compute together."""
@@ -22,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a law is fitted.
+    """A recipe says which form each part of a law takes.
 
     Parameters
     ----------
@@ -41,79 +45,133 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Words for tables."""
+        """Return the recipe in words, for tables."""
         return f"{self.decode}, prefill {self.prefill}{'' if self.kv else ', without KV'}"
 
 
-def fit_law(rows: StepRows, recipe: Recipe, *, robust: bool = True) -> BatchTimeLaw:
+@dataclass(frozen=True, slots=True, eq=False)
+class PartFit:
+    """The fit of one part of a law: of decode-only batches, or of batches with prefill.
+
+    Parameters
+    ----------
+    law
+        Batch-time law [s] with the coefficients of this part.
+    design
+        Rows and columns that the part was fitted to.
+    coefficients : shape (K,)
+        One number per column of the design.
+    """
+
+    law: BatchTimeLaw
+    design: Design
+    coefficients: Array
+
+
+def fit_law(rows: StepRows, recipe: Recipe) -> BatchTimeLaw:
     """Return the law [s] of ``rows``: decode terms from decode-only rows, the rest from others.
 
-    Batches with prefill run other kernels: fitted to all rows at once, one coefficient of KV
-    would be wrong for both.
+    Batches with prefill run other kernels, so one coefficient of the KV read, fitted to all rows
+    at once, would be wrong for both.
     """
     is_decode = rows.prefill_tokens == 0
-    law = fit_decode(rows[is_decode], recipe, robust=robust)
+    law = fit_decode(rows[is_decode], recipe).law
     if is_decode.all():
         return law
-    return fit_prefill(rows[~is_decode], law, recipe, robust=robust)
+    return fit_prefill(rows[~is_decode], law, recipe).law
 
 
-def decode_columns(rows: StepRows, recipe: Recipe, knots: Array | None) -> tuple[Array, list[str]]:
-    """Return the columns of the decode law, shape (R, K), and their coefficients' names."""
+def fit_decode(rows: StepRows, recipe: Recipe) -> PartFit:
+    """Return the fit of decode-only rows."""
+    knots = _decode_knots(rows, recipe)
+    terms: dict[str, Array | Line] = {"d_0": np.ones(len(rows))}
     if knots is None:
-        columns, names = [np.ones(len(rows)), rows.requests], ["d_0", "d_decode"]
+        terms["d_decode"] = rows.requests
     else:
-        columns = list(broken_line(rows.requests, knots).T)
-        names = ["d_0", *(f"d_decode_table[{k:g}]" for k in knots[1:])]
+        terms["d_decode_table"] = Line(broken_line(rows.requests, knots)[:, 1:], knots[1:])
     if recipe.kv:
-        columns.append(rows.context)
-        names.append("d_kv")
-    return np.column_stack(columns), names
+        terms["d_kv"] = rows.context
+    design = Design.of(rows.time, terms)
+    coefficients = design.fit()
+    found = design.by_term(coefficients)
+    d_0, d_kv = float(found["d_0"].item()), float(found["d_kv"].item()) if recipe.kv else 0.0
+    if knots is None:
+        law = BatchTimeLaw(d_0=d_0, d_decode=float(found["d_decode"].item()), d_kv=d_kv)
+    else:
+        table = _table(knots, np.append(0.0, found["d_decode_table"]))
+        law = BatchTimeLaw.tabulated(table, d_kv, d_0=d_0)
+    return PartFit(law, design, coefficients)
 
 
-def decode_knots(rows: StepRows, recipe: Recipe) -> Array | None:
-    """Return where the decode law bends; None if it is linear."""
+def _decode_knots(rows: StepRows, recipe: Recipe) -> Array | None:
+    """Return the numbers of requests where the decode law bends; None if the law is linear."""
     if recipe.decode == "linear" or np.unique(rows.requests).size < 3:
         return None
     others = np.column_stack([rows.context]) if recipe.kv else np.empty((len(rows), 0))
     return chosen_knots(rows.requests, others, rows.time, most=MOST_KNOTS)
 
 
-def fit_decode(rows: StepRows, recipe: Recipe, *, robust: bool = True) -> BatchTimeLaw:
-    """Return the law [s] of decode-only rows."""
-    knots = decode_knots(rows, recipe)
-    A, _ = decode_columns(rows, recipe, knots)
-    return decode_law(fit_relative(A, rows.time, robust=robust), recipe, knots)
+def fit_prefill(rows: StepRows, law: BatchTimeLaw, recipe: Recipe) -> PartFit:
+    """Return ``law`` with the prefill terms that rows with prefill give.
 
-
-def decode_law(c: Array, recipe: Recipe, knots: Array | None) -> BatchTimeLaw:
-    """Return the law of the coefficients of :func:`decode_columns`."""
-    d_kv = float(c[-1]) if recipe.kv else 0.0
-    if knots is None:
-        return BatchTimeLaw(d_0=float(c[0]), d_decode=float(c[1]), d_kv=d_kv)
-    table = _table(knots, np.append(0.0, c[1 : knots.size]))
-    return BatchTimeLaw.tabulated(table, d_kv, d_0=float(c[0]))
+    Parameters
+    ----------
+    rows
+        Batches with prefill.
+    law
+        Law of decode-only batches.
+    recipe
+        Form of the prefill terms: on top of ``law``, or tables of their own.
+    """
+    attended = {
+        "d_prefill_attention": rows.attention,
+        "d_prefill_context": rows.prefill_context,
+    }
+    if recipe.prefill == "added":
+        knots, base = None, law.mixed_duration(rows.requests, rows.context, 0.0)
+        terms: dict[str, Array | Line] = {"d_prefill": rows.prefill_tokens}
+    else:
+        knots, base = _prefill_knots(rows, recipe), 0.0
+        terms = {
+            "d_prefill_table": Line(broken_line(rows.computed, knots.computed), knots.computed)
+        }
+        if knots.read is not None:
+            line = broken_line(rows.context, knots.read)
+            terms["d_mixed_kv_table"] = Line(line[:, 1:], knots.read[1:])
+        terms["d_mixed_decode"] = rows.requests
+    design = Design.of(rows.time, terms | attended, base)
+    coefficients = design.fit()
+    found = design.by_term(coefficients)
+    single = {term: float(each.item()) for term, each in found.items() if "table" not in term}
+    tables = {}
+    if knots is not None:
+        tables["d_prefill_table"] = _table(knots.computed, found["d_prefill_table"])
+        if knots.read is not None:
+            rises = np.append(0.0, found["d_mixed_kv_table"])
+            tables["d_mixed_kv_table"] = _table(knots.read, rises)
+    return PartFit(replace(law, **single, **tables), design, coefficients)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefillKnots:
-    """Where the time of batches with prefill bends: by tokens computed, and by KV read if at all.
+    """Contents of a batch with prefill at which its time bends.
 
-    Notes
-    -----
-    Kernels compute tiles of tokens, which makes stairs in the first; once the contexts of many
-    requests no longer fit the cache of the card, KV costs more, which bends the second upwards.
+    Parameters
+    ----------
+    computed : [tokens]
+        Tokens computed. Kernels compute tiles of tokens, which makes stairs.
+    read : [tokens]
+        KV read; None without the KV term. Once the contexts of many requests no longer fit the
+        cache of the card, KV costs more, which bends the line upwards.
     """
 
     computed: Array
     read: Array | None
 
 
-def prefill_knots(rows: StepRows, recipe: Recipe) -> PrefillKnots | None:
-    """Return where the time of batches with prefill bends; None if it comes on top of decode."""
-    if recipe.prefill == "added":
-        return None
-    computed = rows.prefill_tokens + rows.requests
+def _prefill_knots(rows: StepRows, recipe: Recipe) -> PrefillKnots:
+    """Return the contents at which the time of batches with prefill bends."""
+    computed = rows.computed
     others = np.column_stack([rows.requests, rows.attention, rows.prefill_context])
     read = None
     if recipe.kv:
@@ -125,45 +183,8 @@ def prefill_knots(rows: StepRows, recipe: Recipe) -> PrefillKnots | None:
     return PrefillKnots(stairs, read)
 
 
-def prefill_columns(
-    rows: StepRows, law: BatchTimeLaw, recipe: Recipe, knots: PrefillKnots | None
-) -> tuple[Array, Array | float, list[str]]:
-    """Return the columns of a batch with prefill, what is known already, and names."""
-    attended = [rows.attention, rows.prefill_context]
-    names = ["d_prefill_attention", "d_prefill_context"]
-    if knots is None:
-        base = law.mixed_duration(rows.requests, rows.context, 0.0)
-        return np.column_stack([rows.prefill_tokens, *attended]), base, ["d_prefill", *names]
-    columns = [broken_line(rows.prefill_tokens + rows.requests, knots.computed)]
-    names = [*(f"d_prefill_table[{k:g}]" for k in knots.computed), "d_mixed_decode", *names]
-    if knots.read is not None:
-        columns.append(broken_line(rows.context, knots.read)[:, 1:])
-        names[-3:-3] = [f"d_mixed_kv_table[{k:g}]" for k in knots.read[1:]]
-    return np.column_stack([*columns, rows.requests, *attended]), 0.0, names
-
-
-def fit_prefill(
-    rows: StepRows, law: BatchTimeLaw, recipe: Recipe, *, robust: bool = True
-) -> BatchTimeLaw:
-    """Return ``law`` with what batches with prefill add, from such rows."""
-    knots = prefill_knots(rows, recipe)
-    A, base, _ = prefill_columns(rows, law, recipe, knots)
-    return prefill_law(fit_relative(A, rows.time, base=base, robust=robust), law, knots)
-
-
-def prefill_law(c: Array, law: BatchTimeLaw, knots: PrefillKnots | None) -> BatchTimeLaw:
-    """Return ``law`` with the coefficients of :func:`prefill_columns`."""
-    decode, attention, context = c[-3:].tolist()
-    law = replace(law, d_prefill_attention=attention, d_prefill_context=context)
-    if knots is None:
-        return replace(law, d_prefill=decode)
-    split = knots.computed.size
-    computed = _table(knots.computed, c[:split])
-    read = None if knots.read is None else _table(knots.read, np.append(0.0, c[split:-3]))
-    return replace(law, d_prefill_table=computed, d_mixed_kv_table=read, d_mixed_decode=decode)
-
-
 def _table(knots: Array, rises: Array) -> tuple[tuple[float, float], ...]:
+    """Return the rows (content, time [s]) of a table from the rise up to each knot."""
     return tuple(zip(knots.tolist(), np.cumsum(rises).tolist(), strict=True))
 
 
