@@ -1,4 +1,4 @@
-"""Mean content and duration of consecutive batches: what a law is fitted to."""
+"""Rows that a law is fitted to: mean content and duration of consecutive batches."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import WorkloadError
+from calibration.refusal import refuse_first
 from workload import TextTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchRows:
-    """Means over consecutive batches, in order of time.
+    """Each row averages consecutive batches; rows are in order of time.
 
     Parameters
     ----------
     time : shape (N,) [s]
         Middle of the batches that a row averages.
     steps : shape (N,)
-        How many those are.
+        Number of batches that a row averages.
     prefill_tokens, decode_tokens, kv_tokens : shape (N,) [tokens/batch]
         Prompt tokens computed, decoding requests, and KV that these held. ``kv_tokens`` is None
         where the server did not tell.
@@ -47,30 +47,43 @@ class BatchRows:
 
     def where(self, keep: NDArray) -> BatchRows:
         """Return the rows that a mask or an array of indices selects."""
-        kv = None if self.kv_tokens is None else self.kv_tokens[keep]
         return BatchRows(
-            self.time[keep], self.steps[keep], self.prefill_tokens[keep],
-            self.decode_tokens[keep], kv, self.step_time[keep], self.disjoint, self.kv_is_share,
-        )  # fmt: skip
+            time=self.time[keep],
+            steps=self.steps[keep],
+            prefill_tokens=self.prefill_tokens[keep],
+            decode_tokens=self.decode_tokens[keep],
+            kv_tokens=None if self.kv_tokens is None else self.kv_tokens[keep],
+            step_time=self.step_time[keep],
+            disjoint=self.disjoint,
+            kv_is_share=self.kv_is_share,
+        )
 
 
 def rows_of_table(table: TextTable) -> BatchRows:
-    """Return the rows of a CSV of windows: ``prefill_tokens``, ``decode_tokens``, ``kv_tokens``,
-    ``step_time_ms`` and a time ``t_s`` [s].
-    """  # noqa: D205
-    step = table.numbers("step_time_ms") / 1000.0
-    wrong = step <= 0
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise WorkloadError("allowed: a number > 0", path=table.path, row=at + 1,
-                            column="step_time_ms", value=float(step[at] * 1000))  # fmt: skip
-    time = table.numbers("t_s")
-    late = np.diff(time) <= 0
-    if late.any():
-        at = int(np.argmax(late)) + 1
-        raise WorkloadError("time does not increase", path=table.path, row=at + 1, column="t_s",
-                            value=float(time[at]))  # fmt: skip
-    return BatchRows(
-        time, np.ones(time.size), table.numbers("prefill_tokens"), table.numbers("decode_tokens"),
-        table.numbers("kv_tokens"), step,
+    """Return the rows of a CSV of windows.
+
+    The columns are ``prefill_tokens``, ``decode_tokens``, ``kv_tokens``, ``step_time_ms`` and a
+    time ``t_s`` [s].
+
+    Raises
+    ------
+    WorkloadError
+        Naming the row of the first value that is wrong.
+    """
+    milliseconds, time = table.numbers("step_time_ms"), table.numbers("t_s")
+    refuse_first(
+        milliseconds <= 0, "allowed: a number > 0",
+        column="step_time_ms", values=milliseconds, path=table.path,
     )  # fmt: skip
+    refuse_first(
+        np.diff(time, prepend=-np.inf) <= 0, "time does not increase",
+        column="t_s", values=time, path=table.path,
+    )  # fmt: skip
+    return BatchRows(
+        time=time,
+        steps=np.ones(time.size),
+        prefill_tokens=table.numbers("prefill_tokens"),
+        decode_tokens=table.numbers("decode_tokens"),
+        kv_tokens=table.numbers("kv_tokens"),
+        step_time=milliseconds / 1000.0,
+    )

@@ -1,8 +1,9 @@
-"""The batch-time law that mean batch times follow: non-negative, robust, on relative error."""
+"""The batch-time law that the mean batch times of a server follow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,38 @@ from calibration.robust_fit import RelativeFit, fit_relative
 from calibration.server_runs.batch_rows import BatchRows
 from serving import FluidServeError
 
-COEFFICIENTS = ("d_0", "d_prefill", "d_decode", "d_kv")
+
+class Coefficients(NamedTuple):
+    """The coefficients of ``tau = d_0 + d_prefill P + d_decode n + d_kv K``.
+
+    Parameters
+    ----------
+    d_0 : [s]
+        Time of an empty batch.
+    d_prefill : [s/token]
+        Time per prompt token that the batch computes.
+    d_decode : [s/request]
+        Time per decoding request of the batch.
+    d_kv : [s/token]
+        Time per KV token that the decoding requests hold.
+    """
+
+    d_0: float
+    d_prefill: float
+    d_decode: float
+    d_kv: float
+
+
+COEFFICIENTS = Coefficients._fields
+"""Names of the coefficients, in the order of the columns of a fit."""
+
 IDENTIFIED = 0.1
-"""A coefficient is identified whose 95 % interval reaches no further than this share of it."""
+"""Largest half width of a 95 % interval, as a share of the coefficient, that identifies it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LawFit:
-    """Coefficients of ``tau = d_0 + d_prefill P + d_decode n + d_kv K``.
+    """A fitted batch-time law, with intervals.
 
     Parameters
     ----------
@@ -38,8 +63,13 @@ class LawFit:
         """Return the batch times of rows [s], shape (N,)."""
         return design(rows) @ np.nan_to_num(self.value)
 
-    def identified(self, at: int) -> bool:
-        """Whether a coefficient is known to within :data:`IDENTIFIED` of itself."""
+    def known(self) -> Coefficients:
+        """Return the coefficients by name; 0 where the rows say nothing."""
+        return Coefficients(*np.nan_to_num(self.value).tolist())
+
+    def identified(self, name: str) -> bool:
+        """Return whether the rows tell a coefficient to within :data:`IDENTIFIED` of its value."""
+        at = COEFFICIENTS.index(name)
         value = self.value[at]
         return bool(value > 0 and self.half_width[at] <= IDENTIFIED * value)
 
@@ -51,19 +81,17 @@ def design(rows: BatchRows) -> NDArray[np.float64]:
 
 
 def fit_law(rows: BatchRows) -> LawFit:
-    """Return the law of rows by iterated non-negative least squares.
+    """Return the law that robust non-negative least squares give (:func:`fit_relative`).
 
-    Each row counts with the number of its batches and the inverse of its predicted (not its
-    measured: that would favour what noise made short) batch time; beyond 1.345 robust standard
-    deviations a residual counts linearly (Huber).
+    Each row weighs as much as the number of batches that it averages.
 
     Raises
     ------
     FluidServeError
         If there are fewer rows than three per coefficient.
     """
-    x, y = design(rows), rows.step_time
-    # What never varies is part of d_0; a column of zeros says nothing.
+    x = design(rows)
+    # A column that never varies is part of d_0; a column of zeros says nothing.
     told = np.array([True, *(np.ptp(x[:, 1:], axis=0) > 1e-9 * (1 + np.abs(x[:, 1:]).max(0)))])
     if len(rows) < 3 * told.sum():
         raise FluidServeError(
@@ -71,7 +99,7 @@ def fit_law(rows: BatchRows) -> LawFit:
             "give a longer run"
         )
     columns, batches = x[:, told], rows.steps / rows.steps.mean()
-    fit = fit_relative(columns, y, row_weights=batches, centred=True)
+    fit = fit_relative(columns, rows.step_time, row_weights=batches, centred=True)
     scaled = columns * (np.sqrt(batches) / fit.scale)[:, None]
     value, half = np.full(4, np.nan), np.full(4, np.nan)
     value[told], half[told] = fit.coefficients, _half_widths(scaled, fit)
@@ -79,10 +107,11 @@ def fit_law(rows: BatchRows) -> LawFit:
 
 
 def _half_widths(scaled: NDArray[np.float64], fit: RelativeFit) -> NDArray[np.float64]:
-    """Return 95 % half widths; infinite for a coefficient held at zero.
+    """Return 95 % half widths; infinite for a coefficient that is held at zero.
 
-    The sandwich of Huber's estimator: a clipped residual has no slope, so it counts in the meat
-    and not in the bread. Residuals are inflated by their leverage (HC3).
+    The variance is the sandwich of Huber's estimator. A clipped residual has no slope, so it
+    counts in the filling of the sandwich (the scores) and not in the bread (the curvature).
+    Residuals are inflated by their leverage (HC3).
     """
     free = fit.coefficients > 0
     half = np.full(free.size, np.inf)
@@ -91,6 +120,6 @@ def _half_widths(scaled: NDArray[np.float64], fit: RelativeFit) -> NDArray[np.fl
     bread = np.linalg.pinv(inner.T @ inner)
     leverage = np.einsum("ij,jk,ik->i", x, bread, x)
     score = fit.robust_weight * fit.residual / np.maximum(1 - leverage, 0.1)
-    meat = (x * score[:, None] ** 2).T @ x
-    half[free] = 1.96 * np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0))
+    filling = (x * score[:, None] ** 2).T @ x
+    half[free] = 1.96 * np.sqrt(np.maximum(np.diag(bread @ filling @ bread), 0.0))
     return half

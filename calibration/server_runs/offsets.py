@@ -1,4 +1,4 @@
-"""What else a run shows: the front end's share of TTFT, the KV capacity."""
+"""Two more figures that a run shows: the front end's share of TTFT, and the KV capacity."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.robust_fit import median_and_error
 from calibration.server_runs.law import LawFit
 from calibration.server_runs.metric_rows import held_tokens
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.requests import RequestLog
 
 FEWEST = 8
-"""Requests, or scrapes, below which nothing is said."""
+"""Smallest number of requests, or scrapes, that an estimate needs."""
 
 QUIET_SHARE = 0.25
-"""The requests that found the fewest others running are taken for not queueing."""
+"""Share of the requests, those that found the fewest others running, that count as not queueing."""
 
 ONE_BATCH = 1024
-"""Prompts of at most so many tokens are taken to be computed in one batch, under any budget."""
+"""Longest prompt [tokens] that one batch is taken to compute where the token budget is unknown."""
 
 USED = 0.02
-"""Share of the KV cache from which on a scrape tells the capacity."""
+"""Smallest share of the KV cache in use at which a scrape tells the capacity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95 % interval and where it comes from.
+    """An estimate has a 95 % interval and a source.
 
     Parameters
     ----------
     value, low, high
-        In the unit of what is estimated.
+        Estimate and interval, in the unit of the estimated quantity.
     samples
-        How many observations it is the median of; 0 where the server said it.
+        Number of observations that the value is the median of; 0 where the server said the value.
     source
-        In words.
+        Where the value comes from, in words.
     """
 
     value: float
@@ -47,28 +48,33 @@ class Estimate:
 
 
 def _median(values: NDArray[np.float64], source: str) -> Estimate:
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    half = float(1.96 * 1.2533 * spread / np.sqrt(values.size))  # the median of normal samples
-    return Estimate(middle, middle - half, middle + half, int(values.size), source)
+    """Return the median of observations as an estimate."""
+    middle, error = median_and_error(values)
+    return Estimate(
+        value=middle,
+        low=middle - 1.96 * error,
+        high=middle + 1.96 * error,
+        samples=int(values.size),
+        source=source,
+    )
 
 
 def frontend_offset(
     log: RequestLog, law: LawFit, *, token_budget: float | None, remote_prefill: bool
 ) -> Estimate | None:
-    """Return what TTFT far below saturation has beyond the batches [s].
+    """Return the part of TTFT that no batch explains [s]: HTTP, tokeniser and scheduling.
 
-    Of the requests that found the fewest others running: TTFT less half a batch where others ran
-    (an arrival falls anywhere in it) less the batch of their own prompt, for prompts that fit one.
-    It is HTTP, tokeniser and scheduling; None where too few requests are that quiet or the law of
-    prompts is not known.
+    The estimate uses the requests that found the fewest others running and whose prompt fits one
+    batch. From their TTFT it takes the batch of their own prompt and, where others ran, half a
+    batch, since an arrival falls anywhere in a batch. The result is None where too few requests
+    are that quiet or the fit does not tell d_prefill.
     """
-    d_0, d_prefill, d_decode, d_kv = np.nan_to_num(law.value)
-    if not remote_prefill and not law.value[1] > 0:
+    known = law.known()
+    if not remote_prefill and not known.d_prefill > 0:
         return None
     others = _running_at_arrival(log)
     quiet = np.flatnonzero(others <= np.quantile(others, QUIET_SHARE))
-    # Whoever arrives while another prompt waits shares its batch: not quiet.
+    # A request that arrives while another prompt waits shares a batch with it: not quiet.
     starts = np.sort(log.first_token)
     ahead = np.searchsorted(np.sort(log.arrival), log.arrival, side="left") - np.searchsorted(
         starts, log.arrival, side="right"
@@ -76,20 +82,21 @@ def frontend_offset(
     quiet = quiet[(ahead[quiet] <= 0) & (log.prompt_tokens[quiet] <= (token_budget or ONE_BATCH))]
     if quiet.size < FEWEST:
         return None
-    n, p = others[quiet], log.prompt_tokens[quiet]
+    running, prompt = others[quiet], log.prompt_tokens[quiet]
     context = float(np.mean(log.prompt_tokens + log.output_tokens / 2))
-    tau = d_0 + d_decode * n + d_kv * n * context
+    batch = known.d_0 + known.d_decode * running + known.d_kv * running * context
     if remote_prefill:
-        own = tau + d_decode + d_kv * p
+        own = batch + known.d_decode + known.d_kv * prompt
     else:
-        own = tau + d_prefill * p
+        own = batch + known.d_prefill * prompt
     ttft = log.first_token[quiet] - log.arrival[quiet]
-    waited = np.where(n > 0, tau / 2, 0.0)
+    waited = np.where(running > 0, batch / 2, 0.0)
     return _median(ttft - own - waited, f"TTFT of the {quiet.size} requests that found the "
-                   f"fewest others (at most {int(n.max())})")  # fmt: skip
+                   f"fewest others (at most {int(running.max())})")  # fmt: skip
 
 
 def _running_at_arrival(log: RequestLog) -> NDArray[np.float64]:
+    """Return the number of requests that each request found decoding, shape (R,)."""
     begun = np.searchsorted(np.sort(log.first_token), log.arrival, side="right")
     ended = np.searchsorted(np.sort(log.finish), log.arrival, side="right")
     return (begun - ended).astype(float)
@@ -98,12 +105,12 @@ def _running_at_arrival(log: RequestLog) -> NDArray[np.float64]:
 def kv_capacity(log: MetricsLog) -> Estimate | None:
     """Return the KV capacity [tokens]; None where the metrics do not show it.
 
-    As the server says it, else the tokens of unfinished requests over the share in use. Prefix
-    hits make this one too large: shared KV is counted by everybody who holds it.
+    The server's own figure comes first, else the tokens of unfinished requests over the share in
+    use. Prefix hits make the second too large, since every request counts the KV that it shares.
     """
     if log.kv_capacity is not None:
-        c = log.kv_capacity
-        return Estimate(c, c, c, 0, "vllm:cache_config_info")
+        said = log.kv_capacity
+        return Estimate(said, said, said, samples=0, source="vllm:cache_config_info")
     held = held_tokens(log)
     if held is None or log.kv_usage is None:
         return None

@@ -1,4 +1,4 @@
-"""What kind of file it is: a benchmark result, a table, scrapes or an export."""
+"""The reader of server logs, which finds the kind of a file in its content."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from serving import WorkloadError
 from workload import TextTable, read_text
 
 ServerLog = RequestLog | MetricsLog | BatchRows
+"""Contents that a file of a running server can have."""
 
 KINDS = (
     "JSON of vllm bench serve --save-result --save-detailed; JSON of query_range; "
     "scrapes of /metrics; CSV of arrival, first token, finish and lengths; "
     "CSV of throughputs per interval; CSV of windows (step_time_ms)"
 )
+"""Kinds of files that the reader knows, in words for its errors."""
 
 
 def read_server_log(
     path: str | Path, *, interval: float | None = None, engine: str | None = None
 ) -> ServerLog:
-    """Return what a file of a running server holds, plain or gzip.
+    """Read a file that a running server left, plain or gzip.
 
     Parameters
     ----------
     path
-        Of the file; what it is shows in its content.
+        Name of the file; the content shows the kind of the file.
     interval : [s]
-        Between scrapes of ``/metrics`` that say no time.
+        Time between scrapes of ``/metrics`` that say none.
     engine
-        Label ``engine`` of the one to take, where a server has several.
+        Label ``engine`` of the engine to take, where a server has several.
 
     Returns
     -------

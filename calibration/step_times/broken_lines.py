@@ -1,4 +1,4 @@
-"""Robust non-negative least squares on relative errors, and bases of broken lines."""
+"""Broken lines: their basis for a fit, and the search for the places where they bend."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from calibration.robust_fit import fit_relative
 
 LAST_PIECE = 2.0
-"""Last knot of a broken line over the one before, at least: a slope that goes on was seen over half
-of the range."""
+"""Smallest ratio of the last knot to the knot before: the slope that goes on beyond the range was
+seen over half of it."""
 
 STAIR = 1 / 8
-"""Width of a stair, in tiles: what time by tokens was measured every sixteenth or so."""
+"""Width of a stair [tiles]; the measured tokens lie about a sixteenth of a tile apart."""
 
 FEW = 64
-"""Levels up to which each is a candidate for a knot."""
+"""Largest number of measured levels that are each a candidate for a knot."""
 
 EQUAL = 1e-6
-"""Relative errors this close are equal and the first is taken, not what a processor rounds to."""
+"""Difference of two relative errors that count as equal, so that rounding decides nothing."""
 
 Array = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ def chosen_knots(
 
 
 def _settled(knots: Array, measured: Array, error: Callable[[Array], float]) -> Array:
-    """Return knots without those that later ones made idle, at measured values where as good."""
+    """Return the knots without idle ones, at measured values where the error is as small there."""
     most = error(knots) + EQUAL
     for knot in knots[1:-1].tolist():
         rest = knots[knots != knot]
@@ -101,7 +101,7 @@ def _settled(knots: Array, measured: Array, error: Callable[[Array], float]) -> 
 
 
 def _candidates(x: Array, tile: float | None) -> list[Array]:
-    """Return what may be added to the knots at a time: a bend, or the two ends of a stair."""
+    """Return the candidates for knots: each is a bend, or the two ends of a stair."""
     first, last, values = float(x.min()), float(x.max()), np.unique(x)
     grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
     if values.size <= FEW:  # of equal ones, what was measured
@@ -114,7 +114,7 @@ def _candidates(x: Array, tile: float | None) -> list[Array]:
 
 
 def _is_apart(candidate: Array, knots: Array) -> bool:
-    """Whether a bend is so far from all knots that both can be told; stairs stand where they do."""
+    """Return whether the data can tell a bend from every knot, or a stair is no knot yet."""
     if candidate.size > 1:
         return not np.isin(candidate, knots).all()
     return bool(np.abs(np.log((candidate + 1e-9) / (knots + 1e-9))).min() > 0.05)

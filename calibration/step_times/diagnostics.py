@@ -1,4 +1,4 @@
-"""How well each coefficient is known: collinearity, intervals by deleted levels, outliers."""
+"""The certainty of each coefficient: collinearity, intervals by deleted levels, outliers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from calibration.step_times.design import Design
 from calibration.step_times.reading import StepRows
 from serving import WorkloadError
 
-LARGEST_VIF, WIDEST = 30.0, 0.25
-"""A coefficient is identified up to this variance inflation, and half-width of its interval over
-its value."""
+LARGEST_VIF = 30.0
+"""Largest variance inflation of a coefficient that counts as identified."""
 
-FAR_OFF, OUTLYING = 100.0, 6.0
-"""A row whose time is so many times another's unit is a slip; one so many standard deviations off
-is an outlier."""
+WIDEST = 0.25
+"""Largest half width of a 95 % interval, over the coefficient, that identifies it."""
+
+FAR_OFF = 100.0
+"""Smallest factor between measured and predicted time that is taken for a slip of units."""
+
+OUTLYING = 6.0
+"""Smallest distance of an outlier from the law [standard deviations]."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """One coefficient of a law.
+    """A coefficient of a law has a 95 % interval and a mark of identification.
 
     Parameters
     ----------
@@ -37,7 +41,7 @@ class Coefficient:
     vif
         Variance inflation: 1 for a column that no other column resembles.
     identified
-        Whether the data say the coefficient, not only the prediction.
+        Whether the rows tell the coefficient itself, and not only predictions.
     """
 
     name: str
@@ -51,12 +55,12 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True)
 class Identifiability:
-    """What a design can tell apart.
+    """The rows of a fit tell its columns apart, or do not.
 
     Parameters
     ----------
     condition
-        Condition number of its columns, each over the time and scaled to length 1.
+        Condition number of the columns, each over the time and scaled to length 1.
     vif
         Variance inflation of each column.
     collinear
@@ -70,7 +74,17 @@ class Identifiability:
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A row far from the law: row of the file, measured and predicted [s], standard deviations."""
+    """An outlier is a row far from the law.
+
+    Parameters
+    ----------
+    row
+        Number of the row in the file.
+    measured, predicted : [s]
+        Time of the batch.
+    deviations
+        Distance from the law [standard deviations], on the logarithm of the time.
+    """
 
     row: int
     measured: float

@@ -1,4 +1,4 @@
-"""The fit of a batch-time law to step times, and all that says how good it is."""
+"""The fit of a batch-time law to step times, and figures that say how good the fit is."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from calibration.step_times.recipes import Recipe, fit_decode, fit_prefill, pred
 from serving import BatchTimeLaw, ConfigError, WorkloadError
 
 LAWS = ("auto", "linear", "tabulated")
+"""Forms of the decode law that a user can ask for."""
+
 FEWEST = 12
-"""Decode-only rows below which nothing is fitted."""
+"""Smallest number of decode-only rows that a fit needs."""
 
 WORTH = 0.9
-"""A table is chosen where its held-out error is below this share of the linear law's."""
+"""Held-out error of a table, over that of the linear law, below which the table is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitQuality:
-    """How good a fit is.
+    """Figures that say how good a fit is.
 
     Parameters
     ----------
     rows
-        Rows by regime.
+        Number of rows by regime.
     mape : [%]
         Mean absolute relative error on the rows of the fit, by regime.
     held_out
-        Errors on rows that were not in the fit: of the recipe that was chosen and of those that
-        were not, so that the choice can be judged.
+        Errors on rows that were not in the fit, of the chosen recipe and of the others, so that
+        the choice can be judged.
     """
 
     rows: Mapping[str, int]
@@ -60,26 +62,26 @@ class FitQuality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimeFit:
-    """A law and its quality.
+    """A fitted law, with figures that say how good the fit is.
 
     Parameters
     ----------
     law
-        Times in seconds.
+        Batch-time law [s].
     recipe
-        How it was fitted.
+        Form of the law.
     coefficients
-        With 95 % intervals.
+        Coefficients with 95 % intervals.
     decode, prefill
-        What the rows of each regime can tell apart; ``prefill`` is None without such rows.
+        Columns that the rows of each regime tell apart; ``prefill`` is None without such rows.
     quality
         Errors, in and out of the fit.
     outliers
         Rows far from the law, farthest first, at most 20.
     warnings
-        What to know before using it, in words.
+        Cautions for the user of the law, in words.
     rows
-        What was fitted.
+        Rows that the law was fitted to.
     """
 
     law: BatchTimeLaw
@@ -122,6 +124,7 @@ class StepTimeFit:
 
 
 def _said(found: Identifiability) -> dict[str, Any]:
+    """Return an identifiability as plain values."""
     one, other, correlation = found.collinear
     return {"condition": found.condition, "most_alike": [one, other], "cosine": correlation}
 
@@ -187,7 +190,7 @@ def fit_step_times(
 def _choice(
     rows: StepRows, law: str, kv: bool, scored: Callable[[Recipe, tuple[str, ...]], float]
 ) -> tuple[str, str]:
-    """Return the recipes of decode and of prefill that do better on held-out levels."""
+    """Return the forms of decode and of prefill that have the smaller error on held-out levels."""
     kinds = LAWS[1:] if law == "auto" else (law,)
     errors = {kind: scored(Recipe(kind, "added", kv), ("decode",)) for kind in kinds}
     decode = kinds[0]
@@ -209,6 +212,7 @@ def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
 
 
 def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTimeFit:
+    """Return the fit of all rows by one recipe, with intervals, outliers and warnings."""
     is_decode = rows.prefill_tokens == 0
     some = rows[is_decode]
     part = fit_decode(some, recipe)
@@ -249,6 +253,7 @@ def _warnings(
     recipe: Recipe,
     rows: StepRows,
 ) -> list[str]:
+    """Return the cautions that the fit calls for."""
     found = []
     loose = [each.name for each in known if not each.identified and "[" not in each.name]
     if loose:
@@ -269,7 +274,7 @@ def _warnings(
 
 
 def _check(rows: StepRows, kv: bool) -> None:
-    """Refuse rows that cannot tell a law."""
+    """Refuse rows that are too few, or that do not vary enough, to tell a law."""
     path = rows.about.get("file")
     decode = rows[rows.prefill_tokens == 0]
     if len(decode) < FEWEST:

@@ -1,4 +1,4 @@
-"""Error on rows that the fit did not see: whole levels held out, by regime."""
+"""Errors on rows that the fit did not see: whole levels are held out, regime by regime."""
 
 from __future__ import annotations
 
@@ -11,37 +11,40 @@ from numpy.typing import NDArray
 from calibration.step_times.reading import StepRows
 from calibration.step_times.recipes import Recipe, fit_law, predict
 
-MOST_LEVELS, BLOCKS = 24, 12
-"""Up to so many different values each is a level; more are cut into blocks of equal counts."""
+MOST_LEVELS = 24
+"""Largest number of different values that are each a level of their own."""
+
+BLOCKS = 12
+"""Number of blocks of equal counts, each a level, that more values are cut into."""
 
 FEWEST_ROWS = 3
-"""Rows that a level needs to be scored."""
+"""Smallest number of rows of a level that is scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Errors of one regime under one way of holding out.
+    """A recipe makes these errors in one regime under one way of holding out.
 
     Parameters
     ----------
     regime
         ``decode``, ``mixed`` or ``prefill``.
     levels_of
-        What is held out level by level: ``batch size``, ``context per request`` or
+        Quantity that is held out level by level: ``batch size``, ``context per request`` or
         ``prefill tokens``.
     split
         ``interpolating`` (inner levels) or ``extrapolating`` (the largest level).
     recipe
-        Of the fit.
+        Form of the fitted laws.
     mape, p95 : [%]
         Mean and 95th percentile of the absolute relative error over the held-out rows.
     mape_small, mape_large : [%]
         The same mean over held-out rows below and above the regime's middle batch size; NaN
         where there are none.
     worst_level, worst_mape
-        The level with the largest mean error [%].
+        Level with the largest mean error, and this error [%].
     levels, rows
-        How many were held out.
+        Number of levels and of rows that were held out.
     """
 
     regime: str
@@ -95,7 +98,7 @@ def held_out(rows: StepRows, recipe: Recipe, regimes: tuple[str, ...] = ()) -> l
 
 
 def _splits(rows: StepRows, regime: str) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield what to hold out: a name and the level of every row."""
+    """Yield each quantity to hold out: its name, and the level of every row."""
     size = rows.requests if regime != "prefill" else rows.prefill_tokens
     if regime != "prefill":
         yield "batch size", level_numbers(size)
