@@ -1,6 +1,6 @@
 """The vocabulary every room shares. It names things once and computes no prediction."""
 
-from serving.batch_time import BatchTimeLaw
+from serving.batch_time import BatchTimeLaw, Tangent
 from serving.errors import (
     ConfigError,
     FileAccessError,
