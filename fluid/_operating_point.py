@@ -56,9 +56,10 @@ def operating_point(
     spread: Spread = ALIKE,
     idles: bool = True,
 ) -> OperatingPoint:
-    """Return the least fixed point of ``tau = duration(lambda (tau + i) W, lambda (tau + i) E[D])``.
+    """Return the least fixed point of the batch time tau and the idle time i.
 
-    A law that bends may have several. The least one is where a node comes to that starts empty.
+    It is ``tau = duration(lambda (tau + i) W, lambda (tau + i) E[D])``. A law that bends may have
+    several. The least one is where a node comes to that starts empty.
 
     Parameters
     ----------

@@ -50,6 +50,7 @@ __all__ = [
     "RequestTable",
     "ServingMetrics",
     "SolveError",
+    "Tangent",
     "Trajectory",
     "UnsupportedError",
     "WorkloadError",
