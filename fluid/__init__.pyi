@@ -2,6 +2,7 @@ from ._array_code import constant_statements as constant_statements
 from ._array_code import rate_statements as rate_statements
 from ._capacity import Saturation as Saturation
 from ._capacity import capacity as capacity
+from ._capacity import fastest_batch as fastest_batch
 from ._capacity import saturation as saturation
 from ._capacity import straddle as straddle
 from ._certificate import Certificate as Certificate

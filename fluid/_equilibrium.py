@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fluid._capacity import saturation
+from fluid._capacity import fastest_batch, saturation
 from fluid._moments import Moments, moments
 from fluid._operating_point import OperatingPoint, operating_point
 from fluid._statistical_line import Spread
@@ -122,7 +122,7 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
     full = saturation(mix, instance)
     load = arrival_rate / full.throughput
     if load >= 1:
-        raise SolveError("equilibrium", "overload", f"load is {load:.4f}, the backlog grows")
+        raise SolveError("equilibrium", "overload", _overload(mix, instance, load))
     which = np.unique(mix.request_class, return_inverse=True)[1]
     share = np.bincount(which, weights=mix.probability)
     decoded = np.bincount(which, weights=mix.probability * mix.decode)
@@ -145,6 +145,18 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
         moments=second,
         line=point.line,
     )
+
+
+def _overload(mix: RequestMix, instance: DecodeNode, load: float) -> str:
+    """Return in words that the node has no equilibrium, and whether a smaller batch would help."""
+    full, best = saturation(mix, instance), fastest_batch(mix, instance)
+    words = f"load is {load:.4f}, the backlog grows"
+    if best is not full:
+        words += (
+            f"; the batch-time law bends upwards: batches of {best.batch_tokens:.0f} tokens "
+            f"complete {best.throughput / full.throughput - 1:.1%} more than full ones, give B"
+        )
+    return words
 
 
 def _with_chance(

@@ -106,7 +106,7 @@ def agrees(found: Gradients, name: str, other: dict[str, float], metrics) -> Non
 
 CASES = [
     ("B binds", 0.5), ("B binds", 0.8), ("B binds", 1.3), ("M binds", 1.3),
-    ("threshold binds", 1.3), ("a table", 0.7), ("a table", 1.3),
+    ("threshold binds", 1.3), ("a table", 0.5), ("a table", 1.3),
 ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def probed(found: Gradients) -> list[str]:
 def test_match_differences_of_the_iteration_clock(key, load, mode):
     """The Lagrangian solver marches cohorts by whole batches; it shares no equation."""
     found, arguments = differentiated(key, load, mode)
-    metrics = OF_BOTH if key == "B binds" else (*OF_BOTH, "queue_delay")
+    metrics = OF_BOTH if key == "B binds" or load < 1 else (*OF_BOTH, "queue_delay")
     for name in probed(found):
         agrees(found, name, difference("lagrangian", name, found, *arguments), metrics)
 
