@@ -14,6 +14,7 @@ from fluid import (
     capacity,
     certificate,
     equilibrium,
+    fastest_batch,
     parameter_values,
     saturation_sensitivity,
     with_mean_decode,
@@ -111,6 +112,12 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))
     full = capacity(mix, instance)
+    best = fastest_batch(mix, instance)
+    if best.throughput > full:
+        labels.append(
+            f"batches of {best.batch_tokens:.0f} tokens complete "
+            f"{best.throughput / full - 1:.1%} more than the full ones of a queue: give B"
+        )
     try:
         healthy = equilibrium(mix, instance, arrival_rate)
     except SolveError as error:
