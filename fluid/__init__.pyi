@@ -25,10 +25,12 @@ from ._moments import moments as moments
 from ._operating_point import healthy_batch_time as healthy_batch_time
 from ._parameters import LAW_PARAMETERS as LAW_PARAMETERS
 from ._parameters import PARAMETER_UNITS as PARAMETER_UNITS
+from ._parameters import Changed as Changed
 from ._parameters import decode_moves as decode_moves
 from ._parameters import parameter_values as parameter_values
 from ._parameters import with_mean_decode as with_mean_decode
 from ._parameters import with_mean_prefill as with_mean_prefill
+from ._parameters import with_parameter as with_parameter
 from ._render import render as render
 from ._sensitivity import Flip as Flip
 from ._sensitivity import saturation_sensitivity as saturation_sensitivity

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 BATCHES = 2048
 """Sizes of a batch, evenly spaced by their logarithm, among which the fastest is looked for."""
@@ -46,6 +46,7 @@ def straddle(mix: RequestMix) -> float:
     return float(mix.probability @ need**2 / (2 * mix.probability @ need))
 
 
+@answers("decode_node")
 @lru_cache(maxsize=256)
 def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
     """Return the saturated state of ``instance`` under ``mix`` (model, section 4).
@@ -72,6 +73,7 @@ def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
     return Saturation(tokens, size, tau, throughput)
 
 
+@answers("decode_node")
 def fastest_batch(mix: RequestMix, instance: DecodeNode) -> Saturation:
     """Return the batch, up to the saturated one, at which a node would complete most.
 
@@ -93,6 +95,7 @@ def fastest_batch(mix: RequestMix, instance: DecodeNode) -> Saturation:
     return Saturation(*(float(each[best]) for each in (tokens, size, tau, throughput)))
 
 
+@answers("decode_node")
 def capacity(mix: RequestMix, instance: DecodeNode) -> float:
     """Return lambda_M [requests/time], the largest arrival rate that ``instance`` keeps up with.
 

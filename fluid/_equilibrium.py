@@ -12,7 +12,7 @@ from fluid._capacity import fastest_batch, saturation
 from fluid._moments import Moments, moments
 from fluid._operating_point import OperatingPoint, operating_point
 from fluid._statistical_line import Spread
-from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent
+from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent, answers
 
 STEPS = 60
 """Iterations of the line and the variance of the requests at most."""
@@ -95,6 +95,7 @@ def gamma_quantiles(mean: float, variance: float, probability: ArrayLike) -> NDA
     return gammaincinv(mean / scale, np.asarray(probability, float)) * scale
 
 
+@answers("decode_node")
 def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> Equilibrium:
     """Return the healthy equilibrium of ``instance`` under Poisson arrivals (section 4).
 

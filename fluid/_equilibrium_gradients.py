@@ -19,7 +19,7 @@ from fluid._parameters import (
     with_mean_decode,
 )
 from fluid._symbolic_equilibrium import equilibrium_formulas
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 QUANTITIES = ("tau", "batch_tokens", "running", "wait", "capacity")
 DIFFERENTIATED = (
@@ -43,6 +43,7 @@ SQUARE, FIRST, P_SQUARE, P = sp.symbols("a_2 a_1 p_2 p_1", nonnegative=True)
 """E[(p+1)^2], E[p+1], E[p^2], E[p]."""
 
 
+@answers("decode_node")
 def equilibrium_gradients(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float
 ) -> dict[str, dict[str, float]]:

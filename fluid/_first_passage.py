@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from fluid._capacity import saturation
 from fluid._moments import moments
 from fluid._operating_point import operating_point
-from serving import DecodeNode, FluidServeError, RequestMix, SolveError
+from serving import DecodeNode, FluidServeError, RequestMix, SolveError, answers
 
 CELLS = 4000
 """Of the grid in V; within a cell the coefficients are constant and the solution is exact."""
 
 
+@answers("decode_node")
 def mean_time_to_full(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> float:
     """Return the mean time [time] until an empty node first has no room for the next request.
 

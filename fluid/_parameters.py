@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import BatchTimeLaw, DecodeNode, RequestMix
+from serving import KINDS, BatchTimeLaw, DecodeNode, RequestMix, answers
 
-
-def _spent(name: str, moved_tokens: int) -> bool:
-    """Return whether a coefficient of the law lengthens decode batches."""
-    law = BatchTimeLaw()
-    more = replace(law, **{name: getattr(law, name) + 1.0})
-    return more.duration(2, 1, moved_tokens) != law.duration(2, 1, moved_tokens)
-
-
+_SPENT = KINDS["decode_node"].law_keys
 _COEFFICIENTS = {
     item.name: re.findall(r"\[(.*)\]", item.metadata["doc"])[-1]
     for item in fields(BatchTimeLaw)
-    if isinstance(item.default, float)
+    if item.name in _SPENT and isinstance(item.default, float)
 }
-"""Unit of each coefficient of the batch-time law that is a plain number."""
+"""Unit of each coefficient of the batch-time law that is a plain number and that a decode node
+spends."""
 
-LAW_PARAMETERS = tuple(name for name in _COEFFICIENTS if _spent(name, moved_tokens=1))
+LAW_PARAMETERS = tuple(_COEFFICIENTS)
 """Plain numbers of the batch-time law that a decode node spends."""
 
-WITHOUT_EVICTION = tuple(name for name in LAW_PARAMETERS if _spent(name, moved_tokens=0))
+WITHOUT_EVICTION = tuple(name for name in LAW_PARAMETERS if name != "d_swap")
 """Those of :data:`LAW_PARAMETERS` that count while no request is moved."""
+
+WHOLE = ("M_total", "B")
+"""Parameters that are whole numbers."""
 
 PARAMETER_UNITS = {
     "arrival_rate": "request/time",
     "M_total": "token",
     "B": "token",
     "admission_threshold": "",
-    **{name: _COEFFICIENTS[name] for name in LAW_PARAMETERS},
+    **_COEFFICIENTS,
     "mean_prefill": "token",
     "mean_decode": "token",
 }
@@ -48,6 +45,7 @@ two whole numbers, see :func:`with_mean_decode` and :func:`decode_moves`.
 """
 
 
+@answers("decode_node")
 def parameter_values(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float
 ) -> dict[str, float]:
@@ -119,3 +117,50 @@ def with_mean_decode(mix: RequestMix, mean: float) -> RequestMix:
         np.concatenate([mix.probability * (1 - part), mix.probability * part])[kept],
         np.tile(mix.request_class, 2)[kept],
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changed:
+    """A node and what arrives, with one parameter at another value.
+
+    Parameters
+    ----------
+    value
+        The value that the parameter reached.
+    mix, instance, arrival_rate
+        Everything else as it was; ``arrival_rate`` in requests/time.
+    """
+
+    value: float
+    mix: RequestMix
+    instance: DecodeNode
+    arrival_rate: float
+
+
+@answers("decode_node")
+def with_parameter(
+    mix: RequestMix, instance: DecodeNode, arrival_rate: float, name: str, value: float
+) -> Changed:
+    """Return mix, instance and arrival rate with one parameter at another value.
+
+    Parameters
+    ----------
+    mix, instance, arrival_rate
+        What is changed.
+    name
+        One of :data:`PARAMETER_UNITS`.
+    value
+        What it is to be. A whole number is rounded, a threshold stays at or below 1.
+    """
+    here = Changed(value, mix, instance, arrival_rate)
+    if name == "arrival_rate":
+        return replace(here, arrival_rate=value)
+    if name in ("mean_prefill", "mean_decode"):
+        moved = with_mean_prefill if name == "mean_prefill" else with_mean_decode
+        mix = moved(mix, value)
+        return replace(here, mix=mix, value=float(getattr(mix, name)))
+    if name in LAW_PARAMETERS:
+        law = replace(instance.batch_time, **{name: value})
+        return replace(here, instance=replace(instance, batch_time=law))
+    new = max(1, round(value)) if name in WHOLE else min(value, 1.0)
+    return replace(here, value=float(new), instance=replace(instance, **{name: new}))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fluid._capacity import Saturation, saturation
 from fluid.node_work.request_work import RequestWork, request_work
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 from serving.compilation import compiled
 
 CLOSEST = 0.98
@@ -117,6 +117,7 @@ def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[flo
     return max(0.0, time(high) - slope * high), (slope - token) / per_token, token
 
 
+@answers("decode_node")
 def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClosure:
     """Return the closure at an arrival ``rate`` [requests/time].
 

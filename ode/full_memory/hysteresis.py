@@ -11,7 +11,15 @@ from fluid import healthy_batch_time, saturation
 from ode._solution import Solution
 from ode._solve import solve
 from ode.full_memory.collapse import Collapse, collapsed_throughput, stay
-from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, SolveError, Trajectory
+from serving import (
+    DecodeNode,
+    FluidServeError,
+    RateProfile,
+    RequestMix,
+    SolveError,
+    Trajectory,
+    answers,
+)
 
 DWELL = 100
 """Stays of a request that the load rests at each step at least."""
@@ -68,6 +76,7 @@ class Hysteresis:
         return max(abs(up[rate] - value) / up[rate] for rate, value in down)
 
 
+@answers("decode_node")
 def hysteresis(
     mix: RequestMix,
     instance: DecodeNode,

@@ -12,7 +12,16 @@ from typing import ClassVar
 import numpy as np
 
 from discrete import HELD, Progress, Records, Run, Stop
-from serving import BatchTimeLaw, Column, Kind, KnobSpec, Limit, UnsupportedError, check_fits, setting
+from serving import (
+    BatchTimeLaw,
+    Column,
+    Kind,
+    KnobSpec,
+    Limit,
+    UnsupportedError,
+    check_fits,
+    setting,
+)
 from serving.setting import check_settings
 
 REFUSAL = "no fluid model answers for the engine toy: it serves one request at a time"
@@ -108,18 +117,21 @@ class ToyLog:
         self.finished, self.time, self.grid = engine.finished, engine.time, engine.grid
         self.num_batches, self.num_arrived = engine.batch, engine.progress.arrived
         self.starts, self.ends = engine.starts, engine.ends
-        self.tokens = (self.requests.prefill_length + self.requests.decode_length)[: self.num_batches]
+        self.tokens = (self.requests.prefill_length + self.requests.decode_length)[
+            : self.num_batches
+        ]
 
     def steps(self):
         time = np.concatenate([[0.0], np.column_stack([self.starts, self.ends]).ravel()])
         on = np.concatenate([[0], np.tile([1, 0], self.num_batches)])
         tokens = np.concatenate([[0], np.column_stack([self.tokens, 0 * self.tokens]).ravel()])
-        duration = self.ends - self.starts
+        lasted = self.ends - self.starts
+        duration = np.concatenate([[0], np.column_stack([lasted, 0 * lasted]).ravel()])
         done = np.concatenate([[0], np.repeat(np.arange(self.num_batches + 1), 2)[1:-1]])
         held = {
             "running": on, "swapped": 0 * on, "completed": done, "evicted": 0 * on,
             "memory": tokens, "batch_size": on, "batch_tokens": tokens,
-            "batch_duration": np.concatenate([[0], np.column_stack([duration, 0 * duration]).ravel()]),
+            "batch_duration": duration,
         }  # fmt: skip
         return time, {name: held[name] for name in HELD}
 
@@ -132,7 +144,11 @@ class ToyLog:
         def until_now(values):
             return np.append(values, np.full(len(self.requests) - self.num_batches, np.nan))
 
-        start, end, zero = until_now(self.starts), until_now(self.ends), np.zeros(len(self.requests))
+        start, end, zero = (
+            until_now(self.starts),
+            until_now(self.ends),
+            np.zeros(len(self.requests)),
+        )
         return Records(
             {
                 "req_id": np.arange(len(self.requests)),
