@@ -126,7 +126,7 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
         raise SolveError("equilibrium", "overload", _overload(mix, instance, load))
     which = np.unique(mix.request_class, return_inverse=True)[1]
     share = np.bincount(which, weights=mix.probability)
-    decoded = np.asarray(np.bincount(which, weights=mix.probability * mix.decode), float)
+    decoded = np.asarray(np.bincount(which, mix.probability * mix.decode), float)
     point, second = _with_chance(mix, instance.batch_time, arrival_rate, full.batch_tokens, decoded)
     tau, idle = point.tau, point.idle
     entering = arrival_rate * point.cycle

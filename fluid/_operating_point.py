@@ -100,8 +100,7 @@ def operating_point(
     from scipy.optimize import brentq
 
     bracket = cycles[beyond[0] - 1 : beyond[0] + 1]
-    find: Any = brentq
-    cycle = float(find(lambda x: float(lacks(x)), *bracket, xtol=1e-14 * bracket[0], rtol=1e-14))
+    cycle: Any = brentq(lambda x: float(lacks(x)), *bracket, xtol=1e-14 * bracket[0])
     line = spread.line(law, cycle * work, cycle * decode)
     tau = float(line.duration(cycle * work, cycle * decode))
     idle = max(0.0, cycle - tau) if idles else 0.0

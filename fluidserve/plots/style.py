@@ -142,7 +142,9 @@ def per_time(unit: str) -> str:
 
 
 def legend_above(drawing: Figure, handles: dict[str, Any]) -> None:
-    """Put one legend for the whole figure above it, where it covers no data."""
+    """Put one legend for the whole figure above it, where it covers no data; none for nothing."""
+    if not handles:
+        return
     width = sum(len(label) + 7 for label in handles)  # in letters; some 145 fit on a row
     rows = -(-width // 145)
     drawing.legend(
