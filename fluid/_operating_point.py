@@ -10,7 +10,7 @@ import numpy as np
 
 from fluid._capacity import saturation
 from fluid._statistical_line import ALIKE, Spread
-from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent
+from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent, answers
 
 CYCLES = 1024
 """Cycle times, evenly spaced by their logarithm, among which the least fixed point is looked for.
@@ -107,6 +107,7 @@ def operating_point(
     return OperatingPoint(idle, tau, line, arrival_rate * added_time(mix, line))
 
 
+@answers("decode_node")
 def healthy_batch_time(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> float:
     """Return the batch time [time] of a large node that is never idle; infinite under overload.
 
