@@ -42,14 +42,8 @@ def real_at(address, i):
     return _real(address + i * 8).value
 
 
-@compiled
-def address_of(array):
-    """Return the address of a contiguous array; whoever keeps the address keeps the array."""
-    return array.ctypes.data
-
-
 @intrinsic
-def _reals(typing_context, address):
+def _as_reals(typing_context, address):
     """Cast an address to a pointer to float64."""
     pointer = types.CPointer(types.float64)
 
@@ -57,6 +51,9 @@ def _reals(typing_context, address):
         return builder.inttoptr(arguments[0], context.get_value_type(pointer))
 
     return pointer(types.int64), generate
+
+
+_reals: Any = _as_reals
 
 
 @compiled

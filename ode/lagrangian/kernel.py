@@ -109,7 +109,7 @@ def advance(workspace):
         where ``end`` is later than before, or the arrival curve longer.
     """
     w = workspace[0]
-    running, waiting = running_of(w), waiting_of(w)
+    waiting = waiting_of(w)
     while True:
         if w.now >= w.end:
             return DONE

@@ -1,7 +1,7 @@
 """Memory layout of the iteration clock: what its compiled kernels read and write.
 
 Everything a march knows at a batch boundary is in one record, WORKSPACE, and in the tables whose
-addresses the record holds. The owner of those tables is :class:`ode.lagrangian.workspace.Workspace`.
+addresses the record holds; :class:`ode.lagrangian.workspace.Workspace` owns these tables.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CLOCK = _dtype(
 )
 """The scalars that a march changes; :func:`ode.lagrangian.seed.seed` sets all of them.
 
-``now`` [time] is the boundary reached and ``seen`` [time] the one up to which arrivals have joined;
-``theta`` [batches] counts the batches executed. ``arrived``, ``completed``, ``evicted``, ``running``
-and ``swapped`` are requests, ``memory`` the KV cache that RUNNING holds [tokens], ``moved`` [tokens]
-was swapped since the last batch. ``owed_tokens`` and ``owed_requests`` are work that a step of
-several batches executed for its arrivals and that the next step pays for. ``wasted`` and ``useful``
-[tokens] are KV cache lost to sacrifices and batch tokens that brought a new token, ``tokens``
-[tokens] all output. ``knot`` is the piece of the arrival curve that holds ``now``; ``steps`` and
-``samples`` count the rows and the latency samples written."""
+``now`` [time] is the boundary reached; the requests that arrived up to ``seen`` [time] have joined.
+``theta`` [batches] counts the batches executed, ``knot`` is the piece of the arrival curve that
+holds ``now``, ``steps`` and ``samples`` count the rows and the latency samples written.
+``arrived``, ``completed``, ``evicted``, ``running`` and ``swapped`` are [requests]. ``memory``
+[tokens] is the KV cache that RUNNING holds, ``moved`` [tokens] was swapped since the last batch.
+``owed_tokens`` and ``owed_requests`` are work that a step of several batches has executed for its
+arrivals and that the next step pays for. ``wasted`` [tokens] is the KV cache lost to sacrifices,
+``useful`` [tokens] the batch tokens that brought a new token, ``tokens`` [tokens] all output."""
 
 SETTINGS = _dtype(
     "M_total B admission_threshold horizon end batches_per_step negligible",
@@ -54,8 +54,8 @@ ADDRESSES = _dtype(
 """Where the tables lie, and how long they are.
 
 Each queue and the spare storage have ``capacity`` places for parcels; a kernel that answers
-QUEUE_FULL leaves in ``places_needed`` how many its next step may need. ``rows_size`` 0 keeps no rows,
-``samples_size`` 0 no latency samples."""
+QUEUE_FULL leaves in ``places_needed`` how many its next step may need. With ``rows_size`` 0 a march
+keeps no rows, with ``samples_size`` 0 no latency samples."""
 
 WORKSPACE = np.dtype([*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr])
 """The one argument of the compiled kernels."""
@@ -69,19 +69,20 @@ RUNNING, WAITING, SWAPPED = range(3)
 """Places of the three queues in the table of queues."""
 
 MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED, LAST_TOKEN = range(10)
-"""Columns of a queue.
+"""Columns of a queue; a queue stores them one after the other, so that a step vectorises.
 
-Requests at arrival; tokens decoded since the last start; tokens ever decoded; requests alive; requests
-alive times their mean prefill [tokens]; position of the first token on the iteration clock (mean over
-the parcel, complete once furthest >= 1); interval of arrival [time] (negative for requests that were
-there before time 0); time of first admission (negative before); position of the latest token on the
-iteration clock, kept while latencies are recorded. A queue stores its columns one after the other, so
-that a step over many parcels vectorises."""
+MASS: requests at arrival. AGE: tokens decoded since the last start. FURTHEST: tokens ever decoded.
+ALIVE: requests alive. PREFILL [tokens]: ALIVE times their mean prefill. FIRST_TOKEN: position of
+the first token on the iteration clock [batches], a mean, complete once FURTHEST >= 1.
+FROM, UNTIL [time]: interval of arrival, negative for requests that were there before time 0.
+ADMITTED [time]: first admission, negative before. LAST_TOKEN: position of the latest token on the
+iteration clock [batches], kept while latencies are recorded."""
+
 COLUMNS = 10
 """Columns of a queue [columns]."""
 
 HISTOGRAM_MASS, HISTOGRAM_AGE, HISTOGRAM_FURTHEST = range(3)
-"""Columns of a histogram: requests alive, tokens decoded since the last start, tokens ever decoded."""
+"""Columns of a histogram: requests alive, tokens decoded since the last start and ever."""
 
 SURVIVE, HELD, WORK = 0, 2, 4
 """Columns of a mix table; the column after each is its forward difference."""
@@ -112,9 +113,9 @@ ROW_SIZE = 10
 S_WEIGHT, S_FROM, S_UNTIL, S_ADMITTED, S_FIRST_TOKEN, S_FINISH, S_LENGTH = range(7)
 """Columns of the latency samples, of which a step writes one per parcel with completions.
 
-First token and finish are positions on the iteration clock theta [batches], which the rows translate
-into times. A negative length marks a gap between two tokens instead, from S_FIRST_TOKEN to S_FINISH.
-"""
+S_FIRST_TOKEN and S_FINISH are positions on the iteration clock theta [batches], which the rows
+translate into times. A negative S_LENGTH marks the gap between two tokens at these positions."""
+
 SAMPLE_SIZE = 7
 """Columns of a latency sample [columns]."""
 
@@ -125,10 +126,10 @@ REORDER = {"reassoc", "contract", "nsz"}
 class Answer(IntEnum):
     """What a compiled kernel answers.
 
-    DONE: the end is reached, or nobody is left and nobody will arrive. QUEUE_FULL, ROWS_FULL,
-    SAMPLES_FULL: the next step may not fit; it has not begun, so enlarge and call again. STEP_LIMIT:
-    ``most_steps`` are made. STALLED: a batch took no time. TOO_LONG: a histogram holds requests that
-    are longer than any of the mix.
+    DONE: the end is reached, or nobody is left and nobody will arrive. QUEUE_FULL, ROWS_FULL and
+    SAMPLES_FULL: the next step may not fit; it has not begun, so enlarge and call again.
+    STEP_LIMIT: ``most_steps`` are made. STALLED: a batch took no time. TOO_LONG: a histogram holds
+    requests that are longer than any of the mix.
     """
 
     DONE = 0

@@ -20,7 +20,13 @@ from ode.lagrangian.layout import (
     UNTIL,
     Answer,
 )
-from ode.lagrangian.memory import parcels_of, piece_of, running_of, swapped_of, tables_of, waiting_of
+from ode.lagrangian.memory import (
+    piece_of,
+    running_of,
+    swapped_of,
+    tables_of,
+    waiting_of,
+)
 from ode.lagrangian.parcels import at, push_tail
 from serving.compilation import compiled
 from serving.compiled_memory import vector_at

@@ -103,7 +103,7 @@ def solve_lagrangian(
 def march_from(workspace: Workspace, initial: InitialState) -> March:
     """March a workspace from a state at time 0 to the end; see :meth:`Workspace.advance`.
 
-    The rows and samples returned are the workspace's own, which its next use overwrites.
+    What is returned is the workspace's own memory, which its next use overwrites.
 
     Raises
     ------
@@ -112,10 +112,8 @@ def march_from(workspace: Workspace, initial: InitialState) -> March:
     """
     workspace.seed(initial)
     answer = workspace.advance()
-    state = workspace.record[0].copy()
+    state = workspace.record[0]
     if answer == Answer.STEP_LIMIT:
         message = f"t = {state['now']:g} after {state['steps']} steps"
         raise SolveError("lagrangian", "step_limit", message)
-    return March(
-        workspace.rows[: state["steps"]], workspace.samples[: state["samples"]], state
-    )
+    return March(workspace.rows[: state["steps"]], workspace.samples[: state["samples"]], state)

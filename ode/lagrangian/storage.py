@@ -1,4 +1,7 @@
-"""How a block of memory becomes the queues and the scratch of a workspace."""
+"""How arrays become the tables of a workspace: compiled, so that binding them takes no time.
+
+Whoever binds an array keeps it as long as the workspace is in use.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def _move(queue, target):
 
 
 @compiled
-def use_block(workspace, block, capacity):
+def bind_block(workspace, block, capacity):
     """Give queues, spare storage and scratch ``capacity`` places of a block; the parcels stay.
 
     Parameters
@@ -57,3 +60,34 @@ def use_block(workspace, block, capacity):
     w.piece_at = w.before_at + 2 * scratch
     w.spare_row_at = w.piece_at + 2 * LINE
     w.capacity = capacity
+
+
+@compiled
+def bind_sinks(workspace, rows, samples):
+    """Let a march write its rows (., ROW_SIZE) and latency samples (., SAMPLE_SIZE) here."""
+    w = workspace[0]
+    w.rows_at, w.rows_size = rows.ctypes.data, rows.shape[0]
+    w.samples_at, w.samples_size = samples.ctypes.data, samples.shape[0]
+
+
+@compiled
+def bind_arrivals(workspace, knots, cumulative):
+    """Let requests arrive by this curve: ``cumulative`` [requests] at ``knots`` [time]."""
+    w = workspace[0]
+    w.knots_at, w.cumulative_at = knots.ctypes.data, cumulative.ctypes.data
+    w.knots_size = knots.size
+    w.knot = 0
+
+
+@compiled
+def bind_mix(workspace, tables, lanes):
+    """Let requests be of this mix, see :func:`ode.lagrangian.parcels.mix_tables`, ``mix_lanes``."""
+    w = workspace[0]
+    w.tables_at, w.tables_size = tables.ctypes.data, tables.shape[0]
+    w.lanes_at, w.lanes_size = lanes.ctypes.data, lanes.shape[1]
+
+
+@compiled
+def bind_law(workspace, law):
+    """Let batches take as long as this law says, see :meth:`serving.BatchTimeLaw.vector`."""
+    workspace[0].law_at = law.ctypes.data

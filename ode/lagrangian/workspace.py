@@ -1,9 +1,8 @@
 """The workspace of the iteration clock: everything a march needs, allocated once.
 
-A march is four lines: make a :class:`Workspace`, :meth:`Workspace.seed` it, :meth:`Workspace.advance`
-it, read :attr:`Workspace.record`. All of it can be seeded again, for another state of the same
-instance. Compiled callers that may not allocate call :func:`ode.lagrangian.seed.seed` and
-:func:`ode.lagrangian.kernel.advance` on ``record`` themselves.
+Make a :class:`Workspace`, seed it, advance it and read its record; then seed it again for another
+state of the same instance. Compiled callers, which may not allocate, call
+:func:`ode.lagrangian.seed.seed` and :func:`ode.lagrangian.kernel.advance` on the record.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from ode._initial_state import InitialState
 from ode.lagrangian.cruise import aligned_extent
 from ode.lagrangian.kernel import advance
 from ode.lagrangian.layout import (
+    COLUMNS,
     HISTOGRAM_FURTHEST,
     HISTOGRAM_MASS,
     QUEUE,
@@ -29,15 +29,16 @@ from ode.lagrangian.layout import (
 )
 from ode.lagrangian.parcels import mix_lanes, mix_tables, roomy_extent
 from ode.lagrangian.seed import FIRST_EXTENT, seed
-from ode.lagrangian.storage import QUEUES, block_size, use_block
+from ode.lagrangian.storage import (
+    QUEUES,
+    bind_arrivals,
+    bind_block,
+    bind_law,
+    bind_mix,
+    bind_sinks,
+    block_size,
+)
 from serving import DecodeNode, RateProfile, RequestMix, SolveError
-from serving.compiled_memory import address_of
-
-FIELDS = WORKSPACE.names or ()
-"""Names of the scalars and addresses of a workspace."""
-
-TABLES = ("queues", "rows", "samples", "knots", "cumulative", "tables", "lanes", "law")
-"""Arrays of a workspace whose addresses the record holds, besides queues and scratch."""
 
 
 class Workspace:
@@ -92,47 +93,38 @@ class Workspace:
         self.queues = np.zeros(QUEUES, QUEUE)
         self.rows = np.empty((rows, ROW_SIZE))
         self.samples = np.empty((samples, SAMPLE_SIZE))
-        values = {
-            "M_total": instance.M_total,
-            "B": inf if instance.B is None else instance.B,
-            "admission_threshold": instance.admission_threshold,
-            "sacrifice": instance.mode == "sacrifice",
-            "negligible": 1e-9 * instance.M_total,
-            "horizon": horizon,
-            "end": end,
-            "batches_per_step": batches_per_step,
-            "most_steps": most_steps,
-            "rows_size": rows,
-            "samples_size": samples,
-            "knots_size": self.knots.size,
-            "tables_size": len(self.tables),
-            "lanes_size": self.lanes.shape[1],
-        }
-        for name in TABLES:
-            values[f"{name}_at"] = address_of(getattr(self, name))
-        # one assignment: a field at a time would take longer than a short march
-        self.record = np.array([tuple(values.get(name, 0) for name in FIELDS)], WORKSPACE)
+        self.record = np.zeros(1, WORKSPACE)
+        s = self.record[0]
+        s["M_total"], s["admission_threshold"] = instance.M_total, instance.admission_threshold
+        s["B"] = inf if instance.B is None else instance.B
+        s["sacrifice"] = instance.mode == "sacrifice"
+        s["negligible"] = 1e-9 * instance.M_total
+        s["horizon"], s["end"], s["most_steps"] = horizon, end, most_steps
+        s["batches_per_step"] = batches_per_step
+        s["queues_at"] = self.queues.ctypes.data
+        bind_mix(self.record, self.tables, self.lanes)
+        bind_arrivals(self.record, self.knots, self.cumulative)
+        bind_law(self.record, self.law)
+        bind_sinks(self.record, self.rows, self.samples)
         self._allocate(_default_capacity(self.lanes.shape[1]) if capacity is None else capacity)
 
     def _allocate(self, capacity: int) -> None:
         """Give queues, spare storage and scratch ``capacity`` places; the parcels stay."""
         capacity = max(8, capacity + -capacity % 8)
         block = np.empty(block_size(capacity))
-        use_block(self.record, block, capacity)
+        bind_block(self.record, block, capacity)
         self._block = block
 
     def grow(self, answer: Answer) -> None:
         """Enlarge what a compiled function answered to be full; its contents stay."""
-        s = self.record[0]
         if answer == Answer.QUEUE_FULL:
-            self._allocate(int(s["places_needed"]))
+            self._allocate(int(self.record[0]["places_needed"]))
             return
-        name = "rows" if answer == Answer.ROWS_FULL else "samples"
-        table = getattr(self, name)
-        larger = np.empty((2 * len(table) + 8, table.shape[1]))
-        larger[: len(table)] = table
-        setattr(self, name, larger)
-        s[f"{name}_at"], s[f"{name}_size"] = address_of(larger), len(larger)
+        if answer == Answer.ROWS_FULL:
+            self.rows = _doubled(self.rows)
+        else:
+            self.samples = _doubled(self.samples)
+        bind_sinks(self.record, self.rows, self.samples)
 
     def seed(self, initial: InitialState, until_boundary: float = 0.0) -> None:
         """Set the state at time 0, see :func:`ode.lagrangian.seed.seed`.
@@ -177,6 +169,26 @@ class Workspace:
             if answer == Answer.STALLED:
                 raise SolveError("lagrangian", "stalled", "a batch takes no time; give d_0 > 0")
             self.grow(answer)
+
+    def parcels(self, queue: int) -> NDArray[np.float64]:
+        """Return a copy of the parcels of a queue, shape (COLUMNS, n), oldest first.
+
+        Parameters
+        ----------
+        queue
+            RUNNING, WAITING or SWAPPED of :mod:`ode.lagrangian.layout`.
+        """
+        at, extent, head, tail = (int(value) for value in self.queues[queue])
+        first = (at - self._block.ctypes.data) // 8
+        storage = self._block[first : first + COLUMNS * extent].reshape(COLUMNS, extent)
+        return storage[:, head:tail].copy()
+
+
+def _doubled(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a table of twice as many rows that begins with the given ones."""
+    larger = np.empty((2 * len(table) + 8, table.shape[1]))
+    larger[: len(table)] = table
+    return larger
 
 
 @lru_cache(maxsize=16)
