@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, from_dtype, types
+from numba import from_dtype, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from serving.compilation import compiled
 
