@@ -122,7 +122,7 @@ def seed(workspace, running, swapped, backlog, until_boundary):
     backlog : [requests]
         Fresh requests in WAITING, counted as arrivals at time 0.
     until_boundary : [time]
-        Time still to go until the batch under way ends; 0 at a boundary and if the instance is idle.
+        Time still to go until the batch under way ends; 0 at a boundary or in an idle instance.
 
     Returns
     -------
