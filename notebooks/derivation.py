@@ -125,8 +125,9 @@ assert sp.expand(dU - beta * (M - U)) == 0
 # ## Equilibrium without memory pressure
 #
 # If no request is evicted and B does not limit the batch, $E = X$. In equilibrium every stage
-# passes on what it gets, so $X_i = \lambda \tau P(D \ge i)$, and $\tau = d_0 + d_1 \sum_i c_i X_i =
-# d_0 + d_1 \lambda \tau W$ with the work $W = E[\sum_{i \le D} (p + i)] = E[pD + D(D+1)/2]$.
+# passes on what it gets, so $X_i = \lambda \tau P(D \ge i)$, and
+# $\tau = d_0 + d_1 \sum_i c_i X_i = d_0 + d_1 \lambda \tau W$ with the work
+# $W = E[\sum_{i \le D} (p + i)] = E[pD + D(D+1)/2]$.
 
 # %%
 lam, d_0, d_1, W, t_star = sp.symbols("lambda d_0 d_1 W tau_star", positive=True)

@@ -77,9 +77,9 @@ for share in (0.25, 0.5, 1.0, 1.5):
 #
 # $$ \partial_t f(v) = \partial_v\,[r f] + \lambda \int f(v - w)\, dF(w) - \lambda f(v). $$
 #
-# Poisson arrivals find the system distributed according to $f$ (PASTA). An arrival that finds $X >
-# C$ waits until $V$ has fallen to $R$, the work of a saturated set of requests; this takes $(V -
-# R)\,\tau_C / C$. Any other arrival waits for the end of the batch under way. The time of the
+# Poisson arrivals find the system distributed according to $f$ (PASTA). An arrival that finds
+# $X > C$ waits until $V$ has fallen to $R$, the work of a saturated set of requests; this takes
+# $(V - R)\,\tau_C / C$. Any other arrival waits for the end of the batch under way. The time of the
 # following $D$ batches comes from a backward equation.
 
 # %%
