@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
 
 def _scored(case: Any, methods: tuple[str, ...], noise_floor: float) -> dict[str, Any]:
     began = time.perf_counter()
-    row = score(case, methods=methods, noise_floor=noise_floor).to_json()
+    row = score(case, methods, noise_floor=noise_floor).to_json()
     scores = "  ".join(
         f"{name} {each['nrmse']['in_system']:.4f} (completed {each['completed_error']:.4f})"
         for name, each in row["methods"].items()

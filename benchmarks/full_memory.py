@@ -20,7 +20,7 @@ import ode
 from fluidserve import plots
 from fluidserve.folders import plain
 from serving import BatchTimeLaw, DecodeNode
-from studies import full_memory
+from studies import Question, full_memory
 from workload import describe
 
 NODE = DecodeNode(BatchTimeLaw.per_token(0.003, 0.00032), M_total=10_000, B=10_000,
@@ -45,9 +45,10 @@ def main() -> None:
 def study(*, quick: bool = False, seed: int = 5) -> tuple[dict[str, Any], tuple[Any, ...]]:
     """Return the figures, and what the picture is drawn from."""
     work = describe(types=TYPES)
+    asked = Question(work, NODE, horizon=20_000.0)
     loop = ode.hysteresis(work.mix, NODE)
-    branches = full_memory.branches(work, NODE, loop.arrival_rate[: loop.top + 1])
-    rows = full_memory.threshold_table(work, NODE, runs=4 if quick else 32)
+    branches = full_memory.branches(asked, loop.arrival_rate[: loop.top + 1])
+    rows = full_memory.threshold_table(asked, runs=4 if quick else 32)
     kappa = np.round(np.linspace(0.4, 1.0, 13 if quick else 61), 3)
     settled = np.array([
         ode.collapsed_throughput(work.mix, replace(NODE, admission_threshold=float(k))).throughput

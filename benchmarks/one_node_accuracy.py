@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fluid import capacity
 from serving import DecodeNode
+from studies import Question
 from studies.one_node import Cell, node_sized_for, one_node_cells, table_of, to_json
 from workload import describe
 
@@ -48,15 +49,15 @@ def main() -> None:
         horizon = REQUESTS / capacity(workload.mix, node)
         name = Path(chosen.lengths).name.split(".")[0]
         loads = TRACE_LOADS[:1] if chosen.quick else TRACE_LOADS
-        cells += one_node_cells(name, workload, node, loads, horizon=horizon, **options)
+        question = Question(workload, node, horizon=horizon, seed=1)
+        cells += one_node_cells(name, question, loads, **options)
     else:
         loads = LOADS[1:2] if chosen.quick else LOADS
         for budget in (2000, None):
             node = DecodeNode(B=budget, mode=chosen.mode)
             name = f"normal, B {budget or 'unlimited'}"
-            cells += one_node_cells(
-                name, describe("normal"), node, loads, horizon=HORIZON, **options
-            )
+            question = Question(describe("normal"), node, horizon=HORIZON, seed=1)
+            cells += one_node_cells(name, question, loads, **options)
     print(table_of(cells))
     missed = [cell for cell in cells if cell.met is False]
     judged = [cell for cell in cells if cell.met is not None]

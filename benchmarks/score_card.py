@@ -1,6 +1,6 @@
-"""Score card of fluid methods over a grid of scenarios (minutes; --quick: one size).
+"""Score card of fluid methods over a grid of conditions (minutes; --quick: one size).
 
-Usage: python benchmarks/score_card.py [--methods lagrangian,workload] > score_card.json
+Usage: python benchmarks/score_card.py [--methods lagrangian,node_work] > score_card.json
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def table(scores: list[score_card.Score], method: str) -> list[str]:
     lines = []
     for by in ("load", "burstiness", "mode", "lengths", "n"):
         for row in score_card.summary(scores, method, by):
-            cells = [f"{by} {row[by]}", str(row["scenarios"])]
+            cells = [f"{by} {row[by]}", str(row["conditions"])]
             for quantity in score_card.QUANTITIES:
                 of = row[quantity]
                 middle = "-" if of["median_error"] is None else f"{100 * of['median_error']:+.1f}"
@@ -39,14 +39,14 @@ def table(scores: list[score_card.Score], method: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default="lagrangian,workload")
+    parser.add_argument("--methods", default="lagrangian,node_work")
     parser.add_argument("--requests", type=int, default=score_card.REQUESTS_WANTED)
     parser.add_argument("--quick", action="store_true", help="n = 1 only")
     given = parser.parse_args()
     methods = given.methods.split(",")
     grid = {**score_card.GRID, **({"n": (1,)} if given.quick else {})}
     scores = []
-    for number, each in enumerate(score_card.scenarios(grid), 1):
+    for number, each in enumerate(score_card.conditions(grid), 1):
         print(number, each, file=sys.stderr, flush=True)
         scores.append(score_card.score(each, methods, requests_wanted=given.requests, workers=1))
     fits = {}
@@ -55,8 +55,8 @@ def main() -> None:
         # At n = 1, where the fluid limit is furthest off; heavy lengths are held out.
         small = [
             each for each in scores
-            if each.scenario.n == 1 and each.scenario.burstiness == 1
-            and each.scenario.mode == score_card.NO_EVICTION
+            if each.condition.n == 1 and each.condition.burstiness == 1
+            and each.condition.mode == score_card.NO_EVICTION
         ]  # fmt: skip
         fit = score_card.fit_capacity(small, method, lambda it: it.lengths == "heavy")
         by_load = score_card.fit_capacity(small, method, lambda it: it.load in (0.5, 0.95))

@@ -39,6 +39,8 @@ from serving import UnsupportedError as UnsupportedError
 from serving import WorkloadError as WorkloadError
 from studies import Analysis as Analysis
 from studies import Comparison as Comparison
+from studies import Question as Question
+from studies import Replications as Replications
 from studies import accuracy as accuracy
 from studies import analyze as analyze
 from studies import compare as compare

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +15,12 @@ from fluidserve.options import (
     FlagError,
     config_flags,
 )
-from serving import FluidServeError, Instance, RateProfile, RequestMix, RequestTable, check_fits
+from serving import FluidServeError, Instance
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
-    from workload import TraceReading, Workload
+    from studies import Question
+    from workload import TraceReading
 
 LARGEST_SCALE = 1_000_000
 OWN_FORMAT = "own"
@@ -36,99 +35,49 @@ class Inputs:
     ----------
     config
         The configuration, as :func:`fluidserve.config.load_config` returns it.
-    instance
-        The node, scaled.
-    workload
-        The generator's description; None for a file.
-    file
-        The requests of a file, loaded and scaled; None for the generator.
-    num_requests, horizon
-        How far the generator goes.
+    question
+        The requests, on the instance, both scaled.
     source
-        What the workload is, for people and programs.
+        What the requests are, for people and programs.
     """
 
     config: Any
-    instance: Instance
-    workload: Workload | None
-    file: RequestTable | None
-    num_requests: int | None
-    horizon: float | None
+    question: Question
     source: Mapping[str, Any]
 
-    @cached_property
-    def requests(self) -> RequestTable:
-        """The file, or one draw of the generator; every request fits the node."""
-        if self.file is not None:
-            return self.file
-        assert self.workload is not None
-        table = self.workload.sample(
-            self.config.seed, num_requests=self.num_requests, horizon=self.horizon
-        )
-        check_fits(table, self.instance)
-        return table
+    @property
+    def instance(self) -> Instance:
+        """The instance, scaled."""
+        return self.question.instance
 
     @property
-    def draws(self) -> Workload | RequestTable:
-        """What replications are drawn from: the generator, or the requests of a file."""
-        return self.requests if self.workload is None else self.workload
-
-    @property
-    def mix(self) -> RequestMix:
-        """Exact mix of the generator, empirical mix of a file."""
-        return self.requests.mix() if self.workload is None else self.workload.mix
-
-    @property
-    def end(self) -> float:
-        """End of arrivals [time]: the horizon that was asked for, or the last arrival."""
-        return self.requests.horizon if self.horizon is None else self.horizon
-
-    @property
-    def profile(self) -> RateProfile:
-        """Expected arrivals of the generator, or a file's own cumulative curve."""
-        if self.workload is None:
-            return self.requests.rate_profile()
-        return self.workload.profile(self.end)
-
-    @cached_property
-    def capacity(self) -> float:
-        """lambda_M [requests/time]."""
-        from fluid import capacity
-
-        return capacity(self.mix, self.instance)
-
-    @property
-    def mean_rate(self) -> float:
-        """Mean arrival rate [requests/time]; NaN where all arrive at once."""
-        return self.profile.mean_rate if self.end > 0 else math.nan
-
-    @property
-    def load(self) -> float:
-        """Mean arrival rate over capacity; infinite for a node too slow to have one."""
-        return self.mean_rate / self.capacity if self.capacity > 0 else math.inf
+    def is_constant(self) -> bool:
+        """Whether requests are generated at a rate that the command line does not shape."""
+        return not self.question.is_file and "rate_shape" not in self.source
 
     def warn_of_overload(self) -> None:
         """Say on stderr that more is offered than the node can do."""
-        if not self.load > 1 + 1e-9:  # 1 itself, but for rounding
+        load = self.question.load
+        if not load > 1 + 1e-9:  # 1 itself, but for rounding
             return
-        if self.workload is not None and "profile" not in self.source:
-            said = f"load {self.load:.3g} of capacity: queues grow as long as it lasts"
+        if self.is_constant:
+            said = f"load {load:.3g} of capacity: queues grow as long as it lasts"
         else:
-            said = f"mean load {self.load:.3g} of capacity: more arrives than the node can serve"
+            said = f"mean load {load:.3g} of capacity: more arrives than the node can serve"
         click.echo(f"note: {said}", err=True)
 
     def describe(self) -> dict[str, Any]:
         """Return the workload in numbers, for JSON."""
-        mix = self.mix
+        question = self.question
         return {
             **self.source,
-            "requests": len(self.requests),
-            "horizon": self.end,
-            "mean_arrival_rate": self.mean_rate,
-            "mean_prefill_length": mix.mean_prefill,
-            "mean_decode_length": mix.mean_decode,
-            "capacity": self.capacity,
-            "load": self.load,
+            "requests": len(question.requests),
+            "horizon": question.end,
+            "mean_arrival_rate": question.mean_rate,
+            "mean_prefill_length": question.mix.mean_prefill,
+            "mean_decode_length": question.mix.mean_decode,
+            "capacity": question.capacity,
+            "load": question.load,
         }
 
 
@@ -153,12 +102,21 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
-    node = instance_of(config)
-    instance = node if scale == 1 else node.scaled(int(scale))
     path, is_trace = _file(params, config)
+    instance = instance_of(config)
     if path is None:
-        return _generated(params, config, instance, scale)
-    return _from_file(params, config, instance, scale, path, is_trace)
+        inputs = _generated(params, config, instance)
+    else:
+        inputs = _from_file(params, config, instance, path, is_trace, scale)
+    question = inputs.question if scale == 1 else inputs.question.scaled(int(scale))
+    if _given(params, "load"):
+        load = _number(params, "load", 1.0)
+        try:
+            question = question.at_load(load)
+        except FluidServeError as error:
+            where = "" if path is None else f"{path}: "
+            raise FluidServeError(f"{where}--load {load:g}: {error}") from error
+    return replace(inputs, question=question)
 
 
 def load_config_of(params: Mapping[str, Any]) -> Any:
@@ -202,19 +160,13 @@ def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:
     return path, "trace" in named
 
 
-def _generated(params: Mapping[str, Any], config: Any, instance: Instance, scale: float) -> Inputs:
+def _generated(params: Mapping[str, Any], config: Any, instance: Instance) -> Inputs:
+    from studies import Question
     from workload import describe
 
     options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
     scenario = options.pop("scenario", "normal")
     workload = describe(scenario, L_filter=config.L_filter, **options)
-    if _given(params, "load"):
-        from fluid import capacity
-
-        load = _number(params, "load", 1.0)
-        workload = workload.at_rate(load * capacity(workload.mix, instance))
-    else:
-        workload = workload.scaled(scale)
     horizon = params.get("horizon")
     count = params.get("num_requests")
     if horizon is not None and count is not None:
@@ -223,35 +175,25 @@ def _generated(params: Mapping[str, Any], config: Any, instance: Instance, scale
         count = 100
     named = {"types": options["types"]} if "types" in options else {"scenario": scenario}
     source = {"source": "generator", **named} | {k: str(v) for k, v in options.items()}
-    return Inputs(config, instance, workload, None, count, horizon, source)
+    return Inputs(config, Question(workload, instance, count, horizon, config.seed), source)
 
 
 def _from_file(
     params: Mapping[str, Any],
     config: Any,
     instance: Instance,
-    scale: float,
     path: str,
     is_trace: bool,
+    scale: float,
 ) -> Inputs:
-    from workload import replicated
+    from studies import Question
 
     cuts = {key: params.get(key) for key in FILE_KEYS}
-    reading = read_file(path, instance, L_filter=config.L_filter, **cuts)
-    requests = reading.requests
-    if scale != 1:
-        requests = replicated(requests, int(scale), config.seed)
-    if _given(params, "load"):
-        from fluid import capacity
-
-        load = _number(params, "load", 1.0)
-        if requests.horizon <= 0:
-            raise FluidServeError(f"{path}: all requests arrive at time 0; --load needs a rate")
-        rate = len(requests) / requests.horizon
-        requests = requests.stretched(rate / (load * capacity(requests.mix(), instance)))
+    largest = instance if scale == 1 else instance.scaled(int(scale))
+    reading = read_file(path, largest, L_filter=config.L_filter, **cuts)
     source = {"source": "trace" if is_trace else "requests", "file": str(path)}
     source |= {"format": reading.format, "dropped": dict(reading.dropped)}
-    return Inputs(config, instance, None, requests, None, None, source)
+    return Inputs(config, Question(reading.requests, instance, seed=config.seed), source)
 
 
 def read_file(path: str, instance: Instance, **options: Any) -> TraceReading:

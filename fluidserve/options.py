@@ -14,7 +14,7 @@ from serving import KINDS, FluidServeError
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
 
-GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "profile")
+GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "rate_shape")
 FILE_KEYS = ("limit", "start", "rate_scale", "format")
 PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
@@ -120,7 +120,7 @@ def workload_options(function: Any) -> Any:
         add(["--arrival-rate"], type=float, help="base rate  [default: the scenario's, 0.5]"),
         add(["--burstiness"], type=float, help="gamma shape of gaps: 1 Poisson, <1 burstier"),
         add(
-            ["--profile"],
+            ["--rate-shape", "--profile"],
             metavar="SHAPE",
             help="multiples of the base rate over time: steps(0:0.5,1000:1.5) | "
             "sine(amplitude=0.5,period=100) | ramp(first=0.5,last=2,duration=1000)",

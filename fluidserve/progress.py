@@ -37,20 +37,16 @@ class ProgressLine:
         self._open = not final
 
 
-def replication_progress(verbose: bool) -> Callable[[int, int], None] | None:
-    """Return a callback for replications done and to do; None where nobody wants to know."""
+def comparison_progress(verbose: bool) -> Callable[[str, int, int], None] | None:
+    """Return a callback for the steps of a comparison; None where nobody wants to know."""
     if not verbose:
         return None
     line = ProgressLine()
 
-    def told(done: int, total: int) -> None:
-        line.say(f"replication {done} of {total}", final=done >= total)
+    def told(step: str, done: int, total: int) -> None:
+        if step == "replication":
+            line.say(f"replication {done} of {total}", final=done >= total)
+        else:
+            print(f"solving {method_name(step)} ...", file=sys.stderr, flush=True)
 
     return told
-
-
-def method_progress(verbose: bool) -> Callable[[str], None] | None:
-    """Return a callback for the method that is being solved; None where nobody wants to know."""
-    if not verbose:
-        return None
-    return lambda name: print(f"solving {method_name(name)} ...", file=sys.stderr, flush=True)

@@ -47,11 +47,8 @@ pictures = Path(tempfile.mkdtemp())
 n = 10 if QUICK else 100
 node = fs.DecodeNode().scaled(n)
 rush = fs.describe("normal", rate_shape="steps(0:0.5,1000:1.5,2000:0.5)")
-rush = rush.at_rate(fs.capacity(rush.mix, node))
-compared = fs.compare(
-    rush, node, horizon=3000.0, replications=8 if QUICK else 64,
-    methods=("lagrangian", "eulerian_jax"),
-)  # fmt: skip
+question = fs.Question(rush, node, horizon=3000.0).at_load(1.0)
+compared = fs.compare(question, ("lagrangian", "eulerian_jax"), fs.Replications(8 if QUICK else 64))
 {name: round(result.nrmse["in_system"], 4) for name, result in compared.methods.items()}
 
 # %%
@@ -98,9 +95,9 @@ Image(pictures / "size.png", width=640)
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.0), sharey=True, layout="constrained")
 for axis, mode in zip(axes, ("swapping", "sacrifice"), strict=True):
-    case = fs.accuracy.synchronised_case("uniform", n, mode=mode)
-    run = fs.simulate(case.source, case.instance)
-    flow = fs.solve(case.source.rate_profile(), case.source.mix(), case.instance)
+    burst = fs.accuracy.synchronised_case("uniform", n, mode=mode).question
+    run = fs.simulate(burst.requests, burst.instance)
+    flow = fs.solve(burst.requests.rate_profile(), burst.mix, burst.instance)
     t = np.linspace(0, run.metrics().duration, 1000)
     for name, colour in (("completed", FLUID), ("swapped", EVICTED)):
         axis.plot(t, run.trajectory()(name, t) / n, color=DISCRETE, linewidth=3)
@@ -118,7 +115,7 @@ plt.show()
 
 # %%
 for mode in ("swapping", "sacrifice"):
-    case = fs.accuracy.synchronised_case("uniform", n, mode=mode)
-    run = fs.simulate(case.source, case.instance).metrics()
-    flow = fs.solve(case.source.rate_profile(), case.source.mix(), case.instance).metrics()
+    burst = fs.accuracy.synchronised_case("uniform", n, mode=mode).question
+    run = fs.simulate(burst.requests, burst.instance).metrics()
+    flow = fs.solve(burst.requests.rate_profile(), burst.mix, burst.instance).metrics()
     print(f"{mode:10} {run.evictions / run.completed:.3f} {flow.evictions / flow.completed:.3f}")

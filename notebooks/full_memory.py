@@ -40,6 +40,7 @@ node = fs.DecodeNode(
     fs.BatchTimeLaw.per_token(0.003, 0.00032), M_total=10_000, B=10_000, mode="sacrifice"
 )
 work = fs.describe(types="(20,20,5.1)")
+asked = fs.Question(work, node, horizon=20_000.0)
 load = work.rate / fs.capacity(work.mix, node)
 print(f"capacity {fs.capacity(work.mix, node):.4f}, load {load:.4f}")
 
@@ -73,7 +74,7 @@ assert paths["sacrifice"].outputs["in_system"][-1] > 10 * paths["swapping"].outp
 # The mean time until this diffusion first reaches a full memory is a closed integral.
 
 # %%
-times = fs.full_memory.times_to_full(work, node, runs=10 if QUICK else 60, expected=8000.0)
+times = fs.full_memory.times_to_full(asked, runs=10 if QUICK else 60, expected=8000.0)
 predicted = fs.mean_time_to_full(work.mix, node, work.rate)
 error = times.std(ddof=1) / np.sqrt(times.size)
 print(f"mean time until memory is full: {predicted:.0f}; engine {times.mean():.0f} +- {error:.0f}")
@@ -112,7 +113,7 @@ assert abs(low - 3.9026) < 2e-4 and abs(high - 5.1182) < 1e-4
 # mean wait over 20,000 time units from an empty start.
 
 # %%
-rows = fs.full_memory.threshold_table(work, node, runs=4 if QUICK else 16)
+rows = fs.full_memory.threshold_table(asked, runs=4 if QUICK else 16)
 print("kappa  engine  fluid  evictions  wait from empty  runs that evicted")
 for row in rows:
     print(f"{row.threshold:5}  {row.engine.throughput:6.2f}  {row.fluid.throughput:5.2f}"

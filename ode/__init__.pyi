@@ -1,3 +1,4 @@
+from ._caveats import policy_labels as policy_labels
 from ._initial_state import InitialState as InitialState
 from ._methods import METHODS as METHODS
 from ._methods import Method as Method

@@ -13,7 +13,7 @@ out="${out:-data/experiments/basic}"
 node=(--config config/basic.yaml)
 workload=(
   --types "(20,80,1);(20,100,1);(20,120,1)" --load 1
-  --profile "steps(0:0.5,800:8,840:0.5)" --horizon 2000 --seed 7
+  --rate-shape "steps(0:0.5,800:8,840:0.5)" --horizon 2000 --seed 7
 )
 mkdir -p "$out"
 

@@ -8,8 +8,10 @@ from .analysis import analyze as analyze
 from .comparison import Comparison as Comparison
 from .comparison import Ensemble as Ensemble
 from .comparison import MethodResult as MethodResult
+from .comparison import Replications as Replications
 from .comparison import compare as compare
 from .comparison import run_ensemble as run_ensemble
+from .question import Question as Question
 from .tuning import Tuning as Tuning
 from .tuning import most_goodput as most_goodput
 from .tuning import parse_slo as parse_slo

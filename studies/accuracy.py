@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import MODES, NRMSE_OUTPUTS, DecodeNode, RequestTable
-from studies.comparison.comparison import Comparison, compare
-from workload import LengthDistribution, RequestClass, Steps, Workload, describe, mix_of
+from studies.comparison import Comparison, Replications, Told, compare
+from studies.question import Question
+from workload import LengthDistribution, RequestClass, Steps, describe, mix_of
 
 HORIZON = 3000.0
 LOADS = {
@@ -48,15 +49,13 @@ class Case:
         Profile, budget and mode.
     n
         Size.
-    source, instance, horizon
+    question
         What is compared.
     """
 
     name: str
     n: int
-    source: Workload | RequestTable
-    instance: DecodeNode
-    horizon: float
+    question: Question
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +80,7 @@ class CaseScore:
         return {
             "case": self.case.name,
             "n": self.case.n,
-            "horizon": self.case.horizon,
+            "horizon": self.case.question.horizon,
             "replications": comparison.discrete.replications,
             "noise_floor": dict(comparison.noise_floor),
             "single_run_noise": comparison.single_run_noise,
@@ -100,12 +99,10 @@ class CaseScore:
 
 def load_case(profile: str, n: int, *, unlimited: bool = False, mode: str = "swapping") -> Case:
     """Return the normal mix under one of :data:`LOADS` on the default node at size ``n``."""
-    from fluid import capacity
-
     instance = DecodeNode(B=None if unlimited else 2000, mode=mode).scaled(n)
     workload = describe("normal", rate_shape=LOADS[profile])
-    workload = workload.at_rate(capacity(workload.mix, instance))
-    return Case(_name(profile, unlimited, mode), n, workload, instance, HORIZON)
+    question = Question(workload, instance, horizon=HORIZON).at_load(1.0)
+    return Case(_name(profile, unlimited, mode), n, question)
 
 
 def synchronised_case(
@@ -128,7 +125,7 @@ def synchronised_case(
     ).with_lengths_permuted(np.random.default_rng(seed))
     instance = DecodeNode(B=None if unlimited else 2000, mode=mode).scaled(n)
     name = _name(f"synchronised {lengths}", unlimited, mode)
-    return Case(name, n, table, instance, SYNCHRONISED_HORIZON)
+    return Case(name, n, Question(table, instance, horizon=SYNCHRONISED_HORIZON))
 
 
 def accuracy_cases(n: int) -> Iterator[Case]:
@@ -143,11 +140,11 @@ def accuracy_cases(n: int) -> Iterator[Case]:
 
 def score(
     case: Case,
-    *,
     methods: Sequence[str] = ("lagrangian",),
+    *,
     noise_floor: float = NOISE_FLOOR,
     most: int = 16_384,
-    **options: Any,
+    told: Told | None = None,
 ) -> CaseScore:
     """Compare until the noise floor of ``in_system`` is at most ``noise_floor``.
 
@@ -161,8 +158,8 @@ def score(
         Replications go on until it is reached, or ``most`` of them are done.
     most
         Limit of replications.
-    **options
-        Of :func:`studies.compare`.
+    told
+        As of :func:`studies.compare`.
     """
     at = NRMSE_OUTPUTS.index("in_system")
 
@@ -170,17 +167,8 @@ def score(
         single_run_noise = np.sqrt(np.mean(sd[at] ** 2)) / mean[at].mean()
         return float((single_run_noise / noise_floor) ** 2)
 
-    comparison = compare(
-        case.source,
-        case.instance,
-        methods=methods,
-        replications=most,
-        horizon=case.horizon,
-        metrics=False,
-        outputs=NRMSE_OUTPUTS,
-        wanted=wanted,
-        **options,
-    )
+    replications = Replications(most, outputs=NRMSE_OUTPUTS, wanted=wanted)
+    comparison = compare(case.question, methods, replications, metrics=False, told=told)
     mean = comparison.discrete.mean.outputs["completed"]
     errors = {
         name: float(np.abs(each.sampled.outputs["completed"] - mean).max() / mean[-1])
@@ -218,29 +206,17 @@ def finite_size(
     profile: str = "constant",
     replications: Callable[[int], int] = lambda n: max(64, 4000 // n),
     method: str = "lagrangian",
-    **options: Any,
 ) -> list[SizePoint]:
     """Return bias and noise of the fluid limit at each size, B = 2000 n."""
-    return [_size_point(load_case(profile, n), replications(n), method, options) for n in sizes]
+    return [_size_point(load_case(profile, n), replications(n), method) for n in sizes]
 
 
-def _size_point(
-    case: Case, replications: int, method: str, options: Mapping[str, Any]
-) -> SizePoint:
-    assert isinstance(case.source, Workload)
-    found = compare(
-        case.source,
-        case.instance,
-        methods=(method,),
-        replications=replications,
-        horizon=case.horizon,
-        outputs=NRMSE_OUTPUTS,
-        **options,
-    )
+def _size_point(case: Case, replications: int, method: str) -> SizePoint:
+    found = compare(case.question, (method,), Replications(replications, outputs=NRMSE_OUTPUTS))
     result, ensemble = found.methods[method], found.discrete
     assert result.metrics is not None
-    requests = found.profile.total
-    expected = np.array([requests, requests * found.mix.work])
+    requests = found.question.profile.total
+    expected = np.array([requests, requests * found.question.mix.work])
     total = np.nan_to_num(ensemble.replication_means["e2el"]) * ensemble.offered[:, 0]
     mean, error = controlled_mean(total, ensemble.offered, expected)
     fluid = result.metrics.latencies["e2el"].mean * requests

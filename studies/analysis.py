@@ -19,10 +19,7 @@ from fluid import (
     with_mean_decode,
     with_mean_prefill,
 )
-from ode._caveats import policy_labels
-from ode._solve import solve
-from ode.full_memory.regime import regime
-from ode.node_work import stationary
+from ode import policy_labels, regime, solve, stationary
 from serving import (
     DecodeNode,
     Distribution,
@@ -31,6 +28,7 @@ from serving import (
     SolveError,
     UnsupportedError,
 )
+from studies.question import Question
 
 SAMPLES = 8192
 """Latencies behind each percentile that is differentiated."""
@@ -91,33 +89,26 @@ class Analysis:
     warnings: tuple[str, ...]
 
 
-def analyze(
-    mix: RequestMix,
-    instance: DecodeNode,
-    arrival_rate: float,
-    *,
-    profile: RateProfile | None = None,
-    approximate: bool = False,
-) -> Analysis:
+def analyze(question: Question, *, over_time: bool = False, approximate: bool = False) -> Analysis:
     """Return the analysis of one node.
 
     Parameters
     ----------
-    mix, instance
-        Who arrives and who serves.
-    arrival_rate : [requests/time]
-        Mean arrival rate.
-    profile
-        Arrivals over time: latencies are then those of its arrivals from an empty start. Without
-        it they are those of the equilibrium, and there are none at a load of 1 or more.
+    question
+        Who arrives and who serves; the mean arrival rate is the question's.
+    over_time
+        Latencies of the question's arrivals, from an empty start. Otherwise they are those of the
+        equilibrium, and there are none at a load of 1 or more.
     approximate
         Read policies that are not modelled as FCFS and LIFO.
 
     Raises
     ------
     UnsupportedError
-        For a policy that is not modelled.
+        For an engine that no fluid model reads, or a policy that is not modelled.
     """
+    mix, instance, arrival_rate = question.mix, question.instance, question.mean_rate
+    profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))
     full = capacity(mix, instance)
     try:

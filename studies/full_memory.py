@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from fluid import capacity, saturation
+from fluid import saturation
 from ode import InitialState, solve
-from serving import DecodeNode, RequestTable, Trajectory
-from workload import Workload
+from serving import RequestTable, Trajectory, WorkloadError, kind_of
+from studies.question import Question
 
 THRESHOLDS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
@@ -36,16 +37,14 @@ class BacklogRun:
     in_system: tuple[float, float]
 
 
-def with_backlog(
-    workload: Workload, backlog: int, *, horizon: float, seed: int = 42
-) -> RequestTable:
-    """Return ``backlog`` requests at time 0, and those that arrive until ``horizon`` [time]."""
-    root = np.random.SeedSequence(seed)
+def with_backlog(question: Question, backlog: int) -> RequestTable:
+    """Return ``backlog`` requests at time 0, and those that arrive until the horizon."""
+    root = np.random.SeedSequence(question.seed)
     later, first = root.spawn(2)
-    table = workload.sample(later, horizon=horizon)
+    table = question.stream.sample(later, horizon=question.horizon)
     if backlog < 1:
         return table
-    queue = workload.sample(first, num_requests=backlog)
+    queue = question.stream.sample(first, num_requests=backlog)
     columns = {
         name: np.concatenate([getattr(queue, name), getattr(table, name)])
         for name in RequestTable.__slots__
@@ -55,27 +54,26 @@ def with_backlog(
 
 
 def run_from_backlog(
-    workload: Workload,
-    instance: DecodeNode,
-    *,
-    backlog: int,
-    window: tuple[float, float],
-    seed: int = 42,
+    question: Question, *, backlog: int, window: tuple[float, float]
 ) -> BacklogRun:
     """Run the engine from ``backlog`` waiting requests and count over ``window`` [time]."""
-    requests = with_backlog(workload, backlog, horizon=window[1], seed=seed)
+    requests = with_backlog(question.until(window[1]), backlog)
     run = discrete.simulate(
-        requests, instance, until=window[1], record_batches=False, sample_times=window
+        requests,
+        question.instance,
+        until=window[1],
+        record_batches=False,
+        sample_times=window,
     )
     return _counted(run.trajectory(), window)
 
 
 def fluid_from_backlog(
-    workload: Workload, instance: DecodeNode, *, backlog: int, window: tuple[float, float]
+    question: Question, *, backlog: int, window: tuple[float, float]
 ) -> BacklogRun:
     """Return what the iteration clock says about the same start and window."""
     solution = solve(
-        workload.profile(window[1]), workload.mix, instance,
+        question.until(window[1]).profile, question.mix, question.instance,
         initial=InitialState(waiting=backlog), drain=False,
     )  # fmt: skip
     return _counted(solution.trajectory, window)
@@ -110,13 +108,11 @@ class Branches:
 
 
 def branches(
-    workload: Workload,
-    instance: DecodeNode,
+    question: Question,
     arrival_rate: Sequence[float] | NDArray[np.float64],
     *,
     backlog: int = 3000,
     window: tuple[float, float] = (1000.0, 16_000.0),
-    seed: int = 42,
 ) -> Branches:
     """Return what the engine completes per time from an empty node and from a backlog.
 
@@ -129,11 +125,10 @@ def branches(
     grid = np.linspace(0.0, window[1], 4000)
     for k, rate in enumerate(rates):
         for start, queue in enumerate((0, backlog)):
-            requests = with_backlog(
-                workload.at_rate(float(rate)), queue, horizon=window[1], seed=seed + k
-            )
+            asked = replace(question.at_rate(float(rate)), seed=question.seed + k)
+            requests = with_backlog(asked.until(window[1]), queue)
             run = discrete.simulate(
-                requests, instance, until=window[1], record_batches=False, sample_times=grid
+                requests, asked.instance, until=window[1], record_batches=False, sample_times=grid
             )
             trajectory = run.trajectory()
             time, evicted = trajectory.time, trajectory.outputs["evicted"]
@@ -146,7 +141,7 @@ def branches(
                 last = float(time[np.argmax(empty)]) if empty.any() else last
             first = min(first, 0.3 * last)
             found[start, k] = trajectory.rate("completed", first, last)
-    found[0, rates >= capacity(workload.mix, instance)] = np.nan
+    found[0, rates >= question.capacity] = np.nan
     return Branches(rates, found[0], found[1])
 
 
@@ -175,43 +170,40 @@ class ThresholdRow:
 
 
 def threshold_table(
-    workload: Workload,
-    instance: DecodeNode,
+    question: Question,
     thresholds: Sequence[float] = THRESHOLDS,
     *,
     backlog: int = 3000,
     window: tuple[float, float] = (1000.0, 3500.0),
-    horizon: float = 20_000.0,
     runs: int = 16,
-    seed: int = 42,
 ) -> list[ThresholdRow]:
     """Return what each admission threshold does to a backlogged and to an empty node.
 
     Parameters
     ----------
+    question
+        Its horizon is the end of the runs from an empty start.
+    thresholds
+        Values of kappa.
     backlog, window
         Of the backlogged start.
-    horizon : [time]
-        End of the runs from an empty start.
     runs
-        How many of them, each a draw of its own, the same draws for every threshold.
+        How many from an empty start, each a draw of its own, the same draws for every threshold.
     """
     rows = []
     for threshold in thresholds:
-        node = replace(instance, admission_threshold=float(threshold))
+        node: Any = replace(cast(Any, question.instance), admission_threshold=float(threshold))
+        asked = question.on(node)
         waits, evicts = np.empty(runs), np.empty(runs)
         for k in range(runs):
-            run = discrete.simulate(
-                workload.sample(np.random.SeedSequence(seed, spawn_key=(k,)), horizon=horizon),
-                node, record_batches=False,
-            )  # fmt: skip
+            run = discrete.simulate(drawn(asked, k), node, record_batches=False)
             samples = run.samples()
             waits[k], evicts[k] = samples.queue_delay.mean(), run.metrics().evictions > 0
         rows.append(
             ThresholdRow(
                 threshold=float(threshold),
-                engine=run_from_backlog(workload, node, backlog=backlog, window=window, seed=seed),
-                fluid=fluid_from_backlog(workload, node, backlog=backlog, window=window),
+                engine=run_from_backlog(asked, backlog=backlog, window=window),
+                fluid=fluid_from_backlog(asked, backlog=backlog, window=window),
                 wait=float(waits.mean()),
                 wait_error=float(waits.std(ddof=1) / np.sqrt(runs)) if runs > 1 else 0.0,
                 collapsed=float(evicts.mean()),
@@ -220,28 +212,40 @@ def threshold_table(
     return rows
 
 
-def times_to_full(
-    workload: Workload, instance: DecodeNode, *, runs: int, expected: float, seed: int = 42
-) -> NDArray[np.float64]:
+def drawn(question: Question, replication: int) -> RequestTable:
+    """Return the requests of a replication.
+
+    Raises
+    ------
+    WorkloadError
+        If nobody arrives by the horizon: then there is nothing to run.
+    """
+    requests = question.replication(replication)
+    if requests is None:
+        raise WorkloadError(f"no request arrives by time {question.horizon:g}")
+    return requests
+
+
+def times_to_full(question: Question, *, runs: int, expected: float) -> NDArray[np.float64]:
     """Return when the engine first had no room for the next request, once per run, shape (R,).
 
     Parameters
     ----------
-    workload
-        One prefill length, so that "the next request" has a size.
+    question
+        Of one prefill length, so that "the next request" has a size.
     expected : [time]
         A guess at the mean; runs go on four times as long until the memory has filled.
     """
-    step = saturation(workload.mix, instance).batch_time / 4
-    room = instance.M_total - workload.mix.prefill.max() - 1
+    instance = question.instance
+    step = saturation(question.mix, instance).batch_time / 4
+    memory = kind_of(instance).limits(instance)["memory"].value
+    room = memory - question.mix.prefill.max() - 1
     found = np.empty(runs)
     for k in range(runs):
         horizon = expected
         while True:
             grid = np.arange(0.0, horizon, step)
-            requests = workload.sample(
-                np.random.SeedSequence(seed, spawn_key=(k,)), horizon=horizon
-            )
+            requests = drawn(question.until(horizon), k)
             run = discrete.simulate(
                 requests, instance, until=horizon, record_batches=False, sample_times=grid
             )

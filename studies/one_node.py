@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from serving import DecodeNode, RequestMix, WorkloadError
+from serving import DecodeNode, RequestMix
 from studies.accuracy import controlled_mean
-from workload import Workload
+from studies.question import Question
 
 STATISTICS = ("mean", "p50", "p95", "p99")
 LATENCIES = ("ttft", "e2el")
@@ -81,28 +81,23 @@ class Cell:
 
 def one_node_cells(
     name: str,
-    workload: Workload,
-    instance: DecodeNode,
+    question: Question,
     loads: Sequence[float],
     *,
-    horizon: float,
     method: str = "node_work",
     error: float = 0.02,
     fewest: int = 800,
     most: int = 80_000,
-    seed: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Cell]:
     """Return every statistic of every latency at each load.
 
     Parameters
     ----------
-    name, workload, instance
-        What is compared; the rate is set by the loads.
+    name, question
+        What is compared: arrivals in [0, horizon) on an empty node. The loads set the rate.
     loads
         Arrival rates over the capacity lambda_M.
-    horizon : [time]
-        Arrivals in [0, horizon).
     method
         Of :data:`ode.METHODS`.
     error
@@ -110,16 +105,14 @@ def one_node_cells(
     fewest, most
         Replications at least and at most.
     """
-    from fluid import capacity
     from ode import solve
 
     cells = []
-    full = capacity(workload.mix, instance)
     for load in loads:
-        at_load = workload.at_rate(load * full)
-        predicted = solve(at_load.profile(horizon), at_load.mix, instance, method=method)
+        asked = question.at_load(load)
+        predicted = solve(asked.profile, asked.mix, asked.instance, method=method)
         of = predicted.metrics().latencies
-        runs = _Runs(at_load, instance, horizon, seed)
+        runs = _Runs(asked)
         target = fewest
         while True:
             runs.extend(target)
@@ -152,9 +145,8 @@ def one_node_cells(
 class _Runs:
     """Replications of the engine, kept as pooled latencies by group."""
 
-    def __init__(self, workload: Workload, instance: DecodeNode, horizon: float, seed: int) -> None:
-        self.workload, self.instance, self.horizon = workload, instance, horizon
-        self.seed, self.count = seed, 0
+    def __init__(self, question: Question) -> None:
+        self.question, self.count = question, 0
         self.latencies: tuple[list[list[NDArray[np.float64]]], ...] = tuple(
             [[] for _ in range(GROUPS)] for _ in LATENCIES
         )
@@ -165,14 +157,12 @@ class _Runs:
         """Run until there are ``target`` replications, dealt to the groups in turn."""
         while self.count < target:
             group = self.count % GROUPS
-            child = np.random.SeedSequence(self.seed, spawn_key=(self.count,))
+            requests = self.question.replication(self.count)
             self.count += 1
             self.runs[group] += 1
-            try:
-                requests = self.workload.sample(child, horizon=self.horizon)
-            except WorkloadError:  # nobody arrives
+            if requests is None:  # nobody arrives
                 continue
-            run = discrete.simulate(requests, self.instance, record_batches=False)
+            run = discrete.simulate(requests, self.question.instance, record_batches=False)
             samples = run.samples()
             for pooled, latency in zip(self.latencies, LATENCIES, strict=True):
                 pooled[group].append(getattr(samples, latency).astype(np.float32))
@@ -182,9 +172,7 @@ class _Runs:
     def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return values and standard errors, shape (latencies, statistics) [time]."""
         values, errors = np.zeros((2, 4)), np.zeros((2, 4))
-        expected = self.workload.profile(self.horizon).total * np.array(
-            [1.0, self.workload.mix.work]
-        )
+        expected = self.question.profile.total * np.array([1.0, self.question.mix.work])
         for i, pooled in enumerate(self.latencies):
             groups = [np.concatenate(part) for part in pooled]
             whole = np.concatenate(groups)

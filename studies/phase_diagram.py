@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import discrete
 from fluid import capacity, certificate, saturation
 from ode import collapsed_throughput, regime
-from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable
+from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable, kind_of
 from workload import LengthDistribution, RequestClass, Workload, mix_of
 
 MEAN_DECODE = 40
@@ -162,7 +162,8 @@ def engine_regimes(
     full = capacity(mix, instance)
     stay = float(mix.probability @ mix.decode.astype(float) ** 2) / mix.mean_decode
     end = STAYS * stay * saturation(mix, instance).batch_time
-    queue = int(2 * instance.M_total / mix.mean_prefill + 1.1 * full * end)
+    memory = kind_of(instance).limits(instance)["memory"].value
+    queue = int(2 * memory / mix.mean_prefill + 1.1 * full * end)
     table = Workload(mix, 1.0).sample(seed, num_requests=queue)
     done, evicted = _rates(table.stretched(0.0), instance, end)
     relative, per_completion = done / full, evicted / done

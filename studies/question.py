@@ -47,16 +47,17 @@ class Question:
     instance
         What serves them.
     num_requests, horizon
-        How far a workload is drawn: so many requests, or up to a time. Neither for requests,
-        unless ``horizon`` is to say where their observation ends.
+        How far a workload is drawn: so many requests, or up to a time. Neither, for a steady
+        stream whose equilibrium is asked for. Of a file, ``horizon`` may say where its observation
+        ends.
     seed
         Whole number >= 0; the k-th replication draws from its k-th child.
 
     Raises
     ------
     ConfigError
-        If ``num_requests`` is given beside requests, or both or neither say how far a workload is
-        drawn, or the seed or the horizon is not allowed.
+        If ``num_requests`` is given beside requests or beside ``horizon``, or the seed or the
+        horizon is not allowed.
     """
 
     source: Source
@@ -73,8 +74,8 @@ class Question:
         if self.is_file and self.num_requests is not None:
             allowed = "not given beside a file of requests"
             raise ConfigError("num_requests", self.num_requests, allowed)
-        if not self.is_file and (self.num_requests is None) == (self.horizon is None):
-            raise WorkloadError("a question on a workload needs either num_requests or horizon")
+        if self.num_requests is not None and self.horizon is not None:
+            raise ConfigError("num_requests", self.num_requests, "not given beside a horizon")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what a question implies is worked out anew elsewhere."""
@@ -159,8 +160,15 @@ class Question:
             return math.nan
 
     @property
+    def ends(self) -> bool:
+        """Whether the question says where its arrivals end."""
+        return self.is_file or self.num_requests is not None or self.horizon is not None
+
+    @property
     def mean_rate(self) -> float:
         """Mean arrival rate [requests/time]; NaN where all arrive at once."""
+        if not self.ends:
+            return self.stream.mean_rate
         return self.profile.mean_rate if self.end > 0 else math.nan
 
     @property

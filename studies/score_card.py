@@ -1,8 +1,8 @@
 """Where the fluid model is within 5 % of the engine, and whether one fitted number helps elsewhere.
 
-A scenario is a load, a burstiness, a mode, lengths and a size n. Its row says how far each fluid
+A condition is a load, a burstiness, a mode, lengths and a size n. Its row says how far each fluid
 method is from the mean of replications, and how well that mean is known. A fitted capacity counts
-only if it lowers the error on scenarios that it was not fitted to.
+only if it lowers the error on conditions that it was not fitted to.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from serving import MODES, DecodeNode, ServingMetrics, SolveError
-from studies.comparison.ensemble import run_ensemble
-from workload import Workload, describe
+from studies.comparison import Replications, run_ensemble
+from studies.question import Question
+from workload import describe
 
 WITHIN = 0.05
 QUANTITIES = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
@@ -36,14 +37,14 @@ GRID: Mapping[str, Sequence[Any]] = {
     "n": (1, 10, 100),
 }
 REQUESTS_WANTED = 150_000
-"""Of all replications of a scenario: their mean is then known to a per cent or so."""
+"""Of all replications of a condition: their mean is then known to a per cent or so."""
 
 CAPACITIES = tuple(np.round(np.arange(0.80, 1.081, 0.02), 2).tolist())
 """Factors on the tokens of a full batch among which an effective capacity is sought."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scenario:
+class Condition:
     """One combination of what makes a fluid model easy or hard.
 
     Parameters
@@ -56,7 +57,7 @@ class Scenario:
         What happens to requests that memory has no room for, without a batch budget; or
         :data:`NO_EVICTION`, with the default budget.
     lengths
-        Scenario whose lengths are drawn.
+        Scenario of the generator whose lengths are drawn.
     n
         Size.
     """
@@ -74,22 +75,19 @@ class Scenario:
             return DecodeNode().scaled(self.n)
         return DecodeNode(mode=self.mode, M_total=MEMORY, B=None).scaled(self.n)
 
-    @property
-    def workload(self) -> Workload:
-        """A constant rate at this load."""
-        from fluid import capacity
-
+    def question(self, horizon: float = HORIZON, seed: int = 42) -> Question:
+        """Return what is asked: a constant rate at this load, up to ``horizon`` [time]."""
         described = describe(self.lengths, burstiness=self.burstiness, rate_shape="constant")
-        return described.at_rate(self.load * capacity(described.mix, self.instance))
+        return Question(described, self.instance, horizon=horizon, seed=seed).at_load(self.load)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """A scenario's row.
+    """The row of a condition.
 
     Parameters
     ----------
-    scenario
+    condition
         Which.
     discrete
         Each of :data:`QUANTITIES` [time] over all replications.
@@ -99,7 +97,7 @@ class Score:
         The same quantities by method; a method that failed has none.
     """
 
-    scenario: Scenario
+    condition: Condition
     discrete: Mapping[str, float]
     standard_error: Mapping[str, float]
     fluid: Mapping[str, Mapping[str, float]]
@@ -111,7 +109,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row."""
-        s = self.scenario
+        s = self.condition
         return {
             "load": s.load,
             "burstiness": s.burstiness,
@@ -126,14 +124,14 @@ class Score:
         }
 
 
-def scenarios(grid: Mapping[str, Sequence[Any]] = GRID) -> Iterator[Scenario]:
+def conditions(grid: Mapping[str, Sequence[Any]] = GRID) -> Iterator[Condition]:
     """Yield every combination of a grid."""
     for values in itertools.product(*(grid[key] for key in GRID)):
-        yield Scenario(**dict(zip(GRID, values, strict=True)))
+        yield Condition(**dict(zip(GRID, values, strict=True)))
 
 
 def score(
-    scenario: Scenario,
+    condition: Condition,
     methods: Sequence[str] = ("lagrangian",),
     *,
     requests_wanted: int = REQUESTS_WANTED,
@@ -141,18 +139,11 @@ def score(
     seed: int = 42,
     workers: int | None = None,
 ) -> Score:
-    """Return how far the fluid methods are from the engine in a scenario."""
-    workload, instance = scenario.workload, scenario.instance
-    expected = workload.profile(horizon).total
+    """Return how far the fluid methods are from the engine under a condition."""
+    question = condition.question(horizon, seed)
+    runs = max(8, math.ceil(requests_wanted / question.profile.total))
     ensemble = run_ensemble(
-        workload,
-        instance,
-        replications=max(8, math.ceil(requests_wanted / expected)),
-        horizon=horizon,
-        seed=seed,
-        workers=workers,
-        outputs=("in_system",),
-        points=2,
+        question, Replications(runs, workers=workers, outputs=("in_system",), points=2)
     )
     assert ensemble.metrics is not None
     error = {}
@@ -162,20 +153,18 @@ def score(
         error[f"mean_{latency}"] = float(means.std(ddof=1) / math.sqrt(means.size) / means.mean())
     fluid = {}
     for method in methods:
-        found = solved(workload, instance, method, horizon)
+        found = solved(question, method)
         if found is not None:
             fluid[method] = found
-    return Score(scenario, _quantities(ensemble.metrics), error, fluid)
+    return Score(condition, _quantities(ensemble.metrics), error, fluid)
 
 
-def solved(
-    workload: Workload, instance: DecodeNode, method: str, horizon: float = HORIZON
-) -> dict[str, float] | None:
+def solved(question: Question, method: str) -> dict[str, float] | None:
     """Return what a method predicts of :data:`QUANTITIES`; None where it cannot."""
     from ode import solve
 
     try:
-        flow = solve(workload.profile(horizon), workload.mix, instance, method=method)
+        flow = solve(question.profile, question.mix, question.instance, method=method)
     except SolveError:
         return None
     return _quantities(flow.metrics())
@@ -191,11 +180,11 @@ def _quantities(metrics: ServingMetrics) -> dict[str, float]:
 
 
 def summary(scores: Sequence[Score], method: str, by: str) -> list[dict[str, Any]]:
-    """Return, for each value of a scenario's property, how many are within 5 % and the errors."""
+    """Return how many conditions are within 5 %, and the errors, by the values of a property."""
     rows = []
-    for value in dict.fromkeys(getattr(each.scenario, by) for each in scores):
-        chosen = [each for each in scores if getattr(each.scenario, by) == value]
-        row: dict[str, Any] = {by: value, "scenarios": len(chosen)}
+    for value in dict.fromkeys(getattr(each.condition, by) for each in scores):
+        chosen = [each for each in scores if getattr(each.condition, by) == value]
+        row: dict[str, Any] = {by: value, "conditions": len(chosen)}
         for quantity in QUANTITIES:
             errors = np.array([each.error(method, quantity) for each in chosen])
             known = errors[np.isfinite(errors)]
@@ -210,16 +199,16 @@ def summary(scores: Sequence[Score], method: str, by: str) -> list[dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class CapacityFit:
-    """An effective capacity fitted to some scenarios and judged on others.
+    """An effective capacity fitted to some conditions and judged on others.
 
     Parameters
     ----------
     factor
-        On the tokens of a full batch, best on the scenarios it was fitted to.
+        On the tokens of a full batch, best on the conditions it was fitted to.
     before, after
-        RMS log error of mean E2EL on held-out scenarios, with the factor 1 and with ``factor``.
+        RMS log error of mean E2EL on held-out conditions, with the factor 1 and with ``factor``.
     before_fitted, after_fitted
-        The same on the scenarios it was fitted to.
+        The same on the conditions it was fitted to.
     """
 
     factor: float
@@ -230,14 +219,14 @@ class CapacityFit:
 
     @property
     def helps(self) -> bool:
-        """Whether held-out scenarios gain."""
+        """Whether held-out conditions gain."""
         return self.after < self.before
 
 
 def fit_capacity(
     scores: Sequence[Score],
     method: str,
-    held_out: Callable[[Scenario], bool],
+    held_out: Callable[[Condition], bool],
     *,
     factors: Sequence[float] = CAPACITIES,
     quantity: str = "mean_e2el",
@@ -248,16 +237,14 @@ def fit_capacity(
     def errors(chosen: Sequence[Score], factor: float) -> float:
         logs = []
         for each in chosen:
-            found = solved(
-                each.scenario.workload, with_capacity(each.scenario.instance, factor), method,
-                horizon,
-            )  # fmt: skip
+            question = each.condition.question(horizon)
+            found = solved(question.on(with_capacity(question.instance, factor)), method)
             if found is not None:
                 logs.append(math.log(found[quantity] / each.discrete[quantity]))
         return float(np.sqrt(np.mean(np.square(logs))))
 
-    fitted = [each for each in scores if not held_out(each.scenario)]
-    others = [each for each in scores if held_out(each.scenario)]
+    fitted = [each for each in scores if not held_out(each.condition)]
+    others = [each for each in scores if held_out(each.condition)]
     found = {factor: errors(fitted, factor) for factor in factors}
     best = min(found, key=lambda factor: found[factor])
     return CapacityFit(
@@ -265,7 +252,7 @@ def fit_capacity(
     )
 
 
-def with_capacity(instance: DecodeNode, factor: float) -> DecodeNode:
+def with_capacity(instance: Any, factor: float) -> DecodeNode:
     """Return an instance whose memory and budget hold ``factor`` times the tokens."""
     budget = None if instance.B is None else round(factor * instance.B)
     return replace(instance, M_total=round(factor * instance.M_total), B=budget)

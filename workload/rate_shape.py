@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -43,8 +43,15 @@ class RateShape(Protocol):
 class Constant:
     """The base rate at all times."""
 
-    period: ClassVar[None] = None
-    is_steady: ClassVar[bool] = True
+    @property
+    def period(self) -> None:
+        """The shape does not repeat."""
+        return None
+
+    @property
+    def is_steady(self) -> bool:
+        """The rate is constant for good."""
+        return True
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
@@ -122,13 +129,17 @@ class Sine:
 
     amplitude: float
     period: float
-    is_steady: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("the amplitude of a sine", (self.amplitude,), minimum=0)
         if self.amplitude > 1:
             raise WorkloadError(f"the amplitude of a sine is {self.amplitude}; allowed: <= 1")
         _check("the period of a sine", (self.period,), minimum=0, exclusive=True)
+
+    @property
+    def is_steady(self) -> bool:
+        """The rate is periodic for good."""
+        return True
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
@@ -154,14 +165,22 @@ class Ramp:
     first: float
     last: float
     duration: float
-    period: ClassVar[None] = None
-    is_steady: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check("a factor of the ramp", (self.first, self.last), minimum=0)
         if self.first == self.last == 0:
             raise WorkloadError("a ramp from 0 to 0 has no arrivals")
         _check("the duration of a ramp", (self.duration,), minimum=0, exclusive=True)
+
+    @property
+    def period(self) -> None:
+        """The shape does not repeat."""
+        return None
+
+    @property
+    def is_steady(self) -> bool:
+        """The rate goes on changing until the ramp ends."""
+        return False
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""
@@ -189,8 +208,16 @@ class Curve:
     """
 
     relative: RateProfile
-    period: ClassVar[None] = None
-    is_steady: ClassVar[bool] = False
+
+    @property
+    def period(self) -> None:
+        """The shape does not repeat."""
+        return None
+
+    @property
+    def is_steady(self) -> bool:
+        """Arrivals end with the curve."""
+        return False
 
     def profile(self, rate: float, horizon: float) -> RateProfile:
         """Return the profile over [0, horizon]."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fluidserve.commands._calibrate_run import run
-from fluidserve.commands._calibrate_steps import steps
+from fluidserve.commands.calibrate_run import run
+from fluidserve.commands.calibrate_steps import steps
 
 
 @click.group("calibrate")

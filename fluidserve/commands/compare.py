@@ -22,15 +22,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 )  # fmt: skip
 @click.option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report")
-def command(
-    goodput: tuple[str, ...],
-    replications: int,
-    workers: int | None,
-    methods: str,
-    approximate: bool,
-    pictures: bool,
-    **params: Any,
-) -> None:
+def command(pictures: bool, **params: Any) -> None:
     """Put the fluid model next to the discrete engine on the same instance and workload.
 
     Prints scores, times and metrics as JSON and writes pictures and a report. A generated
@@ -38,19 +30,9 @@ def command(
     (prefill, decode) pairs are dealt out anew in every replication but the first.
     """
     from fluidserve.folders import emit, experiment_folder
-    from fluidserve.inputs import load_inputs
+    from fluidserve.inputs import load_config_of
     from fluidserve.jobs.compare import compare_into
-    from fluidserve.methods import parse_methods
-    from fluidserve.results import parse_goodput
 
-    inputs = load_inputs(params)
-    options = {
-        "methods": parse_methods(methods),
-        "replications": replications,
-        "workers": workers,
-        "approximate": approximate,
-        "goodput": parse_goodput(goodput, inputs.instance.time_unit),
-    }
-    with experiment_folder(inputs.config.output_dir) as (folder, final):
-        result = compare_into(folder, final, inputs, options, pictures=pictures)
+    with experiment_folder(load_config_of(params).output_dir) as (folder, final):
+        result = compare_into(folder, final, params, pictures=pictures)
     emit(result | {"output_dir": str(final)})

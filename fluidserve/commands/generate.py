@@ -25,5 +25,5 @@ def command(output: str, **params: Any) -> None:
     from workload import write_requests
 
     inputs = load_inputs(params)
-    write_requests(inputs.requests, output)
+    write_requests(inputs.question.requests, output)
     emit({"output": output, "seed": inputs.config.seed, "workload": inputs.describe()})

@@ -22,7 +22,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @click.option("--inject", metavar="FILE", help="other requests from --inject-at on")
 @click.option("--inject-at", type=float, help="time from which --inject counts; else now")
 @click.option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
-def command(goodput: tuple[str, ...], **params: Any) -> None:
+def command(**params: Any) -> None:
     """Simulate a workload batch by batch; print metrics as JSON and write every record.
 
     A state saved at a batch is resumed bit for bit. --inject replaces what would have arrived
@@ -33,5 +33,5 @@ def command(goodput: tuple[str, ...], **params: Any) -> None:
     from fluidserve.jobs.simulate import simulate_into
 
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
-        result = simulate_into(folder, final, params, goodput)
+        result = simulate_into(folder, final, params)
     emit(result | {"output_dir": str(final)})

@@ -21,7 +21,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @click.option("--initial-waiting", type=float, default=0.0, help="requests in WAITING at time 0")
 @click.option("--step", type=float, help="step of eulerian_jax, in batch times, <= 1")
 @click.option("--batches-per-step", type=int, help="batches per step of lagrangian")
-def command(goodput: tuple[str, ...], methods: bool, **params: Any) -> None:
+def command(methods: bool, **params: Any) -> None:
     """Solve the fluid model; print its metrics as JSON and write its trajectory."""
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
@@ -32,10 +32,7 @@ def command(goodput: tuple[str, ...], methods: bool, **params: Any) -> None:
         emit(list(METHODS))
         return
     from fluidserve.jobs.solve import solve_into
-    from fluidserve.methods import parse_method
-
-    params["method"] = parse_method(params["method"])
 
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
-        result = solve_into(folder, final, params, goodput)
+        result = solve_into(folder, final, params)
     emit(result | {"output_dir": str(final)})

@@ -13,7 +13,7 @@ from fluidserve.inputs import Inputs
 from fluidserve.report import write_analysis
 from fluidserve.text import for_people, instance_line
 from ode import gradients
-from serving import Distribution
+from serving import Distribution, RateProfile, kind_of
 from studies import Analysis, analyze
 from workload import write_requests
 
@@ -46,14 +46,11 @@ def analyze_into(
     approximate
         Read policies that are not modelled as FCFS and LIFO.
     """
-    watch, node = Stopwatch(), inputs.instance
-    constant = inputs.workload is not None and "profile" not in inputs.source
+    watch, question = Stopwatch(), inputs.question
     if transient is None:
-        transient = not constant or inputs.load >= 1
-    profile = inputs.profile if transient else None
-    rate = inputs.mean_rate
+        transient = not inputs.is_constant or question.load >= 1
     with watch("analyze"):
-        found = analyze(inputs.mix, node, rate, profile=profile, approximate=approximate)
+        found = analyze(question, over_time=transient, approximate=approximate)
     result = analysis_json(found)
     if solve_gradients:
         with watch("gradients"):
@@ -61,16 +58,17 @@ def analyze_into(
     summary = {
         "kind": "analysis",
         "seed": inputs.config.seed,
-        "instance": flat(node),
+        "instance": flat(question.instance),
         "workload": inputs.describe(),
         **result,
     }
-    if inputs.file is not None:
-        write_requests(inputs.file, folder / REQUESTS)
-    ran = REQUESTS if inputs.file is not None else None
+    ran = REQUESTS if question.is_file else None
+    if ran is not None:  # the exact mix of a generator is in no file
+        write_requests(question.requests, folder / ran)
     write_common(
-        folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
-        people=for_people(f"Analysis: {instance_line(node)}", summary),
+        folder, final, config_yaml=resolved_yaml(inputs.config, question.instance, ran),
+        summary=summary,
+        people=for_people(f"Analysis: {instance_line(question.instance)}", summary),
         seed=inputs.config.seed, timings=watch.seconds,
     )  # fmt: skip
     write_analysis(folder, summary)
@@ -137,14 +135,15 @@ def _statistics(of: Distribution | None) -> dict[str, float | None]:
 
 def _through_the_solve(inputs: Inputs) -> Mapping[str, Any]:
     """Differentiate the fluid solve of the workload, from an empty start."""
-    from serving import RateProfile
-
-    node, rate = inputs.instance, inputs.mean_rate
+    question = inputs.question
+    node = question.instance
+    memory = kind_of(node).limits(node)["memory"].value
     law = node.batch_time
-    longest = SHORTEST * max(float(law.duration(0.5 * node.M_total, 1.0)), law.d_0)
-    end = min(inputs.end, longest) if inputs.end > 0 else longest
-    profile = RateProfile.constant(rate, end) if inputs.workload is not None else inputs.profile
-    found = gradients(profile, inputs.mix, node)
+    longest = SHORTEST * float(max(law.duration(0.5 * memory, 1.0), law.duration(0.0, 0.0)))
+    end = min(question.end, longest) if question.end > 0 else longest
+    rate = question.mean_rate
+    profile = question.profile if question.is_file else RateProfile.constant(rate, end)
+    found = gradients(profile, question.mix, node)
     return {
         "method": found.method,
         "horizon": end,

@@ -9,22 +9,68 @@ from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import flat, resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
+from fluidserve.inputs import Inputs, load_inputs
+from fluidserve.methods import parse_methods
 from fluidserve.pictures import COMPARISON, draw, write_comparison
 from fluidserve.plots import Curve, pressure_spans
-from fluidserve.progress import method_progress, replication_progress
+from fluidserve.progress import comparison_progress
 from fluidserve.report import write_report
+from fluidserve.results import parse_goodput
 from fluidserve.text import for_people, instance_line
 
 if TYPE_CHECKING:
-    from fluidserve.inputs import Inputs
     from studies import Comparison
+    from studies.comparison import Told
 
 TIMED = ("seconds", "speedup")
 """Keys that differ between equal runs; they go to ``meta.json``."""
 
 
+def compared(
+    inputs: Inputs, params: Mapping[str, Any], *, workers: int | None, told: Told | None = None
+) -> Comparison:
+    """Return the comparison that the parameters of a command, or of a sweep's point, ask for.
+
+    Parameters
+    ----------
+    inputs
+        What is compared.
+    params
+        ``methods``, ``replications``, ``goodput`` and ``approximate``.
+    workers
+        Processes of the replications.
+    told
+        As of :func:`studies.compare`.
+    """
+    from studies import Replications, compare
+
+    return compare(
+        inputs.question,
+        parse_methods(params["methods"]),
+        Replications(params["replications"], workers=workers),
+        goodput=parse_goodput(params["goodput"], inputs.instance.time_unit),
+        approximate=params["approximate"],
+        told=told,
+    )
+
+
+def compare_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores and headline metrics of the engine's replications and of each method."""
+    unit = inputs.instance.time_unit
+    done = compared(inputs, params, workers=1)
+    row: dict[str, Any] = {"replications": done.discrete.replications}
+    row["noise_floor"] = done.noise_floor["in_system"]
+    assert done.discrete.metrics is not None
+    row |= {f"discrete_{k}": v for k, v in done.discrete.metrics.to_json(unit).items()}
+    for method, each in done.methods.items():
+        row |= {f"{method}_nrmse_{output}": value for output, value in each.nrmse.items()}
+        if each.metrics is not None:
+            row |= {f"{method}_{k}": v for k, v in each.metrics.to_json(unit).items()}
+    return row
+
+
 def compare_into(
-    folder: Path, final: Path, inputs: Inputs, options: Mapping[str, Any], *, pictures: bool
+    folder: Path, final: Path, params: Mapping[str, Any], *, pictures: bool
 ) -> dict[str, Any]:
     """Compare, write everything into ``folder`` and return what the command prints.
 
@@ -32,29 +78,21 @@ def compare_into(
     ----------
     folder, final
         Where to write, and what it will be called.
-    inputs
-        Instance and workload.
-    options
-        Of :func:`studies.compare`.
+    params
+        Of the command.
     pictures
         Whether to draw and report.
     """
     import discrete
-    import studies
     from workload import write_requests
 
-    watch, node, seed = Stopwatch(), inputs.instance, inputs.config.seed
+    watch, inputs = Stopwatch(), load_inputs(params)
+    node, seed = inputs.instance, inputs.config.seed
     with watch("compare"):
-        done = studies.compare(
-            inputs.draws,
-            node,
-            num_requests=inputs.num_requests,
-            horizon=inputs.horizon,
-            seed=seed,
-            progress=replication_progress(inputs.config.verbose),
-            solving=method_progress(inputs.config.verbose),
-            **options,
-        )
+        done = compared(
+            inputs, params, workers=params["workers"],
+            told=comparison_progress(inputs.config.verbose),
+        )  # fmt: skip
     inputs.warn_of_overload()
     for reason in done.failed.values():
         print(f"left out: {reason}", file=sys.stderr)

@@ -12,58 +12,14 @@ import click
 
 from fluidserve.folders import plain
 from fluidserve.inputs import Inputs, load_inputs
-from fluidserve.methods import parse_method, parse_methods
+from fluidserve.jobs.compare import compare_row
+from fluidserve.jobs.simulate import simulate_row
+from fluidserve.jobs.solve import solve_row
 from fluidserve.options import goodput_option, instance_options, workload_options
-from fluidserve.results import parse_goodput
 from serving import FluidServeError
 
 FILES = ("config_file", "request_file", "trace", "lengths")
 """Keys that name a file, sought from the folder of the grid."""
-
-
-def _simulated(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    import discrete
-
-    thresholds = parse_goodput(params["goodput"], inputs.instance.time_unit)
-    run = discrete.simulate(inputs.requests, inputs.instance, seed=inputs.config.seed)
-    return {"batches": run.num_batches, **_metrics(run, thresholds, inputs)}
-
-
-def _solved(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    from ode import InitialState, solve
-
-    thresholds = parse_goodput(params["goodput"], inputs.instance.time_unit)
-    flow = solve(
-        inputs.profile, inputs.mix, inputs.instance, method=parse_method(params["method"]),
-        initial=InitialState(waiting=params["initial_waiting"]), approximate=params["approximate"],
-    )  # fmt: skip
-    return _metrics(flow, thresholds, inputs)
-
-
-def _metrics(result: Any, thresholds: Mapping[str, float] | None, inputs: Inputs) -> dict[str, Any]:
-    return result.metrics(thresholds).to_json(inputs.instance.time_unit)
-
-
-def _compared(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return scores and headline metrics of the engine's replications and of each method."""
-    import studies
-
-    unit = inputs.instance.time_unit
-    done = studies.compare(
-        inputs.draws, inputs.instance, methods=parse_methods(params["methods"]),
-        replications=params["replications"], num_requests=inputs.num_requests,
-        horizon=inputs.horizon, seed=inputs.config.seed, workers=1,
-        goodput=parse_goodput(params["goodput"], unit), approximate=params["approximate"],
-    )  # fmt: skip
-    row: dict[str, Any] = {"replications": done.discrete.replications}
-    row["noise_floor"] = done.noise_floor["in_system"]
-    assert done.discrete.metrics is not None
-    row |= {f"discrete_{k}": v for k, v in done.discrete.metrics.to_json(unit).items()}
-    for method, each in done.methods.items():
-        row |= {f"{method}_nrmse_{output}": value for output, value in each.nrmse.items()}
-        if each.metrics is not None:
-            row |= {f"{method}_{k}": v for k, v in each.metrics.to_json(unit).items()}
-    return row
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
@@ -81,9 +37,9 @@ _COMPARE = (
     _option("--approximate", type=bool, default=False),
 )
 KINDS: dict[str, tuple[Callable[[Inputs, Mapping[str, Any]], dict[str, Any]], tuple[Any, ...]]] = {
-    "simulate": (_simulated, ()),
-    "solve": (_solved, _SOLVE),
-    "compare": (_compared, _COMPARE),
+    "simulate": (simulate_row, ()),
+    "solve": (solve_row, _SOLVE),
+    "compare": (compare_row, _COMPARE),
 }
 """What a sweep can do at a point, and the options that it takes besides workload and instance."""
 
@@ -171,10 +127,10 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
         params = parameters(kind, merged)
         inputs = load_inputs(params)
         row |= {
-            "requests": len(inputs.requests),
-            "mean_arrival_rate": inputs.mean_rate,
-            "capacity": inputs.capacity,
-            "realised_load": inputs.load,
+            "requests": len(inputs.question.requests),
+            "mean_arrival_rate": inputs.question.mean_rate,
+            "capacity": inputs.question.capacity,
+            "realised_load": inputs.question.load,
         }
         row |= KINDS[kind][0](inputs, params)
     except FluidServeError as error:

@@ -17,15 +17,25 @@ from fluidserve.results import parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
 from serving import ConfigError, FluidServeError
+from studies import Question
 from workload import write_requests
 
 if TYPE_CHECKING:
     from discrete import Engine, Progress
 
 
-def simulate_into(
-    folder: Path, final: Path, params: Mapping[str, Any], goodput: tuple[str, ...]
-) -> dict[str, Any]:
+def simulate_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of one run."""
+    import discrete
+
+    unit = inputs.instance.time_unit
+    thresholds = parse_goodput(params["goodput"], unit)
+    requests = inputs.question.requests
+    run = discrete.simulate(requests, inputs.instance, seed=inputs.config.seed)
+    return {"batches": run.num_batches, **run.metrics(thresholds).to_json(unit)}
+
+
+def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run, write everything into ``folder`` and return what the command prints.
 
     Parameters
@@ -34,14 +44,12 @@ def simulate_into(
         Where to write, and what it will be called.
     params
         Of the command.
-    goodput
-        Thresholds as given.
     """
     watch = Stopwatch()
     with watch("load"):
         engine, inputs = _engine(params)
         inputs = _injected(engine, inputs, params)
-    thresholds = parse_goodput(goodput, engine.instance.time_unit)
+    thresholds = parse_goodput(params["goodput"], engine.instance.time_unit)
     with watch("simulate"):
         _advance(engine, params, inputs.config)
     run = engine.run()
@@ -72,7 +80,7 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     if state is None:
         inputs = load_inputs(params)
         engine = discrete.engine_for(
-            inputs.requests, inputs.instance, seed=inputs.config.seed,
+            inputs.question.requests, inputs.instance, seed=inputs.config.seed,
             record_events=params["events"],
         )  # fmt: skip
         return engine, inputs
@@ -87,7 +95,7 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     engine = discrete.resume(state)
     config = load_config_of(params).model_copy(update={"seed": engine.seed})
     source = {"source": "state", "file": str(state)}
-    return engine, Inputs(config, engine.instance, None, engine.requests, None, None, source)
+    return engine, Inputs(config, Question(engine.requests, engine.instance), source)
 
 
 def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:
@@ -111,9 +119,10 @@ def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inpu
         raise FlagError("--inject-at", at, error.allowed) from None
     told = {"file": str(path), "format": reading.format, "dropped": dict(reading.dropped)}
     return replace(
-        inputs, workload=None, file=engine.requests, horizon=None,
+        inputs,
+        question=Question(engine.requests, engine.instance),
         source={**inputs.source, "injected": told},
-    )  # fmt: skip
+    )
 
 
 def _advance(engine: Engine, params: Mapping[str, Any], config: Any) -> None:

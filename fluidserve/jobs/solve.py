@@ -8,11 +8,11 @@ from typing import Any
 
 from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
-from fluidserve.inputs import load_inputs
-from fluidserve.methods import method_name
+from fluidserve.inputs import Inputs, load_inputs
+from fluidserve.methods import method_name, parse_method
 from fluidserve.results import parse_goodput, summary_of, write_trajectory
 from fluidserve.text import for_people, instance_line
-from ode import METHODS, InitialState, solve
+from ode import METHODS, InitialState, Solution, solve
 from serving import UnsupportedError
 from workload import write_requests
 
@@ -20,9 +20,30 @@ OPTIONS = ("step", "batches_per_step")
 """Options of the command that belong to one method."""
 
 
-def solve_into(
-    folder: Path, final: Path, params: Mapping[str, Any], goodput: tuple[str, ...]
-) -> dict[str, Any]:
+def solved(inputs: Inputs, params: Mapping[str, Any]) -> Solution:
+    """Return the solution that the parameters of a command, or of a sweep's point, ask for."""
+    question = inputs.question
+    method = parse_method(params["method"])
+    return solve(
+        question.profile,
+        question.mix,
+        question.instance,
+        method=method,
+        drain=params.get("drain", True),
+        initial=InitialState(waiting=params["initial_waiting"]),
+        approximate=params["approximate"],
+        **_method_options(method, params),
+    )
+
+
+def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a solution."""
+    unit = inputs.instance.time_unit
+    thresholds = parse_goodput(params["goodput"], unit)
+    return solved(inputs, params).metrics(thresholds).to_json(unit)
+
+
+def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Solve, write everything into ``folder`` and return what the command prints.
 
     Parameters
@@ -31,18 +52,12 @@ def solve_into(
         Where to write, and what it will be called.
     params
         Of the command.
-    goodput
-        Thresholds as given.
     """
     watch, inputs = Stopwatch(), load_inputs(params)
     node = inputs.instance
-    thresholds = parse_goodput(goodput, node.time_unit)
+    thresholds = parse_goodput(params["goodput"], node.time_unit)
     with watch("solve"):
-        flow = solve(
-            inputs.profile, inputs.mix, node, method=params["method"], drain=params["drain"],
-            initial=InitialState(waiting=params["initial_waiting"]),
-            approximate=params["approximate"], **_method_options(params),
-        )  # fmt: skip
+        flow = solved(inputs, params)
     with watch("latencies"):
         metrics = flow.metrics(thresholds)
     inputs.warn_of_overload()
@@ -51,9 +66,9 @@ def solve_into(
         message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
     )  # fmt: skip
     write_trajectory(folder / "trajectory.csv", flow.trajectory)
-    if inputs.file is not None:  # a generator's exact law is in no file
-        write_requests(inputs.file, folder / REQUESTS)
-    ran = REQUESTS if inputs.file is not None else None
+    ran = REQUESTS if inputs.question.is_file else None
+    if ran is not None:  # the exact mix of a generator is in no file
+        write_requests(inputs.question.requests, folder / ran)
     title = f"Fluid solution, {method_name(flow.method)}: {instance_line(node)}"
     write_common(
         folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
@@ -62,13 +77,13 @@ def solve_into(
     return summary | {"seconds": watch.seconds}
 
 
-def _method_options(params: Mapping[str, Any]) -> dict[str, Any]:
+def _method_options(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options given for the method; refuse those of another."""
-    given = {name: params[name] for name in OPTIONS if params[name] is not None}
+    given = {name: params[name] for name in OPTIONS if params.get(name) is not None}
     for name in given:
-        if name not in METHODS[params["method"]].options:
+        if name not in METHODS[method].options:
             owners = " and ".join(each.name for each in METHODS.values() if name in each.options)
             raise UnsupportedError(
-                f"--{name.replace('_', '-')} belongs to the method {owners}, not {params['method']}"
+                f"--{name.replace('_', '-')} belongs to the method {owners}, not {method}"
             )
     return given

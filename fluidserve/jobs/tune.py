@@ -70,7 +70,7 @@ def tuned(
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Workload:
     """Return the stream that is tuned for; refuse what ends."""
-    if inputs.workload is None:
+    if inputs.question.is_file:
         raise FluidServeError(
             "tune needs a steady stream, not a file that ends; give its lengths with "
             "--lengths FILE and arrivals are generated"
@@ -79,16 +79,16 @@ def _steady(params: Mapping[str, Any], inputs: Inputs) -> Workload:
         if params.get(key) is not None:
             flag = key.replace("_", "-")
             raise FluidServeError(f"--{flag}: tune sets the length of its runs; see --run-length")
-    return inputs.workload
+    return inputs.question.stream
 
 
 def _context(inputs: Inputs, rate: float) -> dict[str, Any]:
     """Return what was tuned: the rate given counts only where it is no knob."""
-    mix = inputs.mix
+    mix = inputs.question.mix
     return {
         "time_unit": inputs.instance.time_unit,
         "seed": inputs.config.seed,
-        "capacity": inputs.capacity,
+        "capacity": inputs.question.capacity,
         "instance": flat(inputs.instance),
         "workload": {
             **inputs.source,

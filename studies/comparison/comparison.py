@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving import (
-    NRMSE_OUTPUTS,
-    DecodeNode,
-    RateProfile,
-    RequestMix,
-    RequestTable,
-    ServingMetrics,
-    SolveError,
-    Trajectory,
-)
-from studies.comparison.ensemble import BAND, Ensemble, Progress, run_ensemble
-from workload import Workload
+from serving import NRMSE_OUTPUTS, ServingMetrics, SolveError, Trajectory, reading_of
+from studies.comparison.ensemble import BAND, Ensemble, Replications, Told, run_ensemble
+from studies.question import Question
 
 if TYPE_CHECKING:
     from ode import Solution
 
 DEFAULT_METHODS = ("lagrangian", "eulerian_jax")
+"""Methods that are compared where none is named."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +53,8 @@ class Comparison:
 
     Parameters
     ----------
-    instance
-        The node.
-    profile, mix
-        Expected arrivals and lengths that the fluid methods solved.
+    question
+        What was asked: its expected arrivals and mix are what the fluid methods solved.
     discrete
         Replications; ``discrete.run`` is the first of them, whole.
     methods
@@ -76,9 +66,7 @@ class Comparison:
         Why, by the name of a method that could not solve this.
     """
 
-    instance: DecodeNode
-    profile: RateProfile
-    mix: RequestMix
+    question: Question
     discrete: Ensemble
     methods: Mapping[str, MethodResult]
     noise_floor: Mapping[str, float]
@@ -91,7 +79,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores, times and metrics, all finite or null."""
-        unit = self.instance.time_unit
+        instance = self.question.instance
+        unit = instance.time_unit
         ensemble = self.discrete
         floor = {name: finite_or_none(value) for name, value in self.noise_floor.items()}
         return {
@@ -99,7 +88,7 @@ class Comparison:
             "horizon_is": ensemble.horizon_is,
             "grid_points": int(ensemble.grid.size),
             "discrete": {
-                "engine": self.instance.engine,
+                "engine": instance.engine,
                 "replications": ensemble.replications,
                 "seconds": ensemble.seconds,
                 "noise_floor": floor,
@@ -127,99 +116,69 @@ class Comparison:
 
 
 def compare(
-    source: Workload | RequestTable,
-    instance: DecodeNode,
+    question: Question,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = DEFAULT_METHODS,
+    replications: Replications | None = None,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    replications: int = 32,
-    num_requests: int | None = None,
-    horizon: float | None = None,
-    seed: int = 42,
-    workers: int | None = None,
-    goodput: Mapping[str, float] | None = None,
     metrics: bool = True,
+    goodput: Mapping[str, float] | None = None,
     approximate: bool = False,
-    method_options: Mapping[str, Mapping[str, Any]] | None = None,
-    progress: Progress | None = None,
-    solving: Callable[[str], None] | None = None,
-    **ensemble_options: Any,
+    told: Told | None = None,
 ) -> Comparison:
-    """Run replications of the engine and each fluid method on the same instance and workload.
+    """Run replications of the engine and each fluid method on the same question.
 
     Parameters
     ----------
-    source
-        A workload: every replication is a draw of its own and the fluid methods take its exact
-        mix and expected arrivals. Or requests: arrival times are fixed and (p, D) permuted in
-        every replication but the first, and the fluid methods take the requests' own cumulative
-        curve and empirical mix.
-    instance
-        The node.
+    question
+        Of a workload, every replication is a draw of its own and the fluid methods take its exact
+        mix and expected arrivals. Of a file, arrival times are fixed, (p, D) is permuted in every
+        replication but the first, and the fluid methods take the requests' own cumulative curve
+        and empirical mix.
     methods
-        Names of fluid methods; see :data:`ode.METHODS`.
-    replications, num_requests, horizon, seed, workers, goodput, progress
-        See :func:`run_ensemble`, which also takes what else is given by name.
+        Names of fluid methods, see :data:`ode.METHODS`; as a mapping, with the options of each.
+    replications
+        How many, and what is kept of them; 32 by default.
     metrics
         Compare latencies too: replications and solutions go on after the horizon until every
         request is done.
+    goodput
+        Thresholds by latency name [time].
     approximate
         Solve policies that the fluid model does not describe, labelled as approximate.
-    method_options
-        Options of each method, by its name.
-    solving
-        Called with the name of each method before it is solved.
+    told
+        Called with the replications done and to do, and with each method before it is solved.
 
     Raises
     ------
     ConfigError, WorkloadError, UnsupportedError, SolveError
         See :func:`run_ensemble` and :func:`ode.solve`.
     """
-    from ode import METHODS
-    from serving import UnsupportedError
+    from ode import method_named
 
-    for name in methods:  # before minutes of replications, not after
-        if name not in METHODS:
-            raise UnsupportedError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
-    ensemble = run_ensemble(
-        source,
-        instance,
-        replications=replications,
-        num_requests=num_requests,
-        horizon=horizon,
-        seed=seed,
-        workers=workers,
-        goodput=goodput,
-        drain=metrics,
-        progress=progress,
-        **ensemble_options,
-    )
-    profile, mix = fluid_inputs(source, ensemble.horizon)
+    given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
+    # before minutes of replications, not after
+    chosen = {method_named(name).name: options for name, options in given.items()}
+    reading_of(question.instance)
+    ensemble = run_ensemble(question, replications, drain=metrics, goodput=goodput, told=told)
+    question = question.until(ensemble.horizon)
     results: dict[str, MethodResult] = {}
     failed: dict[str, str] = {}
-    for name in methods:
-        if solving is not None:
-            solving(name)
-        options = {"approximate": approximate, **(method_options or {}).get(name, {})}
+    for number, (name, options) in enumerate(chosen.items()):
+        if told is not None:
+            told(name, number, len(chosen))
         try:
             results[name] = _solved(
-                name, profile, mix, instance, ensemble, metrics, goodput, options
+                name, question, ensemble, metrics, goodput, {"approximate": approximate, **options}
             )
         except SolveError as error:  # the other methods and the runs are worth having
             failed[name] = str(error)
     if failed and not results:
-        raise SolveError(methods[0], "no_method", "; ".join(failed.values()))
+        raise SolveError(next(iter(failed)), "no_method", "; ".join(failed.values()))
     floor = {
         name: _rms(ensemble.standard_error(name)) / scale(ensemble.mean, name)
         for name in _scored(ensemble.mean)
     }
-    return Comparison(instance, profile, mix, ensemble, results, floor, failed)
-
-
-def fluid_inputs(source: Workload | RequestTable, horizon: float) -> tuple[RateProfile, RequestMix]:
-    """Return expected arrivals over [0, horizon] and the mix that a fluid method takes."""
-    if isinstance(source, RequestTable):
-        return RateProfile.from_arrivals(source.arrival_time, horizon), source.mix()
-    return source.profile(horizon), source.mix
+    return Comparison(question, ensemble, results, floor, failed)
 
 
 def scale(mean: Trajectory, name: str) -> float:
@@ -252,9 +211,7 @@ def _rms(values: np.ndarray) -> float:
 
 def _solved(
     method: str,
-    profile: RateProfile,
-    mix: RequestMix,
-    instance: DecodeNode,
+    question: Question,
     ensemble: Ensemble,
     metrics: bool,
     goodput: Mapping[str, float] | None,
@@ -264,9 +221,9 @@ def _solved(
 
     def job() -> Solution:
         return solve(
-            profile,
-            mix,
-            instance,
+            question.profile,
+            question.mix,
+            question.instance,
             method=method,
             horizon=ensemble.horizon,
             drain=metrics,

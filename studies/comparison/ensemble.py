@@ -15,37 +15,77 @@ from serving import (
     LATENCIES,
     OUTPUTS,
     ConfigError,
-    DecodeNode,
     Distribution,
     RequestTable,
     ServingMetrics,
     Trajectory,
-    check_fits,
     merged_totals,
 )
-from studies.comparison.replicate import Experiment, Replicate, reduced, replicates
+from studies.comparison.replicate import Replicate, Sampling, reduced, replicates
 from studies.pool import default_workers
-from workload import Workload
+from studies.question import Question
 
 GRID_POINTS = 1000
+"""Points of the grid on which trajectories are compared."""
+
 BAND = (5.0, 95.0)
 """Percentiles over replications between which the bands lie."""
 
 WORTH_A_POOL = 1.5
-"""Expected seconds of replications above which worker processes are started by default."""
+"""Expected time of all replications [s] above which worker processes are started by default."""
 
 MOST_FOR_BANDS = 512
 """Replications that are kept whole for the bands; with more, the first so many."""
 
 FIRST_LOOK = 16
-"""Replications before it is asked how many are wanted."""
+"""Replications before :attr:`Replications.wanted` is asked for the first time."""
 
-Progress = Callable[[int, int], None]
+Wanted = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+"""From mean and standard deviation so far, shape (O, G) each, to the replications it takes."""
+
+Told = Callable[[str, int, int], None]
+"""Called with what is under way, and how much of it is done and to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replications:
+    """How many replications, what is kept of them, and where they run.
+
+    Parameters
+    ----------
+    count
+        How many, or the most where ``wanted`` is given.
+    workers
+        Processes; by default as many as there are processors where it pays, else none. Results do
+        not depend on it.
+    outputs
+        Names of the outputs to sample.
+    points
+        Points of the uniform grid on [0, horizon].
+    wanted
+        Asked after the first few, and then whenever there are as many as it said.
+
+    Raises
+    ------
+    ConfigError
+        If a number is not a whole number >= 1.
+    """
+
+    count: int = 32
+    workers: int | None = None
+    outputs: tuple[str, ...] = tuple(OUTPUTS)
+    points: int = GRID_POINTS
+    wanted: Wanted | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("replications", self.count), ("workers", self.workers)):
+            if value is not None and (value != int(value) or value < 1):
+                raise ConfigError(name, value, "a whole number >= 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
-    """Replications of one experiment.
+    """Replications of one question.
 
     Parameters
     ----------
@@ -105,52 +145,27 @@ class Ensemble:
 
 
 def run_ensemble(
-    source: Workload | RequestTable,
-    instance: DecodeNode,
+    question: Question,
+    replications: Replications | None = None,
     *,
-    replications: int = 32,
-    num_requests: int | None = None,
-    horizon: float | None = None,
-    seed: int = 42,
-    workers: int | None = None,
-    outputs: tuple[str, ...] = tuple(OUTPUTS),
-    points: int = GRID_POINTS,
     drain: bool = True,
     goodput: Mapping[str, float] | None = None,
-    wanted: Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None = None,
-    progress: Progress | None = None,
+    told: Told | None = None,
 ) -> Ensemble:
-    """Run replications of the discrete engine; the result does not depend on ``workers``.
+    """Run replications of the discrete engine.
 
     Parameters
     ----------
-    source
-        A workload, of which every replication is a draw of its own; or requests, whose arrival
-        times stay while the rest is permuted in every replication but the first.
-    instance
-        The node.
+    question
+        With ``num_requests``, the last arrival of the first replication is the horizon of all. So
+        is the last arrival of a file, or its last completion where all arrive at time 0.
     replications
-        How many, or the most where ``wanted`` is given.
-    num_requests, horizon
-        How far to draw from a workload: exactly one of them. With ``num_requests`` the first
-        replication has so many, and its last arrival is the horizon of all. So is the last
-        arrival of requests, or their last completion where all arrive at time 0.
-    seed
-        Whole number >= 0.
-    workers
-        Processes; by default as many as there are processors where it pays, else none.
-    outputs
-        Names of the outputs to sample.
-    points
-        Points of the uniform grid on [0, horizon].
+        How many, and what is kept of them; 32 by default.
     drain
         Run replications to the end, for their latencies; otherwise to the horizon.
     goodput
         Thresholds by latency name [time].
-    wanted
-        From mean and standard deviation so far, shape (O, G) each, how many replications it
-        takes; asked after 16 of them and then whenever there are as many as it said.
-    progress
+    told
         Called with the replications done and to do.
 
     Raises
@@ -158,50 +173,41 @@ def run_ensemble(
     ConfigError, WorkloadError
         For options that are not allowed, or requests that cannot be drawn or run.
     """
-    if replications != int(replications) or replications < 1:
-        raise ConfigError("replications", replications, "a whole number >= 1")
-    if workers is not None and (workers != int(workers) or workers < 1):
-        raise ConfigError("workers", workers, "a whole number >= 1")
-    first = _first_requests(source, num_requests, horizon, seed)
-    check_fits(first, instance)
-    end = _end(first, instance, seed) if horizon is None else float(horizon)
-    if not 0 < end < float("inf"):
-        raise ConfigError("horizon", end, "a finite time > 0")
-    grid = np.linspace(0.0, end, points)
-    experiment = Experiment(source, first, instance, grid, outputs, seed, drain, goodput)
-    run, seconds = _timed(lambda: experiment.run(first, 0))
+    replications = Replications() if replications is None else replications
+    first = question.requests
+    grid = np.linspace(0.0, _end(question), replications.points)
+    sampling = Sampling(question.until(grid[-1]), grid, replications.outputs, drain, goodput)
+    run, seconds = _timed(lambda: sampling.run(first, 0))
+    most, workers = replications.count, replications.workers
     if workers is None:
-        workers = default_workers() if seconds * replications > WORTH_A_POOL else 1
-    gathered = _Gathering(experiment, keep=min(replications, MOST_FOR_BANDS))
-    gathered.add(reduced(run, experiment))
-    target = replications if wanted is None else min(replications, FIRST_LOOK)
+        workers = default_workers() if seconds * most > WORTH_A_POOL else 1
+    gathered = _Gathering(sampling, keep=min(most, MOST_FOR_BANDS))
+    gathered.add(reduced(run, sampling))
+    wanted = replications.wanted
+    target = most if wanted is None else min(most, FIRST_LOOK)
     while gathered.count < target:
-        for each in replicates(experiment, gathered.count, target, workers):
+        for each in replicates(sampling, gathered.count, target, workers):
             gathered.add(each)
-            if progress is not None:
-                progress(gathered.count, replications)
+            if told is not None:
+                told("replication", gathered.count, most)
         if wanted is not None:
             # A little more than it says, the spread being an estimate; never four times as many.
             more = min(1.05 * wanted(gathered.mean, gathered.sd), 4 * gathered.count)
-            target = min(replications, max(target, int(more)))
-    return gathered.ensemble(run, seconds)
+            target = min(most, max(target, int(more)))
+    return gathered.ensemble(first, run, seconds)
 
 
-def _first_requests(
-    source: Workload | RequestTable, num_requests: int | None, horizon: float | None, seed: int
-) -> RequestTable:
-    if isinstance(source, RequestTable):
-        if num_requests is not None:
-            raise ConfigError("num_requests", num_requests, "not given beside a file of requests")
-        return source
-    return source.sample(seed, num_requests=num_requests, horizon=horizon)
-
-
-def _end(first: RequestTable, instance: DecodeNode, seed: int) -> float:
-    """Return the last arrival, or the last completion where nothing arrives after time 0."""
-    if first.horizon > 0:
-        return first.horizon
-    return discrete.simulate(first, instance, seed=seed, record_batches=False).metrics().duration
+def _end(question: Question) -> float:
+    """Return the end of arrivals [time], or the last completion where all arrive at time 0."""
+    if question.end > 0:
+        return question.end
+    run = discrete.simulate(
+        question.requests, question.instance, seed=question.seed, record_batches=False
+    )
+    end = run.duration
+    if not 0 < end < float("inf"):
+        raise ConfigError("horizon", end, "a finite time > 0")
+    return end
 
 
 def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
@@ -224,9 +230,9 @@ def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
 class _Gathering:
     """Running mean and variance (Welford) over replications, added in order."""
 
-    def __init__(self, experiment: Experiment, keep: int) -> None:
-        shape = (len(experiment.outputs), experiment.grid.size)
-        self.experiment = experiment
+    def __init__(self, sampling: Sampling, keep: int) -> None:
+        shape = (len(sampling.outputs), sampling.grid.size)
+        self.sampling = sampling
         self.count = 0
         self.mean = np.zeros(shape)
         self._squares = np.zeros(shape)
@@ -251,11 +257,11 @@ class _Gathering:
         if one.totals:
             self._replicates.append(one)
 
-    def ensemble(self, run: Any, seconds: float) -> Ensemble:
+    def ensemble(self, first: RequestTable, run: Any, seconds: float) -> Ensemble:
         kept = self._kept[: self.count]
         low, high = np.percentile(kept, BAND, axis=0)
         return Ensemble(
-            requests=self.experiment.first,
+            requests=first,
             run=run,
             mean=self._trajectory(self.mean),
             sd=self._trajectory(self.sd),
@@ -269,8 +275,8 @@ class _Gathering:
         )
 
     def _trajectory(self, values: NDArray) -> Trajectory:
-        rows = zip(self.experiment.outputs, values.astype(float), strict=True)
-        return Trajectory(self.experiment.grid, dict(rows))
+        rows = zip(self.sampling.outputs, values.astype(float), strict=True)
+        return Trajectory(self.sampling.grid, dict(rows))
 
     def _metrics(self) -> ServingMetrics | None:
         """Return latencies pooled over requests, and the mean over replications of the rest."""

@@ -17,79 +17,49 @@ import discrete
 from serving import (
     LATENCIES,
     TOTALS,
-    DecodeNode,
     LatencySamples,
     RequestTable,
     ServingMetrics,
-    WorkloadError,
 )
 from studies.pool import worker_pool
-from workload import Workload
+from studies.question import Question
 
 MOST_POINTS = 20_000
 """Latencies that a replication hands back one by one; more are condensed to so many."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Experiment:
-    """What all replications share.
+class Sampling:
+    """What every replication of a question is reduced to.
 
     Parameters
     ----------
-    source
-        A workload to draw from, or requests whose arrival times stay and whose lengths are dealt
-        out anew in every replication but the first.
-    first
-        Requests of the first replication.
-    instance
-        The node.
+    question
+        Its horizon is the last time of the grid.
     grid : shape (G,) [time]
-        Where trajectories are sampled; its last point is the horizon.
+        Where trajectories are sampled.
     outputs
         Names of the outputs to keep.
-    seed
-        Of the first replication; replication r uses the r-th child of it.
     drain
         Run each replication to the end for its latencies; otherwise to the horizon.
     goodput
         Thresholds by latency name [time].
     """
 
-    source: Workload | RequestTable
-    first: RequestTable
-    instance: DecodeNode
+    question: Question
     grid: NDArray[np.float64]
     outputs: tuple[str, ...]
-    seed: int
     drain: bool = True
     goodput: Mapping[str, float] | None = None
-
-    @property
-    def horizon(self) -> float:
-        """End of arrivals [time]."""
-        return float(self.grid[-1])
-
-    def requests(self, replication: int) -> RequestTable | None:
-        """Return the requests of a replication; None if none arrives by the horizon."""
-        if replication == 0:
-            return self.first
-        child = np.random.SeedSequence(self.seed, spawn_key=(replication,))
-        if isinstance(self.source, RequestTable):
-            return self.source.with_lengths_permuted(np.random.default_rng(child))
-        try:
-            return self.source.sample(child, horizon=self.horizon)
-        except WorkloadError:
-            # The first draw of the same workload was good, so this one can only be empty.
-            return None
 
     def run(self, requests: RequestTable, replication: int) -> discrete.Run:
         """Return the engine's run of ``requests``, sampled on the grid."""
         return discrete.simulate(
             requests,
-            self.instance,
-            seed=self.seed + replication,
+            self.question.instance,
+            seed=self.question.seed + replication,
             # A run ends at a boundary: one just after the horizon has the last sample in it.
-            until=None if self.drain else float(np.nextafter(self.horizon, np.inf)),
+            until=None if self.drain else float(np.nextafter(self.grid[-1], np.inf)),
             record_batches=self.drain,
             sample_times=self.grid,
         )
@@ -122,15 +92,15 @@ class Replicate:
     offered: tuple[float, float] = (0.0, 0.0)
 
 
-def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
+def reduced(run: discrete.Run, sampling: Sampling) -> Replicate:
     """Return what is kept of a run."""
-    trajectory = run.trajectory(experiment.grid)
-    values = np.stack([trajectory(name, experiment.grid) for name in experiment.outputs])
+    trajectory = run.trajectory(sampling.grid)
+    values = np.stack([trajectory(name, sampling.grid) for name in sampling.outputs])
     offered = _offered(run.table)
-    if not experiment.drain:
+    if not sampling.drain:
         return Replicate(values, offered=offered)
     samples: LatencySamples = run.samples()
-    metrics: ServingMetrics = run.metrics(experiment.goodput)
+    metrics: ServingMetrics = run.metrics(sampling.goodput)
     return Replicate(
         values,
         metrics.totals,
@@ -140,24 +110,24 @@ def reduced(run: discrete.Run, experiment: Experiment) -> Replicate:
     )
 
 
-def replicate(experiment: Experiment, replication: int) -> Replicate:
-    """Run one replication from its own seed and reduce it."""
-    requests = experiment.requests(replication)
+def replicate(sampling: Sampling, replication: int) -> Replicate:
+    """Run one replication from its own seed and reduce it; one without requests is all zeros."""
+    requests = sampling.question.replication(replication)
     if requests is None:
-        values = np.zeros((len(experiment.outputs), experiment.grid.size))
-        if not experiment.drain:
+        values = np.zeros((len(sampling.outputs), sampling.grid.size))
+        if not sampling.drain:
             return Replicate(values)
         nothing = (np.empty(0), np.empty(0))
         return Replicate(
             values,
             dict.fromkeys(TOTALS, 0.0),
             dict.fromkeys(LATENCIES, nothing),
-            0.0 if experiment.goodput else None,
+            0.0 if sampling.goodput else None,
         )
-    return reduced(experiment.run(requests, replication), experiment)
+    return reduced(sampling.run(requests, replication), sampling)
 
 
-def replicates(experiment: Experiment, first: int, last: int, workers: int) -> Iterator[Replicate]:
+def replicates(sampling: Sampling, first: int, last: int, workers: int) -> Iterator[Replicate]:
     """Yield replications ``first`` to ``last - 1`` in order, each a function of its number alone.
 
     Parameters
@@ -166,12 +136,12 @@ def replicates(experiment: Experiment, first: int, last: int, workers: int) -> I
         Processes; 1 runs them here.
     """
     if workers == 1 or last - first < 2:
-        yield from (replicate(experiment, replication) for replication in range(first, last))
+        yield from (replicate(sampling, replication) for replication in range(first, last))
         return
     # A few tasks per worker balance the load; one message per task keeps the overhead small.
     size = max(1, min(8, (last - first) // (4 * workers)))
     tasks = [range(r, min(r + size, last)) for r in range(first, last, size)]
-    with worker_pool(_replicated, experiment, min(workers, len(tasks))) as submit:
+    with worker_pool(_replicated, sampling, min(workers, len(tasks))) as submit:
         waiting: deque[Future[list[Replicate]]] = deque()
         for task in tasks:
             waiting.append(submit(task))
@@ -181,8 +151,8 @@ def replicates(experiment: Experiment, first: int, last: int, workers: int) -> I
             yield from waiting.popleft().result()
 
 
-def _replicated(experiment: Experiment, replications: range) -> list[Replicate]:
-    return [replicate(experiment, replication) for replication in replications]
+def _replicated(sampling: Sampling, replications: range) -> list[Replicate]:
+    return [replicate(sampling, replication) for replication in replications]
 
 
 def condensed(

@@ -23,6 +23,7 @@ from serving import (
     SolveError,
     UnsupportedError,
 )
+from studies import Question
 from studies.one_node import GOALS, node_sized_for, one_node_cells
 from workload import describe
 
@@ -216,7 +217,7 @@ GOAL_CELLS = [(2000, 0.6), (2000, 0.9), (None, 0.8), (None, 1.5)]
 @pytest.mark.parametrize(("budget", "load"), GOAL_CELLS)
 def test_means_and_tails_of_one_node_are_within_the_goals(budget, load):
     cells = one_node_cells(
-        "normal", describe("normal"), DecodeNode(B=budget), [load], horizon=6000.0,
+        "normal", Question(describe("normal"), DecodeNode(B=budget), horizon=6e3, seed=1), [load],
         fewest=1200, most=1200,
     )  # fmt: skip
     assert len(cells) == 8
@@ -229,8 +230,8 @@ def test_means_and_tails_of_one_node_are_within_the_goals(budget, load):
 def test_the_fluid_limit_does_not_meet_the_goals():
     """The goals can fail: without the finite size they do."""
     cells = one_node_cells(
-        "normal", describe("normal"), NODE, [0.9], horizon=6000.0, method="lagrangian",
-        fewest=200, most=200,
+        "normal", Question(describe("normal"), NODE, horizon=6000.0, seed=1), [0.9],
+        method="lagrangian", fewest=200, most=200,
     )  # fmt: skip
     assert sum(cell.met is False for cell in cells) >= 4
 
@@ -239,24 +240,11 @@ def test_the_fluid_limit_does_not_meet_the_goals():
 def test_a_rush_is_followed_at_finite_size():
     """Time-varying arrivals: load 0.5, then 1.5, then 0.5."""
     workload = describe("normal", rate_shape="steps(0:0.5,1000:1.5,2000:0.5)")
-    workload = workload.at_rate(capacity(workload.mix, NODE))
-    cells = one_node_cells(
-        "rush", _Unchanged(workload), NODE, [1.0], horizon=3000.0, fewest=1500, most=1500
-    )
+    question = Question(workload, NODE, horizon=3000.0, seed=1)
+    cells = one_node_cells("rush", question, [1.0], fewest=1500, most=1500)
     for cell in cells:
         if cell.statistic in ("mean", "p95", "p99"):
             assert abs(cell.deviation) < 0.10 + 2 * cell.standard_error, cell
-
-
-class _Unchanged:
-    """A workload whose rate is already what it is."""
-
-    def __init__(self, workload):
-        self.workload, self.mix = workload, workload.mix
-
-    def at_rate(self, rate):
-        del rate
-        return self.workload
 
 
 def test_long_runs_tend_to_equilibrium():

@@ -23,16 +23,18 @@ from studies.accuracy import (
 def test_cases_at_size_n_are_n_times_the_work_in_the_same_time():
     for profile in LOADS:
         one, ten = load_case(profile, 1), load_case(profile, 10)
-        assert ten.instance == one.instance.scaled(10)
-        load = [c.source.rate / capacity(c.source.mix, c.instance) for c in (one, ten)]
+        asked = [case.question for case in (one, ten)]
+        assert asked[1].instance == asked[0].instance.scaled(10)
+        rates = [each.stream.rate for each in asked]
+        load = [r / capacity(q.mix, q.instance) for r, q in zip(rates, asked, strict=True)]
         assert load == pytest.approx([1.0, 1.0])
-        assert ten.source.rate / one.source.rate == pytest.approx(10, rel=0.1)
+        assert rates[1] / rates[0] == pytest.approx(10, rel=0.1)
 
 
 @pytest.mark.parametrize("lengths", SYNCHRONISED_DECODE)
 def test_synchronised_requests_hold_the_distribution_exactly(lengths):
     case, law = synchronised_case(lengths, 10), SYNCHRONISED_DECODE[lengths]
-    table = case.source
+    table = case.question.requests
     assert len(table) == 15_000 and 0 < table.arrival_time[0] and table.horizon < 10
     assert (table.prefill_length == 20).all()
     value, count = np.unique(table.decode_length, return_counts=True)
@@ -74,7 +76,7 @@ def test_slope_is_the_exponent():
 
 
 def test_score_reaches_the_noise_floor_that_is_asked_for():
-    found = score(load_case("constant", 10), noise_floor=0.03, workers=1)
+    found = score(load_case("constant", 10), noise_floor=0.03)
     floor = found.comparison.noise_floor["in_system"]
     assert floor <= 0.03 and found.comparison.discrete.replications < 100
     row = found.to_json()
@@ -91,7 +93,7 @@ NOISE = {("step", False): 0.0015}
 def test_both_clocks_are_close_at_n_100(profile, unlimited):
     case = load_case(profile, 100, unlimited=unlimited)
     floor = NOISE.get((profile, unlimited), 0.0025)
-    found = score(case, noise_floor=floor, methods=("lagrangian", "eulerian_jax")).comparison
+    found = score(case, ("lagrangian", "eulerian_jax"), noise_floor=floor).comparison
     assert found.noise_floor["in_system"] <= floor
     assert found.methods["lagrangian"].nrmse["in_system"] <= 0.005
     assert found.methods["eulerian_jax"].nrmse["in_system"] <= 0.02

@@ -6,17 +6,21 @@ import pytest
 
 from fluid import capacity, equilibrium
 from ode import stationary
-from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, UnsupportedError
-from studies import analyze
-from workload import describe
+from serving import BatchTimeLaw, DecodeNode, RequestMix, UnsupportedError
+from studies import Question, analyze
+from workload import Workload, describe
 
 MIX = describe("normal").mix
 NODE = DecodeNode()
 
 
+def asked(rate, node=NODE, mix=MIX, horizon=None):
+    return Question(Workload(mix, rate), node, horizon=horizon)
+
+
 def test_a_healthy_node():
     rate = 0.6 * capacity(MIX, NODE)
-    found = analyze(MIX, NODE, rate)
+    found = analyze(asked(rate))
     assert found.load == pytest.approx(0.6) and found.regime == "healthy"
     assert found.equilibrium is not None
     assert found.equilibrium.tau == equilibrium(MIX, NODE, rate).tau
@@ -29,14 +33,14 @@ def test_a_healthy_node():
 
 
 def test_sensitivity_fires_at_97_percent_and_not_at_60():
-    near = analyze(MIX, NODE, 0.97 * capacity(MIX, NODE))
+    near = analyze(asked(0.97 * capacity(MIX, NODE)))
     assert near.flips and any("saturation-sensitive" in line for line in near.warnings)
 
 
 def test_derivatives_are_those_of_a_wider_difference():
     """A central difference of 2 % beside one of 4 %, away from kinks."""
     rate = 0.5 * capacity(MIX, NODE)
-    found = analyze(MIX, NODE, rate)
+    found = analyze(asked(rate))
     wide = [
         stationary(MIX, NODE, rate * (1 + change)).latencies["e2el"].mean
         for change in (-0.04, 0.04)
@@ -50,10 +54,10 @@ def test_derivatives_are_those_of_a_wider_difference():
 
 def test_overload_has_latencies_over_time_only():
     rate = 1.3 * capacity(MIX, NODE)
-    found = analyze(MIX, NODE, rate)
+    found = analyze(asked(rate))
     assert found.regime == "backlogged" and not found.latencies
     assert any("no stationary latencies" in line for line in found.warnings)
-    over_time = analyze(MIX, NODE, rate, profile=RateProfile.constant(rate, 2000.0))
+    over_time = analyze(asked(rate, horizon=2000.0), over_time=True)
     assert over_time.latencies["ttft"].mean > 50
     assert over_time.elasticity["mean_ttft"]["arrival_rate"] > 1
 
@@ -63,17 +67,17 @@ def test_a_bistable_node_is_said_to_be():
     node = DecodeNode(
         M_total=10_000, B=None, mode="sacrifice", batch_time=BatchTimeLaw.per_token(0.003, 0.00032)
     )
-    found = analyze(mix, node, 5.05)
+    found = analyze(asked(5.05, node, mix))
     assert found.regime == "bistable"
     assert found.certificate.theta_sac == pytest.approx(3.9026, abs=5e-4)
     assert any("bistable" in line for line in found.warnings)
     assert any("limit cycle" in line for line in found.warnings)
     swapping = DecodeNode(M_total=10_000, B=None, batch_time=BatchTimeLaw.per_token(0.003, 0.00032))
-    assert analyze(mix, swapping, 5.05).regime == "healthy"
+    assert analyze(asked(5.05, swapping, mix)).regime == "healthy"
 
 
 def test_policies_that_are_not_modelled_are_refused():
     with pytest.raises(UnsupportedError, match="SJF"):
-        analyze(MIX, DecodeNode(queue_policy="SJF"), 0.05)
-    labels = analyze(MIX, DecodeNode(queue_policy="SJF"), 0.05, approximate=True).warnings
+        analyze(asked(0.05, DecodeNode(queue_policy="SJF")))
+    labels = analyze(asked(0.05, DecodeNode(queue_policy="SJF")), approximate=True).warnings
     assert any("SJF" in line for line in labels)

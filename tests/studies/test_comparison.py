@@ -10,8 +10,8 @@ import pytest
 from calibration.profiles import find
 from fluid import capacity
 from serving import NRMSE_OUTPUTS, DecodeNode, Trajectory, UnsupportedError
-from studies import compare
-from studies.comparison.comparison import fluid_inputs, nrmse
+from studies import Question, Replications, compare
+from studies.comparison.comparison import nrmse
 from workload import describe, generate
 
 NODE = DecodeNode()
@@ -31,7 +31,7 @@ def test_nrmse_is_the_rms_over_the_grid_in_units_of_what_is_in_the_system():
 
 
 def test_noise_floor_is_the_standard_error_in_the_same_units():
-    found = compare(WORKLOAD, NODE, methods=(), replications=6, num_requests=60)
+    found = compare(Question(WORKLOAD, NODE, num_requests=60), (), Replications(6))
     for name in NRMSE_OUTPUTS:
         sd, mean = (part.outputs[name] for part in (found.discrete.sd, found.discrete.mean))
         unit = mean[-1] if name == "completed" else found.discrete.mean.outputs["in_system"].mean()
@@ -41,18 +41,18 @@ def test_noise_floor_is_the_standard_error_in_the_same_units():
 
 
 def test_the_fluid_gets_the_exact_workload_or_the_file_s_own_curve_and_mix():
-    profile, mix = fluid_inputs(WORKLOAD, 100.0)
-    assert mix is WORKLOAD.mix and profile.total == pytest.approx(10.0)
+    asked = Question(WORKLOAD, NODE, horizon=100.0)
+    assert asked.mix is WORKLOAD.mix and asked.profile.total == pytest.approx(10.0)
     table = generate(num_requests=30)
-    profile, mix = fluid_inputs(table, table.horizon)
-    assert (profile.count(table.arrival_time) == np.arange(1, 31)).all()
-    assert mix.mean_decode == pytest.approx(table.decode_length.mean())
+    asked = Question(table, NODE)
+    assert (asked.profile.count(table.arrival_time) == np.arange(1, 31)).all()
+    assert asked.mix.mean_decode == pytest.approx(table.decode_length.mean())
 
 
 @pytest.mark.parametrize("source", [WORKLOAD, generate(num_requests=80, arrival_rate=0.1)])
 def test_json_has_the_agreed_names_and_only_what_json_can_hold(source):
     length = {"num_requests": 80} if source is WORKLOAD else {}
-    found = compare(source, NODE, methods=("lagrangian",), replications=3, **length)
+    found = compare(Question(source, NODE, **length), ("lagrangian",), Replications(3))
     out = json.loads(json.dumps(found.to_json(), allow_nan=False))
     method = out["methods"]["lagrangian"]
     assert set(method["nrmse"]) == set(method["noise_floor"]) == set(NRMSE_OUTPUTS)
@@ -64,32 +64,30 @@ def test_json_has_the_agreed_names_and_only_what_json_can_hold(source):
 
 
 def test_one_replication_has_no_noise_floor():
-    out = compare(WORKLOAD, NODE, methods=(), replications=1, num_requests=20).to_json()
+    out = compare(Question(WORKLOAD, NODE, num_requests=20), (), Replications(1)).to_json()
     assert out["discrete"]["noise_floor"] == dict.fromkeys(NRMSE_OUTPUTS)
 
 
 def test_units_of_the_instance_reach_the_metrics():
     node = DecodeNode(time_unit="s")
-    out = compare(WORKLOAD, node, methods=("lagrangian",), replications=2, num_requests=20)
+    out = compare(Question(WORKLOAD, node, num_requests=20), ("lagrangian",), Replications(2))
     for block in (out.to_json()["discrete"], out.to_json()["methods"]["lagrangian"]):
         assert "mean_ttft_ms" in block["metrics"]
 
 
 def test_an_unknown_method_is_refused_before_the_replications():
-    def never(done, total):
+    def never(step, done, total):
         pytest.fail("a replication ran")
 
     with pytest.raises(UnsupportedError, match="'euler'; there are: lagrangian"):
-        compare(WORKLOAD, NODE, methods=("euler",), num_requests=9, progress=never)
+        compare(Question(WORKLOAD, NODE, num_requests=9), ("euler",), told=never)
 
 
 @pytest.mark.parametrize("load", [0.4, 0.8])
 def test_a_large_node_is_where_the_fluid_says(load):
     node = NODE.scaled(100)
-    workload = WORKLOAD.at_rate(load * capacity(WORKLOAD.mix, node))
-    found = compare(
-        workload, node, methods=("lagrangian",), replications=32, horizon=600.0, workers=1
-    )
+    question = Question(WORKLOAD, node, horizon=600.0).at_load(load)
+    found = compare(question, ("lagrangian",), Replications(32, workers=1))
     result = found.methods["lagrangian"]
     for name in ("waiting", "running", "in_system", "completed"):
         # Bias of order 1/n, and the noise that is left in the mean.
@@ -102,9 +100,11 @@ def test_a_large_node_is_where_the_fluid_says(load):
 def test_a_method_that_cannot_solve_it_is_left_out():
     workload = describe("normal").at_rate(0.1)
     done = compare(
-        workload, DecodeNode(), num_requests=30, replications=2, workers=1, metrics=False,
-        methods=("lagrangian", "eulerian_jax"), method_options={"eulerian_jax": {"max_steps": 10}},
-    )  # fmt: skip
+        Question(workload, DecodeNode(), num_requests=30),
+        {"lagrangian": {}, "eulerian_jax": {"max_steps": 10}},
+        Replications(2, workers=1),
+        metrics=False,
+    )
     assert set(done.methods) == {"lagrangian"}
     assert "step_limit" in done.failed["eulerian_jax"]
     assert done.to_json()["failed"] == dict(done.failed)
@@ -121,7 +121,8 @@ def test_a_concave_law_is_the_same_for_the_engine_and_the_fluid():
     node, mix = concave(100), WORKLOAD.mix
     workload = describe("normal", rate_shape="constant").at_rate(0.8 * capacity(mix, node))
     methods = ("lagrangian", "eulerian_jax")
-    found = compare(workload, node, methods=methods, replications=4, horizon=20.0, seed=3)
+    question = Question(workload, node, horizon=20.0, seed=3)
+    found = compare(question, methods, Replications(4))
     said = found.to_json()
     exact = said["discrete"]["metrics"]
     for name in methods:
@@ -135,8 +136,9 @@ def test_a_concave_law_is_the_same_for_the_engine_and_the_fluid():
 def test_a_concave_law_is_the_same_for_the_engine_and_one_node_s_work():
     node, mix = concave(1), WORKLOAD.mix
     workload = describe("normal", rate_shape="constant").at_rate(0.6 * capacity(mix, node))
-    found = compare(workload, node, methods=("workload",), replications=60, horizon=60.0, seed=3)
+    question = Question(workload, node, horizon=60.0, seed=3)
+    found = compare(question, ("node_work",), Replications(60))
     said = found.to_json()
     exact = said["discrete"]["metrics"]
     for key in ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el"):
-        assert said["methods"]["workload"]["metrics"][key] == pytest.approx(exact[key], rel=0.01)
+        assert said["methods"]["node_work"]["metrics"][key] == pytest.approx(exact[key], rel=0.01)

@@ -26,8 +26,8 @@ from serving import (
     RequestTable,
     WorkloadError,
 )
-from studies import run_ensemble
-from studies.comparison.replicate import Experiment, condensed, replicate
+from studies import Question, Replications, run_ensemble
+from studies.comparison.replicate import Sampling, condensed, replicate
 from workload import describe, generate
 
 NODE = DecodeNode()
@@ -41,14 +41,13 @@ def same(one, other) -> bool:
     )
 
 
-def experiment(source, first, horizon, **options) -> Experiment:
-    grid = np.linspace(0, horizon, 50)
-    return Experiment(source, first, NODE, grid, tuple(OUTPUTS), 7, **options)
+def asked(source=WORKLOAD, **length) -> Question:
+    return Question(source, NODE, seed=7, **length)
 
 
 def test_replications_of_a_file_keep_its_times_and_deal_out_its_rows():
     table = generate(num_requests=60, seed=3)
-    drawn = [experiment(table, table, table.horizon).requests(r) for r in range(4)]
+    drawn = [asked(table).replication(r) for r in range(4)]
     assert same(drawn[0], table)
     for each in drawn[1:]:
         assert (each.arrival_time == table.arrival_time).all()
@@ -58,13 +57,13 @@ def test_replications_of_a_file_keep_its_times_and_deal_out_its_rows():
 
 
 def test_replications_of_a_workload_are_draws_of_their_own_over_one_horizon():
-    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=40, replications=1, seed=7)
+    ensemble = run_ensemble(asked(num_requests=40), Replications(1))
     first = WORKLOAD.sample(7, num_requests=40)
     assert same(ensemble.requests, first) and ensemble.horizon == first.horizon
-    each = experiment(WORKLOAD, first, first.horizon)
-    second, third = each.requests(1), each.requests(2)
+    each = asked(horizon=first.horizon)
+    second, third = each.replication(1), each.replication(2)
     assert second.horizon <= first.horizon and not same(second, third)
-    assert same(second, each.requests(1))
+    assert same(second, each.replication(1))
 
 
 @pytest.mark.parametrize("source", [WORKLOAD, generate(num_requests=50, seed=1)])
@@ -72,7 +71,7 @@ def test_replications_of_a_workload_are_draws_of_their_own_over_one_horizon():
 def test_workers_change_no_bit(source, workers):
     length = {} if isinstance(source, RequestTable) else {"num_requests": 50}
     ensembles = [
-        run_ensemble(source, NODE, replications=9, workers=each, points=100, **length)
+        run_ensemble(Question(source, NODE, **length), Replications(9, workers=each, points=100))
         for each in (1, workers)
     ]
     one, other = ensembles
@@ -84,9 +83,10 @@ def test_workers_change_no_bit(source, workers):
 
 
 def test_mean_spread_bands_and_metrics_are_those_of_the_runs():
-    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=50, replications=8, seed=7, workers=1)
-    each = experiment(WORKLOAD, ensemble.requests, ensemble.horizon)
-    runs = [simulate(each.requests(r), NODE, seed=7 + r) for r in range(8)]
+    ensemble = run_ensemble(asked(num_requests=50), Replications(8, workers=1))
+    each = asked(horizon=ensemble.horizon)
+    runs = [simulate(ensemble.requests, NODE, seed=7)]
+    runs += [simulate(each.replication(r), NODE, seed=7 + r) for r in range(1, 8)]
     for name in OUTPUTS:
         values = np.stack([run.trajectory()(name, ensemble.grid) for run in runs])
         assert ensemble.mean.outputs[name] == pytest.approx(values.mean(0), abs=1e-9)
@@ -110,10 +110,10 @@ def test_mean_spread_bands_and_metrics_are_those_of_the_runs():
 
 
 def test_goodput_is_the_mean_over_replications():
-    options = {"num_requests": 50, "replications": 5, "seed": 7, "goodput": {"ttft": 3.0}}
-    ensemble = run_ensemble(WORKLOAD, NODE, **options)
-    each = experiment(WORKLOAD, ensemble.requests, ensemble.horizon)
-    runs = [simulate(each.requests(r), NODE).metrics({"ttft": 3.0}) for r in range(5)]
+    ensemble = run_ensemble(asked(num_requests=50), Replications(5), goodput={"ttft": 3.0})
+    each = asked(horizon=ensemble.horizon)
+    drawn = [ensemble.requests, *(each.replication(r) for r in range(1, 5))]
+    runs = [simulate(table, NODE).metrics({"ttft": 3.0}) for table in drawn]
     expected = np.mean([run.request_goodput for run in runs])
     assert ensemble.metrics.request_goodput == pytest.approx(expected) and expected > 0
 
@@ -121,15 +121,16 @@ def test_goodput_is_the_mean_over_replications():
 def test_a_replication_in_which_nobody_arrives_counts_as_empty():
     rare = describe("normal", arrival_rate=1e-3)
     seed = next(s for s in range(99) if rare.sample(s, num_requests=1).horizon < 300)
-    ensemble = run_ensemble(rare, NODE, num_requests=1, replications=12, seed=seed)
+    question = Question(rare, NODE, num_requests=1, seed=seed)
+    ensemble = run_ensemble(question, Replications(12))
     assert 1 <= ensemble.metrics.completed * 12 < 12
     assert ensemble.replications == 12
-    empty = experiment(rare, ensemble.requests, 1e-6)
+    empty = Sampling(question.until(1e-6), np.linspace(0, 1e-6, 50), tuple(OUTPUTS))
     assert (replicate(empty, 1).values == 0).all()
 
 
 def test_one_replication_has_no_spread_to_speak_of():
-    ensemble = run_ensemble(WORKLOAD, NODE, num_requests=10, replications=1)
+    ensemble = run_ensemble(asked(num_requests=10), Replications(1))
     assert np.isnan(ensemble.sd.outputs["waiting"]).all()
     assert (ensemble.low.outputs["waiting"] == ensemble.mean.outputs["waiting"]).all()
 
@@ -141,53 +142,56 @@ def test_replications_go_on_until_as_many_as_are_wanted():
         seen.append((mean.shape, np.isfinite(sd).all()))
         return [1000.0, 100.0, 100.0][len(seen) - 1]
 
-    options = {"num_requests": 20, "outputs": ("in_system",), "points": 10, "drain": False}
-    ensemble = run_ensemble(WORKLOAD, NODE, replications=500, wanted=wanted, **options)
+    question, kept = asked(num_requests=20), {"outputs": ("in_system",), "points": 10}
+    ensemble = run_ensemble(question, Replications(500, wanted=wanted, **kept), drain=False)
     # 16, then no more than four times as many, then the hundred and a little.
     assert ensemble.replications == 105 and len(seen) == 3
     assert ensemble.metrics is None and seen[0] == ((1, 10), True)
-    most = run_ensemble(WORKLOAD, NODE, replications=40, wanted=lambda *_: 1e9, **options)
+    endless = Replications(40, wanted=lambda *_: 1e9, **kept)
+    most = run_ensemble(question, endless, drain=False)
     assert most.replications == 40
 
 
 def test_progress_counts_replications():
     seen = []
-    run_ensemble(WORKLOAD, NODE, num_requests=10, replications=5, workers=2,
-                 progress=lambda *done: seen.append(done))  # fmt: skip
-    assert seen == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    run_ensemble(
+        asked(num_requests=10), Replications(5, workers=2), told=lambda *done: seen.append(done)
+    )
+    assert seen == [("replication", count, 5) for count in (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("length", "runs", "error"),
     [
-        ({"replications": 0}, ConfigError),
-        ({"workers": 0}, ConfigError),
-        ({"num_requests": None}, WorkloadError),
-        ({"num_requests": 0}, ConfigError),
+        ({"num_requests": 5}, {"count": 0}, ConfigError),
+        ({"num_requests": 5}, {"workers": 0}, ConfigError),
+        ({"num_requests": 5, "horizon": 3.0}, {}, ConfigError),
+        ({}, {}, WorkloadError),
+        ({"num_requests": 0}, {}, ConfigError),
     ],
 )
-def test_options_that_are_not_allowed_are_refused(options, error):
+def test_options_that_are_not_allowed_are_refused(length, runs, error):
     with pytest.raises(error):
-        run_ensemble(WORKLOAD, NODE, **{"num_requests": 5, "replications": 2, **options})
+        run_ensemble(asked(**length), Replications(**{"count": 2, **runs}))
 
 
 def test_requests_that_are_all_there_at_time_0_are_followed_to_the_last_completion():
     table = RequestTable.validated([0, 0], [20, 10], [30, 5])
-    ensemble = run_ensemble(table, NODE, replications=3)
+    ensemble = run_ensemble(asked(table), Replications(3))
     assert ensemble.horizon == simulate(table, NODE).metrics().duration > 30
     assert ensemble.mean.outputs["completed"][-1] > 1
     assert "last completion" in ensemble.horizon_is
     later = RequestTable.validated([0, 7], [20, 10], [30, 5])
-    assert run_ensemble(later, NODE, replications=1).horizon_is == "last arrival"
+    assert run_ensemble(asked(later), Replications(1)).horizon_is == "last arrival"
 
 
 def test_requests_that_cannot_run_are_refused_before_anything_does():
     with pytest.raises(WorkloadError, match="M_total = 100"):
-        run_ensemble(generate(num_requests=50), DecodeNode(M_total=100))
+        run_ensemble(Question(generate(num_requests=50), DecodeNode(M_total=100)))
     with pytest.raises(ConfigError, match="horizon"):
-        run_ensemble(RequestTable.validated([0, 0], [1, 1], [1, 1]), NODE, horizon=0.0)
+        run_ensemble(asked(RequestTable.validated([0, 0], [1, 1], [1, 1]), horizon=0.0))
     with pytest.raises(ConfigError, match="num_requests"):
-        run_ensemble(generate(num_requests=5), NODE, num_requests=5)
+        run_ensemble(asked(generate(num_requests=5), num_requests=5))
 
 
 @given(
@@ -215,12 +219,11 @@ def test_condensing_moves_percentiles_by_less_than_a_point():
 def test_an_interrupt_stops_the_workers_and_is_passed_on():
     began = time.perf_counter()
 
-    def interrupt(done, total):
+    def interrupt(step, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_ensemble(WORKLOAD, NODE, num_requests=50, replications=10**6, workers=2,
-                     progress=interrupt)  # fmt: skip
+        run_ensemble(asked(num_requests=50), Replications(10**6, workers=2), told=interrupt)
     deadline = time.perf_counter() + 10
     while multiprocessing.active_children() and time.perf_counter() < deadline:
         time.sleep(0.02)
@@ -231,15 +234,16 @@ def test_an_interrupt_stops_the_workers_and_is_passed_on():
 SCRIPT = """
     import sys
     import time
-    from studies import run_ensemble
+    from studies import Question, Replications, run_ensemble
     from serving import DecodeNode
     from workload import describe
 
     print("begins", flush=True)  # once: workers do not run the caller's script again
+    question = Question(describe("normal", arrival_rate=0.1), DecodeNode(), num_requests=40)
     ensemble = run_ensemble(
-        describe("normal", arrival_rate=0.1), DecodeNode(), num_requests=40,
-        replications=int(sys.argv[1]), workers=2,
-        progress=lambda done, total: print(done, flush=True) if done in (2, 20) else None,
+        question,
+        Replications(int(sys.argv[1]), workers=2),
+        told=lambda _, done, total: print(done, flush=True) if done in (2, 20) else None,
     )
     print("heavy:", sorted({"jax", "sympy", "pandas", "matplotlib"} & set(sys.modules)))
 """

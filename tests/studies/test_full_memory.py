@@ -11,6 +11,7 @@ import discrete
 import fluid
 import ode
 from serving import BatchTimeLaw, DecodeNode, RequestTable
+from studies import Question
 from studies import full_memory as full
 from studies.phase_diagram import engine_regimes, gamma_case, phase_diagram
 from workload import LengthDistribution, RequestClass, Workload, describe, mix_of
@@ -23,19 +24,24 @@ WINDOW = (1000.0, 3500.0)
 STATED = {1.0: 3.9, 0.9: 3.9, 0.8: 4.0, 0.7: 4.1, 0.6: 4.5, 0.5: 5.1, 0.4: 5.12}
 
 
+def asked(horizon: float | None = None, seed: int = 42) -> Question:
+    """Return the known experiment up to a horizon."""
+    return Question(WORK, KNOWN, horizon=horizon, seed=seed)
+
+
 def test_a_backlog_comes_before_the_arrivals():
-    table = full.with_backlog(WORK, 100, horizon=50.0, seed=3)
+    table = full.with_backlog(asked(50.0, seed=3), 100)
     assert (table.arrival_time[:100] == 0).all() and table.arrival_time[100] > 0
     assert (np.diff(table.arrival_time) >= 0).all() and table.horizon <= 50
-    alone = full.with_backlog(WORK, 0, horizon=50.0, seed=3)
+    alone = full.with_backlog(asked(50.0, seed=3), 0)
     assert (alone.arrival_time == table.arrival_time[100:]).all()
 
 
 @pytest.mark.parametrize(("kappa", "stated"), STATED.items())
 def test_check_10_the_kappa_table(kappa, stated):
     node = replace(KNOWN, admission_threshold=kappa)
-    by_engine = full.run_from_backlog(WORK, node, backlog=3000, window=WINDOW)
-    by_fluid = full.fluid_from_backlog(WORK, node, backlog=3000, window=WINDOW)
+    by_engine = full.run_from_backlog(Question(WORK, node), backlog=3000, window=WINDOW)
+    by_fluid = full.fluid_from_backlog(Question(WORK, node), backlog=3000, window=WINDOW)
     assert by_engine.throughput == pytest.approx(stated, abs=0.005 if kappa < 0.5 else 0.05)
     assert by_fluid.throughput == pytest.approx(by_engine.throughput, rel=1e-6)
     assert by_fluid.evictions_per_completion == pytest.approx(
@@ -47,12 +53,12 @@ def test_check_10_the_kappa_table(kappa, stated):
 @pytest.mark.parametrize("kappa", STATED)
 def test_check_10_swapping_does_not_care(kappa):
     node = replace(KNOWN, admission_threshold=kappa, mode="swapping")
-    found = full.run_from_backlog(WORK, node, backlog=3000, window=WINDOW)
+    found = full.run_from_backlog(Question(WORK, node), backlog=3000, window=WINDOW)
     assert 5.09 <= found.throughput <= 5.23
 
 
 def test_check_10_the_collapsed_cycle():
-    requests = full.with_backlog(WORK, 3000, horizon=3500.0)
+    requests = full.with_backlog(asked(3500.0), 3000)
     run = discrete.simulate(requests, KNOWN, until=3500.0)
     done = np.diff(run.batches["completed_count"], prepend=0)
     bursts = np.flatnonzero(done)[10:]
@@ -80,7 +86,7 @@ def test_check_10_healthy_from_empty_until_the_memory_fills():
 
 def test_check_5_saturated_swapping_reaches_capacity():
     node = replace(KNOWN, mode="swapping")
-    found = full.run_from_backlog(WORK, node, backlog=30_000, window=(500.0, 4500.0))
+    found = full.run_from_backlog(Question(WORK, node), backlog=30_000, window=(500.0, 4500.0))
     assert 0.98 < found.throughput / 5.1182 < 1.02
 
 
@@ -114,7 +120,7 @@ def test_check_11_bistability(load, drains):
     grid = np.linspace(0, end, 8000)
     runs = {}
     for queue in (0, 20_000):
-        requests = full.with_backlog(work, queue, horizon=end)
+        requests = full.with_backlog(Question(work, node, horizon=end), queue)
         runs[queue] = discrete.simulate(
             requests, node, until=end, record_batches=False, sample_times=grid
         ).trajectory()
@@ -151,8 +157,8 @@ def test_two_classes_collapse_as_the_fluid_says():
     assert found.evicts and found.throughput < 0.9 * found.capacity
     work = Workload(mix, 0.98 * found.capacity)
     window = (2000.0, 12_000.0)
-    run = full.run_from_backlog(work, node, backlog=60_000, window=window)
-    flow = full.fluid_from_backlog(work, node, backlog=60_000, window=window)
+    run = full.run_from_backlog(Question(work, node), backlog=60_000, window=window)
+    flow = full.fluid_from_backlog(Question(work, node), backlog=60_000, window=window)
     # the same window cuts the same cycle; what it cuts off is why neither is theta_sac itself
     assert run.throughput == pytest.approx(flow.throughput, rel=3e-3)
     assert run.throughput == pytest.approx(found.throughput, rel=0.02)
@@ -163,7 +169,7 @@ def test_two_classes_collapse_as_the_fluid_says():
 def test_mean_time_until_full_by_monte_carlo(memory, rate):
     node = replace(KNOWN, M_total=memory, B=None)
     expected = fluid.mean_time_to_full(WORK.mix, node, rate)
-    times = full.times_to_full(WORK.at_rate(rate), node, runs=150, expected=2 * expected)
+    times = full.times_to_full(Question(WORK.at_rate(rate), node), runs=150, expected=2 * expected)
     error = times.std(ddof=1) / np.sqrt(times.size)
     # memory follows the work with a lag that the diffusion does not know: it is early, by 5 % for
     # the known experiment, 10 % here and a fifth at 2,000 tokens
@@ -172,7 +178,7 @@ def test_mean_time_until_full_by_monte_carlo(memory, rate):
 
 @pytest.mark.slow
 def test_mean_time_until_full_of_the_known_experiment():
-    times = full.times_to_full(WORK, KNOWN, runs=100, expected=8000.0)
+    times = full.times_to_full(asked(), runs=100, expected=8000.0)
     error = times.std(ddof=1) / 10
     assert fluid.mean_time_to_full(WORK.mix, KNOWN, 5.1) == pytest.approx(
         times.mean(), abs=2.5 * error
@@ -180,7 +186,7 @@ def test_mean_time_until_full_of_the_known_experiment():
 
 
 def test_the_table_says_what_a_threshold_trades():
-    rows = full.threshold_table(WORK, KNOWN, (1.0, 0.5, 0.3), horizon=12_000.0, runs=6)
+    rows = full.threshold_table(asked(12_000.0), (1.0, 0.5, 0.3), runs=6)
     wait = {row.threshold: row.wait for row in rows}
     evicted = {row.threshold: row.collapsed for row in rows}
     assert evicted[1.0] > 0 == evicted[0.5] == evicted[0.3]
@@ -188,7 +194,7 @@ def test_the_table_says_what_a_threshold_trades():
 
 
 def test_branches_meet_below_the_window_and_part_inside():
-    found = full.branches(WORK, KNOWN, [3.5, 4.5, 5.0, 5.3], window=(1000.0, 6000.0))
+    found = full.branches(asked(), [3.5, 4.5, 5.0, 5.3], window=(1000.0, 6000.0))
     assert found.from_empty[:3] == pytest.approx(found.arrival_rate[:3], rel=0.03)
     assert np.isnan(found.from_empty[3])
     assert found.from_backlog == pytest.approx(np.full(4, 3.907), rel=2e-3)

@@ -9,29 +9,28 @@ import pytest
 
 from fluid import capacity
 from studies import score_card
-from studies.score_card import QUANTITIES, Scenario, Score, fit_capacity, score, summary
+from studies.score_card import QUANTITIES, Condition, Score, fit_capacity, score, summary
 
-CASE = Scenario(0.8, 1.0, "none", "normal", 10)
+CASE = Condition(0.8, 1.0, "none", "normal", 10)
 
 
-def test_a_scenario_is_what_it_is_named():
-    workload, node = CASE.workload, CASE.instance
-    assert workload.rate == pytest.approx(0.8 * capacity(workload.mix, node))
+def test_a_condition_is_what_it_is_named():
+    question, node = CASE.question(), CASE.instance
+    assert question.stream.rate == pytest.approx(0.8 * capacity(question.mix, node))
     assert (node.M_total, node.B) == (100_000, 20_000)
     full = replace(CASE, mode="sacrifice").instance
     assert (full.M_total, full.B, full.mode) == (20_000, None, "sacrifice")
-    everything = list(score_card.scenarios())
+    everything = list(score_card.conditions())
     assert len(everything) == math.prod(len(values) for values in score_card.GRID.values())
 
 
 def test_a_score_is_the_metrics_of_the_fluid_over_those_of_the_engine():
-    from studies import compare
+    from studies import Replications, compare
 
     scored = score(CASE, ("lagrangian",), requests_wanted=8000, horizon=800.0, workers=1)
-    done = compare(
-        CASE.workload, CASE.instance, methods=("lagrangian",), horizon=800.0, workers=1,
-        replications=max(8, math.ceil(8000 / CASE.workload.profile(800.0).total)),
-    )  # fmt: skip
+    question = CASE.question(800.0)
+    runs = max(8, math.ceil(8000 / question.profile.total))
+    done = compare(question, ("lagrangian",), Replications(runs, workers=1))
     metrics = done.methods["lagrangian"].metrics
     assert metrics is not None and done.discrete.metrics is not None
     error = metrics.latencies["e2el"].mean / done.discrete.metrics.latencies["e2el"].mean - 1
@@ -39,12 +38,12 @@ def test_a_score_is_the_metrics_of_the_fluid_over_those_of_the_engine():
     assert -0.05 < error < 0 and 0 < scored.standard_error["mean_e2el"] < 0.05
 
 
-def made_up(scenario, factor):
+def made_up(condition, factor):
     """Return a score whose engine is a fluid of another capacity."""
-    truth = score_card.solved(
-        scenario.workload, score_card.with_capacity(scenario.instance, factor), "lagrangian", 2000.0
-    )
-    return Score(scenario, truth, {}, {"lagrangian": dict(truth)})
+    question = condition.question(2000.0)
+    other = question.on(score_card.with_capacity(question.instance, factor))
+    truth = score_card.solved(other, "lagrangian")
+    return Score(condition, truth, {}, {"lagrangian": dict(truth)})
 
 
 def test_a_capacity_that_is_there_is_found_and_helps_on_what_is_held_out():
@@ -60,7 +59,7 @@ def test_a_capacity_that_is_there_is_found_and_helps_on_what_is_held_out():
 
 
 def test_a_capacity_that_is_not_there_does_not_help():
-    """Fitted to a scenario off in one way, it makes one that is off in the other way worse."""
+    """Fitted to a condition off in one way, it makes one that is off in the other way worse."""
     fitted, held = replace(CASE, load=1.1), replace(CASE, load=1.1, lengths="heavy")
     scores = [made_up(fitted, 0.88), made_up(held, 1.0)]
     fit = fit_capacity(
@@ -78,7 +77,7 @@ def test_a_summary_counts_what_is_within_five_per_cent():
         )  # fmt: skip
 
     first, second = summary([row(0.5, 0.01), row(0.5, -0.2), row(0.8, 0.04)], "m", "load")
-    assert (first["scenarios"], first["mean_e2el"]["within"]) == (2, 1)
+    assert (first["conditions"], first["mean_e2el"]["within"]) == (2, 1)
     assert first["mean_e2el"]["largest"] == pytest.approx(-0.2)
     assert second["mean_e2el"]["within"] == 1
     assert summary([row(0.5, 0.1)], "other", "load")[0]["mean_e2el"]["median_error"] is None

@@ -1,4 +1,4 @@
-"""Robust non-negative least squares on relative errors, and bases of broken lines."""
+"""Broken lines: their basis for a fit, and the search for the places where they bend."""
 
 from __future__ import annotations
 
@@ -7,91 +7,23 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.optimize import nnls
 
-HUBER = 1.345
-"""Residuals beyond so many standard deviations count linearly (95 % efficient for normal ones)."""
+from calibration.robust_fit import fit_relative
 
 LAST_PIECE = 2.0
-"""Last knot of a broken line over the one before, at least: a slope that goes on was seen over half
-of the range."""
+"""Smallest ratio of the last knot to the knot before: the slope that goes on beyond the range was
+seen over half of it."""
 
 STAIR = 1 / 8
-"""Width of a stair, in tiles: what time by tokens was measured every sixteenth or so."""
+"""Width of a stair [tiles]; the measured tokens lie about a sixteenth of a tile apart."""
 
 FEW = 64
-"""Levels up to which each is a candidate for a knot."""
+"""Largest number of measured levels that are each a candidate for a knot."""
 
 EQUAL = 1e-6
-"""Relative errors this close are equal and the first is taken, not what a processor rounds to."""
+"""Difference of two relative errors that count as equal, so that rounding decides nothing."""
 
 Array = NDArray[np.float64]
-
-
-def fit_relative(
-    A: Array,
-    y: Array,
-    *,
-    base: Array | float = 0.0,
-    robust: bool = True,
-    non_negative: bool = True,
-) -> Array:
-    """Return the c of least Huber loss of ``y / (base + A c) - 1``.
-
-    Parameters
-    ----------
-    A : shape (R, K)
-        Columns.
-    y : shape (R,)
-        Positive.
-    base : shape (R,)
-        What is known already.
-    robust
-        False: plain squares of ``1 - (base + A c) / y``.
-    non_negative
-        Whether c >= 0.
-
-    Notes
-    -----
-    Iteratively reweighted, errors over the last fit: over the measured y, steps that chanced to be
-    short would weigh more, and 5 % of noise would take .4 % off every coefficient.
-    """
-    weight, scale = np.ones(y.size), y
-    size = np.sqrt(((A / y[:, None]) ** 2).mean(axis=0))
-    size[size == 0] = 1.0
-    c, solve = np.zeros(A.shape[1]), _nnls if non_negative else _least_squares
-    for _ in range(20 if robust else 1):
-        half = np.sqrt(weight) / scale
-        found = solve(A / size * half[:, None], half * (y - base))
-        done = np.allclose(found, c, rtol=1e-7, atol=1e-12)
-        c = found
-        if done or not robust:
-            break
-        fitted = base + A @ (c / size)
-        scale = np.where(fitted > 0, fitted, y)
-        residual = np.abs(y - fitted) / scale
-        spread = max(1.4826 * float(np.median(residual)), 1e-9)
-        weight = np.minimum(1.0, HUBER * spread / np.maximum(residual, 1e-300))
-    return c / size
-
-
-def _nnls(A: Array, b: Array) -> Array:
-    """Return c >= 0 that minimises ``|A c - b|``, by way of the K x K triangle of A.
-
-    Columns that are all but dependent leave no triangle; then the rows themselves are solved.
-    """
-    try:
-        triangle = np.linalg.cholesky(A.T @ A)
-    except np.linalg.LinAlgError:
-        return nnls(A, b)[0]
-    if triangle.diagonal().min() < 1e-6 * triangle.diagonal().max():
-        return nnls(A, b)[0]
-    return nnls(triangle.T, solve_triangular(triangle, A.T @ b, lower=True))[0]
-
-
-def _least_squares(A: Array, b: Array) -> Array:
-    return np.asarray(np.linalg.lstsq(A, b, rcond=None)[0], float)
 
 
 def broken_line(x: Array, knots: Array) -> Array:
@@ -105,11 +37,6 @@ def broken_line(x: Array, knots: Array) -> Array:
         share = (x - left) / (right - left)
         columns.append(np.clip(share, 0.0, None if s == knots.size else 1.0))
     return np.column_stack(columns)
-
-
-def loss(A: Array, y: Array, c: Array) -> float:
-    """Return the mean absolute relative error."""
-    return float(np.mean(np.abs(A @ c - y) / y))
 
 
 def chosen_knots(
@@ -136,8 +63,9 @@ def chosen_knots(
     x, others, y = x[rows], others[rows], y[rows]
 
     def error(knots: Array) -> float:
-        A = np.column_stack([broken_line(x, knots), others])
-        return loss(A, y, fit_relative(A, y, robust=False))
+        columns = np.column_stack([broken_line(x, knots), others])
+        fit = fit_relative(columns, y, relative_to="measured", robust=False)
+        return float(np.mean(np.abs(fit.residual)))
 
     best = error(knots)
     while True:
@@ -158,7 +86,7 @@ def chosen_knots(
 
 
 def _settled(knots: Array, measured: Array, error: Callable[[Array], float]) -> Array:
-    """Return knots without those that later ones made idle, at measured values where as good."""
+    """Return the knots without idle ones, at measured values where the error is as small there."""
     most = error(knots) + EQUAL
     for knot in knots[1:-1].tolist():
         rest = knots[knots != knot]
@@ -173,7 +101,7 @@ def _settled(knots: Array, measured: Array, error: Callable[[Array], float]) -> 
 
 
 def _candidates(x: Array, tile: float | None) -> list[Array]:
-    """Return what may be added to the knots at a time: a bend, or the two ends of a stair."""
+    """Return the candidates for knots: each is a bend, or the two ends of a stair."""
     first, last, values = float(x.min()), float(x.max()), np.unique(x)
     grid = np.geomspace(max(first, 1.0), last, 21)[1:-1]
     if values.size <= FEW:  # of equal ones, what was measured
@@ -186,7 +114,7 @@ def _candidates(x: Array, tile: float | None) -> list[Array]:
 
 
 def _is_apart(candidate: Array, knots: Array) -> bool:
-    """Whether a bend is so far from all knots that both can be told; stairs stand where they do."""
+    """Return whether the data can tell a bend from every knot, or a stair is no knot yet."""
     if candidate.size > 1:
         return not np.isin(candidate, knots).all()
     return bool(np.abs(np.log((candidate + 1e-9) / (knots + 1e-9))).min() > 0.05)

@@ -1,4 +1,4 @@
-"""From a server's log to its batch-time law, with all that says how far to trust it."""
+"""The batch-time law of a server from its log, with figures that say how far to trust it."""
 
 from __future__ import annotations
 
@@ -8,42 +8,47 @@ from typing import Any
 
 import numpy as np
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._drift import Drift, drift
-from calibration.server_runs._law import COEFFICIENTS, LawFit, fit_law
-from calibration.server_runs._metric_rows import rows_of_metrics
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._offsets import Estimate, frontend_offset, kv_capacity
-from calibration.server_runs._read import ServerLog
-from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import rows_of_requests
-from calibration.server_runs._token_rows import STEPS_PER_ROW
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.drift import Drift, drift
+from calibration.server_runs.law import COEFFICIENTS, Coefficients, LawFit, fit_law
+from calibration.server_runs.metric_rows import rows_of_metrics
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs.read import ServerLog
+from calibration.server_runs.request_rows import rows_of_requests
+from calibration.server_runs.requests import RequestLog
+from calibration.server_runs.token_rows import STEPS_PER_ROW
 from serving import ConfigError, WorkloadError
 
 TRAINED = 0.7
-"""Share of the run that the held-out error is fitted on: the earlier part."""
+"""Share of the run, from its start, that the law behind the held-out error is fitted to."""
 
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
-"""``max_num_batched_tokens`` that are tried where it is not given."""
+"""Values of ``max_num_batched_tokens`` [tokens] that the search for an unknown one tries."""
 
 PASSES = 3
-"""Fits after the first of a log without token times, each of which places the batches anew."""
+"""Number of repeated fits of a log without token times.
+
+Each places the batches by the fit before."""
 
 COLLINEAR = 30.0
-"""Condition number beyond which coefficients are exchanged for one another."""
+"""Condition number beyond which the rows do not tell the coefficients apart."""
 
-PLAUSIBLE = (1e-4, 3.0)
-"""Median batch time [s] that a server can have."""
+SHORTEST_BATCH, LONGEST_BATCH = 1e-4, 3.0
+"""Bounds [s] of the median batch time that a server can have."""
+
+BETTER = 0.97
+"""Largest error of a token budget, over the error of the best before it, that the search takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Error on the later part of a run of the law of its earlier part.
+    """The law of the earlier part of a run makes this error on the later part.
 
     Parameters
     ----------
     rows, batches
-        How much is held out.
+        Number of held-out rows and of their batches.
     mape, bias
         Mean absolute, and median signed, relative error of the predicted batch time.
     """
@@ -56,7 +61,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunCalibration:
-    """What a server's log says about its batch times.
+    """The batch-time law of a server, and figures that say how far to trust it.
 
     Parameters
     ----------
@@ -77,9 +82,9 @@ class RunCalibration:
         ``max_num_batched_tokens``, given or (``budget_inferred``) the one that fits best; None
         where it makes no difference.
     notes
-        What to know before it is used, in sentences.
+        Cautions for the user of the law, in sentences.
     dropped
-        Requests that were left out, by reason.
+        Number of requests that were left out, by reason.
     """
 
     kind: str
@@ -96,18 +101,17 @@ class RunCalibration:
     dropped: Mapping[str, int]
 
     def coefficients(self) -> dict[str, dict[str, Any]]:
-        """Return value, 95 % interval and whether each is identified; None for what is not told."""
+        """Return value, 95 % interval and identification of each; None for what is not told."""
         found: dict[str, dict[str, Any]] = {}
-        for at, name in enumerate(COEFFICIENTS):
-            value, half = self.law.value[at], self.law.half_width[at]
-            if self.rows.kv_is_share and name == "d_kv":
-                name = "d_kv_times_capacity"
+        columns = zip(COEFFICIENTS, self.law.value, self.law.half_width, strict=True)
+        for name, value, half in columns:
+            per_cache = self.rows.kv_is_share and name == "d_kv"
             known = np.isfinite(value)
-            found[name] = {
+            found["d_kv_times_capacity" if per_cache else name] = {
                 "value": float(value) if known else None,
                 "low": float(max(value - half, 0.0)) if np.isfinite(half) else None,
                 "high": float(value + half) if np.isfinite(half) else None,
-                "identified": self.law.identified(at),
+                "identified": self.law.identified(name),
             }
         return found
 
@@ -162,35 +166,48 @@ def calibrate_run(
     else:
         rows = log
     step = float(np.median(rows.step_time))
-    if not PLAUSIBLE[0] <= step <= PLAUSIBLE[1]:
+    if not SHORTEST_BATCH <= step <= LONGEST_BATCH:
         raise WorkloadError(
-            f"the median batch takes {step:.3g} s: not plausible (allowed: {PLAUSIBLE[0]} to "
-            f"{PLAUSIBLE[1]}); are its times in another unit?"
+            f"the median batch takes {step:.3g} s: not plausible (allowed: {SHORTEST_BATCH} to "
+            f"{LONGEST_BATCH}); are its times in another unit?"
         )
     law = fit_law(rows)
     if isinstance(log, RequestLog):
         offset = frontend_offset(log, law, token_budget=budget, remote_prefill=remote_prefill)
     return RunCalibration(
-        kind, rows, law, _mape(law, rows), _held_out(rows), drift(rows, law, windows), capacity,
-        offset, budget, budget is not None and token_budget is None,
-        _notes(rows, law, kind, remote_prefill), dropped,
-    )  # fmt: skip
+        kind=kind,
+        rows=rows,
+        law=law,
+        mape=_mape(law, rows),
+        held_out=_held_out(rows),
+        drift=drift(rows, law, windows),
+        kv_capacity=capacity,
+        frontend_offset=offset,
+        token_budget=budget,
+        budget_inferred=budget is not None and token_budget is None,
+        notes=_notes(rows, law, kind, remote_prefill),
+        dropped=dropped,
+    )
 
 
 def _request_rows(
-    log: RequestLog, budget: int | None, m: int, remote_prefill: bool
+    log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
 ) -> tuple[BatchRows, int | None]:
     """Return the rows under the budget that is given, or under which they fit best."""
 
-    def rows(tokens: int | None, law: Any = None) -> BatchRows:
+    def rows(tokens: int | None, law: Coefficients | None = None) -> BatchRows:
         return rows_of_requests(
-            log, steps_per_row=m, token_budget=tokens, remote_prefill=remote_prefill, law=law
+            log,
+            steps_per_row=steps_per_row,
+            token_budget=tokens,
+            remote_prefill=remote_prefill,
+            law=law,
         )
 
     plain = rows(budget)
     if not plain.disjoint:
         for _ in range(PASSES):
-            plain = rows(budget, fit_law(plain).value)
+            plain = rows(budget, fit_law(plain).known())
         return plain, budget
     if budget is not None or remote_prefill:
         return plain, budget
@@ -201,16 +218,18 @@ def _request_rows(
             break
         tried = rows(tokens)
         own = _mape(fit_law(tried), tried)
-        if own < 0.97 * error:
+        if own < BETTER * error:
             best, chosen, error = tried, tokens, own
     return best, chosen
 
 
 def _mape(law: LawFit, rows: BatchRows) -> float:
+    """Return the mean absolute relative error of the batch times that ``law`` predicts."""
     return float(np.mean(np.abs(law.predict(rows) / rows.step_time - 1)))
 
 
 def _held_out(rows: BatchRows) -> HeldOut | None:
+    """Return the error on the later part of the run; None for a short run."""
     first = int(TRAINED * len(rows))
     if first < 12 or len(rows) - first < 4:
         return None
@@ -218,11 +237,15 @@ def _held_out(rows: BatchRows) -> HeldOut | None:
     law, later = fit_law(rows.where(at < first)), rows.where(at >= first)
     error = law.predict(later) / later.step_time - 1
     return HeldOut(
-        len(later), int(later.steps.sum()), float(np.mean(np.abs(error))), float(np.median(error))
+        rows=len(later),
+        batches=int(later.steps.sum()),
+        mape=float(np.mean(np.abs(error))),
+        bias=float(np.median(error)),
     )
 
 
 def _notes(rows: BatchRows, law: LawFit, kind: str, remote_prefill: bool) -> tuple[str, ...]:
+    """Return the cautions that the rows and the fit call for."""
     said = []
     if rows.kv_tokens is None:
         said.append(

@@ -1,4 +1,4 @@
-"""Batches of a log with the time of every token.
+"""The batches of a log that has the time of every token.
 
 While a request decodes, every batch gives it one token. So the time between two of its tokens is
 the duration of a batch, and what the others received meanwhile is what that batch held.
@@ -9,21 +9,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.requests import RequestLog
 
 STEPS_PER_ROW = 8
-"""Batches that one row averages."""
+"""Number of batches that one row averages."""
 
 
 def rows_of_tokens(
     log: RequestLog,
     inter_token: tuple[NDArray[np.float64], ...],
-    m: int,
-    budget: float | None,
+    *,
+    steps_per_row: int,
+    token_budget: float | None,
     remote_prefill: bool,
 ) -> BatchRows:
-    """Return rows of ``m`` batches each; see :func:`rows_of_requests`."""
+    """Return rows of ``steps_per_row`` batches each; see :func:`rows_of_requests`."""
     emitted = [
         first + np.concatenate([[0.0], np.cumsum(gaps)])
         for first, gaps in zip(log.first_token, inter_token, strict=True)
@@ -44,26 +45,33 @@ def rows_of_tokens(
     decode = (hi - lo).astype(float)
     prefill = np.zeros(begin.size)
     if not remote_prefill:
-        room = np.inf if budget is None else np.maximum(budget - decode, 0.0)
+        room = np.inf if token_budget is None else np.maximum(token_budget - decode, 0.0)
         prefill = _prefill(log, begin, end, shift, np.broadcast_to(room, begin.shape).copy())
-    group = _groups(begin, end, m)
+    group = _groups(begin, end, steps_per_row)
     counts = np.bincount(group)
+    full = counts == steps_per_row
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (np.bincount(group, values) / counts)[counts == m]
+        """Return the means over the groups that are full."""
+        return (np.bincount(group, values) / counts)[full]
 
     return BatchRows(
-        mean((begin + end) / 2), counts[counts == m].astype(float),
-        mean(prefill), mean(decode), mean(context[hi] - context[lo]), mean(end - begin),
-    )  # fmt: skip
+        time=mean((begin + end) / 2),
+        steps=counts[full].astype(float),
+        prefill_tokens=mean(prefill),
+        decode_tokens=mean(decode),
+        kv_tokens=mean(context[hi] - context[lo]),
+        step_time=mean(end - begin),
+    )
 
 
 def _batches(
     first: NDArray[np.float64], emitted: list[NDArray[np.float64]], shift: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return beginning and end of every batch, as the requests that are followed saw them.
+    """Return begin and end of every batch [s].
 
-    One request is followed while it decodes, then the one with the longest way to go.
+    The tokens of one request mark the batches while the request decodes; when it finishes, the
+    running request that finishes last marks the batches after it.
     """
     begin: list[NDArray[np.float64]] = []
     end: list[NDArray[np.float64]] = []
@@ -89,12 +97,14 @@ def _batches(
     return starts[real], ends[real]
 
 
-def _groups(begin: NDArray[np.float64], end: NDArray[np.float64], m: int) -> NDArray[np.int64]:
-    """Number the runs of ``m`` batches without a gap between them."""
+def _groups(
+    begin: NDArray[np.float64], end: NDArray[np.float64], steps_per_row: int
+) -> NDArray[np.int64]:
+    """Return the number of the group of ``steps_per_row`` gapless batches that each batch is in."""
     gap = np.concatenate([[False], begin[1:] - end[:-1] > 0.5 * (end - begin)[1:]])
     run = np.cumsum(gap)
     since = np.arange(begin.size) - np.searchsorted(run, run)
-    return np.cumsum(since % m == 0) - 1
+    return np.cumsum(since % steps_per_row == 0) - 1
 
 
 def _prefill(

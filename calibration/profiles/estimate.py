@@ -1,26 +1,30 @@
-"""What data sheets and shapes say where nothing was measured."""
+"""Estimates from data sheets and model shapes, for machines that nobody measured."""
 
 from __future__ import annotations
 
-from calibration.profiles._tables import Gpu, Law, ModelShape, Roofline
+from calibration.profiles.tables import Gpu, Law, ModelShape, Roofline
 from serving import FluidServeError
 
 GIB = 2**30
+"""Bytes of one GiB."""
+
 BLOCK = 16
+"""Tokens of one block of the KV cache of vLLM."""
+
 REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Where estimates of mixtures of experts have rows."""
+"""Numbers of requests at which the estimated table of a mixture of experts has rows."""
 
 UTILIZATION = 0.9
-"""``gpu_memory_utilization`` of vLLM where it is not given."""
+"""Default of vLLM's ``gpu_memory_utilization``: the share of a card's memory that vLLM takes."""
 
 
 def estimated_law(shape: ModelShape, gpu: Gpu, tp: int, roofline: Roofline) -> Law:
     """Return the roofline law [ms] of a model on ``tp`` cards.
 
-    A batch reads the weights once and each request's KV, and multiplies each token with the
-    weights: bytes over bandwidth and operations over rate, each times how far the measured cards
-    stay from their data sheets, and a fixed time per layer. Of a mixture of experts a batch reads
-    those that its requests chose, as many as with choices at random.
+    A batch reads the weights once and the KV of each request, and multiplies each token with the
+    weights. These take bytes over bandwidth and operations over rate, each times the factor by
+    which the measured cards stay behind their data sheets, and a fixed time per layer. A batch of
+    a mixture of experts reads the experts that its requests choose at random.
     """
     read = 1e3 / (tp * gpu.bandwidth * 1e9)
     token = 1e3 * shape.flops_per_token / (tp * gpu.flops * 1e12)
@@ -42,7 +46,7 @@ def estimated_kv_capacity(
 ) -> int:
     """Return the KV capacity [tokens] of a model on ``tp`` cards, whole blocks of 16.
 
-    What ``utilization`` of a card's memory leaves after its weights and a reserve for activations.
+    The share ``utilization`` of a card's memory holds weights, a reserve for activations, and KV.
 
     Raises
     ------

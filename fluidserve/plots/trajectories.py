@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fluidserve.methods import method_name
-from fluidserve.plots._style import (
+from fluidserve.plots.style import (
     BAND_LABEL,
     Curve,
     band,

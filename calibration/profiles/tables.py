@@ -1,4 +1,4 @@
-"""Profile files as they lie on disk, read once and held to their schema."""
+"""The files of the profiles: their schema, and readers that read each file once."""
 
 from __future__ import annotations
 
@@ -18,26 +18,33 @@ FOLDER = next(
     for folder in (_HERE / "files", _HERE.parents[1] / "config" / "profiles")
     if folder.is_dir() or folder.name == "profiles"
 )
-"""Where profiles lie: beside this module, in a checkout a link to ``config/profiles`` (which is
-read itself where a file system knows no links)."""
+"""Folder of the profiles: ``files`` beside this module, which is a link to ``config/profiles`` in a
+checkout. Where a file system knows no links, the target itself is read."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+"""Finite number > 0."""
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Finite number >= 0."""
+
+Count = Annotated[int, Field(ge=1)]
+"""Whole number >= 1."""
 
 Table = tuple[tuple[NotNegative, NotNegative], ...]
+"""Rows (content of a batch, time [ms]) of a broken line."""
 
 
 class _Strict(BaseModel):
+    """A strict schema refuses keys that it does not name."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Gpu(_Strict):
-    """One graphics card.
+    """A graphics card has a memory, a bandwidth and a rate.
 
-    ``memory`` [GiB] is what a program sees, ``bandwidth`` [GB/s], ``flops`` [TFLOP/s] of dense
-    16-bit matrices.
+    ``memory`` [GiB] is the memory that a program sees, ``bandwidth`` is in GB/s, and ``flops``
+    [TFLOP/s] is the rate of dense 16-bit matrices.
     """
 
     memory: Positive
@@ -48,7 +55,10 @@ class Gpu(_Strict):
 
 
 class ModelShape(_Strict):
-    """One model with 16-bit weights and KV cache; ``parameters`` and ``active`` in 1e9."""
+    """A model has a shape; weights and KV cache are in 16 bits.
+
+    ``parameters`` and ``active`` (those that one token passes) are in 1e9.
+    """
 
     parameters: Positive
     active: Positive | None = None
@@ -63,12 +73,12 @@ class ModelShape(_Strict):
 
     @property
     def weight_bytes(self) -> float:
-        """Of all weights [bytes]."""
+        """Return the size of all weights [bytes]."""
         return 2e9 * self.parameters
 
     @property
     def flops_per_token(self) -> float:
-        """Of the matrices that one token passes [FLOP]."""
+        """Return the operations of the matrices that one token passes [FLOP]."""
         return 2e9 * (self.active or self.parameters)
 
     def share_read(self, requests: float) -> float:
@@ -82,12 +92,12 @@ class ModelShape(_Strict):
         )
 
     def kv_bytes(self, tp: int) -> float:
-        """KV of one token on each of ``tp`` cards [bytes]; a head is not divided."""
+        """Return the KV of one token on each of ``tp`` cards [bytes]; a head is not divided."""
         return 2 * self.layers * max(self.kv_heads / tp, 1) * self.head_dim * 2
 
 
 class Law(_Strict):
-    """Coefficients of :class:`serving.BatchTimeLaw`, times in ms.
+    """A file holds the coefficients of :class:`serving.BatchTimeLaw` in ms.
 
     Tables have rows (requests, ms), (tokens computed, ms) or (KV tokens read, ms).
     """
@@ -115,7 +125,7 @@ class Law(_Strict):
 
 
 class Regime(_Strict):
-    """How well a law fits batches of one kind, with whole levels held out [share of the time]."""
+    """A law makes these errors on batches of one kind [share of the time]."""
 
     rows: Count
     mape: NotNegative
@@ -123,13 +133,13 @@ class Regime(_Strict):
 
     @property
     def error(self) -> float:
-        """Mean over the ways of holding out; on the rows of the fit where there is none."""
+        """Return the mean held-out error; without held-out rows, the error on the fitted rows."""
         held_out = self.held_out.values()
         return sum(held_out) / len(held_out) if held_out else self.mape
 
 
 class Wall(_Strict):
-    """Against batches timed on a running server."""
+    """A law makes these errors on batches that were timed on a running server."""
 
     rows: Count
     bias: float
@@ -138,7 +148,7 @@ class Wall(_Strict):
 
 
 class Measurement(_Strict):
-    """A batch-time law on so many cards, and where it comes from."""
+    """A measurement gives the law of a model on a number of cards, and names its source."""
 
     law: Law
     measured: str
@@ -153,7 +163,7 @@ class Measurement(_Strict):
 
 
 class ProfileFile(_Strict):
-    """``<gpu>/<model>.yaml``."""
+    """A profile file ``<gpu>/<model>.yaml`` holds measurements by number of cards."""
 
     model: str
     hardware: str
@@ -162,10 +172,10 @@ class ProfileFile(_Strict):
 
 
 class Roofline(_Strict):
-    """``estimate.yaml``: how far cards stay from their data sheets, and how far estimates err.
+    """The file ``estimate.yaml`` holds the factors and the errors of estimates.
 
     ``weights``, ``kv``, ``decode`` and ``prefill`` multiply the time that the data sheet gives;
-    ``layer`` [ms] is what each layer takes besides.
+    ``layer`` [ms] is the additional time of each layer; ``reserve`` [GiB] is for activations.
     """
 
     weights: Positive
@@ -180,7 +190,7 @@ class Roofline(_Strict):
 
 
 def read(path: Path, schema: Any) -> Any:
-    """Return a file as its schema says.
+    """Read a file and hold it to a schema.
 
     Raises
     ------
@@ -203,6 +213,8 @@ def read(path: Path, schema: Any) -> Any:
 
 
 def _table(name: str, schema: Any) -> dict[str, Any]:
+    """Read a file of entries by name, each of one schema."""
+
     def rows(**content: Any) -> dict[str, Any]:
         return {key: schema(**value) for key, value in content.items()}
 
@@ -223,7 +235,7 @@ def models() -> dict[str, ModelShape]:
 
 @functools.cache
 def roofline() -> Roofline:
-    """Return what estimates are made of."""
+    """Return the factors that estimates use."""
     return read(FOLDER / "estimate.yaml", Roofline)
 
 

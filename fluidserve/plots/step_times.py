@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluidserve.plots._style import BLUE, GREEN, GREY, INK, PALE, VERMILLION, figure, note
+from fluidserve.plots.style import BLUE, GREEN, GREY, INK, PALE, VERMILLION, figure, note
 
 if TYPE_CHECKING:
     from calibration import StepTimeFit

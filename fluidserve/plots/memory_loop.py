@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidserve.plots._style import BLUE, GREEN, GREY, INK, VERMILLION, figure, from_zero, note
+from fluidserve.plots.style import BLUE, GREEN, GREY, INK, VERMILLION, figure, from_zero, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

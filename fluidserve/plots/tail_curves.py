@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidserve.methods import method_name
-from fluidserve.plots._style import ENGINES, GREY, PALE, figure, legend_above, time_label
+from fluidserve.plots.style import ENGINES, GREY, PALE, figure, legend_above, time_label
 from serving import LatencySamples
 
 NAMES = {"ttft": "TTFT", "e2el": "E2EL", "tpot": "TPOT", "queue_delay": "queue delay"}

@@ -1,38 +1,40 @@
-"""What kind of file it is: a benchmark result, a table, scrapes or an export."""
+"""The reader of server logs, which finds the kind of a file in its content."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from calibration.server_runs import _metrics, _requests
-from calibration.server_runs._batch_rows import BatchRows, rows_of_table
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs import metrics, requests
+from calibration.server_runs.batch_rows import BatchRows, rows_of_table
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 from workload import TextTable, read_text
 
 ServerLog = RequestLog | MetricsLog | BatchRows
+"""Contents that a file of a running server can have."""
 
 KINDS = (
     "JSON of vllm bench serve --save-result --save-detailed; JSON of query_range; "
     "scrapes of /metrics; CSV of arrival, first token, finish and lengths; "
     "CSV of throughputs per interval; CSV of windows (step_time_ms)"
 )
+"""Kinds of files that the reader knows, in words for its errors."""
 
 
 def read_server_log(
     path: str | Path, *, interval: float | None = None, engine: str | None = None
 ) -> ServerLog:
-    """Return what a file of a running server holds, plain or gzip.
+    """Read a file that a running server left, plain or gzip.
 
     Parameters
     ----------
     path
-        Of the file; what it is shows in its content.
+        Name of the file; the content shows the kind of the file.
     interval : [s]
-        Between scrapes of ``/metrics`` that say no time.
+        Time between scrapes of ``/metrics`` that say none.
     engine
-        Label ``engine`` of the one to take, where a server has several.
+        Label ``engine`` of the engine to take, where a server has several.
 
     Returns
     -------
@@ -48,19 +50,19 @@ def read_server_log(
     path = Path(path)
     text = read_text(path)
     if text.lstrip()[0] in "[{":
-        content = _requests.parse_json(text, path)
+        content = requests.parse_json(text, path)
         if isinstance(content, dict) and "data" not in content and "resultType" not in content:
-            return _requests.from_bench(content, path)
-        return _metrics.from_range_export(content, path, engine=engine)
+            return requests.from_bench(content, path)
+        return metrics.from_range_export(content, path, engine=engine)
     if text.lstrip().startswith(("#", "vllm:")):
-        return _metrics.from_exposition(text, path, interval=interval, engine=engine)
+        return metrics.from_exposition(text, path, interval=interval, engine=engine)
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:
         return rows_of_table(table)
-    if all(name in table.columns for name in _metrics.THROUGHPUT_TABLE):
-        return _metrics.from_throughputs(table)
-    if _requests.is_request_table(table):
-        return _requests.from_table(table)
+    if all(name in table.columns for name in metrics.THROUGHPUT_TABLE):
+        return metrics.from_throughputs(table)
+    if requests.is_request_table(table):
+        return requests.from_table(table)
     raise WorkloadError(
         f"its columns are not those of a server's results; known are: {KINDS}", path=path
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.plots import elasticities
-from fluidserve.report._page import cards, heading, page, paragraph, picture, table
+from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import number, percent
 from serving.files import atomic_write
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidserve.plots._style import BLUE, VERMILLION, figure
+from fluidserve.plots.style import BLUE, VERMILLION, figure
 
 SHOWN = {
     "mean_ttft": "TTFT mean",

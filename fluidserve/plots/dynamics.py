@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluidserve.plots._style import (
+from fluidserve.plots.style import (
     BAND_LABEL,
     GREY,
     INK,
@@ -21,7 +21,7 @@ from fluidserve.plots._style import (
     note,
     time_label,
 )  # fmt: skip
-from fluidserve.plots._style import per_time as rate_unit
+from fluidserve.plots.style import per_time as rate_unit
 from serving import Instance, RateProfile, Trajectory, kind_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Whether a server's batch times move: the law again in a sliding window."""
+"""The drift of a server's batch times: the law is fitted again in a sliding window."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._law import LawFit, fit_law
+from calibration.robust_fit import median_and_error
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.law import LawFit, fit_law
 from serving import FluidServeError
 
 SIGNIFICANT = 3.0
-"""Standard errors beyond which a window's bias is no chance."""
+"""Difference of two biases [standard errors] beyond which chance does not explain it."""
 
 MATTERS = 0.02
-"""Bias of a window that is worth a new fit."""
+"""Difference of two biases beyond which the law is worth a new fit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """One window of a run.
+    """One window covers consecutive rows of a run.
 
     Parameters
     ----------
     start, end : [s]
-        What it covers.
+        First and last time of the rows.
     rows
-        Batch-time rows in it.
+        Number of batch-time rows in the window.
     bias, bias_error
-        Median of measured over predicted batch time less one, predicted by the law of the whole
-        run, and its standard error.
+        Median of measured over predicted batch time less one, and the standard error of this
+        median. The law of the whole run predicts.
     law : shape (4,) or None
-        Fitted again to this window alone, where it has rows enough.
+        Law of this window alone, in the order of COEFFICIENTS; None for too few rows.
     """
 
     start: float
@@ -45,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drift:
-    """How the law of a run moves in it.
+    """The batch times of a run drift against the law of the whole run.
 
     Parameters
     ----------
@@ -73,16 +74,21 @@ def drift(rows: BatchRows, law: LawFit, count: int) -> Drift | None:
     windows = []
     for first, last in zip(edges[:-2], edges[2:], strict=True):
         part = rows.where(np.arange(first, last))
-        middle = float(np.median(ratio[first:last]))
-        spread = 1.4826 * float(np.median(np.abs(ratio[first:last] - middle)))
+        bias, bias_error = median_and_error(ratio[first:last])
         try:
             own = fit_law(part).value
         except FluidServeError:
             own = None
         windows.append(
-            Window(float(part.time[0]), float(part.time[-1]), len(part), middle,
-                   1.2533 * spread / np.sqrt(len(part)), own)
-        )  # fmt: skip
+            Window(
+                start=float(part.time[0]),
+                end=float(part.time[-1]),
+                rows=len(part),
+                bias=bias,
+                bias_error=bias_error,
+                law=own,
+            )
+        )
     centre = rows.time - rows.time.mean()
     clipped = np.clip(ratio, *np.quantile(ratio, [0.02, 0.98]))
     slope = float(centre @ clipped / (centre @ centre))
@@ -92,5 +98,8 @@ def drift(rows: BatchRows, law: LawFit, count: int) -> Drift | None:
     moved = high.bias - low.bias
     chance = SIGNIFICANT * np.hypot(low.bias_error, high.bias_error)
     return Drift(
-        tuple(windows), 3600 * slope, 3600 * error, bool(moved > MATTERS and moved > chance)
+        windows=tuple(windows),
+        slope=3600 * slope,
+        slope_error=3600 * error,
+        drifting=bool(moved > MATTERS and moved > chance),
     )

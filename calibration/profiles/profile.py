@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.profiles._estimate import UTILIZATION, estimated_kv_capacity, estimated_law
-from calibration.profiles._names import gpu_key, model_key, resolve
-from calibration.profiles._tables import (
+from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
+from calibration.profiles.names import gpu_key, model_key, resolve
+from calibration.profiles.tables import (
     Law,
     Measurement,
     Wall,
@@ -19,12 +19,15 @@ from calibration.profiles._tables import (
 from serving import DEFAULT_KIND, ConfigError, Kind
 
 MOST_CARDS = 64
-SECONDS = {"s": 1e-3, "ms": 1.0}
+"""Largest number of cards that a model is divided over."""
+
+TIME_UNITS = {"s": 1e-3, "ms": 1.0}
+"""One millisecond in each time unit that a configuration with a profile can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A model on ``tp`` cards.
+    """A profile holds the batch-time law and the KV capacity of a model on ``tp`` cards.
 
     Parameters
     ----------
@@ -40,9 +43,9 @@ class Profile:
         Relative error of the law by regime: held out where measured, of estimates of cards left
         out where estimated.
     basis
-        What was measured or computed, and in which range.
+        Measurement or computation behind the law, and its range.
     source, licence, date
-        Where the figures come from.
+        Origin of the figures.
     wall
         Bias against batches timed on a running server, where there are some.
     """
@@ -77,9 +80,9 @@ class Profile:
         ConfigError
             If the time unit is none: a profile's times are real ones.
         """
-        if time_unit not in SECONDS:
+        if time_unit not in TIME_UNITS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
-        law = self.law.batch_time(SECONDS[time_unit])
+        law = self.law.batch_time(TIME_UNITS[time_unit])
         keys = {key: getattr(law, key) for key in kind.law_keys}
         return {
             "time_unit": time_unit,
@@ -88,7 +91,7 @@ class Profile:
         }
 
     def said(self) -> str:
-        """Return one line for people."""
+        """Return a description of the profile in one line."""
         error = self.expected_error["decode"]
         return (
             f"{self.model} on {self.tp} x {self.hardware}: {self.origin} ({self.basis}); decode "
@@ -134,19 +137,38 @@ def find(
         if shape.experts is not None:
             error["decode"] = error["mixture"]
         return Profile(
-            name, card, tp, "estimated", estimated_law(shape, gpu, tp, base), capacity,
-            capacity_origin, error, "roofline of data sheet and model shape",
-            base.source, "none: computed", base.date,
-        )  # fmt: skip
+            model=name,
+            hardware=card,
+            tp=tp,
+            origin="estimated",
+            law=estimated_law(shape, gpu, tp, base),
+            kv_capacity=capacity,
+            kv_capacity_origin=capacity_origin,
+            expected_error=error,
+            basis="roofline of data sheet and model shape",
+            source=base.source,
+            licence="none: computed",
+            date=base.date,
+        )
     return Profile(
-        name, card, tp, "measured", known.law, capacity, capacity_origin,
-        {regime: each.error for regime, each in known.fit.items()},
-        f"{known.measured}, {known.range}", known.source, known.licence, known.date, known.wall,
-    )  # fmt: skip
+        model=name,
+        hardware=card,
+        tp=tp,
+        origin="measured",
+        law=known.law,
+        kv_capacity=capacity,
+        kv_capacity_origin=capacity_origin,
+        expected_error={regime: each.error for regime, each in known.fit.items()},
+        basis=f"{known.measured}, {known.range}",
+        source=known.source,
+        licence=known.licence,
+        date=known.date,
+        wall=known.wall,
+    )
 
 
 def listing() -> list[dict[str, Any]]:
-    """Return every measured profile in brief."""
+    """Return the main figures of every measured profile."""
     return [
         {
             "model": model, "hardware": card, "tp": tp, "origin": "measured",

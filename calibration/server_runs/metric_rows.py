@@ -1,12 +1,12 @@
-"""Batches between the scrapes of a server's metrics."""
+"""The batches between the scrapes of a server's metrics."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._metrics import MetricsLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.metrics import MetricsLog
 from serving import WorkloadError
 
 
@@ -15,17 +15,17 @@ def rows_of_metrics(
 ) -> BatchRows:
     """Return the batches between scrapes in which requests ran throughout.
 
-    The number of batches is that of ``iterations`` where the server tells; else, as every batch
-    gives each running request a token, tokens over running requests (the mean inter-token latency
-    would weigh batches by their requests). KV in tokens is its share times the capacity, or what
-    came in less what left, or where neither is told the share itself.
+    ``iterations`` counts the batches where the server tells them. Else the count is tokens over
+    running requests, since every batch gives each running request a token (the mean inter-token
+    latency would weigh batches by their requests). KV in tokens is the share in use times the
+    capacity, else the tokens that came in less those that left, else the share itself.
 
     Parameters
     ----------
     log
         The metrics.
     kv_capacity : [tokens]
-        Of the server, if known; over what the log says.
+        KV capacity of the server, if known; it replaces the one in the log.
     remote_prefill
         Prompts come with their KV (a decode node) and cost no computation.
     """
@@ -43,21 +43,24 @@ def rows_of_metrics(
     busy = (np.minimum(log.running[1:], log.running[:-1]) > 0) & (generated > 0) & (steps > 0)
     if busy.sum() < 4:
         raise WorkloadError(f"requests ran and tokens came in {busy.sum()} intervals; 4 are needed")
-    m = steps[busy]
-    decode = running[busy] if log.iterations is None else generated[busy] / m
-    prefill = np.zeros(m.size) if remote_prefill else np.diff(log.prompt_tokens)[busy] / m
+    batches = steps[busy]
+    prompts = np.zeros(batches.size) if remote_prefill else np.diff(log.prompt_tokens)[busy]
     return BatchRows(
-        ((log.time[1:] + log.time[:-1]) / 2)[busy], m, prefill, decode,
-        None if kv is None else ((kv[1:] + kv[:-1]) / 2)[busy], span[busy] / m,
+        time=((log.time[1:] + log.time[:-1]) / 2)[busy],
+        steps=batches,
+        prefill_tokens=prompts / batches,
+        decode_tokens=running[busy] if log.iterations is None else generated[busy] / batches,
+        kv_tokens=None if kv is None else ((kv[1:] + kv[:-1]) / 2)[busy],
+        step_time=span[busy] / batches,
         kv_is_share=is_share,
-    )  # fmt: skip
+    )
 
 
 def held_tokens(log: MetricsLog) -> NDArray[np.float64] | None:
     """Return the tokens of unfinished requests at each scrape, shape (T,); None if not told.
 
-    What came in less what left, since a moment without requests in the log; prefix hits count as
-    held by every request that shares them.
+    The count starts at a moment of the log without requests: tokens that came in less tokens that
+    left. Every request that shares a prefix counts the tokens of the prefix.
     """
     if log.finished_prompt_tokens is None or log.finished_generation_tokens is None:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.methods import method_name
-from fluidserve.report._page import cards, heading, page, paragraph, picture, table
+from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import deviation, duration, number, percent
 from serving import NRMSE_OUTPUTS, TOTALS, Total
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.refusal import refuse_first
 from serving import WorkloadError
 from workload import TextTable
 
@@ -20,6 +21,8 @@ GAUGES = {
     "vllm:kv_cache_usage_perc": "kv_usage",
     "vllm:gpu_cache_usage_perc": "kv_usage",
 }
+"""Columns of a log by vLLM's name of the metric that shows their present value."""
+
 COUNTERS = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
@@ -27,39 +30,53 @@ COUNTERS = {
     "vllm:request_prompt_tokens_sum": "finished_prompt_tokens",
     "vllm:request_generation_tokens_sum": "finished_generation_tokens",
 }
-"""What each metric of vLLM is called here; the first of two names that a server has wins."""
+"""Columns of a log by vLLM's name of the metric that counts them."""
+
 CACHE_CONFIG = "vllm:cache_config_info"
+"""Metric of vLLM whose labels give the number and the size of the KV blocks."""
+
 NAMES = {**GAUGES, **COUNTERS}
+"""Columns of a log by vLLM's name of the metric; the first of two names that a server has wins."""
+
 NEEDED = ("running", "prompt_tokens", "generation_tokens")
+"""Columns without which a log tells no batch time."""
 
 SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\S+))?\s*$")
+"""Line of Prometheus text: name, labels, value and time [ms since 1970]."""
+
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+"""One label of a line of Prometheus text."""
+
 TIME = re.compile(r"^#\s*time:?\s+(\S+)\s*$", re.IGNORECASE)
+"""Comment that gives the time [s] of the scrape below it."""
+
 OTHER_LABELS = ("__name__", "le", "finished_reason", "quantile")
+"""Labels that do not tell one engine from another."""
 
 THROUGHPUT_TABLE = ("prompt_throughput", "gen_throughput", "running")
+"""Columns by which a CSV of throughputs is recognised."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricsLog:
-    """A server's metrics at increasing times; what it did not tell is None.
+    """A log holds the metrics of a server at increasing times; None where the server told none.
 
     Parameters
     ----------
     time : shape (T,) [s]
-        Of the scrapes, from 0.
+        Time of each scrape, from 0.
     running, waiting : shape (T,)
-        Requests at that time.
+        Number of requests at each scrape.
     kv_usage : shape (T,)
         Share of the KV cache in use, 0 to 1.
     prompt_tokens, generation_tokens : shape (T,) [tokens]
-        Since any origin, never falling.
+        Tokens since any origin; they never fall.
     iterations : shape (T,)
         Engine steps since any origin.
     finished_prompt_tokens, finished_generation_tokens : shape (T,) [tokens]
         Lengths of the requests that finished since any origin.
     kv_capacity : [tokens]
-        As the server says it in ``vllm:cache_config_info``.
+        Capacity that ``vllm:cache_config_info`` gives.
     """
 
     time: NDArray[np.float64]
@@ -79,6 +96,7 @@ class MetricsLog:
 
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], dict[float, float]]
+"""Values by time [s], of each metric with its labels."""
 
 
 def from_exposition(
@@ -93,11 +111,11 @@ def from_exposition(
         that of the last comment ``# time SECONDS``; without both, a scrape begins where a series
         comes again, and they are ``interval`` apart.
     path
-        Of the file, for messages.
+        Name of the file, for messages.
     interval : [s]
-        Between scrapes that say no time.
+        Time between scrapes that say none.
     engine
-        Label ``engine`` of the one to take, where a server has several.
+        Label ``engine`` of the engine to take, where a server has several.
 
     Raises
     ------
@@ -189,6 +207,7 @@ def from_range_export(content: Any, path: Path, *, engine: str | None = None) ->
 
 
 def _listed(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+    """Return the list under a key of a JSON object."""
     found = content.get(key)
     if not isinstance(found, list):
         raise WorkloadError("allowed: a list", path=path, column=key, value=found)
@@ -218,6 +237,7 @@ def from_throughputs(table: TextTable) -> MetricsLog:
 
 
 def _integrated(time: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the total since the first row; a rate is that of the interval before its row."""
     return np.concatenate([[0.0], np.cumsum(rate[1:] * np.diff(time))])
 
 
@@ -227,7 +247,7 @@ def checked(
     kv_capacity: float | None,
     path: Path,
 ) -> MetricsLog:
-    """Return the log of columns that can be; counters that restart are refused by name.
+    """Return the log of columns whose values can be; counters that restart are refused by name.
 
     Raises
     ------
@@ -236,11 +256,8 @@ def checked(
     """
     if time.size < 3:
         raise WorkloadError(f"holds {time.size} times; at least 3 are needed", path=path)
-    late = np.diff(time) <= 0
-    if late.any():
-        row = int(np.argmax(late)) + 2
-        raise WorkloadError("time does not increase", path=path, row=row, column="time",
-                            value=float(time[row - 1]))  # fmt: skip
+    late = np.diff(time, prepend=-np.inf) <= 0
+    refuse_first(late, "time does not increase", column="time", values=time, path=path)
     for name, values in columns.items():
         bad = ~np.isfinite(values) | (values < 0)
         words = "allowed: a finite number >= 0"
@@ -249,15 +266,13 @@ def checked(
             words = "a counter fell: the server restarted; cut the file there"
         if name == "kv_usage" and not bad.any():
             bad, words = values > 1.001, "allowed: a share, 0 to 1"
-        if bad.any():
-            at = int(np.argmax(bad))
-            raise WorkloadError(words, path=path, row=at + 1, column=name, value=float(values[at]))
+        refuse_first(bad, words, column=name, values=values, path=path)
     told = {name: values for name, values in columns.items() if values.any() or name in NEEDED}
     return MetricsLog(time=time - time[0], kv_capacity=kv_capacity, **told)
 
 
 def _assembled(series: Series, path: Path, engine: str | None) -> MetricsLog:
-    """Return one log of the series of one engine, at the times at which all of them are known."""
+    """Return the log of one engine, at the times at which all series have a value."""
     config = [dict(labels) for name, labels in series if name == CACHE_CONFIG]
     told: dict[str, dict[frozenset[tuple[str, str]], dict[float, float]]] = {}
     sources: dict[str, str] = {}
@@ -287,6 +302,7 @@ def _assembled(series: Series, path: Path, engine: str | None) -> MetricsLog:
 
 
 def _capacity(configs: list[dict[str, str]]) -> float | None:
+    """Return the KV capacity [tokens] in the labels of ``CACHE_CONFIG``; None without it."""
     for config in configs:
         try:
             capacity = float(config["num_gpu_blocks"]) * float(config["block_size"])
@@ -298,6 +314,7 @@ def _capacity(configs: list[dict[str, str]]) -> float | None:
 
 
 def _finite(value: Any, path: Path, row: int, name: str) -> float:
+    """Return a value as a finite number; refuse any other."""
     try:
         number = float(value)
     except (TypeError, ValueError):

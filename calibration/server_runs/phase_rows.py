@@ -1,9 +1,9 @@
-"""Batches of a log with the first and the last token of every request.
+"""The batches of a log that has the times of the first and the last token of every request.
 
-A request that decodes D tokens sees D - 1 batches between them: their number is known exactly,
-their mean duration too. What they held on average is an integral over batches of what all
-requests held, for which time has to be turned into batches. That takes a law: the first fit takes
-batches as equally long, later ones as the fit before says.
+A request that decodes D tokens sees D - 1 batches between the two, so the log tells the number of
+these batches and their mean duration. Their mean content is an integral over batches of the
+content of all requests, and the integral needs the time of every batch. The first fit takes
+batches as equally long; each later fit takes the batch times that the fit before predicts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._requests import RequestLog
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.law import Coefficients
+from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 
 MOST_POINTS = 2_000_000
+"""Largest number of points of time that the integral over batches uses."""
 
 
 def rows_of_phases(
@@ -23,7 +25,7 @@ def rows_of_phases(
     *,
     remote_prefill: bool,
     token_budget: float | None = None,
-    law: NDArray[np.float64] | None = None,
+    law: Coefficients | None = None,
 ) -> BatchRows:
     """Return one row per request that decodes more than one token.
 
@@ -31,8 +33,8 @@ def rows_of_phases(
     ----------
     log, remote_prefill, token_budget
         As for :func:`rows_of_requests`.
-    law : shape (4,)
-        d_0, d_prefill, d_decode, d_kv of a fit before; without it batches are equally long.
+    law
+        Coefficients of an earlier fit; without them batches are equally long.
     """
     steps = log.output_tokens - 1
     decodes = (steps >= 1) & (log.finish > log.first_token)
@@ -46,13 +48,12 @@ def rows_of_phases(
     t = np.unique(np.concatenate([t, log.first_token, first, finish]))
     batches = t.copy()  # equally long: any clock that runs evenly will do
     if law is not None:
-        d_0, d_prefill, d_decode, d_kv = np.nan_to_num(law)
         n, context = _held(t, t, first, finish, m, prompt)  # tokens equidistant: a start
         for _ in range(2):
-            tau = np.maximum(d_0 + d_decode * n + d_kv * context, shortest)
+            tau = np.maximum(law.d_0 + law.d_decode * n + law.d_kv * context, shortest)
             rate = 1 / tau
             if not remote_prefill:
-                rate = _slowed(rate, t, tau, log, d_prefill, token_budget)
+                rate = _slowed(rate, t, tau, log, law.d_prefill, token_budget)
             batches = np.concatenate([[0.0], np.cumsum(rate[:-1] * np.diff(t))])
             n, context = _held(t, batches, first, finish, m, prompt)
     else:
@@ -60,7 +61,7 @@ def rows_of_phases(
     width = np.diff(batches)
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean over the batches of each request; values hold from each point to the next."""
+        """Return means over the batches of each request; a value holds up to the next point."""
         total = np.concatenate([[0.0], np.cumsum(values[:-1] * width)])
         a, b = np.searchsorted(t, first), np.searchsorted(t, finish)
         return (total[b] - total[a]) / (batches[b] - batches[a])
@@ -74,7 +75,13 @@ def rows_of_phases(
     else:
         prefill = entered / m
     rows = BatchRows(
-        (first + finish) / 2, m, prefill, decode, kv, (finish - first) / m, disjoint=False
+        time=(first + finish) / 2,
+        steps=m,
+        prefill_tokens=prefill,
+        decode_tokens=decode,
+        kv_tokens=kv,
+        step_time=(finish - first) / m,
+        disjoint=False,
     )
     return rows.where(np.argsort(rows.time, kind="stable"))
 
@@ -83,10 +90,10 @@ def _held(
     t: NDArray[np.float64], batches: NDArray[np.float64], first: NDArray[np.float64],
     finish: NDArray[np.float64], m: NDArray[np.float64], prompt: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-    """Return how many decode and what they hold from each point of time to the next.
+    """Return the decoding requests and the KV that they hold, from each point to the next.
 
-    A request's tokens grow linearly with the number of batches, so that what all hold is linear
-    in it between two events.
+    The tokens of a request grow linearly with the number of batches, so the tokens of all requests
+    are linear in this number between two events.
     """
     a, b = np.searchsorted(t, first), np.searchsorted(t, finish)
     begun, slope = batches[a], m / (batches[b] - batches[a])
@@ -108,7 +115,7 @@ def _slowed(
     rate: NDArray[np.float64], t: NDArray[np.float64], tau: NDArray[np.float64], log: RequestLog,
     d_prefill: float, budget: float | None,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return batches per time where those with prompts, which end in first tokens, last longer."""
+    """Return the batches per time; batches with prompts, which end in first tokens, last longer."""
     slowed, ends = rate.copy(), np.searchsorted(t, log.first_token)
     before = -1
     order = np.argsort(log.first_token, kind="stable")

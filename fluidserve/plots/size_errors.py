@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluidserve.plots._style import BLUE, ENGINES, figure
+from fluidserve.plots.style import BLUE, ENGINES, figure
 
 if TYPE_CHECKING:
     from studies.accuracy import SizePoint

@@ -1,4 +1,4 @@
-"""Which model and which card a name means."""
+"""The meaning of names: which model and which card a user asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TUNED = {"instruct", "chat", "it", "base", "hf", "meta"}
 
 
 def model_key(name: str) -> str:
-    """Return what two names of one shape have in common: ``Llama-3.1-8B-Instruct`` is its base."""
+    """Return the part that all names of one shape share: ``Llama-3.1-8B-Instruct`` is its base."""
     words = re.split(r"[-_\s]+", name.strip().lower().rpartition("/")[2])
     return "-".join(
         word for word in words if word not in TUNED and not re.fullmatch(r"\d{4}", word)

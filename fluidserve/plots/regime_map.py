@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fluidserve.plots._style import BLUE, GREEN, INK, ORANGE, VERMILLION, figure, legend_above, note
+from fluidserve.plots.style import BLUE, GREEN, INK, ORANGE, VERMILLION, figure, legend_above, note
 
 if TYPE_CHECKING:
     from studies.phase_diagram import PhaseDiagram

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fluidserve.plots._style import INK, STATES, VERMILLION, figure, legend_above, note, time_label
+from fluidserve.plots.style import INK, STATES, VERMILLION, figure, legend_above, note, time_label
 
 ENTERS = {
     "arrive": "waiting",

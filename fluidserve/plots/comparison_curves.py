@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fluidserve.plots._style import Curve
+from fluidserve.plots.style import Curve
 
 if TYPE_CHECKING:
     from studies import Comparison

@@ -1,14 +1,12 @@
-"""From a request log to batches, by the times that it has."""
+"""The batches of a request log, by the times that the log has."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._phase_rows import rows_of_phases
-from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._token_rows import STEPS_PER_ROW, rows_of_tokens
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.law import Coefficients
+from calibration.server_runs.phase_rows import rows_of_phases
+from calibration.server_runs.requests import RequestLog
+from calibration.server_runs.token_rows import STEPS_PER_ROW, rows_of_tokens
 
 
 def rows_of_requests(
@@ -17,7 +15,7 @@ def rows_of_requests(
     steps_per_row: int = STEPS_PER_ROW,
     token_budget: float | None = None,
     remote_prefill: bool = False,
-    law: NDArray[np.float64] | None = None,
+    law: Coefficients | None = None,
 ) -> BatchRows:
     """Return the batches of a request log: content and duration, on average over several.
 
@@ -27,17 +25,24 @@ def rows_of_requests(
         With inter-token times the rows are ``steps_per_row`` batches each and tile the time in
         which anything decodes. Without, a row is the whole decode phase of a request.
     steps_per_row
-        See above.
+        Batches that one row averages, of a log with inter-token times.
     token_budget : [tokens]
         ``max_num_batched_tokens`` of the server: prompts longer than it take several batches, up
         to the one that ends with their first token. Without it a prompt is computed in one.
     remote_prefill
         Prompts come with their KV (a decode node): their first token is decoded like the others.
-    law : shape (4,)
-        Of a fit before, for logs without inter-token times; see :mod:`._phase_rows`.
+    law
+        Coefficients of an earlier fit, for logs without inter-token times; see
+        :func:`calibration.server_runs.phase_rows.rows_of_phases`.
     """
     if log.inter_token is None or max(each.size for each in log.inter_token) < steps_per_row:
         return rows_of_phases(
             log, remote_prefill=remote_prefill, token_budget=token_budget, law=law
         )
-    return rows_of_tokens(log, log.inter_token, steps_per_row, token_budget, remote_prefill)
+    return rows_of_tokens(
+        log,
+        log.inter_token,
+        steps_per_row=steps_per_row,
+        token_budget=token_budget,
+        remote_prefill=remote_prefill,
+    )

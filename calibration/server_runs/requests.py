@@ -1,4 +1,4 @@
-"""Per-request results of a server: what a benchmark or a gateway wrote, checked as it is read."""
+"""Per-request results of a server, as a benchmark or a gateway wrote them."""
 
 from __future__ import annotations
 
@@ -11,41 +11,59 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.refusal import refuse_first
 from serving import WorkloadError
 from workload import TextTable
 
 ARRIVAL = ("arrival_s", "arrival_time", "start_time", "start_s")
-FIRST_TOKEN = ("first_token_s", "first_token_time")
-TTFT = ("ttft_s", "ttft")
-FINISH = ("finish_s", "completion_time", "finish_time", "end_s")
-E2EL = ("e2e_s", "e2el_s", "e2el", "e2e")
-PROMPT = ("prompt_tokens", "prefill_length", "input_len")
-OUTPUT = ("output_tokens", "decode_length", "output_len")
-"""Header names of the same thing, the first that a file has is taken; times are in seconds."""
+"""Header names of the arrival [s]; of all header names, the first that a file has is taken."""
 
-STATUS, FAILED = "status", frozenset({"error", "errored", "failed", "failure", "incomplete"})
-"""A column that says how a request ended, and the words for those that did not complete."""
+FIRST_TOKEN = ("first_token_s", "first_token_time")
+"""Header names of the time of the first token [s]."""
+
+TTFT = ("ttft_s", "ttft")
+"""Header names of the time from arrival to first token [s]."""
+
+FINISH = ("finish_s", "completion_time", "finish_time", "end_s")
+"""Header names of the time of the last token [s]."""
+
+E2EL = ("e2e_s", "e2el_s", "e2el", "e2e")
+"""Header names of the time from arrival to last token [s]."""
+
+PROMPT = ("prompt_tokens", "prefill_length", "input_len")
+"""Header names of the prompt tokens."""
+
+OUTPUT = ("output_tokens", "decode_length", "output_len")
+"""Header names of the output tokens."""
+
+STATUS = "status"
+"""Header name of the column that says how a request ended."""
+
+FAILED = frozenset({"error", "errored", "failed", "failure", "incomplete"})
+"""Words of the column ``status`` for a request that did not complete."""
 
 BENCH_KEYS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
+"""Keys of a benchmark result that a log needs."""
+
 SHORTEST_STEP, LONGEST_STEP = 1e-4, 3.0
-"""Median time between the tokens of a request [s] that a server can have; beyond it is a unit."""
+"""Bounds [s] of the median time between two tokens; a file beyond them is in another unit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestLog:
-    """What happened to every completed request, in order of arrival.
+    """A log holds times and lengths of every completed request, in order of arrival.
 
     Parameters
     ----------
     arrival, first_token, finish : shape (R,) [s]
-        On one clock, arrival <= first_token <= finish.
+        Times on one clock, arrival <= first_token <= finish.
     prompt_tokens, output_tokens : shape (R,) [tokens]
-        Both >= 1.
+        Lengths of prompt and output, each >= 1.
     inter_token
         Times between consecutive outputs of each request [s]; None where the file has none.
         A server that sends several tokens at once has fewer of them than tokens.
     dropped
-        How many rows were left out, by reason.
+        Number of rows that were left out, by reason.
     """
 
     arrival: NDArray[np.float64]
@@ -70,7 +88,7 @@ def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
         The parsed JSON: ``input_lens``, ``output_lens`` [tokens], ``ttfts``, ``itls`` [s],
         ``start_times`` [s, any origin] and, if there, ``errors``.
     path
-        Of the file, for messages.
+        Name of the file, for messages.
 
     Raises
     ------
@@ -103,12 +121,19 @@ def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
     )
     lasts = np.array([each.sum() for each in gaps])
     start, ttft = columns["start_times"][keep], columns["ttfts"][keep]
-    return _checked(
-        start, start + ttft, start + ttft + lasts,
-        columns["input_lens"][keep], columns["output_lens"][keep], gaps,
-        {"failed requests": int(failed.sum()), "requests without output": int(empty.sum())},
-        path, keep + 1,
-    )  # fmt: skip
+    log = RequestLog(
+        arrival=start,
+        first_token=start + ttft,
+        finish=start + ttft + lasts,
+        prompt_tokens=columns["input_lens"][keep],
+        output_tokens=columns["output_lens"][keep],
+        inter_token=gaps,
+        dropped={
+            "failed requests": int(failed.sum()),
+            "requests without output": int(empty.sum()),
+        },
+    )
+    return _checked(log, path, rows=keep + 1)
 
 
 def from_table(table: TextTable) -> RequestLog:
@@ -129,6 +154,7 @@ def from_table(table: TextTable) -> RequestLog:
     failed = np.array([each.strip().lower() in FAILED for each in status], dtype=bool)
 
     def numbers(*names: Sequence[str]) -> tuple[NDArray[np.float64], int]:
+        """Return the first column that the table has, and which group of names it is in."""
         for kind, group in enumerate(names):
             for name in group:
                 if name in table.columns:
@@ -142,10 +168,18 @@ def from_table(table: TextTable) -> RequestLog:
     finish, relative = numbers(FINISH, E2EL)
     finish = arrival + finish if relative else finish
     rows = np.flatnonzero(~failed) + 1 if failed.size else np.arange(1, arrival.size + 1)
-    return _checked(
-        arrival, first, finish, numbers(PROMPT)[0], numbers(OUTPUT)[0], None,
-        {"failed requests": int(failed.sum())}, table.path, rows,
-    )  # fmt: skip
+    prompt, _ = numbers(PROMPT)
+    output, _ = numbers(OUTPUT)
+    log = RequestLog(
+        arrival=arrival,
+        first_token=first,
+        finish=finish,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        inter_token=None,
+        dropped={"failed requests": int(failed.sum())},
+    )
+    return _checked(log, table.path, rows=rows)
 
 
 def _completed(table: TextTable, name: str, failed: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -163,45 +197,55 @@ def is_request_table(table: TextTable) -> bool:
     return all(any(name in table.columns for name in group) for group in groups)
 
 
-def _checked(
-    arrival: NDArray, first: NDArray, finish: NDArray, prompt: NDArray, output: NDArray,
-    gaps: tuple[NDArray[np.float64], ...] | None, dropped: Mapping[str, int],
-    path: Path, rows: NDArray,
-) -> RequestLog:  # fmt: skip
-    """Hold every request to what can happen, and sort them by arrival."""
-    if not arrival.size:
-        raise WorkloadError(
-            "holds no request that completed" + "".join(f"; {n} {why}" for why, n in
-                                                        dropped.items() if n), path=path
-        )  # fmt: skip
+def _checked(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> RequestLog:
+    """Return a log sorted by arrival, from time 0; refuse values that cannot be.
 
-    def refuse(bad: NDArray, column: str, value: NDArray, reason: str) -> None:
-        if bad.any():
-            at = int(np.argmax(bad))
-            raise WorkloadError(
-                reason, path=path, row=int(rows[at]), column=column, value=float(value[at])
-            )
+    Parameters
+    ----------
+    log
+        Requests in the order of the file, on the clock of the file.
+    path
+        Name of the file, for messages.
+    rows : shape (R,)
+        Number of each request in the file.
+    """
+    if not len(log):
+        reasons = "".join(f"; {count} {reason}" for reason, count in log.dropped.items() if count)
+        raise WorkloadError("holds no request that completed" + reasons, path=path)
 
-    refuse(first < arrival, "first token", first - arrival, "it comes before the arrival")
-    refuse(finish < first - 1e-9, "finish", finish - first, "it comes before the first token")
-    for name, tokens in (("prompt tokens", prompt), ("output tokens", output)):
+    def refuse(wrong: NDArray[np.bool_], column: str, values: NDArray, reason: str) -> None:
+        refuse_first(wrong, reason, column=column, values=values, path=path, rows=rows)
+
+    ttft, decoding = log.first_token - log.arrival, log.finish - log.first_token
+    refuse(log.first_token < log.arrival, "first token", ttft, "it comes before the arrival")
+    early = log.finish < log.first_token - 1e-9
+    refuse(early, "finish", decoding, "it comes before the first token")
+    for name, tokens in (
+        ("prompt tokens", log.prompt_tokens),
+        ("output tokens", log.output_tokens),
+    ):
         refuse((tokens < 1) | (tokens % 1 != 0), name, tokens, "allowed: a whole number >= 1")
-    several = output > 1
+    several = log.output_tokens > 1
     if several.any():
-        step = float(np.median((finish - first)[several] / (output - 1)[several]))
+        step = float(np.median(decoding[several] / (log.output_tokens - 1)[several]))
         if not SHORTEST_STEP <= step <= LONGEST_STEP:
             raise WorkloadError(
                 f"median time between tokens is {step:.3g} s: not plausible; times are read in "
                 f"seconds (allowed: {SHORTEST_STEP} to {LONGEST_STEP}); is the file in "
                 f"{'milliseconds' if step > LONGEST_STEP else 'another unit'}?", path=path,
             )  # fmt: skip
-    order = np.argsort(arrival, kind="stable")
-    origin = arrival[order[0]]
+    order = np.argsort(log.arrival, kind="stable")
+    origin = log.arrival[order[0]]
+    gaps = log.inter_token
     return RequestLog(
-        arrival[order] - origin, first[order] - origin, finish[order] - origin,
-        prompt[order], output[order],
-        None if gaps is None else tuple(gaps[at] for at in order), dict(dropped),
-    )  # fmt: skip
+        arrival=log.arrival[order] - origin,
+        first_token=log.first_token[order] - origin,
+        finish=log.finish[order] - origin,
+        prompt_tokens=log.prompt_tokens[order],
+        output_tokens=log.output_tokens[order],
+        inter_token=None if gaps is None else tuple(gaps[at] for at in order),
+        dropped=dict(log.dropped),
+    )
 
 
 def _numbers(
