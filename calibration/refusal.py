@@ -1,4 +1,4 @@
-"""The refusal of a measurement whose values cannot be, with the place of the first of them."""
+"""A refusal names the first value of a measurement that cannot be, with its place."""
 
 from __future__ import annotations
 

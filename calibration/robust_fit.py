@@ -1,10 +1,10 @@
-"""Robust least squares on relative errors, and robust measures of spread.
+"""Robust least squares fit laws to times by relative errors; robust spreads judge errors.
 
 The fit describes measured times by ``base + columns @ coefficients``. Times range over orders of
 magnitude and their noise grows with them, so the fit minimises relative errors. Each error is
 taken over the fitted time. An error over the measured time would give more weight to the times
-that noise made short: 5 % of noise would lower every coefficient by .4 %, however many rows there
-are.
+that noise made short: noise of the relative size s would lower every coefficient by the share
+2 s^2 (.5 % at s = 5 %), however many rows there are.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RelativeFit:
-    """Coefficients that describe measured times, and the errors that they leave.
+    """A fit gives coefficients that describe measured times, and the errors left over.
 
     Parameters
     ----------
@@ -141,6 +141,7 @@ def _non_negative_least_squares(A: Array, b: Array) -> Array:
 
 
 def _least_squares(A: Array, b: Array) -> Array:
+    """Return the c of any sign that minimises ``|A c - b|``."""
     return np.asarray(np.linalg.lstsq(A, b, rcond=None)[0], float)
 
 

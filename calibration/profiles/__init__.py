@@ -1,4 +1,4 @@
-"""Profiles: the batch-time law and the KV capacity of known models on known graphics cards."""
+"""Profiles hold the batch-time law and the KV capacity of known models on known cards."""
 
 from calibration.profiles.estimate import estimated_kv_capacity as estimated_kv_capacity
 from calibration.profiles.estimate import estimated_law as estimated_law

@@ -1,4 +1,4 @@
-"""Estimates from data sheets and model shapes, for machines that nobody measured."""
+"""Data sheets and model shapes give estimates for machines that nobody measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meaning of names: which model and which card a user asks for."""
+"""A lookup finds the model and the card that a user's name means."""
 
 from __future__ import annotations
 

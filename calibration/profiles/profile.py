@@ -1,4 +1,4 @@
-"""The profile of a model on a card: measured where there is a measurement, else estimated."""
+"""A profile describes a model on a card: measured where a measurement exists, else estimated."""
 
 from __future__ import annotations
 

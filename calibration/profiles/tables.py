@@ -1,4 +1,4 @@
-"""The files of the profiles: their schema, and readers that read each file once."""
+"""The files of the profiles follow a schema; each is read once."""
 
 from __future__ import annotations
 

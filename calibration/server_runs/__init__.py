@@ -1,4 +1,4 @@
-"""Calibration from what a running server wrote: per-request results or per-second metrics."""
+"""A running server's results or metrics give the batch-time law of the server."""
 
 from calibration.server_runs.batch_rows import BatchRows as BatchRows
 from calibration.server_runs.calibrate import HeldOut as HeldOut

@@ -1,4 +1,4 @@
-"""Rows that a law is fitted to: mean content and duration of consecutive batches."""
+"""A law is fitted to rows: mean content and mean duration of consecutive batches."""
 
 from __future__ import annotations
 

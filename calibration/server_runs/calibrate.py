@@ -1,4 +1,4 @@
-"""The batch-time law of a server from its log, with figures that say how far to trust it."""
+"""A server's log gives a batch-time law, with figures that say how far to trust the law."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunCalibration:
-    """The batch-time law of a server, and figures that say how far to trust it.
+    """A calibration holds the law of a server, and figures that say how far to trust the law.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def calibrate_run(
     remote_prefill: bool = False,
     windows: int = 8,
 ) -> RunCalibration:
-    """Fit the batch-time law of a server to what it wrote while it ran.
+    """Fit the batch-time law of a server to the log of a run.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def calibrate_run(
 def _request_rows(
     log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
 ) -> tuple[BatchRows, int | None]:
-    """Return the rows under the budget that is given, or under which they fit best."""
+    """Return the rows under the given token budget, or under the budget that fits best."""
 
     def rows(tokens: int | None, law: Coefficients | None = None) -> BatchRows:
         return rows_of_requests(

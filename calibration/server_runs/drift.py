@@ -1,4 +1,4 @@
-"""The drift of a server's batch times: the law is fitted again in a sliding window."""
+"""A sliding window, in which the law is fitted again, shows drift of batch times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch-time law that the mean batch times of a server follow."""
+"""The mean batch times of a server give a batch-time law."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving import FluidServeError
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of ``tau = d_0 + d_prefill P + d_decode n + d_kv K``.
+    """Four coefficients make the law ``tau = d_0 + d_prefill P + d_decode n + d_kv K``.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ IDENTIFIED = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LawFit:
-    """A fitted batch-time law, with intervals.
+    """A fit gives a batch-time law with intervals.
 
     Parameters
     ----------

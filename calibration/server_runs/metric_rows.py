@@ -1,4 +1,4 @@
-"""The batches between the scrapes of a server's metrics."""
+"""Two scrapes of a server's metrics tell the mean batch between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a running vLLM server over time: scrapes, exports and window tables."""
+"""A running vLLM server shows metrics over time: scrapes, exports and window tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two more figures that a run shows: the front end's share of TTFT, and the KV capacity."""
+"""A run shows two more figures: the front end's share of TTFT, and the KV capacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of a log that has the times of the first and the last token of every request.
+"""The first and the last token of every request tell the batches of a log.
 
 A request that decodes D tokens sees D - 1 batches between the two, so the log tells the number of
 these batches and their mean duration. Their mean content is an integral over batches of the

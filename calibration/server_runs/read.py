@@ -1,4 +1,4 @@
-"""The reader of server logs, which finds the kind of a file in its content."""
+"""The reader of server logs finds the kind of a file in the content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of a request log, by the times that the log has."""
+"""A request log tells batches, by token times or by first and last tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rows_of_requests(
     remote_prefill: bool = False,
     law: Coefficients | None = None,
 ) -> BatchRows:
-    """Return the batches of a request log: content and duration, on average over several.
+    """Return the batches of a request log: mean content and mean duration.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Per-request results of a server, as a benchmark or a gateway wrote them."""
+"""A benchmark or a gateway writes a server's results per request."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def from_table(table: TextTable) -> RequestLog:
     failed = np.array([each.strip().lower() in FAILED for each in status], dtype=bool)
 
     def numbers(*names: Sequence[str]) -> tuple[NDArray[np.float64], int]:
-        """Return the first column that the table has, and which group of names it is in."""
+        """Return the first column that the table has, and the number of its group of names."""
         for kind, group in enumerate(names):
             for name in group:
                 if name in table.columns:
@@ -183,7 +183,7 @@ def from_table(table: TextTable) -> RequestLog:
 
 
 def _completed(table: TextTable, name: str, failed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return a column of the requests that completed; those that failed may leave it empty."""
+    """Return a column of the requests that completed; failed requests may leave cells empty."""
     if not failed.any():
         return table.numbers(name)
     values = ["0" if bad else value for value, bad in zip(table.columns[name], failed, strict=True)]
@@ -251,7 +251,7 @@ def _checked(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> Request
 def _numbers(
     values: Any, key: str, path: Path, *, row: int | None = None, allowed_from: float | None = None
 ) -> NDArray[np.float64]:
-    """Return a JSON list as finite numbers; the first that is none is named."""
+    """Return a JSON list as finite numbers; refuse any other value by name."""
     if not isinstance(values, list):
         raise WorkloadError("allowed: a list of numbers", path=path, row=row, column=key)
     out = np.array(
@@ -269,7 +269,7 @@ def _numbers(
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Return the content of a JSON file; ``NaN`` is read, and refused where it is used.
+    """Return the content of a JSON file; a later check refuses ``NaN``.
 
     Raises
     ------

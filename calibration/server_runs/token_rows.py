@@ -1,4 +1,4 @@
-"""The batches of a log that has the time of every token.
+"""The time of every token tells the batches of a log.
 
 While a request decodes, every batch gives it one token. So the time between two of its tokens is
 the duration of a batch, and what the others received meanwhile is what that batch held.

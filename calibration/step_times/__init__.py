@@ -1,4 +1,4 @@
-"""Batch-time laws from measured step times: read, fit, and say how good the fit is."""
+"""Measured step times give a batch-time law, and figures that say how good the fit is."""
 
 from calibration.step_times.diagnostics import Coefficient as Coefficient
 from calibration.step_times.diagnostics import Identifiability as Identifiability

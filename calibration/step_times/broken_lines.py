@@ -1,4 +1,4 @@
-"""Broken lines: their basis for a fit, and the search for the places where they bend."""
+"""Broken lines have a basis for a fit; a search finds the knots where a line bends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns of one fit, with the names of their coefficients."""
+"""A design names the columns of one fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Line:
-    """A broken line as a term of a fit.
+    """A broken line is a term of a fit.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
-    """Measured times and the columns that a fit explains them by.
+    """A design holds measured times and the columns that explain the times.
 
     Parameters
     ----------

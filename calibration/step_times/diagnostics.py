@@ -1,4 +1,4 @@
-"""The certainty of each coefficient: collinearity, intervals by deleted levels, outliers."""
+"""Diagnostics say how certain a fit is: collinearity, intervals by deleted levels, outliers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True)
 class Identifiability:
-    """The rows of a fit tell its columns apart, or do not.
+    """Rows tell the columns of a fit apart as far as these figures say.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The fit of a batch-time law to step times, and figures that say how good the fit is."""
+"""A fit to step times gives a batch-time law, and figures that say how good the fit is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORTH = 0.9
 
 @dataclass(frozen=True, slots=True)
 class FitQuality:
-    """Figures that say how good a fit is.
+    """Errors on seen and on held-out rows say how good a fit is.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class FitQuality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimeFit:
-    """A fitted law, with figures that say how good the fit is.
+    """A fit holds a law, and figures that say how good the fit is.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def _choice(
 
 
 def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
-    """Return a line of decode rows under the chosen recipe's name where they agree on decode."""
+    """Return a decode score under the chosen recipe where both recipes agree on decode."""
     same = (line.recipe.decode, line.recipe.kv) == (recipe.decode, recipe.kv)
     if line.regime != "decode" or not same:
         return line

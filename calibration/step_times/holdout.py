@@ -1,4 +1,4 @@
-"""Errors on rows that the fit did not see: whole levels are held out, regime by regime."""
+"""Held-out levels show the errors on rows that the fit did not see."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class HeldOut:
 
 
 def level_numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the level of each value: itself, or the largest of its block of equal counts."""
+    """Return the level of each value: the value, or the largest of a block of equal counts."""
     distinct = np.unique(values)
     if distinct.size <= MOST_LEVELS:
         return values
@@ -111,7 +111,7 @@ def _splits(rows: StepRows, regime: str) -> Iterator[tuple[str, NDArray[np.float
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """One level that a fit did not see.
+    """A fold is one level that a fit did not see.
 
     Parameters
     ----------

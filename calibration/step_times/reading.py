@@ -1,4 +1,4 @@
-"""Step-time files: one row per measured batch, checked column by column."""
+"""A step-time file has one row per measured batch; the reader checks each column."""
 
 from __future__ import annotations
 

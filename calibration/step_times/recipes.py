@@ -1,4 +1,4 @@
-"""Recipes: which rows give which coefficients of the batch-time law."""
+"""A recipe says which rows give which coefficients of the batch-time law."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartFit:
-    """The fit of one part of a law: of decode-only batches, or of batches with prefill.
+    """Decode-only batches give one part of a law, batches with prefill the other.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def fit_prefill(rows: StepRows, law: BatchTimeLaw, recipe: Recipe) -> PartFit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefillKnots:
-    """Contents of a batch with prefill at which its time bends.
+    """The time of a batch with prefill bends at these contents.
 
     Parameters
     ----------

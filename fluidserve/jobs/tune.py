@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,13 +13,34 @@ from fluidserve.inputs import Inputs, load_inputs
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput
-from serving import FluidServeError
+from serving import ConfigError, FluidServeError
 
 if TYPE_CHECKING:
-    from workload import Workload
+    from studies.question import Question
 
 NO_ANSWER = 1
 """Exit status where no value meets the objectives."""
+
+FLAGS = {
+    "knob": "KNOB",
+    "bracket": "--bracket",
+    "tolerance": "--tolerance",
+    "replications": "--replications",
+    "confidence": "--confidence",
+    "scan": "--scan",
+    "least_requests": "--run-length",
+    "most_requests": "--max-run-length",
+    "requests": "--run-length",
+    "rate_shape": "--rate-shape",
+}
+"""What a user types for each parameter of tuning."""
+
+GOODPUT_SETTINGS = {
+    "replications": "replications",
+    "confidence": "confidence",
+    "least_requests": "requests",
+}
+"""Settings of two knobs by those of one: what a search of two knobs takes, too."""
 
 
 def tuned(
@@ -29,47 +51,74 @@ def tuned(
     Parameters
     ----------
     params
-        Of the command: workload and instance.
+        Parameters of the command that name workload, instance and thresholds.
     knob
         Name of the knob, or two with a comma between them.
     slos
         Objectives as given.
     options
-        Of :func:`studies.tuning.tune`; those that are None are left out.
+        ``bracket`` as given, and the fields of :class:`studies.tuning.SearchSettings`; those that
+        are None are left out.
     """
-    from studies.tuning import Operation, knob_named, most_goodput, parse_slo, tune
-
-    chosen = [knob_named(name) for name in knob.split(",")]
-    given = {name: value for name, value in options.items() if value is not None}
-    if len(chosen) > 2:
+    names = knob.split(",")
+    if len(names) > 2:
         raise FluidServeError("KNOB: one knob, or two with a comma between them")
-    if (len(chosen) == 2) != bool(params["goodput"]) or (len(chosen) == 2 and slos):
-        raise FluidServeError(
-            "--goodput goes with two knobs (B,admission-threshold), --slo with one"
-        )
+    if (len(names) == 2) != bool(params["goodput"]) or (len(names) == 2 and slos):
+        raise FluidServeError("--goodput goes with two knobs, such as max-rate,B; --slo with one")
+    given = {name: value for name, value in options.items() if value is not None}
+    brackets = parse_brackets(given.pop("bracket", None), len(names))
     inputs = load_inputs(params)
-    operation = Operation(_steady(params, inputs), inputs.instance)
-    line = ProgressLine()
-    told = line.say if inputs.config.verbose else None
-    if len(chosen) == 2:
-        names = {"replications": "replications", "least_requests": "requests"}
-        for name in given.keys() - names.keys():
-            raise FluidServeError(f"--{name.replace('_', '-')} is for one knob")
-        thresholds = parse_goodput(params["goodput"], inputs.instance.time_unit)
-        best = most_goodput(
-            chosen, operation, thresholds or {}, seed=inputs.config.seed, told=told,
-            **{names[name]: value for name, value in given.items()},
-        )  # fmt: skip
-        result = best.to_json() | _context(inputs, operation.mean_rate)
-        return result, _said(best.best is not None, result["reason"], ())
-    parsed = [parse_slo(text, inputs.instance.time_unit) for text in slos]
-    found = tune(chosen[0], operation, parsed, seed=inputs.config.seed, told=told, **given)
-    result = found.to_json() | _context(inputs, operation.mean_rate)
-    return result, _said(found.value is not None, found.reason, found.warnings)
+    question = _steady(params, inputs)
+    told = ProgressLine().say if inputs.config.verbose else None
+    with _flags_named():
+        if len(names) == 2:
+            thresholds = parse_goodput(params["goodput"], question.instance.time_unit) or {}
+            result, status = _two_knobs(names, question, thresholds, brackets, given, told)
+        else:
+            result, status = _one_knob(names[0], question, slos, brackets[0], given, told)
+    return result | _context(inputs, question), status
 
 
-def _steady(params: Mapping[str, Any], inputs: Inputs) -> Workload:
-    """Return the stream that is tuned for; refuse what ends."""
+def _one_knob(
+    name: str,
+    question: Question,
+    slos: Sequence[str],
+    bracket: tuple[float, float] | None,
+    given: Mapping[str, Any],
+    told: Callable[[str], None] | None,
+) -> tuple[dict[str, Any], int]:
+    """Return the answer to one knob, and the exit status."""
+    from studies.tuning import SearchSettings, parse_slo, tune
+
+    parsed = [parse_slo(text, question.instance.time_unit) for text in slos]
+    settings = SearchSettings(**given)
+    found = tune(name, question, parsed, bracket=bracket, settings=settings, told=told)
+    return found.to_json(), _said(found.value is not None, found.reason, found.warnings)
+
+
+def _two_knobs(
+    names: Sequence[str],
+    question: Question,
+    thresholds: Mapping[str, float],
+    brackets: Sequence[tuple[float, float] | None],
+    given: Mapping[str, Any],
+    told: Callable[[str], None] | None,
+) -> tuple[dict[str, Any], int]:
+    """Return the answer to two knobs, and the exit status."""
+    from studies.tuning import GoodputSettings, most_goodput
+
+    for key in given.keys() - GOODPUT_SETTINGS.keys():
+        raise FluidServeError(f"{FLAGS[key]} is for one knob")
+    settings = GoodputSettings(**{GOODPUT_SETTINGS[key]: value for key, value in given.items()})
+    found = most_goodput(
+        names, question, thresholds, brackets=brackets, settings=settings, told=told
+    )
+    result = found.to_json()
+    return result, _said(found.best is not None, result["reason"], ())
+
+
+def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:
+    """Return what is tuned: a stream on an instance; refuse what ends."""
     if inputs.question.is_file:
         raise FluidServeError(
             "tune needs a steady stream, not a file that ends; give its lengths with "
@@ -79,20 +128,39 @@ def _steady(params: Mapping[str, Any], inputs: Inputs) -> Workload:
         if params.get(key) is not None:
             flag = key.replace("_", "-")
             raise FluidServeError(f"--{flag}: tune sets the length of its runs; see --run-length")
-    return inputs.question.stream
+    return inputs.question
 
 
-def _context(inputs: Inputs, rate: float) -> dict[str, Any]:
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Let an error about a parameter of tuning name the flag that a user typed, or lacks."""
+    try:
+        yield
+    except ConfigError as wrong:
+        flag = FLAGS.get(wrong.key)
+        if flag is None:
+            raise
+        if wrong.value is None:
+            raise FluidServeError(f"{flag} is needed: {wrong.allowed}") from None
+        raise FlagError(flag, _typed(wrong.value), wrong.allowed) from None
+
+
+def _typed(value: Any) -> str:
+    """Return a value as a user would type it."""
+    return ":".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
+
+
+def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
     """Return what was tuned: the rate given counts only where it is no knob."""
-    mix = inputs.question.mix
+    mix = question.mix
     return {
-        "time_unit": inputs.instance.time_unit,
-        "seed": inputs.config.seed,
-        "capacity": inputs.question.capacity,
-        "instance": flat(inputs.instance),
+        "time_unit": question.instance.time_unit,
+        "seed": question.seed,
+        "capacity": question.capacity,
+        "instance": flat(question.instance),
         "workload": {
             **inputs.source,
-            "mean_arrival_rate": rate,
+            "mean_arrival_rate": question.stream.mean_rate,
             "mean_prefill_length": mix.mean_prefill,
             "mean_decode_length": mix.mean_decode,
         },
@@ -109,18 +177,23 @@ def _said(found: bool, reason: str, warnings: Sequence[str]) -> int:
     return NO_ANSWER
 
 
-def parse_bracket(text: str | None) -> tuple[float, float] | None:
-    """Return the two numbers of ``LOW:HIGH``.
+def parse_brackets(text: str | None, knobs: int) -> list[tuple[float, float] | None]:
+    """Return the two numbers of ``LOW:HIGH`` for each knob; None where nothing is given.
 
     Raises
     ------
     FlagError
-        If they are not.
+        If ``text`` is not one bracket per knob, with a comma between them.
     """
     if text is None:
-        return None
+        return [None] * knobs
     try:
-        low, high = (float(part) for part in text.split(":"))
+        brackets: list[Any] = [
+            tuple(map(float, part.split(":"))) if part else None for part in text.split(",")
+        ]
     except ValueError:
-        raise FlagError("--bracket", text, "LOW:HIGH, two numbers") from None
-    return low, high
+        brackets = []
+    if len(brackets) != knobs or any(each is not None and len(each) != 2 for each in brackets):
+        allowed = "LOW:HIGH, two numbers" if knobs == 1 else "LOW:HIGH,LOW:HIGH, one per knob"
+        raise FlagError("--bracket", text, allowed)
+    return brackets

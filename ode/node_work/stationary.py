@@ -21,6 +21,7 @@ from serving import (
     LatencySamples,
     RequestMix,
     SolveError,
+    answers,
 )
 
 MODELLED = tuple(name for name in LATENCIES if name != "itl")
@@ -96,6 +97,7 @@ class _Distributions(Mapping[str, Distribution]):
         return len(MODELLED)
 
 
+@answers("decode_node")
 def stationary(
     mix: RequestMix,
     instance: DecodeNode,

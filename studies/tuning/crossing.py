@@ -1,4 +1,9 @@
-"""Two neighbouring values of a knob with opposite verdicts, and how they are found."""
+"""Two neighbouring values of a knob with opposite verdicts, and how they are found.
+
+A margin is the log of a statistic over its limit; a slope is that of the margin over the log of the
+knob. A bracket is closed where the log of its upper end over its lower one is at most the
+tolerance; distances in brackets are multiples of the tolerance.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +13,66 @@ from dataclasses import dataclass
 
 from studies.tuning.engine import Point
 from studies.tuning.knobs import Knob
+from studies.tuning.settings import SearchSettings
 
-NEAR = 0.3
-"""Log margin within which short runs count as having been led to the crossing."""
+LED_THERE = 0.3
+"""Margin below which a scout is near enough to the crossing that no further one is sent."""
 
-FAR = 5.0
-"""Log margin from which its size says nothing any more."""
+LARGEST_TELLING_MARGIN = 5.0
+"""Margin from which its size no longer tells how far away the crossing is."""
 
-SCOUT, SCOUTS, MOST_SCOUTS = 5, 3, 6
-"""Length of a scout over that of a scanning run; replications of each; how many there may be."""
+SCOUT_LENGTH = 5
+"""Length of a scout's run in shortest runs."""
+
+SCOUT_REPLICATIONS = 3
+"""Most replications of a scout."""
+
+MOST_SCOUTS = 6
+"""Values at which scouts may run before the long runs begin."""
 
 MOST_STEPS = 40
+"""Values that the long runs may try before a crossing is given up."""
+
+STEPS_BY_ROOT = 8
+"""Long runs that follow the root of the margins; later ones halve what is left."""
+
 LEAST_SLOPE = 0.5
-"""Of a margin over the log of the knob: growth of the backlog beyond capacity has 1."""
+"""Least slope that counts. The growth of the backlog beyond capacity has a slope of 1."""
 
-STEADY = 0.15
-"""Wanted spread of a margin over replications, in brackets: three or four then tell the ends."""
+SLOPE_CHANGE = 3.0
+"""Factor by which the slope may change from one long run to the next."""
 
-PEEK, ON_IT, GROWTH = 5, 0.25, 4
-"""Replications after which a verdict that is still open makes runs longer by a factor; but nearer
-to the crossing, in brackets, than this, no length would decide it: then other ends are sought."""
+LEAST_STEP = 0.3
+"""Distance of two values [brackets] from which their margins tell a slope."""
 
-OFF = 0.45
-"""Brackets from the crossing at which its ends are tried."""
+WANTED_SPREAD = 0.15
+"""Standard deviation of a margin over replications [brackets times slope] that runs are made long
+enough for: three or four replications then tell the two ends of a bracket apart."""
+
+FIRST_REPLICATIONS = 5
+"""Replications of a long run after which a verdict that is still open asks for longer runs."""
+
+UNDECIDABLE = 0.25
+"""Distance from the crossing [brackets] within which no run length would decide a verdict: other
+ends are sought there instead of longer runs."""
+
+LENGTHENING = 4
+"""Factor by which runs become longer where a verdict stays open."""
+
+END_DISTANCE = 0.45
+"""Distance from the estimated crossing [brackets] at which the ends of its bracket are tried."""
+
+FLUID_STEP = 0.02
+"""Relative step either way over which the fluid model's slope is taken."""
+
+MOST_DOUBLINGS = 11
+"""Values tried, each twice as far away, where long runs at both ends agree with each other."""
+
+SECANT_MARGIN = 2.0
+"""Largest margin that counts, either way, for the line between two points."""
+
+SECANT_EDGE = 0.1
+"""Least share of a bracket that the line between its ends leaves on either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +96,7 @@ class Crossing:
 
     @property
     def estimate(self) -> float:
-        """Where the margin that is missed is 0, on the line between the two."""
+        """Value at which the margin that is missed is 0, on the line between the two."""
         a, b = self._margins()
         share = -a / (b - a) if b > a else 0.5
         return self.met.value + min(max(share, 0.0), 1.0) * (self.missed.value - self.met.value)
@@ -92,28 +134,21 @@ class CrossingSearch:
     ----------
     knob
         What is turned.
+    limits
+        Values beyond which the knob cannot go.
+    settings
+        How far to narrow, and what a run may cost.
     measure
         From value, run length and most replications (None: all) to a point.
     expected
         Margin that the fluid model expects at a value; None where it has no answer.
-    certain
-        Whether a point's verdict is.
-    tolerance
-        Relative width of the bracket wanted.
-    least, most
-        Requests of a run.
-    limits
-        Values beyond which the knob cannot go.
     """
 
     knob: Knob
+    limits: tuple[float, float]
+    settings: SearchSettings
     measure: Callable[[float, int, int | None], Point]
     expected: Callable[[float], float | None]
-    certain: Callable[[Point], bool]
-    tolerance: float
-    least: int
-    most: int
-    limits: tuple[float, float]
 
     def find(self, low: Point, high: Point, guess: float | None) -> tuple[Crossing | None, int]:
         """Return the crossing between two points of opposite verdicts, and the run length.
@@ -123,7 +158,7 @@ class CrossingSearch:
         low, high
             Scanned with short runs, the smaller value first.
         guess
-            Where the fluid model sees it.
+            Value at which the fluid model sees the crossing.
         """
         sign = 1.0 if low.met else -1.0  # of the margin's slope
         low, high, at, slope = self._scouted(low, high, guess, sign)
@@ -132,13 +167,12 @@ class CrossingSearch:
         known: list[Point] = []
         root = math.log(at.value) - sign * at.margin / slope
         for step in range(MOST_STEPS):
-            if self._closed(met, missed):
-                met, missed = (self.measure(each.value, length, PEEK) for each in (met, missed))
-                if not (self.certain(met) and self.certain(missed)):
-                    if length < self.most and not self._on_it(met, missed, slope):
-                        length = min(GROWTH * length, self.most)
-                        continue
-                    met, missed = (self.measure(each.value, length, None) for each in (met, missed))
+            if self._is_closed(met, missed):
+                ends = self._decided_ends(met, missed, slope, length)
+                if ends is None:
+                    length = self._longer(length)
+                    continue
+                met, missed = ends
                 if met.met and not missed.met:
                     return Crossing(met, missed), length
                 opened = self._reopened(met, missed, sign, length)
@@ -147,26 +181,40 @@ class CrossingSearch:
                 met, missed = opened
                 root = 0.5 * (math.log(met.value) + math.log(missed.value))
                 continue
-            stuck = step >= 8
-            value = self._candidate(met, missed, root, sign, halve=stuck)
-            point = self.measure(value, length, None if stuck else PEEK)
-            certain = stuck or self.certain(point)
-            if not certain and not self._on_it(point, point, slope):
-                length = min(GROWTH * length, self.most)
-            if certain or (length == self.most and not self._on_it(point, point, slope)):
+            is_stuck = step >= STEPS_BY_ROOT
+            value = self._candidate(met, missed, root, sign, halve=is_stuck)
+            point = self.measure(value, length, None if is_stuck else FIRST_REPLICATIONS)
+            is_certain = is_stuck or self._is_certain(point)
+            on_crossing = self._is_on_crossing(point, slope)
+            if not is_certain and not on_crossing:
+                length = self._longer(length)
+            if is_certain or (length == self.settings.most_requests and not on_crossing):
                 met, missed = (point, missed) if point.met else (met, point)
-            if known and abs(math.log(point.value / known[-1].value)) > 0.3 * self.tolerance:
-                slope = min(max(_slope(known[-1], point, slope), slope / 3), 3 * slope)
+            slope = self._updated_slope(slope, known, point)
             known.append(point)
             nearest = min(known, key=lambda each: abs(each.margin))
             root = math.log(nearest.value) - sign * nearest.margin / slope
         return None, length
 
+    def _decided_ends(
+        self, met: Point, missed: Point, slope: float, length: int
+    ) -> tuple[Point, Point] | None:
+        """Return both ends of a closed bracket by runs of one length.
+
+        None where verdicts are open that longer runs would decide.
+        """
+        ends = [self.measure(each.value, length, FIRST_REPLICATIONS) for each in (met, missed)]
+        if not all(map(self._is_certain, ends)):
+            on_crossing = any(self._is_on_crossing(each, slope) for each in ends)
+            if length < self.settings.most_requests and not on_crossing:
+                return None
+            ends = [self.measure(each.value, length, None) for each in ends]
+        return ends[0], ends[1]
+
     def _scouted(
         self, low: Point, high: Point, guess: float | None, sign: float
     ) -> tuple[Point, Point, Point, float]:
         """Return the ends, the point nearest to the crossing, and the slope there."""
-        length = min(SCOUT * self.least, self.most)
         value = _secant(low, high) if guess is None else guess
         at, slope = low, LEAST_SLOPE
         for _ in range(MOST_SCOUTS):
@@ -174,48 +222,70 @@ class CrossingSearch:
             if not low.value < value < high.value:
                 at = min((low, high), key=lambda each: abs(each.value - value))
                 break
-            at = self.measure(value, length, SCOUTS)
+            at = self.measure(value, self._scout_length, SCOUT_REPLICATIONS)
             slope = self._expected_slope(value)
             if slope is None:
                 slopes = [_slope(each, at, math.nan) for each in (low, high)]
                 slope = max([s for s in slopes if math.isfinite(s)], default=LEAST_SLOPE)
-            if self.certain(at):  # or else no good end of a bracket
+            if self._is_certain(at):  # or else no good end of a bracket
                 low, high = (at, high) if at.met == low.met else (low, at)
-            if abs(at.margin) < NEAR:
+            if abs(at.margin) < LED_THERE:
                 break
             value = at.value * math.exp(-sign * at.margin / slope)
-            if abs(at.margin) > FAR or not low.value < value < high.value:
+            is_far = abs(at.margin) > LARGEST_TELLING_MARGIN
+            if is_far or not low.value < value < high.value:
                 value = _secant(low, high)
         return low, high, at, slope
 
+    @property
+    def _scout_length(self) -> int:
+        """Requests of a scout's run."""
+        return min(SCOUT_LENGTH * self.settings.least_requests, self.settings.most_requests)
+
     def _expected_slope(self, value: float) -> float | None:
-        """Return the fluid margin's slope over the log of the knob, its size alone."""
+        """Return the size of the fluid margin's slope at a value; None where it has no answer."""
         least, most = self.limits
-        ends = [self.knob.rounded(min(max(value * factor, least), most)) for factor in (0.98, 1.02)]
-        margins = [self.expected(end) for end in ends]
-        if None in margins or ends[0] == ends[1]:
+        near = (value * (1 - FLUID_STEP), value * (1 + FLUID_STEP))
+        low, high = (self.knob.rounded(min(max(each, least), most)) for each in near)
+        at_low, at_high = self.expected(low), self.expected(high)
+        if at_low is None or at_high is None or low == high:
             return None
-        slope = abs(margins[1] - margins[0]) / math.log(ends[1] / ends[0])  # type: ignore[operator]
+        slope = abs(at_high - at_low) / math.log(high / low)
         return slope if math.isfinite(slope) and slope > LEAST_SLOPE else None
+
+    def _updated_slope(self, slope: float, known: list[Point], point: Point) -> float:
+        """Return the slope as the last two long runs tell it, where they are far enough apart."""
+        if not known:
+            return slope
+        step = abs(math.log(point.value / known[-1].value))
+        if step <= LEAST_STEP * self.settings.tolerance:
+            return slope
+        seen = _slope(known[-1], point, slope)
+        return min(max(seen, slope / SLOPE_CHANGE), SLOPE_CHANGE * slope)
 
     def _length(self, slope: float, spread: float) -> int:
         """Return a run length at which the verdicts at both ends are certain with few runs."""
-        length = min(SCOUT * self.least, self.most)
         if not math.isfinite(spread):
-            return length
-        wanted = length * (spread / (STEADY * self.tolerance * slope)) ** 2
-        return int(min(max(wanted, length), self.most))
+            return self._scout_length
+        allowed = WANTED_SPREAD * self.settings.tolerance * slope
+        wanted = self._scout_length * (spread / allowed) ** 2
+        return int(min(max(wanted, self._scout_length), self.settings.most_requests))
 
-    def _on_it(self, one: Point, other: Point, slope: float) -> bool:
-        """Return whether either point is too near to the crossing for any run length."""
-        nearest = min(abs(one.margin), abs(other.margin))
-        return nearest < ON_IT * self.tolerance * slope
+    def _longer(self, length: int) -> int:
+        return min(LENGTHENING * length, self.settings.most_requests)
 
-    def _closed(self, met: Point, missed: Point) -> bool:
+    def _is_certain(self, point: Point) -> bool:
+        return point.certain(self.settings.confidence)
+
+    def _is_on_crossing(self, point: Point, slope: float) -> bool:
+        """Return whether a point is too near to the crossing for any run length."""
+        return abs(point.margin) < UNDECIDABLE * self.settings.tolerance * slope
+
+    def _is_closed(self, met: Point, missed: Point) -> bool:
         low, high = sorted((met.value, missed.value))
         if self.knob.integer and high - low <= 1:
             return True
-        return math.log(high / low) <= self.tolerance * (1 + 1e-9)
+        return math.log(high / low) <= self.settings.tolerance * (1 + 1e-9)
 
     def _candidate(
         self, met: Point, missed: Point, root: float, sign: float, *, halve: bool
@@ -224,7 +294,7 @@ class CrossingSearch:
         a, b = math.log(met.value), math.log(missed.value)
         inside = min(a, b) < root < max(a, b)
         on_met_side = abs(root - a) > abs(b - root)
-        u = root + (-sign if on_met_side else sign) * OFF * self.tolerance
+        u = root + (-sign if on_met_side else sign) * END_DISTANCE * self.settings.tolerance
         if halve or not inside or not min(a, b) < u < max(a, b):
             u = 0.5 * (a + b)
         value = self.knob.rounded(math.exp(u))
@@ -240,8 +310,8 @@ class CrossingSearch:
         up = met.met  # both met: the crossing is further on the missed side
         end = missed if up else met
         direction = sign if up else -sign
-        for doubling in range(1, 12):
-            value = end.value * math.exp(direction * self.tolerance * 2.0**doubling)
+        for doubling in range(1, MOST_DOUBLINGS + 1):
+            value = end.value * math.exp(direction * self.settings.tolerance * 2.0**doubling)
             value = self.knob.rounded(min(max(value, self.limits[0]), self.limits[1]))
             if value == end.value or value <= 0:
                 return None
@@ -253,19 +323,20 @@ class CrossingSearch:
 
 
 def _secant(low: Point, high: Point) -> float:
-    """Return where the line between two points crosses 0, in logs; far margins count as 2."""
-    a, b = (min(max(each.margin, -2.0), 2.0) for each in (low, high))
-    share = min(max(a / (a - b), 0.1), 0.9) if a != b else 0.5
+    """Return where the line between two points crosses 0, in logs."""
+    a, b = (min(max(each.margin, -SECANT_MARGIN), SECANT_MARGIN) for each in (low, high))
+    share = min(max(a / (a - b), SECANT_EDGE), 1 - SECANT_EDGE) if a != b else 0.5
     return low.value * (high.value / low.value) ** share
 
 
 def _slope(one: Point, other: Point, otherwise: float) -> float:
-    """Return the slope of the margin over the log of the knob, its size alone.
+    """Return the size of the slope of the margin between two points.
 
     Between points that different objectives bind, or far from any limit, it tells nothing.
     """
     run = math.log(other.value / one.value)
     rise = other.margin - one.margin
-    if one.binding != other.binding or max(abs(one.margin), abs(other.margin)) > FAR:
+    is_far = max(abs(one.margin), abs(other.margin)) > LARGEST_TELLING_MARGIN
+    if one.binding != other.binding or is_far:
         return otherwise
     return max(abs(rise / run), LEAST_SLOPE) if run != 0 and rise != 0 else otherwise

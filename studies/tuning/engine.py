@@ -11,27 +11,65 @@ from numpy.typing import NDArray
 
 import discrete
 from serving import LatencySamples
-from studies.tuning.knobs import Operation
+from studies.question import Question
 from studies.tuning.slo import Slo
 
 WARM_UP = 0.1
 """Share of the requests, the first to arrive, whose latencies are not counted."""
 
-GROWTH = "backlog_growth"
-"""Requests that the backlog grows by, per arrival after the warm-up."""
+SWAMPED = 0.2
+"""Share of the requests not completed at the last arrival from which a run is not drained."""
 
-MOST_GROWTH, GROWTH_SCALE = 0.004, 0.01
-"""Growth from which a run is not steady. At capacity itself the backlog of a run of N requests
-grows by about sqrt(N) for chance alone: .1 % at a million requests. Its margin counts in percent,
-so that it is no smaller a matter than the log of a latency."""
+BACKLOG_GROWTH = "backlog_growth"
+"""Name of the objective that every run has: requests by which the backlog grows, per arrival after
+the warm-up."""
 
-CLEAR, CLEAR_GROWTH = math.log(2), 5.0
-"""Margins, of a latency and of growth, from which one replication decides; others are repeated."""
+MOST_GROWTH = 0.004
+"""Largest growth of the backlog [requests per arrival] of a steady run. At capacity itself the
+backlog of N requests grows by about sqrt(N) for chance alone: .1 % of a million."""
+
+GROWTH_SCALE = 0.01
+"""Growth of the backlog [requests per arrival] that counts as a margin of 1. In percent, growth is
+no smaller a matter than the log of a latency."""
+
+CLEAR_LATENCY = math.log(2)
+"""Margin of a latency, either way, from which one replication decides. Others are repeated."""
+
+CLEAR_GROWTH = 5.0
+"""Margin of the growth from which one replication decides that the backlog grows."""
+
+LEAST_VERDICT = 3
+"""Replications from which their spread may decide."""
+
+MOST_MARGIN = 20.0
+"""Largest margin that counts, either way, so that infinite ones can be averaged."""
 
 PARTS = 4
+"""Successive parts of a run whose spread says how noisy the run is."""
 
-HOPELESS = 0.2
-"""Share of the requests not completed at the last arrival from which a run is not drained."""
+
+@dataclass(frozen=True, slots=True)
+class SteadyRun:
+    """One run of the engine under a steady stream.
+
+    Parameters
+    ----------
+    run
+        What happened, up to the last arrival at least.
+    is_swamped
+        Whether so many requests were in the system at the last arrival that latencies say nothing.
+    first
+        Row of the first request after the warm-up.
+    """
+
+    run: discrete.Run
+    is_swamped: bool
+    first: int
+
+    @property
+    def samples(self) -> LatencySamples:
+        """Latencies of the requests after the warm-up [time]."""
+        return self.run.samples(self.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +82,8 @@ class Measurement:
         Each objective's statistic [time] and the backlog's growth, by name; NaN where the run
         was too overloaded to have one.
     margins
-        Log of each statistic over its limit, and growth beyond what is allowed in percent:
-        positive where missed.
+        Log of each statistic over its limit, and growth beyond :data:`MOST_GROWTH` in units of
+        :data:`GROWTH_SCALE`: positive where missed.
     settled
         Whether the backlog is too small, at both ends, to be on its way to growing.
     parts
@@ -58,44 +96,78 @@ class Measurement:
     parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
-def measure(
-    operation: Operation, slos: Sequence[Slo], requests: int, replication: int, seed: int
-) -> Measurement:
-    """Run ``requests`` requests and measure what comes after the warm-up.
+def run_steadily(
+    question: Question,
+    requests: int,
+    replication: int,
+    *,
+    drain: bool = True,
+    record_batches: bool = False,
+) -> SteadyRun:
+    """Run one replication of a steady stream.
 
-    Replication r draws the same arrivals, in the clock of expected arrivals, and the same lengths
+    A replication draws the same arrivals, in the clock of expected arrivals, and the same lengths
     at every value of a knob: common random numbers.
+
+    Parameters
+    ----------
+    question
+        Stream and instance, whatever its length.
+    requests
+        Length of the run.
+    replication
+        Number of the draw, from 0 on.
+    drain
+        Go on after the last arrival until every request has finished, if the run is not swamped.
+    record_batches
+        Keep what inter-token latencies need.
     """
-    child = np.random.SeedSequence(seed, spawn_key=(replication,))
-    table = operation.workload.sample(child, num_requests=requests)
+    table = question.of_requests(requests).replication(replication)
+    assert table is not None  # a draw of so many requests has them
     engine = discrete.engine_for(
-        table,
-        operation.instance,
-        seed=seed + replication,
+        table, question.instance, seed=question.seed + replication, record_batches=record_batches
+    )
+    engine.advance(until=float(table.arrival_time[-1]))
+    is_swamped = requests - engine.progress.completed > SWAMPED * requests
+    if drain and not is_swamped:
+        engine.advance()
+    return SteadyRun(engine.run(), is_swamped, int(WARM_UP * requests))
+
+
+def measure(
+    question: Question, slos: Sequence[Slo], requests: int, replication: int
+) -> Measurement:
+    """Run one replication of so many requests and measure what comes after the warm-up."""
+    steady = run_steadily(
+        question,
+        requests,
+        replication,
+        drain=bool(slos),
         record_batches=any(slo.latency == "itl" for slo in slos),
     )
-    first = int(WARM_UP * requests)
-    last_arrival = float(table.arrival_time[-1])
-    engine.advance(until=last_arrival)
-    hopeless = requests - engine.progress.completed > HOPELESS * requests
-    if slos and not hopeless:
-        engine.advance()
-    run = engine.run()
-    begin = _same_phase(operation, float(table.arrival_time[first]), last_arrival)
-    arrivals = int((table.arrival_time > begin).sum())
-    before, after = _backlogs(run, begin, last_arrival)
-    growth = (after - before) / max(arrivals, 1)
-    settled = max(before, after) < 0.5 * MOST_GROWTH * arrivals
-    values, margins = {GROWTH: growth}, {GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
+    growth, settled = _growth(question, steady)
+    values, margins = {BACKLOG_GROWTH: growth}, {}
+    margins[BACKLOG_GROWTH] = (growth - MOST_GROWTH) / GROWTH_SCALE
     parts = {}
-    if slos and not hopeless:
-        samples = run.samples(first)
+    if slos and not steady.is_swamped:
+        samples = steady.samples
         values |= {slo.name: slo.measured(samples) for slo in slos}
         parts = {str(slo): _margins_in_parts(slo, samples) for slo in slos}
     for slo in slos:
         values.setdefault(slo.name, math.nan)
         margins[str(slo)] = slo.margin(values[slo.name])
     return Measurement(values, margins, settled, parts)
+
+
+def _growth(question: Question, steady: SteadyRun) -> tuple[float, bool]:
+    """Return the growth of the backlog per arrival, and whether the backlog is settled."""
+    arrival = steady.run.table.arrival_time
+    end = float(arrival[-1])
+    begin = _same_phase(question.stream.shape.period, float(arrival[steady.first]), end)
+    arrivals = int((arrival > begin).sum())
+    before, after = _backlogs(steady.run, begin, end)
+    settled = max(before, after) < 0.5 * MOST_GROWTH * arrivals
+    return (after - before) / max(arrivals, 1), settled
 
 
 def _margins_in_parts(slo: Slo, samples: LatencySamples) -> NDArray[np.float64]:
@@ -106,9 +178,8 @@ def _margins_in_parts(slo: Slo, samples: LatencySamples) -> NDArray[np.float64]:
     return np.array([slo.margin(slo.statistic_of(part[np.isfinite(part)])) for part in parts])
 
 
-def _same_phase(operation: Operation, begin: float, end: float) -> float:
+def _same_phase(period: float | None, begin: float, end: float) -> float:
     """Return ``begin``, or a little later where it is whole periods of the rate before ``end``."""
-    period = getattr(operation.workload.shape, "period", None)
     if not period or end - begin < period:
         return begin
     return end - math.floor((end - begin) / period) * period
@@ -127,11 +198,11 @@ class Point:
     Parameters
     ----------
     value
-        Of the knob.
+        Value of the knob.
     requests
-        Of each run.
+        Length of each run.
     measurements
-        One per replication, in order.
+        What each replication said, in order.
     """
 
     value: float
@@ -140,23 +211,23 @@ class Point:
 
     @property
     def replications(self) -> int:
-        """How many there are."""
+        """Number of replications so far."""
         return len(self.measurements)
 
     def margins(self, name: str) -> np.ndarray:
-        """Return the margin of one objective in each replication, kept within +-20."""
+        """Return the margin of one objective in each replication, shape (R,)."""
         each = np.array([one.margins[name] for one in self.measurements])
-        return np.clip(each, -20.0, 20.0)
+        return np.clip(each, -MOST_MARGIN, MOST_MARGIN)
 
     @property
     def binding(self) -> str:
         """The objective that is nearest to being missed, or missed most.
 
-        A backlog that does not grow has no say beside latencies: its margin tells no distance.
+        A backlog that does not grow never binds beside latencies: its margin tells no distance.
         """
         names = list(self.measurements[0].margins)
-        if len(names) > 1 and self.margins(GROWTH).mean() <= 0:
-            names.remove(GROWTH)
+        if len(names) > 1 and self.margins(BACKLOG_GROWTH).mean() <= 0:
+            names.remove(BACKLOG_GROWTH)
         return max(names, key=lambda name: self.margins(name).mean())
 
     @property
@@ -193,7 +264,8 @@ class Point:
         Parameters
         ----------
         confidence
-            Two-sided, of Student's t over replications, for every objective that decides.
+            Confidence, on both sides, of Student's t over replications, for every objective that
+            decides.
         """
         verdicts = [self._verdict(name, confidence) for name in self.measurements[0].margins]
         return False in verdicts or None not in verdicts
@@ -204,13 +276,13 @@ class Point:
 
         margins = self.margins(name)
         mean, count = float(margins.mean()), margins.size
-        if name == GROWTH:
+        if name == BACKLOG_GROWTH:
             alone = mean > CLEAR_GROWTH or all(each.settled for each in self.measurements)
         else:
-            alone = abs(mean) > CLEAR
+            alone = abs(mean) > CLEAR_LATENCY
         if alone:
             return mean <= 0
-        if count < 3:
+        if count < LEAST_VERDICT:
             return None
         error = float(margins.std(ddof=1)) / math.sqrt(count)
         clear = abs(mean) > float(t.ppf(0.5 + confidence / 2, count - 1)) * error

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-import discrete
-from serving import ConfigError, LatencySamples, SolveError, UnsupportedError
-from studies.tuning.engine import HOPELESS, WARM_UP
-from studies.tuning.knobs import Knob, Operation, knob_named
+from serving import ConfigError, LatencySamples, SolveError, UnsupportedError, kind_of
+from studies.question import Question
+from studies.tuning.engine import run_steadily
+from studies.tuning.knobs import Knob, bracket_of, knob_named
 from studies.tuning.screening import load_of
-from studies.tuning.tune import CONFIDENCE, LEAST_REQUESTS, Told, check_bracket
+from studies.tuning.settings import GoodputSettings
+from studies.tuning.tune import Told
 
-STEPS = 9
-CONFIRMED = 6
-"""Points of the grid that the engine confirms, the fluid's best first."""
-
-REPLICATIONS = 5
-RUN_LENGTH = 5 * LEAST_REQUESTS
+At = tuple[int, int]
+"""Position on the grid: numbers of the values of the two knobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,11 @@ class GoodputPoint:
     Parameters
     ----------
     values
-        Of the knobs.
+        Values of the knobs.
     fluid : [requests/time] or None
         What the fluid model predicts; None where it has no answer.
     engine : shape (R,) [requests/time]
-        Of each replication; empty where the engine was not asked.
+        What each replication of the engine had; empty where the engine was not asked.
     """
 
     values: tuple[float, float]
@@ -54,12 +51,14 @@ class GoodputSearch:
 
     Parameters
     ----------
-    knobs, thresholds
-        What was turned; what a good request meets [time].
+    knobs
+        What was turned.
+    thresholds
+        Largest latency of a good request [time], by name.
     points
         The grid; those that the engine confirmed first, best first.
-    fluid_runs, engine_runs
-        What it took.
+    settings
+        What the search might spend.
     lead
         Confidence interval of the best less the second best, on common draws [requests/time].
     """
@@ -67,8 +66,7 @@ class GoodputSearch:
     knobs: tuple[Knob, Knob]
     thresholds: Mapping[str, float]
     points: tuple[GoodputPoint, ...]
-    fluid_runs: int
-    engine_runs: int
+    settings: GoodputSettings
     lead: tuple[float, float] | None
 
     @property
@@ -76,6 +74,16 @@ class GoodputSearch:
         """The confirmed point of the most goodput; None where no request is good anywhere."""
         first = self.points[0]
         return first if first.engine and first.mean > 0 else None
+
+    @property
+    def fluid_runs(self) -> int:
+        """Points of the grid at which the fluid model had an answer."""
+        return sum(point.fluid is not None for point in self.points)
+
+    @property
+    def engine_runs(self) -> int:
+        """Runs of the engine."""
+        return sum(len(point.engine) for point in self.points)
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer as the command prints it."""
@@ -87,13 +95,13 @@ class GoodputSearch:
             "fluid_goodput": best.fluid if best else None,
             "reason": "most goodput among the points confirmed"
             if best
-            else "impossible: no request meets the thresholds anywhere on the grid",
+            else "impossible: no request meets the thresholds at any point that the engine ran",
             "lead_over_next": list(self.lead) if self.lead else None,
             "lead_is_certain": bool(self.lead and self.lead[0] > 0),
             "thresholds": dict(self.thresholds),
             "engine_runs": self.engine_runs,
             "fluid_runs": self.fluid_runs,
-            "engine_runs_plain_grid": len(self.points) * REPLICATIONS,
+            "engine_runs_plain_grid": len(self.points) * self.settings.replications,
             "confirmed": [
                 {"values": list(p.values), "fluid": p.fluid, "engine": p.mean}
                 for p in self.points
@@ -104,15 +112,11 @@ class GoodputSearch:
 
 def most_goodput(
     knobs: Sequence[str | Knob],
-    operation: Operation,
+    question: Question,
     thresholds: Mapping[str, float],
     *,
     brackets: Sequence[tuple[float, float] | None] = (None, None),
-    steps: int = STEPS,
-    confirmed: int = CONFIRMED,
-    replications: int = REPLICATIONS,
-    requests: int = RUN_LENGTH,
-    seed: int = 42,
+    settings: GoodputSettings | None = None,
     told: Told | None = None,
 ) -> GoodputSearch:
     """Search two knobs for the most requests per time that meet every threshold.
@@ -124,132 +128,134 @@ def most_goodput(
     Parameters
     ----------
     knobs
-        Two of them.
-    operation
-        Workload and instance.
+        Two of them, each by the name that the question's instance gives it, or one's own.
+    question
+        Steady stream and instance. The search sets the length of its runs.
     thresholds
         Largest latency of a good request [time], by name.
     brackets
         Where to look; each knob's own by default.
-    steps
-        Values of each knob.
-    confirmed
-        Points that the engine takes first.
-    replications, requests
-        Of the engine's runs.
+    settings
+        What the search may spend.
+    told
+        Called with a word on progress.
 
     Raises
     ------
     ConfigError
-        For an option that is not allowed, or a workload without a steady state.
+        For a knob, a bracket or thresholds that are not allowed, or a stream without a steady
+        state.
+    UnsupportedError
+        If the question is about a file.
     """
-    chosen = [knob_named(k) if isinstance(k, str) else k for k in knobs]
-    if len(chosen) != 2 or chosen[0].name == chosen[1].name:
-        raise ConfigError("KNOB", [k.name for k in chosen], "two different knobs")
+    question.stream.check_steady()
+    settings = GoodputSettings() if settings is None else settings
+    first, second = _two_knobs(knobs, question)
     if not thresholds:
         raise ConfigError("goodput", thresholds, "a threshold on one latency at least")
-    if replications < 2 or steps < 2 or confirmed < 1:
-        raise ConfigError("replications", replications, "a whole number >= 2")
-    operation.check_steady()
-    first, second = chosen
     axes = [
-        _axis(knob, check_bracket(knob, operation, bracket), steps)
-        for knob, bracket in zip(chosen, brackets, strict=True)
+        knob.spaced(bracket_of(knob, question, bracket), settings.steps)
+        for knob, bracket in zip((first, second), brackets, strict=True)
     ]
 
-    def turned(i: int, j: int) -> Operation:
-        return second.turned(first.turned(operation, axes[0][i]), axes[1][j])
+    def turned(at: At) -> Question:
+        return second.turned(first.turned(question, axes[0][at[0]]), axes[1][at[1]])
+
+    def confirmed(at: At) -> tuple[float, ...]:
+        if told is not None:
+            told(f"{first.name} {axes[0][at[0]]:.6g}, {second.name} {axes[1][at[1]]:.6g}")
+        there = turned(at)
+        return tuple(
+            measured_goodput(there, thresholds, settings.requests, replication)
+            for replication in range(settings.replications)
+        )
 
     grid = [(i, j) for i in range(len(axes[0])) for j in range(len(axes[1]))]
-    fluid = {at: predicted_goodput(turned(*at), thresholds) for at in grid}
-    engine: dict[tuple[int, int], tuple[float, ...]] = {}
-
-    def confirm(at: tuple[int, int]) -> None:
-        if at not in engine:
-            if told is not None:
-                told(f"{first.name} {axes[0][at[0]]:.6g}, {second.name} {axes[1][at[1]]:.6g}")
-            engine[at] = tuple(
-                measured_goodput(turned(*at), thresholds, requests, r, seed)
-                for r in range(replications)
-            )
-
-    # Where the fluid has no answer it is no reason not to look: such points come last.
-    for at in sorted(grid, key=lambda at: -(fluid[at] or 0.0))[:confirmed]:
-        confirm(at)
-    while True:
-        best = max(engine, key=lambda at: np.mean(engine[at]))
-        near = [(best[0] + i, best[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        new = [at for at in near if at in fluid and at not in engine]
-        if not new:
-            break
-        for at in new:
-            confirm(at)
+    fluid = {at: predicted_goodput(turned(at), thresholds) for at in grid}
+    engine = _climbed(_start(fluid, settings.confirmed), fluid, confirmed)
     ranked = sorted(engine, key=lambda at: -np.mean(engine[at]))
     points = [
         GoodputPoint((axes[0][at[0]], axes[1][at[1]]), fluid[at], engine.get(at, ()))
         for at in (*ranked, *(at for at in grid if at not in engine))
     ]
-    lead = _lead(engine[ranked[0]], engine[ranked[1]]) if len(ranked) > 1 else None
-    return GoodputSearch(
-        (first, second), dict(thresholds), tuple(points), len(grid),
-        len(engine) * replications, lead,
-    )  # fmt: skip
+    lead = None
+    if len(ranked) > 1:
+        lead = _lead(engine[ranked[0]], engine[ranked[1]], settings.confidence)
+    return GoodputSearch((first, second), dict(thresholds), tuple(points), settings, lead)
 
 
-def _axis(knob: Knob, bracket: tuple[float, float], steps: int) -> list[float]:
-    spaced = np.geomspace if knob.spacing == "log" else np.linspace
-    inner = [knob.rounded(x) for x in spaced(*bracket, steps)[1:-1]]
-    return sorted({bracket[0], *inner, bracket[1]})
+def _two_knobs(knobs: Sequence[str | Knob], question: Question) -> tuple[Knob, Knob]:
+    kind = kind_of(question.instance)
+    chosen = [knob_named(each, kind) if isinstance(each, str) else each for each in knobs]
+    if len(chosen) != 2 or chosen[0].name == chosen[1].name:
+        raise ConfigError("knob", ",".join(knob.name for knob in chosen), "two different knobs")
+    return chosen[0], chosen[1]
 
 
-def _lead(best: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def _start(fluid: Mapping[At, float | None], count: int) -> list[At]:
+    """Return the points that the engine runs first, out of the whole grid.
+
+    Where the fluid model has no answer at a point the engine may still look there, but last. Where
+    it has none at all, the points are spread over the grid.
+    """
+    grid = list(fluid)
+    if all(goodput is None for goodput in fluid.values()):
+        return [grid[i] for i in np.linspace(0, len(grid) - 1, min(count, len(grid))).astype(int)]
+    return sorted(grid, key=lambda at: -(fluid[at] or 0.0))[:count]
+
+
+def _climbed(
+    start: Sequence[At], grid: Mapping[At, Any], confirmed: Callable[[At], tuple[float, ...]]
+) -> dict[At, tuple[float, ...]]:
+    """Return the goodput of each replication at the start and on the way up to the best point."""
+    engine = {at: confirmed(at) for at in start}
+    while True:
+        best = max(engine, key=lambda at: np.mean(engine[at]))
+        near = [(best[0] + i, best[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        new = [at for at in near if at in grid and at not in engine]
+        if not new:
+            return engine
+        engine |= {at: confirmed(at) for at in new}
+
+
+def _lead(best: Sequence[float], second: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return a confidence interval of what the best is ahead of the second best."""
     from scipy.stats import t
 
     gaps = np.subtract(best, second)
-    half = float(t.ppf(0.5 + CONFIDENCE / 2, gaps.size - 1) * gaps.std(ddof=1))
+    half = float(t.ppf(0.5 + confidence / 2, gaps.size - 1) * gaps.std(ddof=1))
     half /= math.sqrt(gaps.size)
     return float(gaps.mean()) - half, float(gaps.mean()) + half
 
 
-def predicted_goodput(operation: Operation, thresholds: Mapping[str, float]) -> float | None:
+def predicted_goodput(question: Question, thresholds: Mapping[str, float]) -> float | None:
     """Return the fluid model's goodput [requests/time]: 0 beyond capacity, None without answer."""
     from ode import stationary
 
+    rate = question.stream.mean_rate
     try:
-        if load_of(operation) >= 1:
+        if load_of(question) >= 1:
             return 0.0
-        found = stationary(
-            operation.workload.mix, operation.instance, operation.mean_rate, approximate=True
-        )
+        found = stationary(question.mix, question.instance, rate, approximate=True)
     except SolveError as error:
         return 0.0 if error.status == "overload" else None
     except UnsupportedError:
         return None
-    return operation.mean_rate * _share_good(found.samples, thresholds)
+    return rate * _share_good(found.samples, thresholds)
 
 
 def measured_goodput(
-    operation: Operation,
-    thresholds: Mapping[str, float],
-    requests: int,
-    replication: int,
-    seed: int,
+    question: Question, thresholds: Mapping[str, float], requests: int, replication: int
 ) -> float:
     """Return the engine's goodput [requests/time] after the warm-up; 0 where it is swamped."""
-    child = np.random.SeedSequence(seed, spawn_key=(replication,))
-    table = operation.workload.sample(child, num_requests=requests)
-    engine = discrete.engine_for(
-        table, operation.instance, seed=seed + replication, record_batches=False
-    )
-    engine.advance(until=float(table.arrival_time[-1]))
-    if requests - engine.progress.completed > HOPELESS * requests:
+    steady = run_steadily(question, requests, replication)
+    if steady.is_swamped:
         return 0.0
-    engine.advance()
-    samples = engine.run().samples(int(WARM_UP * requests))
-    return operation.mean_rate * _share_good(samples, thresholds)
+    return question.stream.mean_rate * _share_good(steady.samples, thresholds)
 
 
 def _share_good(samples: LatencySamples, thresholds: Mapping[str, float]) -> float:
+    """Return the share of the requests that meet every threshold."""
     met = np.ones(samples.weight.size, bool)
     for name, threshold in thresholds.items():
         met &= ~(getattr(samples, name) > threshold)

@@ -1,4 +1,8 @@
-"""What can be tuned. A later engine or fleet adds its knobs to :data:`KNOBS`."""
+"""What can be tuned: the arrival rate, and the settings that the kind of an instance names.
+
+A knob turns a question into a question. An engine adds knobs of its own in its
+:class:`serving.Kind`.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from serving import ConfigError, DecodeNode
-from workload import Constant, Sine, Steps, Workload
+import numpy as np
+
+from serving import ConfigError, Kind, KnobSpec, UnsupportedError
+from studies.question import Question
 
 LEAST_LOAD = 0.01
+"""Least arrival rate of the own bracket of ``max-rate``, as a share of lambda_M."""
+
 MOST_LOAD = 1.25
-"""Arrival rates over lambda_M between which a capacity is sought first."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation:
-    """A steady stream on an instance: what a knob changes and an engine runs."""
-
-    workload: Workload
-    instance: DecodeNode
-
-    @property
-    def mean_factor(self) -> float:
-        """Mean arrival rate over the base rate of the workload."""
-        shape = self.workload.shape
-        horizon = getattr(shape, "period", None) or 1.0
-        return shape.profile(1.0, horizon).total / horizon
-
-    @property
-    def mean_rate(self) -> float:
-        """Mean arrival rate [requests/time]."""
-        return self.workload.rate * self.mean_factor
-
-    def at_rate(self, rate: float) -> Operation:
-        """Return the operation at a mean arrival rate [requests/time], its draws stretched."""
-        return replace(self, workload=self.workload.at_rate(rate / self.mean_factor))
-
-    def check_steady(self) -> None:
-        """Refuse a workload that has no steady state.
-
-        Raises
-        ------
-        ConfigError
-            If the rate goes on changing or ends.
-        """
-        shape = self.workload.shape
-        steady = (
-            isinstance(shape, Constant | Sine)
-            or (isinstance(shape, Steps) and (shape.period is not None or len(shape.start) == 1))
-        )  # fmt: skip
-        if not steady:
-            raise ConfigError("profile", shape, "a constant or periodic rate")
+"""Largest arrival rate of the own bracket of ``max-rate``, as a share of lambda_M."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,126 +29,146 @@ class Knob:
 
     Parameters
     ----------
-    name, doc
-        What it is called on the command line and what it is.
+    name
+        Name on the command line.
+    words
+        What is found, such as ``smallest KV memory [tokens]``.
     better
         Which end of the range that meets the objectives is wanted.
+    spacing
+        Whether a bracket is scanned in equal steps or in equal ratios.
+    turned
+        From a question and a value to the question at this value.
+    bracket
+        From a question to the two values between which a search starts by default.
+    limits
+        From a question to the values beyond which the knob cannot go.
     integer
         Whether only whole numbers are allowed.
-    spacing
-        Whether the bracket is scanned in equal steps or equal ratios.
-    turned
-        From an operation and a value to the operation at this value.
-    bracket
-        Where it is sought by default.
-    limits
-        Values beyond which it cannot go.
     safe_below
         Whether a value is worth having only if all smaller ones meet the objectives too, as an
         arrival rate, which nobody holds fixed.
     """
 
     name: str
-    doc: str
+    words: str
     better: Literal["larger", "smaller"]
-    integer: bool
     spacing: Literal["linear", "log"]
-    turned: Callable[[Operation, float], Operation]
-    bracket: Callable[[Operation], tuple[float, float]]
-    limits: Callable[[Operation], tuple[float, float]]
+    turned: Callable[[Question, float], Question]
+    bracket: Callable[[Question], tuple[float, float]]
+    limits: Callable[[Question], tuple[float, float]]
+    integer: bool = False
     safe_below: bool = False
 
     def rounded(self, value: float) -> float:
-        """Return the nearest value that it can have."""
+        """Return the nearest value that the knob can have."""
         return float(round(value)) if self.integer else float(value)
 
+    def spaced(self, bracket: tuple[float, float], count: int) -> list[float]:
+        """Return up to ``count`` different values from one end of a bracket to the other."""
+        spaced = np.geomspace if self.spacing == "log" else np.linspace
+        inner = [self.rounded(value) for value in spaced(*bracket, count)[1:-1]]
+        return sorted({bracket[0], *inner, bracket[1]})
 
-def _capacity(operation: Operation) -> float:
+
+def at_mean_rate(question: Question, rate: float) -> Question:
+    """Return the question of a steady stream at a mean arrival rate [requests/time].
+
+    The draws stay and are stretched.
+    """
+    return question.at_rate(question.stream.at_mean_rate(rate).rate)
+
+
+def _around_capacity(question: Question) -> tuple[float, float]:
     from fluid import capacity
 
-    return capacity(operation.workload.mix, operation.instance)
+    most = capacity(question.mix, question.instance)
+    return LEAST_LOAD * most, MOST_LOAD * most
 
 
-def _longest(operation: Operation) -> float:
-    """Return the tokens of the largest request at its end."""
-    mix = operation.workload.mix
-    return float((mix.prefill + mix.decode).max())
+MAX_RATE = Knob(
+    "max-rate",
+    "largest mean arrival rate [requests/time]",
+    "larger",
+    "linear",
+    turned=at_mean_rate,
+    bracket=_around_capacity,
+    limits=lambda _: (0.0, math.inf),
+    safe_below=True,
+)
+"""The one knob that every kind of engine has."""
 
 
-def _with(**changes: float) -> Callable[[Operation], Operation]:
-    return lambda operation: replace(operation, instance=replace(operation.instance, **changes))
+def knob_of(spec: KnobSpec) -> Knob:
+    """Return the knob that turns a setting of an instance."""
 
+    def turned(question: Question, value: float) -> Question:
+        setting = int(value) if spec.integer else value
+        return question.on(replace(question.instance, **{spec.key: setting}))  # type: ignore[type-var]
 
-def _larger_than_mix(operation: Operation, present: float) -> tuple[float, float]:
-    least = math.ceil(_longest(operation))
-    return least, max(4.0 * present, 4.0 * least)
-
-
-KNOBS: dict[str, Knob] = {
-    each.name: each
-    for each in (
-        Knob(
-            "max-rate",
-            "largest mean arrival rate [requests/time]",
-            "larger",
-            False,
-            "linear",
-            lambda operation, value: operation.at_rate(value),
-            lambda operation: (
-                LEAST_LOAD * _capacity(operation),
-                MOST_LOAD * _capacity(operation),
-            ),
-            lambda _: (0.0, math.inf),
-            safe_below=True,
-        ),
-        Knob(
-            "M-total",
-            "smallest KV memory [tokens]",
-            "smaller",
-            True,
-            "log",
-            lambda operation, value: _with(M_total=int(value))(operation),
-            lambda operation: _larger_than_mix(operation, operation.instance.M_total),
-            lambda operation: (math.ceil(_longest(operation)), 2.0**53),
-        ),
-        Knob(
-            "B",
-            "smallest batch token budget [tokens]",
-            "smaller",
-            True,
-            "log",
-            lambda operation, value: _with(B=int(value))(operation),
-            lambda operation: (
-                math.ceil(_longest(operation)),
-                float(max(operation.instance.M_total, math.ceil(_longest(operation)) + 1)),
-            ),
-            lambda operation: (math.ceil(_longest(operation)), 2.0**53),
-        ),
-        Knob(
-            "admission-threshold",
-            "largest share of KV memory up to which requests are admitted",
-            "larger",
-            False,
-            "linear",
-            lambda operation, value: _with(admission_threshold=value)(operation),
-            lambda _: (0.05, 1.0),
-            lambda _: (0.0, 1.0),
-        ),
+    return Knob(
+        spec.name,
+        spec.words,
+        spec.better,
+        spec.spacing,
+        turned=turned,
+        bracket=lambda question: spec.bracket(question.mix, question.instance),
+        limits=lambda question: spec.limits(question.mix, question.instance),
+        integer=spec.integer,
     )
-}
-"""Every knob by its name."""
 
 
-def knob_named(name: str) -> Knob:
-    """Return the knob of this name, dashes and underscores alike.
+def knobs_of(kind: Kind) -> dict[str, Knob]:
+    """Return every knob of an instance of a kind, by name."""
+    knobs = [MAX_RATE, *(knob_of(spec) for spec in kind.knobs)]
+    return {knob.name: knob for knob in knobs}
+
+
+def knob_named(name: str, kind: Kind) -> Knob:
+    """Return the knob of a name, dashes and underscores alike.
+
+    Parameters
+    ----------
+    name
+        In capital or small letters.
+    kind
+        Kind of the instance whose knob is wanted.
 
     Raises
     ------
     ConfigError
-        Listing the knobs there are.
+        Listing the knobs that the kind has.
     """
-    folded = {each.lower(): each for each in KNOBS}
-    key = folded.get(name.replace("_", "-").lower())
-    if key is None:
-        raise ConfigError("KNOB", name, " | ".join(KNOBS))
-    return KNOBS[key]
+    knobs = knobs_of(kind)
+    folded = {each.lower(): knob for each, knob in knobs.items()}
+    found = folded.get(name.replace("_", "-").lower())
+    if found is None:
+        raise ConfigError("knob", name, " | ".join(knobs))
+    return found
+
+
+def bracket_of(
+    knob: Knob, question: Question, bracket: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return a bracket that a search can start from, the knob's own where None is given.
+
+    Raises
+    ------
+    ConfigError
+        If the bracket is not two numbers in order, or leaves the limits of the knob; or if none is
+        given and no fluid model knows where to look.
+    """
+    form = "two finite numbers LOW < HIGH, both > 0"
+    if bracket is None:
+        try:
+            bracket = knob.bracket(question)
+        except UnsupportedError as error:
+            needed = f"{form}; {knob.name} needs a bracket here, because {error}"
+            raise ConfigError("bracket", None, needed) from None
+    least, most = knob.limits(question)
+    low, high = knob.rounded(bracket[0]), knob.rounded(bracket[1])
+    if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
+        raise ConfigError("bracket", (low, high), form)
+    if low < least or high > most:
+        raise ConfigError("bracket", (low, high), f"numbers from {least:g} to {most:g}")
+    return low, high

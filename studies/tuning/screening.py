@@ -6,64 +6,82 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from serving import Distribution, SolveError, UnsupportedError
+from studies.question import Question
 from studies.tuning.engine import GROWTH_SCALE
-from studies.tuning.knobs import Operation
 from studies.tuning.slo import Slo
 
-Predictor = Callable[[Operation], Mapping[str, Distribution]]
-"""From an operation to its stationary latencies by name; SolveError where it has none."""
-
+Predictor = Callable[[Question], Mapping[str, Distribution]]
+"""From a question to its stationary latencies by name; SolveError where it has none."""
 
 NEARLY_FULL = 0.995
 """Load from which every latency counts as unbounded: so near to capacity an equilibrium is slow to
 solve, and a scout need not know."""
 
 
-def load_of(operation: Operation) -> float:
-    """Return the mean arrival rate over lambda_M; infinite for a node that has none."""
+def load_of(question: Question) -> float:
+    """Return the mean arrival rate over lambda_M; infinite for an instance that has none.
+
+    Raises
+    ------
+    UnsupportedError
+        If no fluid model reads the instance.
+    """
     from fluid import capacity
 
-    most = capacity(operation.workload.mix, operation.instance)
-    return operation.mean_rate / most if most > 0 else float("inf")
+    most = capacity(question.mix, question.instance)
+    return question.stream.mean_rate / most if most > 0 else math.inf
 
 
-def predict(operation: Operation) -> Mapping[str, Distribution]:
+def predict(question: Question) -> Mapping[str, Distribution]:
     """Return the stationary latencies that the fluid model predicts.
 
     Raises
     ------
     SolveError
         If more arrives than the node can serve.
+    UnsupportedError
+        If no fluid model reads the instance.
     """
-    load = load_of(operation)
+    load = load_of(question)
     if load >= 1:
         raise SolveError("stationary", "overload", f"load {load:.4g}: there is no steady state")
     from ode import stationary
 
-    found = stationary(
-        operation.workload.mix, operation.instance, operation.mean_rate, approximate=True
-    )
-    return found.latencies
+    rate = question.stream.mean_rate
+    return stationary(question.mix, question.instance, rate, approximate=True).latencies
 
 
 class Screen:
-    """Margins of the fluid model at values of a knob, each solved once."""
+    """Margins of the fluid model at values of a knob, each solved once.
+
+    Parameters
+    ----------
+    turned
+        From a value of the knob to the question there.
+    slos
+        Objectives; without any, the margin is that of the load.
+    predictor
+        Model that predicts the latencies, :func:`predict` by default.
+
+    Attributes
+    ----------
+    runs
+        Values at which the fluid model was asked and reads the instance.
+    problem
+        Why the model had no answer at a value, in words; None where it always had one.
+    """
 
     def __init__(
         self,
-        turned: Callable[[float], Operation],
+        turned: Callable[[float], Question],
         slos: Sequence[Slo],
         predictor: Predictor | None = None,
     ) -> None:
         self._turned, self._slos = turned, slos
         self._predictor = predict if predictor is None else predictor
         self._known: dict[float, float | None] = {}
+        self.runs = 0
         self.problem: str | None = None
-
-    @property
-    def runs(self) -> int:
-        """Fluid solutions so far."""
-        return len(self._known)
 
     def margin(self, value: float) -> float | None:
         """Return the largest log(statistic / limit), or load - 1 in percent without objectives.
@@ -76,11 +94,14 @@ class Screen:
 
     def _margin(self, value: float) -> float | None:
         try:
-            operation = self._turned(value)
-            load = load_of(operation)
+            question = self._turned(value)
+            load = load_of(question)
+            self.runs += 1
             if not self._slos:
                 return (load - 1) / GROWTH_SCALE
-            latencies = self._predictor(operation) if load < NEARLY_FULL else {}
+            if load >= NEARLY_FULL:
+                return math.inf
+            latencies = self._predictor(question)
         except SolveError as error:
             if error.status == "overload":
                 return math.inf
@@ -89,8 +110,6 @@ class Screen:
         except UnsupportedError as error:
             self.problem = str(error)
             return None
-        if load >= NEARLY_FULL:
-            return math.inf
         unknown = [slo.latency for slo in self._slos if slo.latency not in latencies]
         if unknown:
             self.problem = f"it has no {unknown[0]}"

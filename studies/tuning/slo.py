@@ -13,14 +13,21 @@ from serving import LATENCIES, Distribution, FluidServeError, LatencySamples
 from serving.metrics import PERCENTILES, weighted_percentile
 
 STATISTICS = ("mean", "median", *(f"p{q}" for q in PERCENTILES))
+"""Statistics that an objective may be about."""
+
 SLO_FORM = (
     f"STATISTIC_LATENCY<LIMIT, such as p99_ttft<2 or p99_ttft_ms<2000; statistics "
     f"{', '.join(STATISTICS)}; latencies {', '.join(LATENCIES)}; a finite limit > 0"
 )
+"""Form of an objective, in words."""
+
 _TEXT = re.compile(
     rf"({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})(_ms)?\s*<=?\s*([0-9.eE+-]+)\s*"
 )
+"""What the text of an objective has to match: statistic, latency, ``_ms`` and limit."""
+
 _PER_MS = {"s": 1e-3, "ms": 1.0}
+"""One millisecond in each unit of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Slo:
 
     @property
     def percentile(self) -> int | None:
-        """Which percentile it is on; None for the mean."""
+        """Percentile that the statistic is; None for the mean."""
         if self.statistic == "mean":
             return None
         return 50 if self.statistic == "median" else int(self.statistic[1:])

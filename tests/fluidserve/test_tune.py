@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from unread import unread_kind
+
+from serving import KINDS
 
 QUICK = ("--tolerance", 0.05, "--max-run-length", 100_000, "--no-verbose")
 
@@ -52,17 +55,31 @@ def test_two_knobs_take_goodput(run):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("max-rat",), "max-rate | M-total | B | admission-threshold"),
+        (("max-rat",), "KNOB max-rat: not allowed; allowed: max-rate | M-total | B | admission-"),
         (("max-rate", "--slo", "p99_ttf<1"), "STATISTIC_LATENCY<LIMIT"),
         (("max-rate", "--slo", "p99_ttft_ms<1"), "no ms"),
         (("max-rate", "--bracket", "1"), "LOW:HIGH"),
-        (("max-rate", "--bracket", "2:1"), "LOW < HIGH"),
+        (
+            ("max-rate", "--bracket", "2:1"),
+            "--bracket 2:1: not allowed; allowed: two finite numbers LOW",
+        ),
+        (("max-rate", "--bracket", "1:2,3:4"), "LOW:HIGH"),
         (("admission-threshold", "--bracket", "0.5:2"), "from 0 to 1"),
         (("max-rate", "--num-requests", 10), "--run-length"),
-        (("max-rate", "--tolerance", 0), "tolerance"),
+        (("max-rate", "--tolerance", 0), "--tolerance 0.0: not allowed"),
+        (("max-rate", "--replications", 2), "--replications 2: not allowed"),
+        (("max-rate", "--confidence", 1), "--confidence 1.0: not allowed"),
+        (("max-rate", "--scan", 1), "--scan 1: not allowed"),
+        (("max-rate", "--run-length", 1), "--run-length 1: not allowed"),
+        (("max-rate", "--max-run-length", 0), "--max-run-length 0: not allowed"),
         (("max-rate", "--profile", "ramp(first=1,last=2,duration=10)"), "constant or periodic"),
         (("max-rate", "--goodput", "ttft:1"), "two knobs"),
         (("max-rate,B",), "two knobs"),
+        (("max-rate,B,M-total",), "KNOB: one knob, or two"),
+        (("B,B", "--goodput", "ttft:1"), "KNOB B,B: not allowed; allowed: two different knobs"),
+        (("max-rate,B", "--goodput", "ttft:1", "--scan", 5), "--scan is for one knob"),
+        (("max-rate,B", "--goodput", "ttft:1", "--bracket", "1:2"), "LOW:HIGH,LOW:HIGH"),
+        (("max-rate,B", "--goodput", "ttft:1", "--run-length", 1), "--run-length 1: not allowed"),
         (("max-rate,B", "--slo", "p99_ttft<1", "--goodput", "ttft:1"), "--slo with one"),
     ],
 )
@@ -75,3 +92,41 @@ def test_wrong_input_is_one_line(run, arguments, said):
 def test_a_file_is_no_steady_stream(run):
     run("generate", "--num-requests", 5, "--output", "r.csv")
     assert "steady stream" in run("tune", "max-rate", "--requests", "r.csv").stderr
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    monkeypatch.setitem(KINDS, "unread", unread_kind())
+
+
+def test_an_engine_that_no_fluid_model_reads_needs_a_bracket(run, unread):
+    failed = run("tune", "max-rate", "--engine", "unread", *QUICK)
+    assert failed.exit_code == 2 and len(failed.stderr.splitlines()) == 1
+    assert "--bracket is needed" in failed.stderr and "no fluid model reads" in failed.stderr
+    knob = run("tune", "B", "--engine", "unread", *QUICK)
+    assert "KNOB B: not allowed; allowed: max-rate | M-total\n" in knob.stderr
+
+
+def test_an_engine_that_no_fluid_model_reads_is_tuned_in_a_bracket(run, unread):
+    engine = ("--engine", "unread", *QUICK)
+    found = json.loads(run("tune", "max-rate", "--bracket", "0.06:0.2", *engine).stdout)
+    known = json.loads(run("tune", "max-rate", *QUICK).stdout)
+    assert found["value"] == pytest.approx(known["value"], rel=0.05)
+    assert found["capacity"] is None and found["fluid_value"] is None and found["warnings"]
+    assert known["capacity"] == pytest.approx(0.133, abs=0.001)
+
+
+def test_two_knobs_take_two_brackets(run, unread):
+    done = run("tune", "max-rate,M-total", "--engine", "unread", "--bracket", "0.06:0.12,",
+               "--goodput", "ttft:50", "--run-length", 2000, "--replications", 2,
+               "--no-verbose")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    rate, memory = json.loads(done.stdout)["values"]
+    assert 0.06 <= rate <= 0.12 and 500 <= memory <= 20_000
+
+
+def test_the_help_names_the_knobs_of_each_engine(unread):
+    from fluidserve.commands.tune import help_text
+
+    assert "unread: M-total (smallest KV memory [tokens])." in help_text()
+    assert "decode_node: M-total (smallest KV memory [tokens]); B (" in help_text()

@@ -10,37 +10,45 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unread import Unread, unread_kind
 
 import discrete
 from fluid import capacity
 from serving import (
+    KINDS,
     LATENCIES,
     BatchTimeLaw,
     ConfigError,
     DecodeNode,
     FluidServeError,
     UnsupportedError,
+    kind_of,
 )
+from studies.question import Question
 from studies.tuning import (
-    KNOBS,
+    GoodputSettings,
     Knob,
     Measurement,
-    Operation,
     Point,
+    SearchSettings,
+    at_mean_rate,
     knob_named,
+    knobs_of,
     measure,
+    most_goodput,
     parse_slo,
     plain_bisection_runs,
     tune,
 )
-from studies.tuning.engine import GROWTH
+from studies.tuning.engine import BACKLOG_GROWTH
 from studies.tuning.slo import STATISTICS
 from workload import Ramp, Steps, describe
 
 NODE = DecodeNode()
-OPERATION = Operation(describe("normal"), NODE)
-LAMBDA_M = capacity(OPERATION.workload.mix, NODE)
-QUICK = {"tolerance": 0.03, "most_requests": 200_000}
+DECODE_NODE = kind_of(NODE)
+QUESTION = Question(describe("normal"), NODE, num_requests=100)
+LAMBDA_M = capacity(QUESTION.mix, NODE)
+QUICK = SearchSettings(tolerance=0.03, most_requests=200_000)
 
 
 # Objectives
@@ -76,9 +84,23 @@ def test_milliseconds_need_a_time_unit():
 
 
 def test_knobs_are_named_as_people_type_them():
-    assert knob_named("M_total") is KNOBS["M-total"] and knob_named("MAX-RATE").name == "max-rate"
+    assert knob_named("M_total", DECODE_NODE).name == "M-total"
+    assert knob_named("MAX-RATE", DECODE_NODE).name == "max-rate"
     with pytest.raises(ConfigError, match="admission-threshold"):
-        knob_named("max")
+        knob_named("max", DECODE_NODE)
+
+
+def test_a_knob_turns_a_question_into_a_question():
+    settings = {"M-total": ("M_total", 9000), "B": ("B", 700),
+                "admission-threshold": ("admission_threshold", 0.7)}  # fmt: skip
+    knobs = knobs_of(DECODE_NODE)
+    assert knobs.keys() == {"max-rate", *settings}
+    for name, (key, value) in settings.items():
+        turned = knobs[name].turned(QUESTION, value)
+        assert turned.instance == replace(NODE, **{key: value})
+        assert turned.source is QUESTION.source and turned.seed == QUESTION.seed
+    faster = knobs["max-rate"].turned(QUESTION, 0.07)
+    assert faster.stream.mean_rate == pytest.approx(0.07) and faster.instance is NODE
 
 
 # Runs and verdicts
@@ -86,10 +108,10 @@ def test_knobs_are_named_as_people_type_them():
 
 def test_a_run_is_measured_without_its_start():
     """The statistics are those that NumPy finds in a plain run of the same draw."""
-    operation = OPERATION.at_rate(0.7 * LAMBDA_M)
+    question = at_mean_rate(QUESTION, 0.7 * LAMBDA_M)
     slos = [parse_slo(t) for t in ("p99_ttft<90", "mean_tpot<2", "p90_e2el<1", "mean_itl<2")]
-    measured = measure(operation, slos, 2000, 3, 42)
-    table = operation.workload.sample(np.random.SeedSequence(42, spawn_key=(3,)), num_requests=2000)
+    measured = measure(question, slos, 2000, 3)
+    table = question.stream.sample(np.random.SeedSequence(42, spawn_key=(3,)), num_requests=2000)
     run = discrete.simulate(table, NODE)
     kept = slice(200, None)
     arrival, first, last = (
@@ -106,10 +128,11 @@ def test_a_run_is_measured_without_its_start():
     assert measured.margins["p99_ttft<90"] == math.log(measured.values["p99_ttft"] / 90)
 
 
-def test_replications_share_their_draws_at_every_rate():
+@pytest.mark.parametrize("replication", [0, 2])
+def test_replications_share_their_draws_at_every_rate(replication):
     """Common random numbers: arrival times are the same draw, stretched."""
     one, other = (
-        OPERATION.at_rate(rate).workload.sample(np.random.SeedSequence(1), num_requests=500)
+        at_mean_rate(QUESTION, rate).of_requests(500).replication(replication)
         for rate in (0.05, 0.1)
     )
     assert (one.decode_length == other.decode_length).all()
@@ -117,22 +140,26 @@ def test_replications_share_their_draws_at_every_rate():
 
 
 def test_growth_is_what_the_backlog_grows_by():
-    over = measure(OPERATION.at_rate(1.5 * LAMBDA_M), [], 20_000, 0, 1).values[GROWTH]
-    assert over == pytest.approx(1 - 1 / 1.5, abs=0.02)
-    assert abs(measure(OPERATION.at_rate(0.5 * LAMBDA_M), [], 20_000, 0, 1).values[GROWTH]) < 2e-3
+    def growth(load):
+        question = at_mean_rate(QUESTION, load * LAMBDA_M)
+        return measure(question, [], 20_000, 0).values[BACKLOG_GROWTH]
+
+    assert growth(1.5) == pytest.approx(1 - 1 / 1.5, abs=0.02)
+    assert abs(growth(0.5)) < 2e-3
 
 
 def test_growth_under_bursts_compares_equal_phases():
     """A burst just before the end is no growth."""
     bursts = Steps((0.0, 200.0), (3.0, 0.6), period=1200.0)
-    operation = Operation(replace(OPERATION.workload, shape=bursts), NODE).at_rate(0.7 * LAMBDA_M)
-    assert operation.mean_rate == pytest.approx(0.7 * LAMBDA_M)
-    growth = [measure(operation, [], n, 0, 1).values[GROWTH] for n in range(20_000, 20_200, 20)]
+    bursty = replace(QUESTION, source=replace(QUESTION.stream, shape=bursts))
+    question = at_mean_rate(bursty, 0.7 * LAMBDA_M)
+    assert question.stream.mean_rate == pytest.approx(0.7 * LAMBDA_M)
+    growth = [measure(question, [], n, 0).values[BACKLOG_GROWTH] for n in range(20_000, 20_200, 20)]
     assert np.abs(growth).max() < 4e-3
 
 
 def points_of(margins, growth=-0.4, settled=True):
-    found = [Measurement({}, {GROWTH: growth, "p99_ttft<1": m}, settled) for m in margins]
+    found = [Measurement({}, {BACKLOG_GROWTH: growth, "p99_ttft<1": m}, settled) for m in margins]
     return Point(1.0, 20_000, found)
 
 
@@ -151,7 +178,7 @@ def test_a_verdict_is_certain_only_when_its_replications_agree():
 
 
 def test_without_objectives_the_capacity_is_lambda_m():
-    found = tune("max-rate", OPERATION)
+    found = tune("max-rate", QUESTION)
     assert found.value == pytest.approx(LAMBDA_M, rel=0.01)
     assert found.answer.estimate == pytest.approx(LAMBDA_M, rel=0.01)
     assert found.fluid_value == pytest.approx(LAMBDA_M, rel=0.002)
@@ -160,7 +187,7 @@ def test_without_objectives_the_capacity_is_lambda_m():
 
 @pytest.mark.slow
 def test_an_objective_that_never_binds_leaves_lambda_m():
-    found = tune("max-rate", OPERATION, [parse_slo("p99_ttft<1e7")])
+    found = tune("max-rate", QUESTION, [parse_slo("p99_ttft<1e7")])
     assert found.value == pytest.approx(LAMBDA_M, rel=0.01)
 
 
@@ -171,7 +198,8 @@ def by_scan(slo, rates, requests, replications):
     for rate in rates:
         each = []
         for r in range(replications):
-            table = OPERATION.at_rate(rate).workload.sample(900 + r, num_requests=requests)
+            stream = at_mean_rate(QUESTION, rate).stream
+            table = stream.sample(900 + r, num_requests=requests)
             rows = discrete.simulate(table, NODE, record_batches=False).requests
             end = {"ttft": "first_token_time", "e2el": "completion_time"}[slo.latency]
             values = (rows[end] - rows["arrival_time"])[requests // 10 :]
@@ -185,7 +213,7 @@ def by_scan(slo, rates, requests, replications):
 @pytest.mark.parametrize("text", ["p99_ttft<200", "p90_e2el<400"])
 def test_a_capacity_is_that_of_a_scan_for_a_tenth_of_a_bisections_runs(text):
     slo = parse_slo(text)
-    found = tune("max-rate", OPERATION, [slo], tolerance=0.02)
+    found = tune("max-rate", QUESTION, [slo], settings=SearchSettings(tolerance=0.02))
     scanned = by_scan(slo, np.geomspace(0.6, 0.98, 12) * LAMBDA_M, 150_000, 3)
     assert found.value == pytest.approx(scanned, rel=0.03)
     low, high = found.answer.bracket
@@ -202,15 +230,15 @@ def test_a_wrong_scout_costs_runs_but_no_truth():
 
     slo = parse_slo("mean_ttft<20")
 
-    def wrong(operation):
-        return predict(operation.at_rate(0.7 * operation.mean_rate))
+    def wrong(question):
+        return predict(at_mean_rate(question, 0.7 * question.stream.mean_rate))
 
-    def silent(operation):
+    def silent(question):
         raise UnsupportedError("no answer")
 
-    right = tune("max-rate", OPERATION, [slo], **QUICK)
-    misled = tune("max-rate", OPERATION, [slo], predictor=wrong, **QUICK)
-    alone = tune("max-rate", OPERATION, [slo], predictor=silent, **QUICK)
+    right = tune("max-rate", QUESTION, [slo], settings=QUICK)
+    misled = tune("max-rate", QUESTION, [slo], predictor=wrong, settings=QUICK)
+    alone = tune("max-rate", QUESTION, [slo], predictor=silent, settings=QUICK)
     assert misled.fluid_value > 1.02 * right.fluid_value
     assert misled.value == pytest.approx(right.value, rel=0.03)
     assert alone.value == pytest.approx(right.value, rel=0.03) and alone.fluid_value is None
@@ -218,7 +246,7 @@ def test_a_wrong_scout_costs_runs_but_no_truth():
 
 
 def test_an_impossible_objective_says_so():
-    found = tune("max-rate", OPERATION, [parse_slo("p99_ttft<1")])
+    found = tune("max-rate", QUESTION, [parse_slo("p99_ttft<1")])
     assert found.value is None and found.answer is None
     assert "impossible" in found.reason and "p99_ttft<1" in found.reason
     assert json.loads(json.dumps(found.to_json()))["value"] is None
@@ -227,15 +255,15 @@ def test_an_impossible_objective_says_so():
 @pytest.mark.slow
 def test_the_smallest_memory_is_where_a_scan_finds_it():
     slo = parse_slo("p99_ttft<100")
-    operation = OPERATION.at_rate(0.5 * LAMBDA_M)
-    found = tune("M-total", operation, [slo], **QUICK)
+    question = at_mean_rate(QUESTION, 0.5 * LAMBDA_M)
+    found = tune("M-total", question, [slo], settings=QUICK)
     assert found.value == int(found.value)
 
     def p99(memory):
         node = replace(NODE, M_total=int(memory))
         runs = [
             discrete.simulate(
-                operation.workload.sample(70 + r, num_requests=100_000), node, record_batches=False
+                question.stream.sample(70 + r, num_requests=100_000), node, record_batches=False
             ).samples(10_000)
             for r in range(4)
         ]
@@ -252,18 +280,19 @@ def test_a_threshold_that_is_good_between_two_values_is_reported_as_such():
         BatchTimeLaw.per_token(0.05, 0.00032), mode="sacrifice", M_total=10_000, B=10_000
     )
     bursts = "steps(0:3,100:0.8,period=1100)"
-    operation = Operation(describe(types="(20,20,1)", rate_shape=bursts), node).at_rate(4.4)
-    found = tune("admission-threshold", operation, scan=8, tolerance=0.05, replications=4,
-                 most_requests=200_000)  # fmt: skip
+    stream = describe(types="(20,20,1)", rate_shape=bursts)
+    question = at_mean_rate(Question(stream, node, num_requests=100), 4.4)
+    settings = SearchSettings(scan=8, tolerance=0.05, replications=4, most_requests=200_000)
+    found = tune("admission-threshold", question, settings=settings)
     assert not found.monotone and any("not monotone" in each for each in found.warnings)
     assert len(found.crossings) == 2
     ((low, high),) = found.ranges
     assert found.value == high
     growth = {
-        value: measure(KNOBS["admission-threshold"].turned(operation, value), [], 100_000, 9, 1)
+        value: measure(found.knob.turned(question, value), [], 100_000, 9)
         for value in (0.8 * low, math.sqrt(low * high), min(1.15 * high, 1.0))
     }
-    first, middle, last = (each.values[GROWTH] for each in growth.values())
+    first, middle, last = (each.values[BACKLOG_GROWTH] for each in growth.values())
     assert middle < 0.004 < min(first, last)
 
 
@@ -275,11 +304,12 @@ def test_crossings_of_a_made_up_knob_are_all_found():
         return LAMBDA_M * (0.95 + 0.35 * math.sin(2 * math.pi * x))
 
     knob = Knob(
-        "wave", "a test", "larger", False, "linear",
-        lambda operation, x: operation.at_rate(rate(x)),
+        "wave", "a test", "larger", "linear",
+        lambda question, x: at_mean_rate(question, rate(x)),
         lambda _: (0.05, 2.2), lambda _: (0.0, 3.0),
     )  # fmt: skip
-    found = tune(knob, OPERATION, scan=12, tolerance=0.02, most_requests=200_000)
+    settings = SearchSettings(scan=12, tolerance=0.02, most_requests=200_000)
+    found = tune(knob, QUESTION, settings=settings)
     truth = sorted(
         (k + side * math.asin(0.05 / 0.35) / (2 * math.pi)) if side > 0
         else k + 0.5 - math.asin(0.05 / 0.35) / (2 * math.pi)
@@ -293,41 +323,116 @@ def test_crossings_of_a_made_up_knob_are_all_found():
 
 @pytest.mark.parametrize("shape", [Ramp(1, 2, 100.0), Steps((0.0, 10.0), (1.0, 2.0))])
 def test_a_workload_without_a_steady_state_is_refused(shape):
-    operation = Operation(replace(OPERATION.workload, shape=shape), NODE)
+    question = replace(QUESTION, source=replace(QUESTION.stream, shape=shape))
     with pytest.raises(ConfigError, match="constant or periodic"):
-        tune("max-rate", operation)
+        tune("max-rate", question)
+
+
+def test_a_file_has_no_steady_state():
+    with pytest.raises(UnsupportedError, match="stream"):
+        tune("max-rate", Question(QUESTION.requests, NODE))
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
     [({"tolerance": 0}, "tolerance"), ({"replications": 2}, "replications"), ({"scan": 1}, "scan"),
-     ({"confidence": 1.0}, "confidence"), ({"least_requests": 10}, "run_length"),
-     ({"bracket": (2.0, 1.0)}, "bracket"), ({"bracket": (0.0, 1.0)}, "bracket")],
+     ({"confidence": 1.0}, "confidence"), ({"least_requests": 10}, "least_requests"),
+     ({"replications": 3.5}, "replications")],
 )  # fmt: skip
-def test_options_that_are_not_allowed_are_named(options, key):
+def test_settings_that_are_not_allowed_are_named(options, key):
     with pytest.raises(ConfigError, match=key):
-        tune("max-rate", OPERATION, **options)
+        SearchSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"steps": 1}, "steps"),
+        ({"replications": 1}, "replications"),
+        ({"confirmed": 0}, "confirmed"),
+        ({"confidence": 0.1}, "confidence"),
+        ({"requests": 1}, "requests"),
+    ],
+)
+def test_settings_of_two_knobs_that_are_not_allowed_are_named(options, key):
+    with pytest.raises(ConfigError, match=key):
+        GoodputSettings(**options)
+
+
+@pytest.mark.parametrize("bracket", [(2.0, 1.0), (0.0, 1.0), (1.0, math.inf)])
+def test_a_bracket_that_is_not_allowed_is_named(bracket):
+    with pytest.raises(ConfigError, match="bracket"):
+        tune("max-rate", QUESTION, bracket=bracket)
+
+
+# An engine that no fluid model reads
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """A question of an instance of which no fluid model knows anything."""
+    monkeypatch.setitem(KINDS, "unread", unread_kind())
+    return QUESTION.on(Unread())
+
+
+def test_a_kind_has_the_knobs_that_it_names(unread):
+    assert list(knobs_of(kind_of(unread.instance))) == ["max-rate", "M-total"]
+    with pytest.raises(ConfigError, match=r"'B'.*allowed: max-rate \| M-total$"):
+        tune("B", unread)
+
+
+def test_without_a_fluid_model_a_rate_is_found_in_a_bracket(unread):
+    found = tune("max-rate", unread, bracket=(0.5 * LAMBDA_M, 1.5 * LAMBDA_M), settings=QUICK)
+    assert found.value == pytest.approx(LAMBDA_M, rel=0.03)
+    assert found.fluid_runs == 0 and found.fluid_value is None
+    assert any("no fluid model reads" in each for each in found.warnings)
+
+
+def test_without_a_fluid_model_a_rate_needs_a_bracket(unread):
+    for search in (
+        lambda: tune("max-rate", unread),
+        lambda: most_goodput(("max-rate", "M-total"), unread, {"ttft": 50.0}),
+    ):
+        with pytest.raises(ConfigError, match=r"max-rate needs a bracket.*no fluid model reads"):
+            search()
+
+
+def test_without_a_fluid_model_a_setting_is_found_from_its_own_bracket(unread):
+    question = at_mean_rate(unread, 0.5 * LAMBDA_M)
+    found = tune("M-total", question, settings=QUICK)
+    with_scout = tune("M-total", question.on(NODE), bracket=(500, 20_000), settings=QUICK)
+    assert found.value == pytest.approx(with_scout.value, rel=0.03)
+
+
+def test_without_a_fluid_model_the_grid_is_searched_from_all_over(unread):
+    brackets = ((0.4 * LAMBDA_M, 1.1 * LAMBDA_M), (1000.0, 20_000.0))
+    options = {"brackets": brackets,
+               "settings": GoodputSettings(steps=4, replications=2, requests=5000)}  # fmt: skip
+    knobs, thresholds = ("max-rate", "M-total"), {"ttft": 50.0}
+    found = most_goodput(knobs, unread, thresholds, **options)
+    assert found.fluid_runs == 0 and all(point.fluid is None for point in found.points)
+    scouted = most_goodput(knobs, QUESTION, thresholds, **options)
+    assert found.best.values == scouted.best.values
 
 
 # Two knobs
 
 
 def test_the_most_goodput_of_a_grid_is_what_all_of_it_run_would_say():
-    from studies.tuning import most_goodput
     from studies.tuning.goodput import measured_goodput
 
     thresholds = {"ttft": 50.0, "tpot": 2.5}
     brackets = ((0.4 * LAMBDA_M, 1.1 * LAMBDA_M), (0.1, 0.9))
-    options = {"steps": 5, "replications": 3, "requests": 20_000}
     found = most_goodput(
-        ("max-rate", "admission-threshold"), OPERATION, thresholds, brackets=brackets, **options
-    )
+        ("max-rate", "admission-threshold"), QUESTION, thresholds, brackets=brackets,
+        settings=GoodputSettings(steps=5, replications=3, requests=20_000),
+    )  # fmt: skip
 
     def goodput(values):
-        operation = OPERATION
+        question = QUESTION
         for knob, value in zip(found.knobs, values, strict=True):
-            operation = knob.turned(operation, value)
-        return np.mean([measured_goodput(operation, thresholds, 20_000, r, 42) for r in range(3)])
+            question = knob.turned(question, value)
+        return np.mean([measured_goodput(question, thresholds, 20_000, r) for r in range(3)])
 
     everywhere = {point.values: goodput(point.values) for point in found.points}
     assert len(everywhere) == 25
@@ -339,10 +444,10 @@ def test_the_most_goodput_of_a_grid_is_what_all_of_it_run_would_say():
 
 
 def test_goodput_that_nothing_reaches_is_no_answer():
-    from studies.tuning import most_goodput
-
     found = most_goodput(
-        ("B", "M-total"), OPERATION.at_rate(0.5 * LAMBDA_M), {"ttft": 0.5},
-        steps=3, replications=2, requests=2000,
+        ("B", "M-total"), at_mean_rate(QUESTION, 0.5 * LAMBDA_M), {"ttft": 0.5},
+        settings=GoodputSettings(steps=3, replications=2, requests=2000),
     )  # fmt: skip
-    assert found.best is None and "impossible" in found.to_json()["reason"]
+    printed = found.to_json()
+    assert found.best is None and "impossible" in printed["reason"]
+    assert printed["engine_runs_plain_grid"] == 9 * 2
