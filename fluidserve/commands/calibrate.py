@@ -1,4 +1,4 @@
-"""``fluidserve calibrate``: laws from measurements."""
+"""``fluidserve calibrate`` groups the commands that fit batch-time laws to measurements."""
 
 from __future__ import annotations
 

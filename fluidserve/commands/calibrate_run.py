@@ -1,4 +1,4 @@
-"""``fluidserve calibrate run``: the batch-time law of a running server."""
+"""``fluidserve calibrate run`` fits the batch-time law to the logs of a running server."""
 
 from __future__ import annotations
 

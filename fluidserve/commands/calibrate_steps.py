@@ -1,4 +1,4 @@
-"""``fluidserve calibrate steps``: the batch-time law of measured step times."""
+"""``fluidserve calibrate steps`` fits the batch-time law to measured step times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: one file each, one style, written as PNG without a display."""
+"""Draw pictures in one style and write each as a PNG file without a display."""
 
 from fluidserve.plots.comparison_curves import curves_of as curves_of
 from fluidserve.plots.dynamics import pressure_spans as pressure_spans

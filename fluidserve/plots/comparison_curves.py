@@ -1,4 +1,4 @@
-"""A comparison as curves: what every picture of fluid next to discrete is drawn from."""
+"""Turn a comparison into the curves that every picture of fluid next to discrete is drawn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a system over time: queues, memory, batches, completions."""
+"""Draw a system over time: queues, memory, batches, completions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves a latency: elasticities by parameter, as bars."""
+"""Draw which parameters change a latency most: elasticities as bars."""
 
 from __future__ import annotations
 

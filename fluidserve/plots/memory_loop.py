@@ -1,4 +1,4 @@
-"""What a full memory does to a node: the loop, one collapse, and what a threshold changes."""
+"""Draw what a full memory does to a node: the loop, one collapse, the effect of a threshold."""
 
 from __future__ import annotations
 

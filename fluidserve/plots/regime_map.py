@@ -1,4 +1,4 @@
-"""The map of regimes over spread of lengths and prompt per decode, a panel per load."""
+"""Draw the map of regimes over spread of lengths and prompt per decode, a panel per load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the errors of the fluid limit fall with the size of the node."""
+"""Draw how the errors of the fluid limit fall with the size of the node."""
 
 from __future__ import annotations
 

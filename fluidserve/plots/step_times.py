@@ -1,4 +1,4 @@
-"""How a batch-time law fits measured steps: the times themselves, and what is left over."""
+"""Draw how a batch-time law fits measured steps: the times themselves and the residuals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look for every picture: colours by engine, labelled axes, legends beside the data."""
+"""Set one style for every picture: colours by engine, labelled axes, legends beside the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tails of one node: the share of requests that wait longer, engine and predictions."""
+"""Draw the tails of one node: the share of requests that wait longer than a given time."""
 
 from __future__ import annotations
 

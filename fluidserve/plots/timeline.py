@@ -1,4 +1,4 @@
-"""The Gantt picture: what happened to each of some requests."""
+"""Draw a Gantt chart that shows what happened to each of some requests."""
 
 from __future__ import annotations
 

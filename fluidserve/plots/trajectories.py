@@ -1,4 +1,4 @@
-"""The picture that judges: trajectories with the replications' band, and what is left over."""
+"""Draw trajectories of fluid and discrete with the band of the runs, and the residuals below."""
 
 from __future__ import annotations
 

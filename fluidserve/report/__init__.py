@@ -1,4 +1,4 @@
-"""Pages to read: one self-contained HTML file on a comparison, or on the analysis of a node."""
+"""Write self-contained HTML pages on a comparison or on the analysis of a node."""
 
 from fluidserve.report.analysis import write_analysis as write_analysis
 from fluidserve.report.comparison import comparison_report as comparison_report

@@ -1,4 +1,4 @@
-"""The page on one node: what it can take, what its users will wait, what moves it, what to fear."""
+"""Write the page on one node: its capacity, its latencies, what changes them, its risks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on a comparison: what was asked, how well the fluid follows, where it holds."""
+"""Write the report on a comparison: what was asked, how well the fluid follows, where it holds."""
 
 from __future__ import annotations
 

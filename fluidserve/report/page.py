@@ -1,4 +1,4 @@
-"""The frame of a report: style, header, figures, tables. Knows nothing of what it shows."""
+"""Build the frame of a report (style, header, figures, tables) without knowing its subject."""
 
 from __future__ import annotations
 
