@@ -25,7 +25,7 @@ from calibration.profiles import (
     gpus,
     models,
 )
-from calibration.profiles._names import model_key
+from calibration.profiles.names import model_key
 from calibration.server_runs import BatchRows, calibrate_run, fit_law, read_server_log
 from calibration.step_times import StepRows, fit_step_times, read_step_times
 from serving import BatchTimeLaw, FluidServeError

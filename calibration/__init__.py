@@ -1,4 +1,4 @@
-"""Batch-time laws from measurement: step times, running servers, profiles of models on cards."""
+"""Calibration fits batch-time laws to measurements: step times, running servers, profiles."""
 
 import lazy_loader
 

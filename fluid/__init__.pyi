@@ -2,6 +2,7 @@ from ._array_code import constant_statements as constant_statements
 from ._array_code import rate_statements as rate_statements
 from ._capacity import Saturation as Saturation
 from ._capacity import capacity as capacity
+from ._capacity import fastest_batch as fastest_batch
 from ._capacity import saturation as saturation
 from ._capacity import straddle as straddle
 from ._certificate import Certificate as Certificate
@@ -21,11 +22,15 @@ from ._length_classes import classes_by_length as classes_by_length
 from ._length_classes import classes_of_mix as classes_of_mix
 from ._moments import Moments as Moments
 from ._moments import moments as moments
+from ._operating_point import healthy_batch_time as healthy_batch_time
 from ._parameters import LAW_PARAMETERS as LAW_PARAMETERS
 from ._parameters import PARAMETER_UNITS as PARAMETER_UNITS
+from ._parameters import Changed as Changed
+from ._parameters import decode_moves as decode_moves
 from ._parameters import parameter_values as parameter_values
 from ._parameters import with_mean_decode as with_mean_decode
 from ._parameters import with_mean_prefill as with_mean_prefill
+from ._parameters import with_parameter as with_parameter
 from ._render import render as render
 from ._sensitivity import Flip as Flip
 from ._sensitivity import saturation_sensitivity as saturation_sensitivity

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from serving import DecodeNode, RequestMix, answers
+
+BATCHES = 2048
+"""Sizes of a batch, evenly spaced by their logarithm, among which the fastest is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ def straddle(mix: RequestMix) -> float:
     return float(mix.probability @ need**2 / (2 * mix.probability @ need))
 
 
+@answers("decode_node")
 @lru_cache(maxsize=256)
 def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
     """Return the saturated state of ``instance`` under ``mix`` (model, section 4).
@@ -68,9 +74,33 @@ def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
 
 
 @answers("decode_node")
+def fastest_batch(mix: RequestMix, instance: DecodeNode) -> Saturation:
+    """Return the batch, up to the saturated one, at which a node would complete most.
+
+    Under an affine law it is the saturated batch. A law that bends upwards may make a smaller one
+    the fastest: the node then completes less the longer its queue is, and a batch budget B of
+    its tokens and the straddle would serve it better.
+    """
+    full = saturation(mix, instance)
+    if instance.batch_time.is_affine:
+        return full
+    least = min(mix.work / mix.mean_decode, full.batch_tokens)
+    tokens = np.geomspace(least, full.batch_tokens, BATCHES)
+    size = tokens * mix.mean_decode / mix.work
+    tau = instance.batch_time.duration(tokens, size)
+    throughput = tokens / (mix.work * np.maximum(tau, 1e-300))
+    best = int(np.argmax(throughput))
+    if throughput[best] <= full.throughput * (1 + 1e-9):
+        return full
+    return Saturation(*(float(each[best]) for each in (tokens, size, tau, throughput)))
+
+
+@answers("decode_node")
 def capacity(mix: RequestMix, instance: DecodeNode) -> float:
     """Return lambda_M [requests/time], the largest arrival rate that ``instance`` keeps up with.
 
-    Load is the arrival rate over this capacity. See :func:`saturation`.
+    Load is the arrival rate over this capacity. See :func:`saturation`. It is what a node with a
+    queue completes; under a law that bends upwards a smaller batch may complete more, see
+    :func:`fastest_batch`.
     """
     return saturation(mix, instance).throughput

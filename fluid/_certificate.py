@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fluid._survival_polynomial import largest_root, ode_is_stable, survival_polynomial
 from fluid._worst_cycle import why_no_cycle, worst_cycle
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 STABLE = "stable"
 LIMIT_CYCLE = "limit cycle"
@@ -56,6 +56,7 @@ class Certificate:
         return (self.message,)
 
 
+@answers("decode_node")
 def certificate(mix: RequestMix, instance: DecodeNode) -> Certificate:
     """Return the certificate of ``instance`` under ``mix``.
 

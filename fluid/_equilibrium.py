@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fluid._capacity import saturation
+from fluid._capacity import fastest_batch, saturation
 from fluid._moments import Moments, moments
-from serving import DecodeNode, RequestMix, SolveError
+from fluid._operating_point import OperatingPoint, operating_point
+from fluid._statistical_line import Spread
+from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent, answers
+
+STEPS = 60
+"""Iterations of the line and the variance of the requests at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,12 +27,12 @@ class Equilibrium:
     load
         lambda / lambda_M.
     rho
-        Share of the batch time that grows with the arrivals: ``lambda (d_kv W + (d_decode -
-        d_kv) E[D])``, which is ``lambda d_1 W`` on a decode node with one coefficient.
+        Share of the batch time that grows with the arrivals: ``lambda (per_token W + per_request
+        E[D])`` of ``line``, which is ``lambda d_1 W`` on a decode node with one coefficient.
     idle : [time]
         Mean idle time i per iteration.
     tau : [time]
-        Mean batch time ``(d_0 + rho i) / (1 - rho)``.
+        Mean batch time, ``(d_0 + rho i) / (1 - rho)`` where the law is affine.
     batch_tokens : [tokens]
         Mean ``B* = lambda W (tau + i)`` over iterations.
     running : [requests]
@@ -41,6 +45,9 @@ class Equilibrium:
         Mean wait for the next batch boundary, second order.
     moments
         Second moments over iterations.
+    line
+        The affine law that stands for the batch-time law here: the law itself where it is affine,
+        else its statistical line over the requests of a batch.
     """
 
     load: float
@@ -54,6 +61,7 @@ class Equilibrium:
     decode_time_by_class: NDArray[np.float64]
     wait: float
     moments: Moments
+    line: Tangent
 
     @property
     def var_batch_tokens(self) -> float:
@@ -87,6 +95,7 @@ def gamma_quantiles(mean: float, variance: float, probability: ArrayLike) -> NDA
     return gammaincinv(mean / scale, np.asarray(probability, float)) * scale
 
 
+@answers("decode_node")
 def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> Equilibrium:
     """Return the healthy equilibrium of ``instance`` under Poisson arrivals (section 4).
 
@@ -94,7 +103,8 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
     executes from the batch after its arrival on; a binding memory or batch budget is not in it
     (:meth:`Equilibrium.chance_beyond` says how often one would bind). The idle time and what it
     takes from the second moments are approximations for a node of a few running requests, right
-    in the limits of light and of heavy traffic.
+    in the limits of light and of heavy traffic. Under a law with a table the line that stands for
+    it is an approximation too, exact where no batch reaches a bend.
 
     Parameters
     ----------
@@ -110,58 +120,83 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
     """
     if not (math.isfinite(arrival_rate) and arrival_rate > 0):
         raise SolveError("equilibrium", "arrival_rate", f"{arrival_rate} is not a number > 0")
-    law = instance.batch_time
-    slope = law.d_kv * mix.work + law.per_request_extra * mix.mean_decode
-    load, rho = arrival_rate / saturation(mix, instance).throughput, arrival_rate * slope
-    if load >= 1 or rho >= 1:
-        raise SolveError("equilibrium", "overload", f"load is {load:.4f}, the backlog grows")
-    idle = _mean_idle(law.d_0, rho, arrival_rate, mix.mean_decode)
-    tau = (law.d_0 + rho * idle) / (1 - rho)
-    clock = arrival_rate * (tau + idle)
+    full = saturation(mix, instance)
+    load = arrival_rate / full.throughput
+    if load >= 1:
+        raise SolveError("equilibrium", "overload", _overload(mix, instance, load))
     which = np.unique(mix.request_class, return_inverse=True)[1]
     share = np.bincount(which, weights=mix.probability)
-    tokens = np.bincount(which, weights=mix.probability * mix.decode)
-    second = _of_batches_only(
-        moments(mix, law, arrival_rate, clock), clock * mix.work, clock * tokens, tau - law.d_0
-    )
-    in_service = clock * tokens * tau + second.cov_running_time  # E[N_j tau] per iteration
-    by_class = in_service / (clock * share)
+    decoded = np.asarray(np.bincount(which, mix.probability * mix.decode), float)
+    point, second = _with_chance(mix, instance.batch_time, arrival_rate, full.batch_tokens, decoded)
+    tau, idle = point.tau, point.idle
+    entering = arrival_rate * point.cycle
+    in_service = entering * decoded * tau + second.cov_running_time  # E[N_j tau] per iteration
+    by_class = in_service / (entering * share)
     return Equilibrium(
         load=load,
-        rho=rho,
+        rho=point.rho,
         idle=idle,
         tau=tau,
-        batch_tokens=clock * mix.work,
-        running=clock * mix.mean_decode,
-        running_by_class=clock * tokens,
+        batch_tokens=entering * mix.work,
+        running=entering * mix.mean_decode,
+        running_by_class=entering * decoded,
         decode_time=float(share @ by_class),
         decode_time_by_class=by_class,
         wait=(tau**2 + second.var_batch_time) / (2 * (tau + idle)),
         moments=second,
+        line=point.line,
     )
 
 
-def _mean_idle(d_0: float, rho: float, arrival_rate: float, mean_decode: float) -> float:
-    """Return the mean idle time i per iteration, approximately.
+def _overload(mix: RequestMix, instance: DecodeNode, load: float) -> str:
+    """Return in words that the node has no equilibrium, and whether a smaller batch would help."""
+    full, best = saturation(mix, instance), fastest_batch(mix, instance)
+    words = f"load is {load:.4f}, the backlog grows"
+    if best is not full:
+        words += (
+            f"; the batch-time law bends upwards: batches of {best.batch_tokens:.0f} tokens "
+            f"complete {best.throughput / full.throughput - 1:.1%} more than full ones, give B"
+        )
+    return words
 
-    A node is idle when nobody arrived within the last sojourn. As in an infinite-server queue the
-    idle share of time is ``f = exp(-lambda (E[D] tau + (1 - f) tau / 2))``: requests stay E[D]
-    iterations and, unless they found the node idle, wait half of one; ``i = tau f / (1 - f)``.
+
+def _with_chance(
+    mix: RequestMix,
+    law: BatchTimeLaw,
+    arrival_rate: float,
+    most_tokens: float,
+    decoded: NDArray[np.float64],
+) -> tuple[OperatingPoint, Moments]:
+    """Return the operating point and second moments, which agree on how the requests vary.
+
+    An affine law is its own statistical line. Another one has a line that depends on the variance
+    of the requests, which depends on the line: the two are iterated, from the tangent on.
     """
-    from scipy.optimize import brentq
+    point = operating_point(mix, law, arrival_rate, most_tokens)
+    second = _moments_at(mix, point, arrival_rate, decoded)
+    if law.is_affine:
+        return point, second
+    variance = second.var_running
+    for step in range(STEPS):
+        spread = Spread.of(arrival_rate * point.cycle * mix.mean_decode, variance)
+        last = point
+        found = operating_point(mix, law, arrival_rate, most_tokens, spread=spread)
+        if found.rho >= 1:  # steeper by regression than the node could follow: keep the last line
+            break
+        point, second = found, _moments_at(mix, found, arrival_rate, decoded)
+        variance += (second.var_running - variance) * (1.0 if step < STEPS // 4 else 0.5)
+        if abs(point.cycle - last.cycle) < 1e-11 * last.cycle:
+            break
+    return point, second
 
-    def batch_time(share: float) -> float:  # tau = (d_0 + rho i) / (1 - rho)
-        return d_0 * (1 - share) / (1 - rho - share)
 
-    def missing(share: float) -> float:
-        stay = batch_time(share) * (mean_decode + (1 - share) / 2)
-        return math.exp(-arrival_rate * stay) - share
-
-    # never idle for more than 1 - rho: there batches would last for ever
-    most = (1 - rho) * (1 - 1e-12)
-    share: Any = brentq(missing, 0.0, most, xtol=1e-15) if missing(most) < 0 else most
-    tau = batch_time(share)
-    return tau * share / (1 - share)
+def _moments_at(
+    mix: RequestMix, point: OperatingPoint, arrival_rate: float, decoded: NDArray[np.float64]
+) -> Moments:
+    entering = arrival_rate * point.cycle
+    ticking = moments(mix, point.line, arrival_rate, entering)
+    grown = point.tau - point.line.at_nothing
+    return _of_batches_only(ticking, entering * mix.work, entering * decoded, grown)
 
 
 def _of_batches_only(

@@ -1,4 +1,4 @@
-"""Derivatives of the closed forms: means and capacity by SymPy, second moments by differences."""
+"""Derivatives of the closed forms: formulas by SymPy, what has no formula by differences."""
 
 from __future__ import annotations
 
@@ -7,40 +7,57 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import sympy as sp
 
 from fluid._capacity import saturation
 from fluid._equilibrium import Equilibrium, equilibrium
-from fluid._parameters import parameter_values
+from fluid._parameters import (
+    LAW_PARAMETERS,
+    WITHOUT_EVICTION,
+    decode_moves,
+    parameter_values,
+    with_mean_decode,
+)
 from fluid._symbolic_equilibrium import equilibrium_formulas
-from serving import DecodeNode, RequestMix, UnsupportedError
+from serving import DecodeNode, RequestMix, answers
 
 QUANTITIES = ("tau", "batch_tokens", "running", "wait", "capacity")
 DIFFERENTIATED = (
-    "arrival_rate", "d_0", "d_kv", "d_decode", "mean_prefill", "mean_decode", "M_total", "B",
+    "arrival_rate", *WITHOUT_EVICTION, "mean_prefill", "mean_decode", "M_total", "B",
     "admission_threshold",
 )  # fmt: skip
+OF_NODE_SIZE = ("M_total", "B", "admission_threshold")
+"""Parameters that move the capacity alone: the healthy node does not reach them."""
+
 RELATIVE = 1e-3
 """Step of the differences of smooth moments, whose error falls with its fourth power."""
 
+ACROSS_A_KINK = 1e-4
+"""Step of the differences by the mean decode length: whole lengths make a kink, at which central
+differences tend to the mean of both sides as the step does to 0."""
+
 M, B, KAPPA = sp.symbols("M B kappa", positive=True)
-D_0, D_KV, D_DECODE = sp.symbols("d_0 d_kv d_decode", nonnegative=True)
+AT_NOTHING, PER_TOKEN, PER_REQUEST = sp.symbols("d_0 d_kv epsilon", real=True)
 W, MEAN = sp.symbols("W E_D", positive=True)
 SQUARE, FIRST, P_SQUARE, P = sp.symbols("a_2 a_1 p_2 p_1", nonnegative=True)
 """E[(p+1)^2], E[p+1], E[p^2], E[p]."""
 
 
+@answers("decode_node")
 def equilibrium_gradients(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float
 ) -> dict[str, dict[str, float]]:
     """Return d(quantity)/d(parameter) of the healthy equilibrium and of the capacity.
 
-    SymPy differentiates the formulas of :func:`fluid.equilibrium_formulas` and of
-    :func:`fluid.capacity`. Idle time and Var tau have no formula in the parameters; their
-    derivatives, which are small parts of those of the means and of the wait, are five-point
-    differences. At a kink of the capacity, where two limits bind at once, the derivative is that
-    of one of them.
+    SymPy differentiates the formulas of :func:`fluid.equilibrium_formulas`, in which the line of
+    the equilibrium stands for the batch-time law, and of :func:`fluid.capacity`. Idle time, Var
+    tau and the line have no formula in the parameters; their derivatives are differences. The
+    line of an affine law is the law, so that they are small parts of the whole there.
+
+    At a kink one derivative is returned. By the mean decode length it is the mean of both sides.
+    Where two limits bind the capacity at once it is that of one of them, and where a table bends
+    at the very batch of a saturated node it is the one towards larger batches. The equilibrium
+    has no kink at a bend, which is spread over the batches of the node.
 
     Parameters
     ----------
@@ -57,42 +74,42 @@ def equilibrium_gradients(
 
     Raises
     ------
-    UnsupportedError
-        For a tabulated batch-time law.
     SolveError
         If load >= 1: there is no equilibrium.
     """
-    law = instance.batch_time
-    if law.d_decode_table is not None:
-        raise UnsupportedError("the closed forms are differentiated for linear batch-time laws")
     state = equilibrium(mix, instance, arrival_rate)
-    values = {
-        "lambda": arrival_rate, "d_0": law.d_0, "d_kv": law.d_kv,
-        "epsilon": law.per_request_extra, "i": state.idle, "W": mix.work, "E_D": mix.mean_decode,
-        "V_tau": state.moments.var_batch_time,
-    }  # fmt: skip
-    longer = float(mix.probability @ (mix.prefill + mix.decode + 1))
+    values = {"lambda": arrival_rate, "W": mix.work, "E_D": mix.mean_decode} | _without_formula(
+        state
+    )
     direct: dict[str, dict[str, float]] = {
         "arrival_rate": {"lambda": 1.0},
-        "d_0": {"d_0": 1.0},
-        "d_kv": {"d_kv": 1.0, "epsilon": -1.0},
-        "d_decode": {"epsilon": 1.0},
         "mean_prefill": {"W": mix.mean_decode},
-        "mean_decode": {"W": longer, "E_D": 1.0},
+        "mean_decode": {"W": _work_per_mean_decode(mix), "E_D": 1.0},
     }
     out: dict[str, dict[str, float]] = {name: {} for name in QUANTITIES}
     formulas = _slopes()
     for name in DIFFERENTIATED:
-        chain = direct.get(name)
-        if chain is not None:
-            idle, variance = _implicit(mix, instance, arrival_rate, name)
-            chain = chain | {"i": idle, "V_tau": variance}
+        chain: dict[str, float] = {}
+        if name not in OF_NODE_SIZE:
+            chain = direct.get(name, {}) | _implicit(mix, instance, arrival_rate, name)
         for quantity, by_symbol in formulas.items():
             out[quantity][name] = sum(
-                by_symbol[symbol](values) * slope for symbol, slope in (chain or {}).items()
+                by_symbol[symbol](values) * slope for symbol, slope in chain.items()
             )
-    out["capacity"] = _capacity_slopes(mix, instance, longer)
+    out["capacity"] = _capacity_slopes(mix, instance)
     return out
+
+
+def _without_formula(state: Equilibrium) -> dict[str, float]:
+    """Return what the formulas take from the numeric equilibrium, by the name of its symbol."""
+    line = state.line
+    return {
+        "d_0": line.at_nothing,
+        "d_kv": line.per_token,
+        "epsilon": line.per_request,
+        "i": state.idle,
+        "V_tau": state.moments.var_batch_time,
+    }
 
 
 @cache
@@ -116,41 +133,43 @@ def _numeric(expression: Any) -> Callable[[Mapping[str, float]], float]:
 
 def _implicit(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float, name: str
-) -> tuple[float, float]:
-    """Return the derivatives of the idle time and of Var tau, by differences of fourth order."""
+) -> dict[str, float]:
+    """Return the derivatives of :func:`_without_formula` by one parameter, by differences."""
     value = parameter_values(mix, instance, arrival_rate)[name]
     law = instance.batch_time
 
-    def at(by: float) -> Equilibrium:
+    def at(by: float) -> tuple[float, dict[str, float]]:
+        """Return the parameter that is reached, and the values there."""
+        new_mix, node, rate, reached = mix, instance, arrival_rate, value + by
         if name == "arrival_rate":
-            return equilibrium(mix, instance, arrival_rate + by)
-        if name == "mean_prefill":
-            return equilibrium(replace(mix, prefill=mix.prefill + by), instance, arrival_rate)
-        if name == "mean_decode":
-            return equilibrium(_longer(mix, by), instance, arrival_rate)
-        new = replace(law, **{name: getattr(law, name) + by})
-        return equilibrium(mix, replace(instance, batch_time=new), arrival_rate)
+            rate = reached
+        elif name == "mean_prefill":
+            new_mix = replace(mix, prefill=mix.prefill + by)
+        elif name == "mean_decode":
+            new_mix = with_mean_decode(mix, reached)
+            reached = new_mix.mean_decode
+        else:
+            node = replace(instance, batch_time=replace(law, **{name: reached}))
+        return reached, _without_formula(equilibrium(new_mix, node, rate))
 
+    if name == "mean_decode":
+        step = ACROSS_A_KINK * value
+        (low, before), (high, after) = at(-step), at(step)
+        return {key: (after[key] - before[key]) / (high - low) for key in after}
     short = name == "mean_prefill" and mix.prefill.min() < 2 * RELATIVE * value
-    forward = name == "mean_decode" or value == 0 or short
-    step = value * RELATIVE if value > 0 else RELATIVE * max(law.d_0, 1e-9)
+    forward = value == 0 or short
+    step = value * RELATIVE if value > 0 else RELATIVE * max(float(law.duration(0, 0)), 1e-9)
     weights = (-25 / 12, 4, -3, 4 / 3, -1 / 4) if forward else (1 / 12, -2 / 3, 0, 2 / 3, -1 / 12)
     first = 0 if forward else -2
-    states = [(w, at((first + k) * step)) for k, w in enumerate(weights) if w]
-    return (
-        sum(w * each.idle for w, each in states) / step,
-        sum(w * each.moments.var_batch_time for w, each in states) / step,
-    )
+    states = [(w, at((first + k) * step)[1]) for k, w in enumerate(weights) if w]
+    return {key: sum(w * each[key] for w, each in states) / step for key in states[0][1]}
 
 
-def _longer(mix: RequestMix, chance: float) -> RequestMix:
-    """Return ``mix`` with one token more at this chance."""
-    return RequestMix(
-        np.tile(mix.prefill, 2),
-        np.concatenate([mix.decode, mix.decode + 1]),
-        np.concatenate([mix.probability * (1 - chance), mix.probability * chance]),
-        np.tile(mix.request_class, 2),
-    )
+def _work_per_mean_decode(mix: RequestMix) -> float:
+    """Return dW/dE[D] [token-iterations/token] as all lengths move in proportion."""
+    gains, losses = decode_moves(mix.decode, mix.probability)
+    last = mix.prefill + mix.decode  # tokens of the last iteration, lost by who gets shorter
+    return float(gains @ (last + 1) + losses @ last)
 
 
 @cache
@@ -166,31 +185,35 @@ def _ceilings() -> Mapping[str, Any]:
     }
 
 
-def _capacity_slopes(mix: RequestMix, instance: DecodeNode, longer: float) -> dict[str, float]:
+def _capacity_slopes(mix: RequestMix, instance: DecodeNode) -> dict[str, float]:
     """Return d(capacity)/d(parameter) of the ceiling that binds."""
     share, p = mix.probability, mix.prefill
-    law = instance.batch_time
+    law, found = instance.batch_time, saturation(mix, instance)
+    line = law.tangent(found.batch_tokens, found.batch_size)
     values: dict[str, float] = {
         "M": float(instance.M_total), "B": float(min(instance.token_budget, 2**62)),
-        "kappa": float(instance.admission_threshold), "d_0": law.d_0, "d_kv": law.d_kv,
-        "d_decode": law.d_decode, "W": mix.work, "E_D": mix.mean_decode,
-        "a_2": float(share @ (p + 1) ** 2), "a_1": float(share @ (p + 1)),
+        "kappa": float(instance.admission_threshold), "d_0": line.at_nothing,
+        "d_kv": line.per_token, "epsilon": line.per_request, "W": mix.work,
+        "E_D": mix.mean_decode, "a_2": float(share @ (p + 1) ** 2), "a_1": float(share @ (p + 1)),
         "p_2": float(share @ p**2), "p_1": float(share @ p),
     }  # fmt: skip
-    found = saturation(mix, instance)
     names = ["M", "B", *(["kappa"] if instance.admission_threshold < 1 else []), "one"]
     tokens = {name: _numeric(_ceilings()[name])(values) for name in names}
     binding = min(names, key=lambda name: abs(tokens[name] - found.batch_tokens))
     slopes = _throughput_slopes(binding)
     chains = {
-        "d_0": {"d_0": 1.0}, "d_kv": {"d_kv": 1.0}, "d_decode": {"d_decode": 1.0},
         "mean_prefill": {
             "W": mix.mean_decode, "a_2": 2 * values["a_1"], "a_1": 1.0,
             "p_2": 2 * values["p_1"], "p_1": 1.0,
         },
-        "mean_decode": {"W": longer, "E_D": 1.0},
+        "mean_decode": {"W": _work_per_mean_decode(mix), "E_D": 1.0},
         "M_total": {"M": 1.0}, "B": {"B": 1.0}, "admission_threshold": {"kappa": 1.0},
     }  # fmt: skip
+    for name in LAW_PARAMETERS:
+        step = RELATIVE * getattr(law, name) or RELATIVE
+        more = replace(law, **{name: getattr(law, name) + step})
+        longer = more.duration(found.batch_tokens, found.batch_size) - found.batch_time
+        chains[name] = {"d_0": float(longer) / step}  # whatever lengthens this very batch
     return {
         name: sum(slopes[x](values) * by for x, by in chains.get(name, {}).items() if x in slopes)
         for name in DIFFERENTIATED
@@ -200,6 +223,6 @@ def _capacity_slopes(mix: RequestMix, instance: DecodeNode, longer: float) -> di
 @cache
 def _throughput_slopes(binding: str) -> Mapping[str, Callable[[Mapping[str, float]], float]]:
     tokens = _ceilings()[binding]
-    tau = D_0 + D_KV * tokens + (D_DECODE - D_KV) * tokens * MEAN / W
+    tau = AT_NOTHING + PER_TOKEN * tokens + PER_REQUEST * tokens * MEAN / W
     throughput = tokens / (W * tau)
     return {str(x): _numeric(sp.diff(throughput, x)) for x in throughput.free_symbols}

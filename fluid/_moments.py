@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import BatchTimeLaw, RequestMix, SolveError
+from serving import RequestMix, SolveError, Tangent
 
 DECADES = 22.0
 """The response to a request is followed until it has fallen by exp(-22) = 3e-10 ..."""
@@ -48,14 +48,15 @@ class Moments:
 
 
 def moments(
-    mix: RequestMix, law: BatchTimeLaw, arrival_rate: float, arrivals_per_batch: float
+    mix: RequestMix, line: Tangent, arrival_rate: float, arrivals_per_batch: float
 ) -> Moments:
     """Return the second moments of batch tokens, running requests and batch time.
 
     Parameters
     ----------
-    mix, law
-        Lengths, and the batch-time law.
+    mix, line
+        Lengths, and the affine law that stands for the batch-time law: the law itself where it is
+        affine, else its tangent or statistical line, see :meth:`serving.BatchTimeLaw.tangent`.
     arrival_rate : [requests/time]
         lambda of the Poisson arrivals.
     arrivals_per_batch : [requests]
@@ -71,23 +72,23 @@ def moments(
     stage = np.arange(alive.shape[1])
     tokens = first + stage * alive
     n_total, b_total = alive.sum(axis=0), tokens.sum(axis=0)
-    w_total = law.d_kv * b_total + law.per_request_extra * n_total
+    w_total = line.per_token * b_total + line.per_request * n_total
 
     log_z = _slowest(w_total, arrival_rate)
     size = _points(w_total.size, log_z)
     unit = np.exp(-2j * np.pi / size * np.arange(size // 2 + 1))
     n_hat, b_hat = np.fft.rfft(alive, size), np.fft.rfft(b_total, size)
-    w_hat = law.d_kv * b_hat + law.per_request_extra * n_hat.sum(axis=0)
+    w_hat = line.per_token * b_hat + line.per_request * n_hat.sum(axis=0)
     delayed = arrival_rate * unit / (1 - arrival_rate * unit * w_hat)  # lambda z R(z)
     resolvent = 1 + delayed * w_hat  # R(z)
 
     nn = _even(_sum_beyond(alive), size)
     nb = _cross(_sum_beyond(first) + _beyond_twice(alive), _sum_beyond(tokens), size)
     bb = _even((_sum_beyond(square + stage * first) + _beyond_twice(tokens)).sum(axis=0), size)
-    nw = law.d_kv * nb + law.per_request_extra * nn  # of each class, complex
+    nw = line.per_token * nb + line.per_request * nn  # of each class, complex
     nw_total = nw.sum(axis=0)
-    bw = law.d_kv * bb + law.per_request_extra * nb.sum(axis=0).conj()
-    ww = np.real(law.d_kv * bw + law.per_request_extra * nw_total)
+    bw = line.per_token * bb + line.per_request * nb.sum(axis=0).conj()
+    ww = np.real(line.per_token * bw + line.per_request * nw_total)
 
     def mean(spectrum: NDArray) -> NDArray[np.float64]:
         return arrivals_per_batch * _circle_mean(spectrum, size, log_z)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fluid._capacity import capacity
-from fluid._parameters import (
-    LAW_PARAMETERS,
-    parameter_values,
-    with_mean_decode,
-    with_mean_prefill,
-)
-from serving import DecodeNode, FluidServeError, RequestMix
-
-WHOLE = ("M_total", "B")
-"""Parameters that are whole numbers: a change is rounded."""
+from fluid._parameters import parameter_values, with_parameter
+from serving import DecodeNode, FluidServeError, RequestMix, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +43,7 @@ class Flip:
         )
 
 
+@answers("decode_node")
 def saturation_sensitivity(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float, change: float = 0.05
 ) -> list[Flip]:
@@ -88,34 +81,12 @@ def saturation_sensitivity(
         if value == 0 or not math.isfinite(value):
             continue
         for relative in (-change, change):
-            new = _limited(name, value * (1 + relative))
-            if new == value:
+            new = with_parameter(mix, instance, arrival_rate, name, value * (1 + relative))
+            if new.value == value:
                 continue
-            changed = _load(mix, instance, arrival_rate, name, new)
+            changed = new.arrival_rate / capacity(new.mix, new.instance)
             if (changed < 1) != (load < 1):
                 verdict = "keeps up" if changed < 1 else "overloaded"
-                flips.append(Flip(name, new / value - 1, value, new, load, changed, verdict))
+                share = new.value / value - 1
+                flips.append(Flip(name, share, value, new.value, load, changed, verdict))
     return sorted(flips, key=lambda flip: -abs(flip.changed_load - load))
-
-
-def _limited(name: str, value: float) -> float:
-    if name in WHOLE:
-        return float(max(1, round(value)))
-    return min(value, 1.0) if name == "admission_threshold" else value
-
-
-def _load(
-    mix: RequestMix, instance: DecodeNode, arrival_rate: float, name: str, value: float
-) -> float:
-    """Return the load with one parameter at another value."""
-    if name == "arrival_rate":
-        arrival_rate = value
-    elif name == "mean_prefill":
-        mix = with_mean_prefill(mix, value)
-    elif name == "mean_decode":
-        mix = with_mean_decode(mix, value)
-    elif name in LAW_PARAMETERS:
-        instance = replace(instance, batch_time=replace(instance.batch_time, **{name: value}))
-    else:
-        instance = replace(instance, **{name: int(value) if name in WHOLE else value})
-    return arrival_rate / capacity(mix, instance)

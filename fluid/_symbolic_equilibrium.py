@@ -19,7 +19,8 @@ def equilibrium_formulas() -> Mapping[str, Any]:
     idle time. Per iteration ``lambda (tau + i)`` requests enter; each leaves behind W
     token-iterations and E[D] iterations; the batch-time law closes the system. Little's law per
     iteration gives the decode time, ``lambda (tau + i) E[decode] = E[N tau]``; a cycle of the
-    batch clock gives the wait, ``E[tau^2] / 2`` per ``tau + i``.
+    batch clock gives the wait, ``E[tau^2] / 2`` per ``tau + i``. The batch-time law is affine; for
+    one that bends, ``d_0, d_kv, epsilon`` are those of its line, see :class:`fluid.Equilibrium`.
 
     Returns
     -------

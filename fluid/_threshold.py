@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 DEVIATIONS = 3.0
 """Standard deviations of the peak that are left free for chance, where lengths are random."""
 
 
+@answers("decode_node")
 def threshold_without_eviction(
     mix: RequestMix, instance: DecodeNode, *, deviations: float = DEVIATIONS
 ) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving import DecodeNode, RequestMix, UnsupportedError
+from serving import DecodeNode, RequestMix, UnsupportedError, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class WorstCycle:
     evictions_per_completion: float
 
 
+@answers("decode_node")
 def worst_cycle(
     mix: RequestMix, instance: DecodeNode, *, whole_requests: bool = False
 ) -> WorstCycle:

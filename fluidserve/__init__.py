@@ -1,4 +1,4 @@
-"""FluidServe: what an LLM serving node will do, by a fluid model next to a discrete simulator.
+"""Predict what an LLM server will do: a fluid model next to a discrete simulator.
 
 Everything public is reached from here and loaded when it is first used::
 

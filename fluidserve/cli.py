@@ -1,4 +1,4 @@
-"""The command ``fluidserve``. Only the standard library and click are imported to show help."""
+"""Define the command ``fluidserve`` so that its help imports only click."""
 
 from __future__ import annotations
 

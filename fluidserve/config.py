@@ -1,4 +1,4 @@
-"""Configuration files: flat YAML, every key checked, every error one line."""
+"""Read configuration files: flat YAML, every key checked, every error in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiment folders as a collection: found, described, compared, packed."""
+"""Find, describe, compare and pack experiment folders."""
 
 from __future__ import annotations
 

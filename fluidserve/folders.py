@@ -1,4 +1,4 @@
-"""Experiment folders: whole or not there at all, and the same bytes for the same seed."""
+"""Write experiment folders: whole or not at all, and with the same bytes for the same seed."""
 
 from __future__ import annotations
 

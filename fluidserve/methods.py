@@ -1,4 +1,4 @@
-"""Names of fluid methods on the command line, where a dash is an underscore."""
+"""Parse the names of fluid methods on the command line, where a dash is an underscore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of an experiment folder from its files, for every command alike."""
+"""Draw the pictures of an experiment folder from its files, alike for every command."""
 
 from __future__ import annotations
 

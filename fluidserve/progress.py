@@ -1,4 +1,4 @@
-"""Progress on stderr: one line that is rewritten on a terminal, a few lines elsewhere."""
+"""Show progress on stderr: one line that is rewritten on a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands say about a result, and the tables that they write and read."""
+"""Describe a result for the user, and write and read the tables of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The named scenarios as functions that return a request table."""
+"""Offer each named scenario as a function that returns a request table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every configuration key, read off the kinds of engine; nothing is listed twice."""
+"""Collect every configuration key from the kinds of engine, so that no key is listed twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results in words and aligned numbers, for people."""
+"""Write results in words and aligned numbers, for people."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@
 # request with prefill length $p$ that produces its token $i$ needs $c = p + i$ tokens of the
 # batch and of KV memory. An iteration over $b$ tokens takes $\tau = d_0 + d_1 b$.
 #
-# This notebook takes the engine's rules for one batch, turns them into a **list of flows**, and
-# lets SymPy write the rest: the differential equations, their balance laws, and LaTeX. Then it
-# checks the equilibrium against the closed form and the solution against a second, independent
-# solver.
+# This notebook takes the engine's rules for one batch and turns them into a **list of flows**.
+# SymPy then writes the differential equations, their balance equations, and LaTeX. At the end the
+# notebook checks the equilibrium against the closed form, and the solution against a second,
+# independent solver.
 
 # %%
 import sympy as sp
@@ -80,11 +80,12 @@ print("flow list - one batch =", difference)
 assert difference == 0
 
 # %% [markdown]
-# ## Balance laws
+# ## Balance equations
 #
-# A flow that moves one request from here to there changes a weighted total by the difference of
-# the weights, whatever its rate. With weight 1 everywhere requests are conserved: only arrivals
-# add and only completions subtract.
+# Give every state a weight. A flow that moves one request from one state to another changes the
+# weighted total by the difference of the two weights, whatever the rate of the flow. With weight 1
+# everywhere the total is the number of requests: only arrivals add to it, and only completions
+# subtract from it.
 
 # %%
 Q = sp.Symbol("Q")
@@ -106,10 +107,11 @@ for mode, pool in (("swapping", Z[j, i]), ("sacrifice", sp.IndexedBase("R")[j]))
 # %% [markdown]
 # ## The memory surface
 #
-# Room per batch is what completions free less what growth takes, $G$, plus $\beta$ times what is
-# empty. It goes to the evicted first, then to WAITING; a lack of room is taken from the youngest.
-# Where room is what binds, the reserved memory $U = \sum c X$ therefore obeys
-# $\tau\, dU/dt = \beta (M - U)$: full memory is held without any switching.
+# The room per batch has two parts: $G$, the memory that completions free less the memory that
+# growth takes, and $\beta$ times the memory that is empty. The room goes to evicted requests first
+# and then to WAITING. If the room is negative, the youngest requests are evicted. Where room limits
+# the node, the reserved memory $U = \sum c X$ therefore obeys $\tau\, dU/dt = \beta (M - U)$:
+# memory stays full, and the equations need no switch for it.
 
 # %%
 phi, G, M, U, s, z, beta = sp.symbols("phi G M U s z beta", positive=True)
@@ -122,8 +124,8 @@ assert sp.expand(dU - beta * (M - U)) == 0
 # %% [markdown]
 # ## Equilibrium without memory pressure
 #
-# With nobody evicted and B not binding, $E = X$. In equilibrium every stage passes on what it
-# gets, so $X_i = \lambda \tau P(D \ge i)$, and
+# If no request is evicted and B does not limit the batch, $E = X$. In equilibrium every stage
+# passes on what it gets, so $X_i = \lambda \tau P(D \ge i)$, and
 # $\tau = d_0 + d_1 \sum_i c_i X_i = d_0 + d_1 \lambda \tau W$ with the work
 # $W = E[\sum_{i \le D} (p + i)] = E[pD + D(D+1)/2]$.
 
@@ -135,7 +137,8 @@ Math(sp.latex(display_form))
 
 # %% [markdown]
 # For $p = 50$, $D = 20$, $d_0 = 1$, $d_1 = 10^{-3}$, $\lambda = 0.495868$ this is
-# $\tau^* = 2.5$, $B^* = 1500$, $N^* = 24.793$. The compiled equations, started empty:
+# $\tau^* = 2.5$, $B^* = 1500$, $N^* = 24.793$. The next cell solves the compiled equations from an
+# empty start and compares.
 
 # %%
 from ode import solve
@@ -157,10 +160,11 @@ for name, value in (
 # %% [markdown]
 # ## How long a token takes
 #
-# In the plain stage equations (transport `upwind`) a token takes an *exponential* time, so a
-# cohort spreads like a Poisson count; the system takes exactly one batch. The default transport
-# adds a limited second-order correction to the flux between stages, zero in equilibrium. Both are
-# compared here with the iteration-clock solver, which moves cohorts without spreading.
+# In the plain stage equations (transport `upwind`) a token takes an *exponential* time, so a cohort
+# spreads like a Poisson count. In the real system a token takes exactly one batch. The default
+# transport adds a limited second-order correction to the flux between stages, which is zero in
+# equilibrium. The next cell compares both with the iteration-clock solver, which moves cohorts
+# without spreading them.
 
 # %%
 import numpy as np
@@ -179,7 +183,8 @@ for transport in ("upwind", "superbee"):
 # %% [markdown]
 # ## The equations themselves
 #
-# `render` writes them as text, as a LaTeX document, or as a Python function that needs only NumPy.
+# `render` writes the equations as text, as a LaTeX document, or as a Python function that needs
+# only NumPy.
 
 # %%
 print(render(fluid.equations("swapping"), "text"))

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # The fluid limit
 #
-# The fluid is what remains of a node when it grows: *n* times the memory, budget and arrivals, and
-# *n* times less time per token. A rush (load 0.5, then 1.4, then 0.5) on nodes of growing size, per
-# unit of size, next to the one fluid that is the limit of them all.
+# This notebook shows that the discrete engine approaches the fluid model as the node grows. A node
+# of size *n* has *n* times the memory, the batch budget and the arrivals of the default node, and
+# *n* times less time per token. The notebook sends a rush (load 0.5, then 1.4, then 0.5) to nodes
+# of growing size and plots the requests in the system, divided by *n*, next to the fluid model.
 #
 # `FLUIDSERVE_QUICK=1` runs the same notebook with fewer replications.
 
@@ -57,8 +58,8 @@ def runs(n, count):
 
 
 # %% [markdown]
-# The fluid itself does not know the size: but for the straddle (the room that the first request not
-# to fit leaves unused, a constant number of tokens) it is the same curve at every *n*.
+# The fluid curve is almost the same for every *n*. The only difference comes from the straddle: the
+# room that stays unused because the next request does not fit, a constant number of tokens.
 
 # %%
 limit = fluid_path(1000)
@@ -68,7 +69,7 @@ for n in (1, 10, 100):
 assert apart < 0.01
 
 # %% [markdown]
-# ## Single runs close in on it
+# ## Single runs approach the fluid model
 
 # %%
 sizes = (1, 10, 100)
@@ -88,9 +89,9 @@ plt.show()
 # %% [markdown]
 # ## How fast
 #
-# Two errors: the *noise* of one run about the mean of all, and the *bias* of the fluid against that
-# mean. Chance averages out like 1/sqrt(n). The bias is what chance does on average, a second-order
-# effect: it falls like 1/n.
+# There are two errors: the *noise* of one run around the mean of all runs, and the *bias* of the
+# fluid model against this mean. The noise falls like 1/sqrt(n). The bias is the mean effect of
+# chance, a second-order effect, and falls like 1/n.
 
 # %%
 mean_level = limit.mean()
@@ -105,8 +106,8 @@ assert -0.65 < slope < -0.35
 assert bias[1] < 5 * bias[100] and bias[1] < 0
 
 # %% [markdown]
-# A steady load shows the law of the bias best (mean end-to-end latency, noise of the drawn work
-# taken off).
+# A steady load shows best how the bias falls. The next cell measures the mean end-to-end latency
+# and removes the noise that comes from the random lengths and arrivals.
 
 # %%
 points = fs.accuracy.finite_size(

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # Fluid against discrete
 #
-# The discrete engine decides request by request, as a scheduler does. The fluid model carries
-# masses. Here they meet on the same node and the same workload: where they agree, how fast they
-# come to agree as the node grows, and what eviction does to both.
+# The discrete engine decides request by request, as a scheduler does. The fluid model treats
+# requests as a continuous mass. This notebook runs both on the same node and the same workload. It
+# shows where they agree, how the difference falls as the node grows, and what eviction does to
+# both.
 #
 # `FLUIDSERVE_QUICK=1` runs the same notebook with fewer replications.
 
@@ -39,8 +40,8 @@ pictures = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## One overload, one node of size 100
 #
-# Load .5, then 1.5, then .5 of capacity. A node of size *n* has *n* times the memory, budget and
-# arrivals of the default one, and its time per token is *n* times shorter.
+# The load is 0.5, then 1.5, then 0.5 of the capacity. A node of size *n* has *n* times the memory,
+# budget and arrivals of the default one, and its time per token is *n* times shorter.
 
 # %%
 n = 10 if QUICK else 100
@@ -60,13 +61,14 @@ fs.plots.fluid_vs_discrete(
 Image(pictures / "overload.png", width=800)
 
 # %% [markdown]
-# Where the residuals stay within two standard errors of the replication mean (shaded), what is left
-# is the noise of the runs rather than an error of the model.
+# The lower part shows the residuals: fluid model minus mean of the runs. Where they stay within two
+# standard errors of this mean (shaded), they are noise of the runs and not an error of the model.
 #
 # ## Bias falls like 1/n, noise like 1/sqrt(n)
 #
-# The mean end-to-end latency of the fluid is biased low on a small node: randomness makes batches
-# that are longer than the mean batch. A single run scatters around its mean; that is not a bias.
+# On a small node the fluid model predicts a mean end-to-end latency that is too low, because chance
+# makes some batches much longer than the mean batch. A single run scatters around the mean of all
+# runs; this scatter is noise and not a bias.
 
 # %%
 sizes = (3, 10, 30) if QUICK else (1, 3, 10, 30, 100)
@@ -85,9 +87,10 @@ Image(pictures / "size.png", width=640)
 # %% [markdown]
 # ## A synchronised burst, in both modes
 #
-# 1,500 *n* requests within 10 time units fill the memory at once. They grow together, so the fluid
-# itself must evict. A sacrificed request starts again; its hidden length does not. The fluid
-# carries how far a request ever came, otherwise its completions would be far off.
+# Here 1,500 *n* requests arrive within 10 time units and fill the memory at once. They grow
+# together, so the fluid model must evict as well. A sacrificed request starts again, but the length
+# of its answer stays the same. The fluid model therefore remembers how far each request ever came;
+# without this memory its completions would be far off.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.0), sharey=True, layout="constrained")
@@ -107,7 +110,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", 
 plt.show()
 
 # %% [markdown]
-# Grey is one discrete run, colours are the fluid. Evictions per completion, discrete and fluid:
+# Grey is one discrete run, colours are the fluid model. The next cell prints the evictions per
+# completion, first of the discrete run and then of the fluid model.
 
 # %%
 for mode in ("swapping", "sacrifice"):

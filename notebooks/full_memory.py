@@ -14,11 +14,13 @@
 # %% [markdown]
 # # A full memory, and what a threshold does about it
 #
-# In mode *sacrifice* an evicted request loses what it has decoded. If requests are alike, a memory
-# that fills once does not recover: requests enter together, grow together, the youngest are thrown
-# out and start again. The node completes less than before, at the same arrival rate, for good.
+# In mode *sacrifice* an evicted request loses what it has decoded. If all requests are alike, a
+# node whose memory has filled once does not recover: requests enter together and grow together, and
+# the youngest are evicted and start again. From then on the node completes fewer requests than
+# before, at the same arrival rate.
 #
-# The known experiment: prompts and decodes of 20 tokens, memory and batch budget of 10,000 tokens.
+# This notebook studies one case: prompts and decodes of 20 tokens, memory and batch budget of
+# 10,000 tokens.
 #
 # `FLUIDSERVE_QUICK=1` runs the same notebook with fewer runs.
 
@@ -45,7 +47,7 @@ print(f"capacity {fs.capacity(work.mix, node):.4f}, load {load:.4f}")
 # %% [markdown]
 # ## Healthy until memory first fills
 #
-# One path of Poisson arrivals, from an empty node, in both modes.
+# The picture shows one path of Poisson arrivals, from an empty node, in both modes.
 
 # %%
 end = 20_000.0
@@ -68,8 +70,8 @@ plt.show()
 assert paths["sacrifice"].outputs["in_system"][-1] > 10 * paths["swapping"].outputs["in_system"][-1]
 
 # %% [markdown]
-# How long does it last? The tokens in memory follow a square-root diffusion; its mean first passage
-# to a full memory has a closed integral.
+# How long does the node stay healthy? The tokens in memory are modelled as a square-root diffusion.
+# The mean time until this diffusion first reaches a full memory is a closed integral.
 
 # %%
 times = fs.full_memory.times_to_full(asked, runs=10 if QUICK else 60, expected=8000.0)
@@ -83,9 +85,10 @@ for rate in (5.05, 5.0, 4.9):
 # %% [markdown]
 # ## The loop
 #
-# The fluid, swept slowly up and down: between the throughput of the collapsed cycle and capacity
-# both branches exist. A collapsed node returns only when arrivals fall below what it completes, and
-# its queue has drained.
+# The next cell raises the load of the fluid model slowly and lowers it again. Between the
+# throughput of the collapsed node and the capacity there are two branches, a healthy and a
+# collapsed one. A collapsed node recovers only when fewer requests arrive than it completes, and
+# after its queue is empty.
 
 # %%
 loop = fs.hysteresis(work.mix, node)
@@ -104,9 +107,10 @@ assert abs(low - 3.9026) < 2e-4 and abs(high - 5.1182) < 1e-4
 # %% [markdown]
 # ## A threshold
 #
-# `admission_threshold` kappa admits only while less than kappa of the memory is in use. From a
-# backlog of 3,000, completions per time unit in 1000 < t < 3500, by engine and by fluid; and the
-# mean wait from an empty start over 20,000 time units.
+# The setting `admission_threshold` (kappa) admits requests only while less than the share kappa of
+# the memory is in use. The table has, for several values of kappa, the completions per time unit in
+# 1000 < t < 3500 from a backlog of 3,000 requests, by engine and by fluid model. It also has the
+# mean wait over 20,000 time units from an empty start.
 
 # %%
 rows = fs.full_memory.threshold_table(asked, runs=4 if QUICK else 16)
@@ -118,13 +122,14 @@ for row in rows:
     assert abs(row.engine.throughput - row.fluid.throughput) < 1e-6
 
 # %% [markdown]
-# 250 requests of 20 + 20 tokens fill the memory exactly. With kappa = 0.5 no more than 250 fresh
-# ones can be inside: nothing is ever evicted. Above, some are.
+# 250 requests of 20 + 20 tokens fill the memory exactly. With kappa = 0.5 the memory holds at most
+# 250 fresh requests, so no request is ever evicted. With a larger kappa some are.
 #
 # ## Which one to choose
 #
-# The largest with which a full node still completes what arrives: it returns by itself from any
-# overload. The closer the rate to the capacity, the smaller it has to be.
+# The best threshold is the largest one with which a full node still completes as many requests as
+# arrive. Such a node recovers from any overload by itself. The closer the arrival rate is to the
+# capacity, the smaller the threshold has to be.
 
 # %%
 for rate in (3.5, 4.0, 4.4, 4.9, 5.1):

@@ -14,10 +14,11 @@
 # %% [markdown]
 # # Tails of one node
 #
-# The fluid limit knows no chance: on a single node near capacity its mean TTFT is off by a factor
-# and its percentiles say nothing. What decides there is how the **work in the system** strays:
-# $V$, the token-iterations that the requests in the system still need. It jumps by
-# $w = pD + D(D+1)/2$ when a request arrives, and falls as batches execute.
+# The fluid model leaves out chance. For a single node near its capacity its mean TTFT is wrong by a
+# factor, and its percentiles are useless. On such a node the **work in the system** decides: $V$,
+# the token-iterations that the requests in the system still need. $V$ jumps by $w = pD + D(D+1)/2$
+# when a request arrives, and falls as batches execute. This notebook builds the method `node_work`
+# from $V$.
 #
 # `FLUIDSERVE_QUICK=1` runs the same notebook with fewer replications.
 
@@ -45,16 +46,17 @@ capacity
 # %% [markdown]
 # ## From V to a batch
 #
-# Given V, how many tokens $X$ would the requests in the system like to execute? If arrivals per
-# iteration grow with the batch time, $\tau = d_0 + d_1 X$, the number of requests is negative
-# binomial, and their stages $(R, c)$ (work to go, tokens) are independent. With
+# Given V, how many tokens $X$ would the requests in the system execute in the next batch? Arrivals
+# per iteration grow with the batch time $\tau = d_0 + d_1 X$, so the number of requests has a
+# negative binomial distribution. Their stages $(R, c)$ (work to go, tokens) are independent. With
 # $q = \lambda d_1 W$ and $\varphi(\theta) = \mathbb{E}\, e^{\theta R}$ over the stages,
 #
 # $$ \mathbb{E}\, e^{\theta V} = \left(\frac{1 - q}{1 - q\,\varphi(\theta)}\right)^{s + 1},
 #    \qquad s = d_0 \mathbb{E}[D] / (d_1 W), $$
 #
-# the $+1$ because time is spent in long batches. Picking one stage out of it gives
-# $\mathbb{E}[X \mid V]$, picking two the variance: a Panjer recursion.
+# where the $+1$ appears because most time is spent in long batches. Singling out one stage gives
+# $\mathbb{E}[X \mid V]$, and singling out two gives the variance. Both are computed by a Panjer
+# recursion.
 
 # %%
 closure = work_closure(mix, node, 0.9 * capacity)
@@ -68,15 +70,17 @@ for share in (0.25, 0.5, 1.0, 1.5):
     print(f"V = {v:9,.0f}: X = {x:6,.0f} +- {s:4,.0f} tokens")
 
 # %% [markdown]
-# ## The law that arrivals meet
+# ## The density that arrivals meet
 #
-# $V$ falls at $r(V) = \mathbb{E}[\min(X, C) / \tau \mid V]$, so its law obeys
+# $V$ falls at the rate $r(V) = \mathbb{E}[\min(X, C) / \tau \mid V]$, where $C$ is the number of
+# tokens of a saturated batch. The probability density $f$ of $V$ therefore obeys
 #
 # $$ \partial_t f(v) = \partial_v\,[r f] + \lambda \int f(v - w)\, dF(w) - \lambda f(v). $$
 #
-# Arrivals see it (PASTA). One that finds $X > C$ waits until $V$ has come down to $R$, the work of
-# a saturated set, for $(V - R)\,\tau_C / C$; otherwise for the rest of the batch under way. What
-# follows from its start is a backward equation for the time of $D$ batches.
+# Poisson arrivals find the system distributed according to $f$ (PASTA). An arrival that finds
+# $X > C$ waits until $V$ has fallen to $R$, the work of a saturated set of requests; this takes
+# $(V - R)\,\tau_C / C$. Any other arrival waits for the end of the batch under way. The time of the
+# following $D$ batches comes from a backward equation.
 
 # %%
 for load in (0.6, 0.8, 0.9, 0.95):
@@ -91,7 +95,8 @@ for load in (0.6, 0.8, 0.9, 0.95):
 # %% [markdown]
 # ## Beside the engine
 #
-# An empty start, arrivals over 6,000 time units, everybody counted. Nothing is fitted.
+# Every run starts empty, requests arrive over 6,000 time units, and all of them count. No number of
+# the model is fitted.
 
 # %%
 rows = {}
@@ -111,8 +116,9 @@ fs.plots.tails(rows, HERE / "tails.png")
 Image(HERE / "tails.png")
 
 # %% [markdown]
-# The fluid limit is a wall: everybody waits alike. The node-work process follows the two kinds of
-# arrivals, those who find room and those who do not, down to one request in five hundred.
+# In the fluid model all requests wait about equally long. The method `node_work` has both kinds of
+# arrivals, those that find room and those that do not, and follows the engine down to one request
+# in five hundred.
 
 # %%
 for title, (runs, predicted) in rows.items():

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # Phase diagram of a node
 #
-# When does a full memory cost throughput? Requests that are alike stay in step; requests of random
-# length fall out of step. The map below has the spread of the decode lengths on one axis, the
-# prompt per decoded token on the other, and a panel per load.
+# When does a full memory cost throughput? Requests that are alike stay in step with each other;
+# requests of random length do not. This notebook draws a map of what a node does. One axis is the
+# spread of the decode lengths, the other is the prompt length per decoded token, and each load has
+# its own panel.
 #
 # `FLUIDSERVE_QUICK=1` runs the same notebook on a coarser map.
 
@@ -40,9 +41,10 @@ pictures = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## One point
 #
-# Gamma decode lengths of mean 40 (rounded up to whole tokens) with CV 0.1, prompts half as long.
-# The survival polynomial's largest root says whether a full memory is stable; the fluid marched
-# from an endless queue says what an unstable one completes.
+# The decode lengths of this case are gamma distributed with mean 40 and CV 0.1 (standard deviation
+# over mean), rounded up to whole tokens. Prompts are half as long. The largest root of the survival
+# polynomial says whether a full node is stable. The fluid model with an endless queue says how many
+# requests an unstable node completes.
 
 # %%
 mix, node = gamma_case(0.1, 0.5)
@@ -61,7 +63,8 @@ for load, (name, throughput, evictions) in zip(
 # %% [markdown]
 # ## What the spread does
 #
-# The root crosses 1 where the loss of the cycle ends: two computations that share nothing.
+# The largest root crosses 1 at the spread where the loss of throughput ends. The two computations
+# are independent of each other.
 
 # %%
 spread = np.linspace(0, 0.35, 8 if QUICK else 29)
@@ -83,9 +86,10 @@ plt.show()
 # %% [markdown]
 # ## The map
 #
-# *Healthy*: every queue drains. *Bistable*: healthy until the memory fills, then collapsed.
-# *Backlogged*: overload with a steady full memory. *Limit cycle*: overload in step. The colour of a
-# point is what the discrete engine does there, from a long queue and from an empty node.
+# In the map, *healthy* means that every queue becomes empty. *Bistable* means healthy until the
+# memory fills, then collapsed. *Backlogged* means overload with a steadily full memory. *Limit
+# cycle* means overload in which requests enter and are evicted in step. The colour of a point is
+# what the discrete engine does there, from a long queue and from an empty node.
 
 # %%
 coarse = {

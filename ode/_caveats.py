@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving import DecodeNode, RequestMix, UnsupportedError
+from serving import DecodeNode, RequestMix, UnsupportedError, answers
 
 MODELLED = {
     "queue_policy": ("FCFS", "the fluid admits WAITING in order of arrival"),
@@ -14,6 +14,7 @@ LARGE_SHARE = 0.2
 """Share of the memory that one request may hold before a solution says so."""
 
 
+@answers("decode_node")
 def policy_labels(instance: DecodeNode, *, approximate: bool = False) -> tuple[str, ...]:
     """Return the caveats of solving ``instance``; empty where every policy is modelled.
 

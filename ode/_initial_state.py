@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,10 @@ class InitialState:
 
     def __post_init__(self) -> None:
         for name in ("running", "swapped"):
-            rows = np.asarray(getattr(self, name), float)
+            rows = np.array(getattr(self, name), float, order="C")
             if rows.size == 0:
-                rows = _none()
+                object.__setattr__(self, name, _none())
+                continue
             if rows.ndim != 2 or rows.shape[1] != 3:
                 raise FluidServeError(f"initial {name} needs columns mass, age, furthest")
             if not np.isfinite(rows).all() or (rows < 0).any() or (rows[:, 2] < rows[:, 1]).any():
@@ -48,7 +50,7 @@ class InitialState:
                     f"initial {name}: allowed are finite masses and ages >= 0, furthest >= age"
                 )
             object.__setattr__(self, name, rows)
-        if not (np.isfinite(self.waiting) and self.waiting >= 0):
+        if not (isfinite(self.waiting) and self.waiting >= 0):
             raise FluidServeError(f"initial waiting: {self.waiting} is not allowed; allowed: >= 0")
 
     @property

@@ -20,7 +20,7 @@ mkdir -p "$out"
 step() { echo "== $1" >&2; }
 quietly() { "$@" > /dev/null; }
 
-step "generate: requests from a profile with one burst"
+step "generate: requests with one burst"
 quietly fluidserve generate "${node[@]}" "${workload[@]}" --output "$out/requests.csv"
 step "simulate: the discrete engine, batch by batch"
 quietly fluidserve simulate "${node[@]}" --requests "$out/requests.csv" --out "$out/simulate"

@@ -201,34 +201,21 @@ class BatchTimeLaw:
             + self.d_swap * swapped_tokens
         )
 
-    def tangent(self, batch_tokens: float, requests: float, spread: float = 0.0) -> Tangent:
-        """Return the affine law that stands for this one around a batch.
+    def tangent(self, batch_tokens: float, requests: float) -> Tangent:
+        """Return the affine law that equals this one at a batch and changes with it there.
 
         Parameters
         ----------
         batch_tokens, requests
-            The batch [tokens], [requests].
-        spread : [requests]
-            Standard deviation of the requests of a batch. With 0 it is the tangent itself: equal to
-            the law at the batch, with the law's slopes there (those above, at a bend). Otherwise
-            the statistical line of two points, ``requests - spread`` and ``requests + spread``:
-            its slope is the secant's, and at the batch it is the mean of the two, which is what a
-            law that bends makes of batches that vary.
+            The batch [tokens], [requests]. At a bend of the table the slope is the one above it.
         """
-        linear, kv = self.per_request_extra, self.d_kv
-        if self.is_affine:
-            return Tangent(self.d_0, kv, linear)
-        low, high = max(requests - spread, 0.0), requests + spread
-        if high > low:
-            ends = float(self.table_time(low)), float(self.table_time(high))
-            slope = (ends[1] - ends[0]) / (high - low)
-            table = ends[0] + slope * (requests - low)
-        else:
+        slope, linear = 0.0, self.per_request_extra
+        if self.d_decode_table is not None:
             first, _, slopes = self.table_segments()
             piece = int(np.searchsorted(first, requests, side="right")) - 1
             slope = float(slopes[piece]) if piece >= 0 else 0.0
-            table = float(self.table_time(requests))
-        return Tangent(self.d_0 + table - slope * requests, kv, linear + slope)
+        table = float(self.table_time(requests))
+        return Tangent(self.d_0 + table - slope * requests, self.d_kv, linear + slope)
 
     def vector(self) -> NDArray[np.float64]:
         """Return the law as compiled code reads it, see :mod:`serving.batch_kernel`.

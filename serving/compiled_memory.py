@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from serving.compilation import compiled
 
@@ -40,3 +41,29 @@ _real = record_at(REAL)
 def real_at(address, i):
     """Return number ``i`` of the float64 array at ``address``."""
     return _real(address + i * 8).value
+
+
+@intrinsic
+def _as_reals(typing_context, address):
+    """Cast an address to a pointer to float64."""
+    pointer = types.CPointer(types.float64)
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(types.int64), generate
+
+
+_reals: Any = _as_reals
+
+
+@compiled
+def vector_at(address, size):
+    """Return the float64 array of so many numbers at ``address``; it counts no references."""
+    return carray(_reals(address), (size,))
+
+
+@compiled
+def matrix_at(address, rows, columns):
+    """Return the float64 array (rows, columns) at ``address``; it counts no references."""
+    return carray(_reals(address), (rows, columns))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fluid import (
-    LAW_PARAMETERS,
     Certificate,
     Equilibrium,
     Flip,
     capacity,
     certificate,
     equilibrium,
+    fastest_batch,
     parameter_values,
     saturation_sensitivity,
-    with_mean_decode,
-    with_mean_prefill,
+    with_parameter,
 )
 from ode import policy_labels, regime, solve, stationary
 from serving import (
-    DecodeNode,
     Distribution,
+    Instance,
     RateProfile,
     RequestMix,
     SolveError,
-    UnsupportedError,
 )
 from studies.question import Question
 
@@ -111,6 +109,12 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))
     full = capacity(mix, instance)
+    best = fastest_batch(mix, instance)
+    if best.throughput > full:
+        labels.append(
+            f"batches of {best.batch_tokens:.0f} tokens complete "
+            f"{best.throughput / full - 1:.1%} more than the full ones of a queue: give B"
+        )
     try:
         healthy = equilibrium(mix, instance, arrival_rate)
     except SolveError as error:
@@ -141,7 +145,7 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
 
 def _latencies(
     mix: RequestMix,
-    instance: DecodeNode,
+    instance: Instance,
     rate: float,
     profile: RateProfile | None,
     approximate: bool,
@@ -162,10 +166,10 @@ def _latencies(
 
 def _statistics(
     rate: float, profile: RateProfile | None, approximate: bool
-) -> Callable[[RequestMix, DecodeNode, float], dict[str, float]]:
+) -> Callable[[RequestMix, Instance, float], dict[str, float]]:
     """Return a function of mix, instance and rate that yields every statistic; empty if none."""
 
-    def evaluate(mix: RequestMix, instance: DecodeNode, changed: float) -> dict[str, float]:
+    def evaluate(mix: RequestMix, instance: Instance, changed: float) -> dict[str, float]:
         try:
             if profile is None:
                 found = stationary(
@@ -191,9 +195,9 @@ def _statistics(
 
 def _central(
     mix: RequestMix,
-    instance: DecodeNode,
+    instance: Instance,
     rate: float,
-    evaluate: Callable[[RequestMix, DecodeNode, float], dict[str, float]],
+    evaluate: Callable[[RequestMix, Instance, float], dict[str, float]],
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Return derivatives and elasticities of every statistic by every parameter that is not 0."""
     here = evaluate(mix, instance, rate)
@@ -204,10 +208,9 @@ def _central(
             continue
         ends = []
         for sign in (-1, 1):
-            changed = _changed(parameter, value * (1 + sign * STEP), mix, instance, rate)
-            if changed is not None:
-                ends.append((changed[0], evaluate(*changed[1])))
-        if len(ends) < 2 or not (ends[0][1] and ends[1][1]):
+            new = with_parameter(mix, instance, rate, parameter, value * (1 + sign * STEP))
+            ends.append((new.value, evaluate(new.mix, new.instance, new.arrival_rate)))
+        if not (ends[0][1] and ends[1][1]) or ends[0][0] == ends[1][0]:
             continue
         (low, before), (high, after) = ends
         for name, value_here in here.items():
@@ -215,32 +218,6 @@ def _central(
             derivative[name][parameter] = slope
             elasticity[name][parameter] = slope * value / value_here
     return derivative, elasticity
-
-
-def _changed(
-    parameter: str, value: float, mix: RequestMix, instance: DecodeNode, rate: float
-) -> tuple[float, tuple[RequestMix, DecodeNode, float]] | None:
-    """Return the value that a parameter takes, and mix, instance and rate with it."""
-    if parameter == "arrival_rate":
-        return value, (mix, instance, value)
-    if parameter == "mean_prefill":
-        changed = with_mean_prefill(mix, value)
-        return changed.mean_prefill, (changed, instance, rate)
-    if parameter == "mean_decode":
-        changed = with_mean_decode(mix, value)
-        return changed.mean_decode, (changed, instance, rate)
-    if parameter in LAW_PARAMETERS:
-        law = replace(instance.batch_time, **{parameter: value})
-        return value, (mix, replace(instance, batch_time=law), rate)
-    if parameter == "admission_threshold":
-        value = min(1.0, value)
-    else:
-        value = float(round(value))
-    try:
-        whole = value if parameter == "admission_threshold" else int(value)
-        return value, (mix, replace(instance, **{parameter: whole}), rate)
-    except (UnsupportedError, ValueError):
-        return None
 
 
 def _warnings(kind: str, verdict: Certificate, flips: tuple[Flip, ...], rate: float) -> list[str]:

@@ -6,9 +6,13 @@ import ast
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from serving import BatchTimeLaw
+from serving.compilation import ROOMS
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
@@ -112,6 +116,36 @@ def test_a_circle_is_seen():
     assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
+COEFFICIENTS = {item.name for item in fields(BatchTimeLaw)} | {"per_request_extra"}
+MAY_READ_THE_LAW = (
+    "serving/",  # the law itself
+    "calibration/",  # laws are fitted there
+    "fluid/_equations.py", "fluid/_symbolic_equilibrium.py",  # symbols of the same names
+    "ode/eulerian/problem.py",  # the values of those symbols
+)  # fmt: skip
+"""Where coefficients of a law may be read; all else sees its ``duration`` and its ``tangent``."""
+
+
+def coefficients_read(source: str) -> set[str]:
+    """Return the coefficients of a law that a source reads as attributes."""
+    attributes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
+    return {node.attr for node in attributes if isinstance(node.ctx, ast.Load)} & COEFFICIENTS
+
+
+def test_coefficients_of_the_law_are_read_in_few_places():
+    for room in MAY_IMPORT:
+        for file in sorted((ROOT / room).rglob("*.py")):
+            name = str(file.relative_to(ROOT))
+            if not name.startswith(MAY_READ_THE_LAW):
+                read = coefficients_read(file.read_text(encoding="utf-8"))
+                assert not read, f"{name} reads {sorted(read)} of a batch-time law"
+
+
+def test_a_coefficient_that_is_read_is_seen():
+    assert coefficients_read("x = node.batch_time.d_kv + law.duration(1, 2)") == {"d_kv"}
+    assert coefficients_read("law = per_token(d_kv=1)") == set()
+
+
 def test_folders_that_are_not_packages_have_no_init():
     assert not [path for name in NOT_PACKAGES for path in (ROOT / name).rglob("__init__.py")]
 
@@ -121,6 +155,16 @@ def test_a_file_stays_below_500_lines():
         for file in (ROOT / room).rglob("*.py"):
             lines = len(file.read_text(encoding="utf-8").splitlines())
             assert lines <= 500, f"{file.relative_to(ROOT)} has {lines} lines"
+
+
+def test_sub_folders_have_no_underscore_names():
+    for room in MAY_IMPORT:
+        for file in (ROOT / room).rglob("_*.py"):
+            assert file.stem.startswith("__") or file.parent == ROOT / room, file
+
+
+def test_compiled_code_is_stamped_with_every_room_that_may_be_called():
+    assert set(ROOMS) == set(MAY_IMPORT) - {"fluidserve"}
 
 
 def test_the_wheel_holds_the_rooms_and_nothing_else():

@@ -1,4 +1,4 @@
-"""Workloads: generators, and readers of request traces in the formats that are in use."""
+"""The room workload draws requests at random and reads request traces of common formats."""
 
 from workload._columns import TextTable as TextTable
 from workload._columns import read_text as read_text

@@ -1,4 +1,4 @@
-"""Text columns to arrays, fast, with the row, column and value of the first that is wrong."""
+"""Convert text columns to arrays fast, and name row, column and value of the first error."""
 
 from __future__ import annotations
 

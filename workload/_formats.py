@@ -1,4 +1,4 @@
-"""The trace formats: how each is recognised and which column means what."""
+"""Declare each trace format: how it is recognised and what its columns mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrival times: a renewal process run in the clock of the expected arrivals."""
+"""Draw arrival times: a renewal process runs on the clock of expected arrivals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workload is, apart from any one draw of it."""
+"""Describe a workload apart from any single draw of its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Length distributions and how they compose into the mix a workload draws from."""
+"""Define distributions of lengths and combine them into the mix that a workload draws from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes of the arrival rate over time: multiples of a workload's base rate.
+"""Define rate shapes: the arrival rate over time as multiples of a base rate.
 
 A shape has no unit. A workload multiplies it by its rate [requests/time] and asks for the
 profile over the horizon it needs.

@@ -1,4 +1,4 @@
-"""Named scenarios, (p, D, rate) streams, and the generator that draws from them."""
+"""Define the named scenarios and (p, D, rate) streams, and draw requests from them."""
 
 from __future__ import annotations
 

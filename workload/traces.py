@@ -1,4 +1,4 @@
-"""Reading request traces and length files of any known format, and writing the project's own."""
+"""Read traces and length files of every known format, and write the project's own format."""
 
 from __future__ import annotations
 

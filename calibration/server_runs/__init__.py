@@ -1,31 +1,18 @@
-"""Calibration from what a running server wrote: per-request results or per-second metrics."""
+"""A running server's results or metrics give the batch-time law of the server."""
 
-from calibration.server_runs._batch_rows import BatchRows
-from calibration.server_runs._calibrate import HeldOut, RunCalibration, calibrate_run
-from calibration.server_runs._drift import Drift, Window
-from calibration.server_runs._law import COEFFICIENTS, LawFit, fit_law
-from calibration.server_runs._metric_rows import rows_of_metrics
-from calibration.server_runs._metrics import MetricsLog
-from calibration.server_runs._offsets import Estimate
-from calibration.server_runs._read import ServerLog, read_server_log
-from calibration.server_runs._requests import RequestLog
-from calibration.server_runs._rows import rows_of_requests
-
-__all__ = [
-    "COEFFICIENTS",
-    "BatchRows",
-    "Drift",
-    "Estimate",
-    "HeldOut",
-    "LawFit",
-    "MetricsLog",
-    "RequestLog",
-    "RunCalibration",
-    "ServerLog",
-    "Window",
-    "calibrate_run",
-    "fit_law",
-    "read_server_log",
-    "rows_of_metrics",
-    "rows_of_requests",
-]
+from calibration.server_runs.batch_rows import BatchRows as BatchRows
+from calibration.server_runs.calibrate import HeldOut as HeldOut
+from calibration.server_runs.calibrate import RunCalibration as RunCalibration
+from calibration.server_runs.calibrate import calibrate_run as calibrate_run
+from calibration.server_runs.drift import Drift as Drift
+from calibration.server_runs.drift import Window as Window
+from calibration.server_runs.law import COEFFICIENTS as COEFFICIENTS
+from calibration.server_runs.law import LawFit as LawFit
+from calibration.server_runs.law import fit_law as fit_law
+from calibration.server_runs.metric_rows import rows_of_metrics as rows_of_metrics
+from calibration.server_runs.metrics import MetricsLog as MetricsLog
+from calibration.server_runs.offsets import Estimate as Estimate
+from calibration.server_runs.read import ServerLog as ServerLog
+from calibration.server_runs.read import read_server_log as read_server_log
+from calibration.server_runs.request_rows import rows_of_requests as rows_of_requests
+from calibration.server_runs.requests import RequestLog as RequestLog

@@ -1,22 +1,14 @@
-"""Batch-time laws from measured step times: read, fit, and say how good the fit is."""
+"""Measured step times give a batch-time law, and figures that say how good the fit is."""
 
-from calibration.step_times._recipes import Recipe, predict
-from calibration.step_times.diagnostics import Coefficient, Identifiability, Outlier
-from calibration.step_times.fit import LAWS, FitQuality, StepTimeFit, fit_step_times
-from calibration.step_times.holdout import HeldOut
-from calibration.step_times.reading import StepRows, read_step_times
-
-__all__ = [
-    "LAWS",
-    "Coefficient",
-    "FitQuality",
-    "HeldOut",
-    "Identifiability",
-    "Outlier",
-    "Recipe",
-    "StepRows",
-    "StepTimeFit",
-    "fit_step_times",
-    "predict",
-    "read_step_times",
-]
+from calibration.step_times.diagnostics import Coefficient as Coefficient
+from calibration.step_times.diagnostics import Identifiability as Identifiability
+from calibration.step_times.diagnostics import Outlier as Outlier
+from calibration.step_times.fit import LAWS as LAWS
+from calibration.step_times.fit import FitQuality as FitQuality
+from calibration.step_times.fit import StepTimeFit as StepTimeFit
+from calibration.step_times.fit import fit_step_times as fit_step_times
+from calibration.step_times.holdout import HeldOut as HeldOut
+from calibration.step_times.reading import StepRows as StepRows
+from calibration.step_times.reading import read_step_times as read_step_times
+from calibration.step_times.recipes import Recipe as Recipe
+from calibration.step_times.recipes import predict as predict

@@ -1,4 +1,4 @@
-"""How well each coefficient is known: collinearity, intervals by deleted levels, outliers."""
+"""Diagnostics say how certain a fit is: collinearity, intervals by deleted levels, outliers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from calibration.step_times._solver import fit_relative
+from calibration.robust_fit import spread
+from calibration.step_times.design import Design
 from calibration.step_times.reading import StepRows
 from serving import WorkloadError
 
-LARGEST_VIF, WIDEST = 30.0, 0.25
-"""A coefficient is identified up to this variance inflation, and half-width of its interval over
-its value."""
+LARGEST_VIF = 30.0
+"""Largest variance inflation of a coefficient that counts as identified."""
 
-FAR_OFF, OUTLYING = 100.0, 6.0
-"""A row whose time is so many times another's unit is a slip; one so many standard deviations off
-is an outlier."""
+WIDEST = 0.25
+"""Largest half width of a 95 % interval, over the coefficient, that identifies it."""
+
+FAR_OFF = 100.0
+"""Smallest factor between measured and predicted time that is taken for a slip of units."""
+
+OUTLYING = 6.0
+"""Smallest distance of an outlier from the law [standard deviations]."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """One coefficient of a law.
+    """A coefficient of a law has a 95 % interval and a mark of identification.
 
     Parameters
     ----------
@@ -36,7 +41,7 @@ class Coefficient:
     vif
         Variance inflation: 1 for a column that no other column resembles.
     identified
-        Whether the data say the coefficient, not only the prediction.
+        Whether the rows tell the coefficient itself, and not only predictions.
     """
 
     name: str
@@ -50,12 +55,12 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True)
 class Identifiability:
-    """What a design can tell apart.
+    """Rows tell the columns of a fit apart as far as these figures say.
 
     Parameters
     ----------
     condition
-        Condition number of its columns, each over the time and scaled to length 1.
+        Condition number of the columns, each over the time and scaled to length 1.
     vif
         Variance inflation of each column.
     collinear
@@ -69,7 +74,17 @@ class Identifiability:
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A row far from the law: row of the file, measured and predicted [s], standard deviations."""
+    """An outlier is a row far from the law.
+
+    Parameters
+    ----------
+    row
+        Number of the row in the file.
+    measured, predicted : [s]
+        Time of the batch.
+    deviations
+        Distance from the law [standard deviations], on the logarithm of the time.
+    """
 
     row: int
     measured: float
@@ -77,11 +92,11 @@ class Outlier:
     deviations: float
 
 
-def identifiability(A: Array, y: Array, names: list[str]) -> Identifiability:
-    """Return what the columns of a relative fit can tell apart (Belsley, Kuh and Welsch)."""
-    design = A / y[:, None]
-    length = np.sqrt((design**2).sum(axis=0))
-    scaled = design / np.where(length > 0, length, 1.0)
+def identifiability(design: Design) -> Identifiability:
+    """Return which columns of a relative fit the rows tell apart (Belsley, Kuh and Welsch)."""
+    relative = design.columns / design.measured[:, None]
+    length = np.sqrt((relative**2).sum(axis=0))
+    scaled = relative / np.where(length > 0, length, 1.0)
     _, singular, axes = np.linalg.svd(scaled, full_matrices=False)
     singular = np.maximum(singular, 1e-14 * singular[0])
     condition = float(singular[0] / singular[-1])
@@ -90,60 +105,52 @@ def identifiability(A: Array, y: Array, names: list[str]) -> Identifiability:
     gram = scaled.T @ scaled
     alike = np.abs(gram - np.diag(np.diag(gram)))
     i, j = np.unravel_index(int(np.argmax(alike)), alike.shape)
-    pair = (names[int(i)], names[int(j)], float(alike[i, j]))
+    pair = (design.names[int(i)], design.names[int(j)], float(alike[i, j]))
     return Identifiability(condition, tuple(vif.tolist()), pair)
 
 
 def coefficients(
-    A: Array,
-    y: Array,
-    base: Array | float,
-    names: list[str],
-    level: Array,
-    c: Array,
-    found: Identifiability,
+    design: Design, fitted: Array, level: Array, found: Identifiability
 ) -> list[Coefficient]:
     """Return each coefficient with its interval.
 
-    Errors of one level are of one kind (a kernel's tile, a clock), so that rows are no independent
-    witnesses: the interval is the jackknife's over whole levels, with Student's t. Its spread is
-    that of free coefficients: one that is held at zero would be zero without any level, too, and
-    look known. Where the lines bend is taken as known.
+    Errors of one level share a cause (a kernel's tile, a clock), so single rows are no independent
+    witnesses: the interval is the jackknife's over whole levels, with Student's t. The spread is
+    that of fits whose coefficients may be negative: a coefficient that is held at zero would stay
+    at zero without any level, and would look known. The knots of lines are taken as known.
 
     Parameters
     ----------
-    A, y, base, names
-        The fit; see :func:`calibration.step_times._solver.fit_relative`.
-    level
+    design
+        Rows and columns of the fit.
+    fitted : shape (K,)
+        Coefficients that the fit gave.
+    level : shape (R,)
         Level of every row.
-    c
-        Its result.
     found
-        Of :func:`identifiability`.
+        Result of :func:`identifiability` for the same design.
     """
     levels = np.unique(level)
-    known = np.broadcast_to(np.asarray(base, float), y.shape)
-
-    def free(kept: NDArray[np.bool_]) -> Array:
-        return fit_relative(A[kept], y[kept], base=known[kept], non_negative=False)
-
     without = [
-        free(kept)
+        design.where(kept).fit(non_negative=False)
         for kept in (level != each for each in levels.tolist())
-        if kept.sum() >= A.shape[1]
+        if kept.sum() >= fitted.size
     ]
     if levels.size > 2 and len(without) == levels.size:
-        off = np.array(without) - free(np.ones(y.size, bool))
-        spread = np.sqrt((levels.size - 1) / levels.size * (off**2).sum(axis=0))
-        half = student.ppf(0.975, levels.size - 1) * spread
+        off = np.array(without) - design.fit(non_negative=False)
+        deviation = np.sqrt((levels.size - 1) / levels.size * (off**2).sum(axis=0))
+        half = student.ppf(0.975, levels.size - 1) * deviation
     else:
-        half = np.full(c.size, np.inf)
+        half = np.full(fitted.size, np.inf)
     return [
         Coefficient(
-            name, unit_of(name), value, max(0.0, value - wide), value + wide, vif,
-            bool(vif <= LARGEST_VIF and wide <= WIDEST * value),
+            name=name, unit=unit_of(name), value=value, low=max(0.0, value - wide),
+            high=value + wide, vif=vif,
+            identified=bool(vif <= LARGEST_VIF and wide <= WIDEST * value),
         )
-        for name, value, wide, vif in zip(names, c.tolist(), half.tolist(), found.vif, strict=True)
+        for name, value, wide, vif in zip(
+            design.names, fitted.tolist(), half.tolist(), found.vif, strict=True
+        )
     ]  # fmt: skip
 
 
@@ -177,8 +184,8 @@ def outliers(rows: StepRows, predicted: Array, most: int = 20) -> list[Outlier]:
             path=rows.about.get("file"), row=int(rows.row[at]), column="step time",
             value=float(f"{rows.time[at]:.6g}"),
         )  # fmt: skip
-    spread = max(1.4826 * float(np.median(np.abs(error - np.median(error)))), 1e-9)
-    deviations = (error - np.median(error)) / spread
+    middle = float(np.median(error))
+    deviations = (error - middle) / spread(error, middle)
     order = np.argsort(-np.abs(deviations))
     far = order[np.abs(deviations[order]) > OUTLYING]
     return [

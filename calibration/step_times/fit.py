@@ -1,4 +1,4 @@
-"""The fit of a batch-time law to step times, and all that says how good it is."""
+"""A fit to step times gives a batch-time law, and figures that say how good the fit is."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.step_times._recipes import (
-    Recipe,
-    decode_columns,
-    decode_knots,
-    decode_law,
-    predict,
-    prefill_columns,
-    prefill_knots,
-    prefill_law,
-)
-from calibration.step_times._solver import fit_relative
 from calibration.step_times.diagnostics import (
     Coefficient,
     Identifiability,
@@ -29,29 +18,32 @@ from calibration.step_times.diagnostics import (
 )
 from calibration.step_times.holdout import HeldOut, held_out, level_numbers
 from calibration.step_times.reading import StepRows
+from calibration.step_times.recipes import Recipe, fit_decode, fit_prefill, predict
 from serving import BatchTimeLaw, ConfigError, WorkloadError
 
 LAWS = ("auto", "linear", "tabulated")
+"""Forms of the decode law that a user can ask for."""
+
 FEWEST = 12
-"""Decode-only rows below which nothing is fitted."""
+"""Smallest number of decode-only rows that a fit needs."""
 
 WORTH = 0.9
-"""A table is chosen where its held-out error is below this share of the linear law's."""
+"""Held-out error of a table, over that of the linear law, below which the table is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitQuality:
-    """How good a fit is.
+    """Errors on seen and on held-out rows say how good a fit is.
 
     Parameters
     ----------
     rows
-        Rows by regime.
+        Number of rows by regime.
     mape : [%]
         Mean absolute relative error on the rows of the fit, by regime.
     held_out
-        Errors on rows that were not in the fit: of the recipe that was chosen and of those that
-        were not, so that the choice can be judged.
+        Errors on rows that were not in the fit, of the chosen recipe and of the others, so that
+        the choice can be judged.
     """
 
     rows: Mapping[str, int]
@@ -70,26 +62,26 @@ class FitQuality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimeFit:
-    """A law and its quality.
+    """A fit holds a law, and figures that say how good the fit is.
 
     Parameters
     ----------
     law
-        Times in seconds.
+        Batch-time law [s].
     recipe
-        How it was fitted.
+        Form of the law.
     coefficients
-        With 95 % intervals.
+        Coefficients with 95 % intervals.
     decode, prefill
-        What the rows of each regime can tell apart; ``prefill`` is None without such rows.
+        Columns that the rows of each regime tell apart; ``prefill`` is None without such rows.
     quality
         Errors, in and out of the fit.
     outliers
         Rows far from the law, farthest first, at most 20.
     warnings
-        What to know before using it, in words.
+        Cautions for the user of the law, in words.
     rows
-        What was fitted.
+        Rows that the law was fitted to.
     """
 
     law: BatchTimeLaw
@@ -132,6 +124,7 @@ class StepTimeFit:
 
 
 def _said(found: Identifiability) -> dict[str, Any]:
+    """Return an identifiability as plain values."""
     one, other, correlation = found.collinear
     return {"condition": found.condition, "most_alike": [one, other], "cosine": correlation}
 
@@ -197,7 +190,7 @@ def fit_step_times(
 def _choice(
     rows: StepRows, law: str, kv: bool, scored: Callable[[Recipe, tuple[str, ...]], float]
 ) -> tuple[str, str]:
-    """Return the recipes of decode and of prefill that do better on held-out levels."""
+    """Return the forms of decode and of prefill that have the smaller error on held-out levels."""
     kinds = LAWS[1:] if law == "auto" else (law,)
     errors = {kind: scored(Recipe(kind, "added", kv), ("decode",)) for kind in kinds}
     decode = kinds[0]
@@ -211,7 +204,7 @@ def _choice(
 
 
 def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
-    """Return a line of decode rows under the chosen recipe's name where they agree on decode."""
+    """Return a decode score under the chosen recipe where both recipes agree on decode."""
     same = (line.recipe.decode, line.recipe.kv) == (recipe.decode, recipe.kv)
     if line.regime != "decode" or not same:
         return line
@@ -219,35 +212,38 @@ def _of(line: HeldOut, recipe: Recipe) -> HeldOut:
 
 
 def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTimeFit:
+    """Return the fit of all rows by one recipe, with intervals, outliers and warnings."""
     is_decode = rows.prefill_tokens == 0
     some = rows[is_decode]
-    knots = decode_knots(some, recipe)
-    A, names = decode_columns(some, recipe, knots)
-    c = fit_relative(A, some.time)
-    law, decode = decode_law(c, recipe, knots), identifiability(A, some.time, names)
-    known = coefficients(A, some.time, 0.0, names, level_numbers(some.requests), c, decode)
-    prefill = None
+    part = fit_decode(some, recipe)
+    law, decode, prefill = part.law, identifiability(part.design), None
+    known = coefficients(part.design, part.coefficients, level_numbers(some.requests), decode)
     if not is_decode.all():
         others = rows[~is_decode]
-        knots = prefill_knots(others, recipe)
-        A, base, names = prefill_columns(others, law, recipe, knots)
-        c = fit_relative(A, others.time, base=base)
-        law, prefill = prefill_law(c, law, knots), identifiability(A, others.time, names)
+        part = fit_prefill(others, law, recipe)
+        law, prefill = part.law, identifiability(part.design)
         level = level_numbers(others.prefill_tokens)
-        known += coefficients(A, others.time, base, names, level, c, prefill)
+        known += coefficients(part.design, part.coefficients, level, prefill)
     predicted = predict(law, rows)
     far = outliers(rows, predicted)
     error, regime = 100 * np.abs(predicted / rows.time - 1), rows.regime
     present = [name for name in ("decode", "mixed", "prefill") if (regime == name).any()]
     quality = FitQuality(
-        {name: int((regime == name).sum()) for name in present},
-        {name: float(error[regime == name].mean()) for name in present},
-        scores,
+        rows={name: int((regime == name).sum()) for name in present},
+        mape={name: float(error[regime == name].mean()) for name in present},
+        held_out=scores,
     )
     return StepTimeFit(
-        law, recipe, tuple(known), decode, prefill, quality, tuple(far),
-        tuple(_warnings(known, decode, quality, recipe, rows)), rows,
-    )  # fmt: skip
+        law=law,
+        recipe=recipe,
+        coefficients=tuple(known),
+        decode=decode,
+        prefill=prefill,
+        quality=quality,
+        outliers=tuple(far),
+        warnings=tuple(_warnings(known, decode, quality, recipe, rows)),
+        rows=rows,
+    )
 
 
 def _warnings(
@@ -257,6 +253,7 @@ def _warnings(
     recipe: Recipe,
     rows: StepRows,
 ) -> list[str]:
+    """Return the cautions that the fit calls for."""
     found = []
     loose = [each.name for each in known if not each.identified and "[" not in each.name]
     if loose:
@@ -277,7 +274,7 @@ def _warnings(
 
 
 def _check(rows: StepRows, kv: bool) -> None:
-    """Refuse rows that cannot tell a law."""
+    """Refuse rows that are too few, or that do not vary enough, to tell a law."""
     path = rows.about.get("file")
     decode = rows[rows.prefill_tokens == 0]
     if len(decode) < FEWEST:

@@ -1,4 +1,4 @@
-"""Error on rows that the fit did not see: whole levels held out, by regime."""
+"""Held-out levels show the errors on rows that the fit did not see."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.step_times._recipes import Recipe, fit_law, predict
 from calibration.step_times.reading import StepRows
+from calibration.step_times.recipes import Recipe, fit_law, predict
 
-MOST_LEVELS, BLOCKS = 24, 12
-"""Up to so many different values each is a level; more are cut into blocks of equal counts."""
+MOST_LEVELS = 24
+"""Largest number of different values that are each a level of their own."""
+
+BLOCKS = 12
+"""Number of blocks of equal counts, each a level, that more values are cut into."""
 
 FEWEST_ROWS = 3
-"""Rows that a level needs to be scored."""
+"""Smallest number of rows of a level that is scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Errors of one regime under one way of holding out.
+    """A recipe makes these errors in one regime under one way of holding out.
 
     Parameters
     ----------
     regime
         ``decode``, ``mixed`` or ``prefill``.
     levels_of
-        What is held out level by level: ``batch size``, ``context per request`` or
+        Quantity that is held out level by level: ``batch size``, ``context per request`` or
         ``prefill tokens``.
     split
         ``interpolating`` (inner levels) or ``extrapolating`` (the largest level).
     recipe
-        Of the fit.
+        Form of the fitted laws.
     mape, p95 : [%]
         Mean and 95th percentile of the absolute relative error over the held-out rows.
     mape_small, mape_large : [%]
         The same mean over held-out rows below and above the regime's middle batch size; NaN
         where there are none.
     worst_level, worst_mape
-        The level with the largest mean error [%].
+        Level with the largest mean error, and this error [%].
     levels, rows
-        How many were held out.
+        Number of levels and of rows that were held out.
     """
 
     regime: str
@@ -59,7 +62,7 @@ class HeldOut:
 
 
 def level_numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the level of each value: itself, or the largest of its block of equal counts."""
+    """Return the level of each value: the value, or the largest of a block of equal counts."""
     distinct = np.unique(values)
     if distinct.size <= MOST_LEVELS:
         return values
@@ -83,19 +86,19 @@ def held_out(rows: StepRows, recipe: Recipe, regimes: tuple[str, ...] = ()) -> l
             rows_used = rows
         if of_regime.sum() < 3 * FEWEST_ROWS:
             continue
-        for levels_of, values in _splits(rows_used, regime):
-            levels = np.unique(values[of_regime])
+        for levels_of, level_of in _splits(rows_used, regime):
+            levels = np.unique(level_of[of_regime])
             if levels.size < 4:
                 continue
             for split, chosen in (("interpolating", levels[1:-1]), ("extrapolating", levels[-1:])):
-                folds = list(_errors(rows_used, recipe, of_regime, values, chosen))
+                folds = list(_folds(rows_used, recipe, of_regime, level_of, chosen))
                 if folds:
                     found.append(_score(rows_used, regime, levels_of, split, recipe, folds))
     return found
 
 
 def _splits(rows: StepRows, regime: str) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield what to hold out: a name and the level of every row."""
+    """Yield each quantity to hold out: its name, and the level of every row."""
     size = rows.requests if regime != "prefill" else rows.prefill_tokens
     if regime != "prefill":
         yield "batch size", level_numbers(size)
@@ -106,39 +109,64 @@ def _splits(rows: StepRows, regime: str) -> Iterator[tuple[str, NDArray[np.float
         yield "prefill tokens", level_numbers(rows.prefill_tokens)
 
 
-def _errors(
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """A fold is one level that a fit did not see.
+
+    Parameters
+    ----------
+    level
+        Value that the held-out rows share.
+    tested
+        Positions of the held-out rows that are scored.
+    error
+        Relative error of the predicted time of each of those rows.
+    """
+
+    level: float
+    tested: NDArray[np.int64]
+    error: NDArray[np.float64]
+
+
+def _folds(
     rows: StepRows,
     recipe: Recipe,
     of_regime: NDArray[np.bool_],
-    values: NDArray[np.float64],
+    level_of: NDArray[np.float64],
     levels: NDArray[np.float64],
-) -> Iterator[tuple[float, NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield (level, rows tested, their relative errors)."""
+) -> Iterator[Fold]:
+    """Yield the errors on each of ``levels`` of the law that was fitted without the level."""
     for level in levels.tolist():
-        out = values == level
-        test = np.flatnonzero(of_regime & out)
+        out = level_of == level
+        tested = np.flatnonzero(of_regime & out)
         train = rows[~out]
-        if test.size < FEWEST_ROWS or not (train.prefill_tokens == 0).any():
+        if tested.size < FEWEST_ROWS or not (train.prefill_tokens == 0).any():
             continue
-        seen = rows[test]
-        yield level, test, predict(fit_law(train, recipe), seen) / seen.time - 1
+        seen = rows[tested]
+        yield Fold(level, tested, predict(fit_law(train, recipe), seen) / seen.time - 1)
 
 
 def _score(
-    rows: StepRows, regime: str, levels_of: str, split: str, recipe: Recipe, folds: list
+    rows: StepRows, regime: str, levels_of: str, split: str, recipe: Recipe, folds: list[Fold]
 ) -> HeldOut:
-    tested = np.concatenate([test for _, test, _ in folds])
-    error = 100 * np.abs(np.concatenate([each for _, _, each in folds]))
-    by_level = {level: 100 * float(np.abs(each).mean()) for level, _, each in folds}
+    """Return the errors of all folds of one way of holding out."""
+    tested = np.concatenate([fold.tested for fold in folds])
+    error = 100 * np.abs(np.concatenate([fold.error for fold in folds]))
+    by_level = {fold.level: 100 * float(np.abs(fold.error).mean()) for fold in folds}
     worst = max(by_level, key=by_level.__getitem__)
     size = rows.requests if regime != "prefill" else rows.prefill_tokens
     large = size[tested] > np.median(np.unique(size[rows.regime == regime]))
     return HeldOut(
-        regime, levels_of, split, recipe,
+        regime=regime,
+        levels_of=levels_of,
+        split=split,
+        recipe=recipe,
         mape=float(error.mean()),
         p95=float(np.quantile(error, 0.95)),
         mape_small=float(error[~large].mean()) if (~large).any() else float("nan"),
         mape_large=float(error[large].mean()) if large.any() else float("nan"),
-        worst_level=worst, worst_mape=by_level[worst],
-        levels=len(folds), rows=tested.size,
-    )  # fmt: skip
+        worst_level=worst,
+        worst_mape=by_level[worst],
+        levels=len(folds),
+        rows=tested.size,
+    )

@@ -1,4 +1,4 @@
-"""Step-time files: one row per measured batch, checked column by column."""
+"""A step-time file has one row per measured batch; the reader checks each column."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from calibration.refusal import refuse_first
 from serving import WorkloadError
 from workload import TextTable, read_text
 
 TIMES = {"step_time_ms": 1e-3, "step_time_s": 1.0, "step_time_us": 1e-6}
-"""Columns that hold the time of a step, and the seconds in their unit."""
+"""Seconds in the unit of each column that can hold the time of a step."""
 
 FASTEST, SLOWEST = 3e-4, 5.0
-"""Median step times [s] between which a file's unit is believed."""
+"""Bounds [s] of the median step time of a file whose unit is believed."""
 
 LONGEST_GAP = 10
-"""Steps between two samples of a log beyond which their mean time is of no one batch."""
+"""Largest number of steps between two samples of a log whose mean time stands for one batch."""
 
 GROUP = ("hardware", "model", "tp")
-"""Columns that tell measurements of different machines apart."""
+"""Columns that tell the measurements of one machine from those of another."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRows:
-    """Measured batches of one model on one machine.
+    """Each row is a measured batch; all rows are of one model on one machine.
 
     Parameters
     ----------
@@ -39,9 +40,9 @@ class StepRows:
     prefill_context : shape (R,) [tokens]
         KV that the prefill chunks found in the cache.
     time : shape (R,) [s]
-        Measured.
+        Measured duration.
     row : shape (R,)
-        Row of the file, from 1.
+        Number of the row in the file, from 1.
     has_context
         Whether the KV was recorded.
     about
@@ -70,7 +71,7 @@ class StepRows:
         prefill_tokens: ArrayLike = 0,
         prefill_context: ArrayLike = 0,
     ) -> StepRows:
-        """Return rows of arrays; scalars are broadcast, times are seconds.
+        """Return the rows that arrays hold; scalars are broadcast, times are seconds.
 
         Raises
         ------
@@ -87,9 +88,10 @@ class StepRows:
             )
         }  # fmt: skip
         for name, values in columns.items():
-            _refuse(name, values, values < 0, "is negative")
-            _refuse(name, values, ~np.isfinite(values), "is no finite number")
-        _refuse("time", duration, duration == 0, "a batch takes some time")
+            refuse_first(values < 0, "is negative", column=name, values=values)
+            finite = np.isfinite(values)
+            refuse_first(~finite, "is no finite number", column=name, values=values)
+        refuse_first(duration == 0, "a batch takes some time", column="time", values=duration)
         row = np.arange(1, duration.size + 1)
         return cls(**columns, row=row, has_context=context is not None)
 
@@ -97,13 +99,18 @@ class StepRows:
         return self.time.size
 
     @property
+    def computed(self) -> NDArray[np.float64]:
+        """Return the tokens that each batch computes: prefill tokens and one per request."""
+        return self.prefill_tokens + self.requests
+
+    @property
     def attention(self) -> NDArray[np.float64]:
-        """Pairs of a prefill token and a token it attends, per row, one chunk each."""
+        """Return the pairs of a prefill token and a token that it attends, one chunk per row."""
         return self.prefill_tokens * (self.prefill_context + (self.prefill_tokens + 1) / 2)
 
     @property
     def regime(self) -> NDArray[np.str_]:
-        """``decode``, ``mixed`` or ``prefill``, per row."""
+        """Return ``decode``, ``mixed`` or ``prefill`` for each row."""
         decodes, prefills = self.requests > 0, self.prefill_tokens > 0
         return np.where(prefills, np.where(decodes, "mixed", "prefill"), "decode")
 
@@ -114,14 +121,6 @@ class StepRows:
         return StepRows(
             **columns, has_context=self.has_context, about=self.about, dropped=self.dropped
         )
-
-
-def _refuse(
-    column: str, values: NDArray, wrong: NDArray, reason: str, path: Path | None = None
-) -> None:
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise WorkloadError(reason, path=path, row=at + 1, column=column, value=float(values[at]))
 
 
 def read_step_times(
@@ -165,12 +164,12 @@ def read_step_times(
     if requests_column not in columns:
         raise WorkloadError("no column 'decode_tokens' (or 'batch_size')", path=path)
     time = table.numbers(unit)
-    _refuse(unit, time, time <= 0, "a step takes some time", path)
+    refuse_first(time <= 0, "a step takes some time", column=unit, values=time, path=path)
     values = {requests_column: table.numbers(requests_column)}
     for name in ("prefill_tokens", "kv_tokens", "prefill_kv_tokens"):
         values[name] = table.numbers(name) if name in columns else np.zeros(time.size)
     for name, column in values.items():
-        _refuse(name, column, column < 0, "is negative", path)
+        refuse_first(column < 0, "is negative", column=name, values=column, path=path)
     requests = values[requests_column]
     if requests_column == "batch_size":  # requests of the batch, prefilling ones among them
         requests = np.where(values["prefill_tokens"] > 0, np.maximum(requests - 1, 0), requests)
@@ -178,7 +177,10 @@ def read_step_times(
     if "prefill_kv_tokens" not in columns:
         prefill_kv = np.where(requests > 0, 0.0, values["kv_tokens"])
     context = values["kv_tokens"] - prefill_kv
-    _refuse("prefill_kv_tokens", prefill_kv, context < 0, "is more than kv_tokens", path)
+    refuse_first(
+        context < 0, "is more than kv_tokens",
+        column="prefill_kv_tokens", values=prefill_kv, path=path,
+    )  # fmt: skip
     kept, dropped = _kept(table, {"hardware": hardware, "model": model, "tp": tp}, path)
     if "gap_steps" in columns:
         near = table.numbers("gap_steps") <= longest_gap
@@ -190,15 +192,15 @@ def read_step_times(
     if not kept.any():
         raise WorkloadError("no rows are left to fit", path=path)
     rows = StepRows(
-        values["prefill_tokens"],
-        requests,
-        context,
-        prefill_kv,
-        time * TIMES[unit],
-        np.arange(1, time.size + 1),
-        "kv_tokens" in columns,
-        {"file": str(path)} | _names(table, kept),
-        {reason: count for reason, count in dropped.items() if count},
+        prefill_tokens=values["prefill_tokens"],
+        requests=requests,
+        context=context,
+        prefill_context=prefill_kv,
+        time=time * TIMES[unit],
+        row=np.arange(1, time.size + 1),
+        has_context="kv_tokens" in columns,
+        about={"file": str(path)} | _names(table, kept),
+        dropped={reason: count for reason, count in dropped.items() if count},
     )[kept]
     _check_unit(rows, unit, path)
     return rows
@@ -207,7 +209,7 @@ def read_step_times(
 def _kept(
     table: TextTable, wanted: Mapping[str, Any], path: Path
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Return which rows are of the machine wanted, refusing a mixture of machines."""
+    """Return which rows are of the machine wanted; refuse a mixture of machines."""
     present = {name: np.array(table.columns[name]) for name in GROUP if name in table.columns}
     size = len(next(iter(table.columns.values())))
     kept = np.ones(size, bool)
@@ -234,12 +236,13 @@ def _kept(
 
 
 def _names(table: TextTable, kept: NDArray[np.bool_]) -> dict[str, str]:
+    """Return the names of the machine of the rows that are kept."""
     first = int(np.argmax(kept))
     return {name: table.columns[name][first] for name in GROUP if name in table.columns}
 
 
 def _check_unit(rows: StepRows, unit: str, path: Path) -> None:
-    """Refuse times that no model on no card has: their unit is another one."""
+    """Refuse times that no model on any card has: the file uses another unit."""
     middle = float(np.median(rows.time))
     if FASTEST <= middle <= SLOWEST:
         return

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fluid._capacity import Saturation, saturation
 from fluid.node_work.request_work import RequestWork, request_work
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 from serving.compilation import compiled
 
 CLOSEST = 0.98
@@ -89,17 +89,18 @@ class WorkClosure:
 
 
 def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[float, float, float]:
-    """Return the batch time as d_0 [time], a time per request, and one per token.
+    """Return the batch time at nothing [time], the time per request and the time per token.
 
-    The batch has ``E[D] / W`` requests per token. Exact for the linear law; otherwise the secant
+    The batch has ``E[D] / W`` requests per token. Exact for an affine law; otherwise the secant
     from half the tokens that the fluid limit executes at ``rate`` to half as many more, within
     what a batch can be, of which KV keeps its part.
     """
     law, per_token = instance.batch_time, mix.mean_decode / mix.work
-    if law.d_decode_table is None:
-        slope = law.d_decode * per_token + law.d_kv * (1 - per_token)
-        token = min(slope, law.d_kv)
-        return law.d_0, (slope - token) / per_token, token
+    if law.is_affine:
+        line = law.tangent(0.0, 0.0)
+        slope = line.per_token + line.per_request * per_token
+        token = min(slope, line.per_token)
+        return line.at_nothing, (slope - token) / per_token, token
     most = saturation(mix, instance).batch_tokens
 
     def time(tokens: float) -> float:
@@ -116,6 +117,7 @@ def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[flo
     return max(0.0, time(high) - slope * high), (slope - token) / per_token, token
 
 
+@answers("decode_node")
 def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClosure:
     """Return the closure at an arrival ``rate`` [requests/time].
 

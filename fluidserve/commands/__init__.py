@@ -1,1 +1,1 @@
-"""One module per command; each is imported only when its command runs."""
+"""A module of this package defines one command; the module is imported when the command runs."""

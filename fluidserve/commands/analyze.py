@@ -1,4 +1,4 @@
-"""``fluidserve analyze``: what theory says of one node, and when not to trust it."""
+"""``fluidserve analyze`` predicts one node by theory and says when not to trust the theory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve bench``: how fast everything is, here and now."""
+"""``fluidserve bench`` measures the speed of engine and solvers on this machine."""
 
 from __future__ import annotations
 

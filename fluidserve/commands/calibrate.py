@@ -1,11 +1,11 @@
-"""``fluidserve calibrate``: laws from measurements."""
+"""``fluidserve calibrate`` groups the commands that fit batch-time laws to measurements."""
 
 from __future__ import annotations
 
 import click
 
-from fluidserve.commands._calibrate_run import run
-from fluidserve.commands._calibrate_steps import steps
+from fluidserve.commands.calibrate_run import run
+from fluidserve.commands.calibrate_steps import steps
 
 
 @click.group("calibrate")

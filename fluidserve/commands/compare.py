@@ -1,4 +1,4 @@
-"""``fluidserve compare``: replications of the engine next to the fluid methods."""
+"""``fluidserve compare`` runs replications of the engine next to the fluid methods."""
 
 from __future__ import annotations
 

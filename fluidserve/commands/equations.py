@@ -1,4 +1,4 @@
-"""``fluidserve equations``: the symbolic model in words, LaTeX or Python."""
+"""``fluidserve equations`` prints the symbolic model as text, LaTeX or Python."""
 
 from __future__ import annotations
 

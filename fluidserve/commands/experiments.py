@@ -1,4 +1,4 @@
-"""``fluidserve experiments``: the folders that other commands wrote."""
+"""``fluidserve experiments`` manages the experiment folders that other commands wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve generate``: one draw of a workload, as a request file."""
+"""``fluidserve generate`` draws requests from a workload and writes a request file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve phase-diagram``: the map of regimes, with the engine's word at marked points."""
+"""``fluidserve phase-diagram`` draws the map of regimes and checks marked points by the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve plot``: the pictures of an experiment folder, from its files."""
+"""``fluidserve plot`` draws the pictures of an experiment folder from its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve profiles``: known models on known graphics cards."""
+"""``fluidserve profiles`` shows the hardware profiles of known models on known cards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve simulate``: one run of the discrete engine, with all its files."""
+"""``fluidserve simulate`` runs the discrete engine once and writes all run files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fluidserve solve``: the fluid model of one node under one workload."""
+"""``fluidserve solve`` solves the fluid model of one node under one workload."""
 
 from __future__ import annotations
 

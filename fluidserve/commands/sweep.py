@@ -1,4 +1,4 @@
-"""``fluidserve sweep``: a grid of points on processes or a cluster, resumable."""
+"""``fluidserve sweep`` runs a grid of points on processes or a cluster, resumable."""
 
 from __future__ import annotations
 

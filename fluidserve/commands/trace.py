@@ -1,4 +1,4 @@
-"""``fluidserve trace``: traces of other projects."""
+"""``fluidserve trace`` converts traces of other projects."""
 
 from __future__ import annotations
 

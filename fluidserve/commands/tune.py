@@ -1,4 +1,4 @@
-"""``fluidserve tune``: what a node sustains at an objective, and which knob value."""
+"""``fluidserve tune`` finds the rate or knob value at which an objective stops being met."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What each command does, once its parameters are known; commands and sweeps call the same jobs."""
+"""A job does the work of a command once its parameters are known; sweeps call the same jobs."""

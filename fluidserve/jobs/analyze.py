@@ -1,4 +1,4 @@
-"""The analysis of one node as JSON, and as an experiment folder with a page to read."""
+"""Write the analysis of one node as JSON and as an experiment folder with a page to read."""
 
 from __future__ import annotations
 

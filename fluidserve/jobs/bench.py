@@ -1,4 +1,4 @@
-"""What ``fluidserve bench`` measures."""
+"""Measure what ``fluidserve bench`` reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a step-time fit: a law that ``--config`` reads, pictures, a summary."""
+"""Write the folder of a step-time fit: a law that ``--config`` reads, pictures, a summary."""
 
 from __future__ import annotations
 

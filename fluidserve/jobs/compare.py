@@ -1,4 +1,4 @@
-"""A comparison as an experiment folder: files, pictures, report."""
+"""Write a comparison as an experiment folder: files, pictures, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One point of a sweep: from its keys to what a command would have been given, and to a row."""
+"""Run one point of a sweep: turn its keys into the parameters of a command, and that into a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of the engine as an experiment folder, from its start or from a saved state."""
+"""Run the engine into an experiment folder, from its start or from a saved state."""
 
 from __future__ import annotations
 

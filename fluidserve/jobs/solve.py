@@ -1,4 +1,4 @@
-"""One fluid solution as an experiment folder."""
+"""Write one fluid solution as an experiment folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid file and its result: read, run, written whole."""
+"""Read a grid file, run its points, and write the result whole."""
 
 from __future__ import annotations
 

@@ -1,32 +1,18 @@
-"""Pictures: one file each, one style, written as PNG without a display."""
+"""Draw pictures in one style and write each as a PNG file without a display."""
 
-from fluidserve.plots._comparison import curves_of
-from fluidserve.plots._elasticities import elasticities
-from fluidserve.plots._finite_size import finite_size
-from fluidserve.plots._fluid_vs_discrete import fluid_vs_discrete
-from fluidserve.plots._full_memory import full_memory
-from fluidserve.plots._phase_diagram import phase_diagram
-from fluidserve.plots._request_timeline import Timeline, request_timeline, sample_rows
-from fluidserve.plots._step_times import step_time_fit, step_time_residuals
-from fluidserve.plots._style import STYLE, Curve
-from fluidserve.plots._system_dynamics import pressure_spans, system_dynamics
-from fluidserve.plots._tails import tails
-
-__all__ = [
-    "STYLE",
-    "Curve",
-    "Timeline",
-    "curves_of",
-    "elasticities",
-    "finite_size",
-    "fluid_vs_discrete",
-    "full_memory",
-    "phase_diagram",
-    "pressure_spans",
-    "request_timeline",
-    "sample_rows",
-    "step_time_fit",
-    "step_time_residuals",
-    "system_dynamics",
-    "tails",
-]
+from fluidserve.plots.comparison_curves import curves_of as curves_of
+from fluidserve.plots.dynamics import pressure_spans as pressure_spans
+from fluidserve.plots.dynamics import system_dynamics as system_dynamics
+from fluidserve.plots.elasticity_bars import elasticities as elasticities
+from fluidserve.plots.memory_loop import full_memory as full_memory
+from fluidserve.plots.regime_map import phase_diagram as phase_diagram
+from fluidserve.plots.size_errors import finite_size as finite_size
+from fluidserve.plots.step_times import step_time_fit as step_time_fit
+from fluidserve.plots.step_times import step_time_residuals as step_time_residuals
+from fluidserve.plots.style import STYLE as STYLE
+from fluidserve.plots.style import Curve as Curve
+from fluidserve.plots.tail_curves import tails as tails
+from fluidserve.plots.timeline import Timeline as Timeline
+from fluidserve.plots.timeline import request_timeline as request_timeline
+from fluidserve.plots.timeline import sample_rows as sample_rows
+from fluidserve.plots.trajectories import fluid_vs_discrete as fluid_vs_discrete

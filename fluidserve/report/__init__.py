@@ -1,6 +1,5 @@
-"""Pages to read: one self-contained HTML file on a comparison, or on the analysis of a node."""
+"""Write self-contained HTML pages on a comparison or on the analysis of a node."""
 
-from fluidserve.report._analysis import write_analysis
-from fluidserve.report._comparison import comparison_report, write_report
-
-__all__ = ["comparison_report", "write_analysis", "write_report"]
+from fluidserve.report.analysis import write_analysis as write_analysis
+from fluidserve.report.comparison import comparison_report as comparison_report
+from fluidserve.report.comparison import write_report as write_report

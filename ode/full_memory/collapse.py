@@ -15,7 +15,7 @@ from fluid import capacity, saturation
 from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode._solve import solve
-from serving import DecodeNode, RateProfile, RequestMix, SolveError
+from serving import DecodeNode, RateProfile, RequestMix, SolveError, answers
 
 FEWEST_CYCLES = 32
 """Length of the first march, in stays of a request in a saturated node."""
@@ -70,6 +70,7 @@ class Collapse:
         return self.evictions_per_completion > 1e-3
 
 
+@answers("decode_node")
 def collapsed_throughput(
     mix: RequestMix, instance: DecodeNode, *, tolerance: float = TOLERANCE
 ) -> Collapse:

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fluid import saturation
+from fluid import healthy_batch_time, saturation
 from ode._solution import Solution
 from ode._solve import solve
 from ode.full_memory.collapse import Collapse, collapsed_throughput, stay
-from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, SolveError, Trajectory
+from serving import (
+    DecodeNode,
+    FluidServeError,
+    RateProfile,
+    RequestMix,
+    SolveError,
+    Trajectory,
+    answers,
+)
 
 DWELL = 100
 """Stays of a request that the load rests at each step at least."""
@@ -68,6 +76,7 @@ class Hysteresis:
         return max(abs(up[rate] - value) / up[rate] for rate, value in down)
 
 
+@answers("decode_node")
 def hysteresis(
     mix: RequestMix,
     instance: DecodeNode,
@@ -143,14 +152,11 @@ def _stays(
     else in a healthy one, where ``tau = duration(rate tau W, rate tau E[D])``, which settles the
     slower the closer it is to capacity: in some stays over 1 - load.
     """
-    law = instance.batch_time
-    slope = law.duration(mix.work, mix.mean_decode) - law.d_0
     load = rate / collapse.capacity
     slower = np.where(load < 1, np.maximum(1.0, 0.1 / (1 - np.minimum(load, 0.99))), 1.0)
-    with np.errstate(divide="ignore"):
-        healthy = np.where(rate * slope < 1, law.d_0 / (1 - rate * slope), np.inf)
     full = saturation(mix, instance).batch_time
-    healthy = np.minimum(healthy, full) * slower
+    batch = [healthy_batch_time(mix, instance, each) for each in rate[: top + 1].tolist()]
+    healthy = np.minimum(batch + batch[-2::-1], full) * slower
     drains = np.flatnonzero((rate < collapse.throughput) & (np.arange(rate.size) > top))
     last = drains[0] if drains.size else rate.size - 1
     healthy[top : last + 1] = np.maximum(healthy[top : last + 1], full)

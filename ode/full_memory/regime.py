@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fluid import capacity, certificate
 from ode.full_memory.collapse import collapsed_throughput
-from serving import DecodeNode, RequestMix
+from serving import DecodeNode, RequestMix, answers
 
 REGIMES = ("healthy", "bistable", "backlogged", "limit_cycle")
 """In the order of :func:`regime`'s description."""
 
 
+@answers("decode_node")
 def regime(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> str:
     """Return the regime of ``instance`` under a constant ``arrival_rate`` (model, section 5).
 

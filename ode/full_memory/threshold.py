@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fluid import capacity, mean_time_to_full, threshold_without_eviction
 from ode.full_memory.collapse import collapsed_throughput
-from serving import DecodeNode, FluidServeError, RequestMix, SolveError
+from serving import DecodeNode, FluidServeError, RequestMix, SolveError, answers
 
 RESOLUTION = 0.005
 """To which a threshold is found."""
@@ -44,6 +44,7 @@ class ThresholdChoice:
     mean_time_to_full: float
 
 
+@answers("decode_node")
 def choose_threshold(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float, *, horizon: float | None = None
 ) -> ThresholdChoice:

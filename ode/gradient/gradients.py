@@ -11,7 +11,7 @@ from fluid import PARAMETER_UNITS, parameter_values
 from ode._caveats import policy_labels, validity_labels
 from ode._initial_state import InitialState
 from ode.gradient.names import METRICS, OF_ALL_ARRIVALS, PARAMETERS
-from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError
+from serving import DecodeNode, FluidServeError, RateProfile, RequestMix, UnsupportedError, answers
 
 LONGEST_STEP = {"superbee": 0.46, "upwind": 1.0}
 """Longest step [batches] at which the derivatives are stable, 2.78 / 6 and what a solve allows."""
@@ -58,6 +58,7 @@ class Gradients:
     labels: tuple[str, ...]
 
 
+@answers("decode_node")
 def gradients(
     profile: RateProfile,
     mix: RequestMix,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import LAW_PARAMETERS, LengthClasses
+from fluid import LAW_PARAMETERS, LengthClasses, decode_moves
 from ode.eulerian.problem import EulerianProblem
 
 ARRIVALS = "arrivals"
@@ -21,17 +21,17 @@ TINY = 1e-30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LengthPath:
-    """Hazards and prefills by class and stage, and how they move when requests decode longer.
+    """Hazards and prefills by class and stage, and how they move with the mean decode length.
 
-    With ``D + 1`` instead of ``D`` at chance x, ``P(D >= i)`` becomes ``(1 - x) P(D >= i) +
-    x P(D >= i - 1)``, and the same holds for ``E[p; D >= i]``.
+    All lengths move in proportion, see :func:`fluid.decode_moves`: per token of the mean
+    ``P(D >= i)`` grows by those who get from i - 1 to i.
 
     Parameters
     ----------
     hazard, prefill : shape (J, I + 1)
-        With one stage beyond the longest, which nobody reaches at x = 0.
+        With one stage beyond the longest, which nobody reaches.
     hazard_slope, prefill_slope : shape (J, I + 1)
-        Derivatives by x at 0.
+        Derivatives by the mean decode length.
     """
 
     hazard: NDArray[np.float64]
@@ -48,21 +48,34 @@ class LengthPath:
         safe = np.where(alive, reached, 1.0)
         ended = reached * hazard
         tokens = reached * np.pad(classes.prefill, ((0, 0), (0, 1)))
-        before = np.pad(reached, ((0, 0), (1, 0)), constant_values=1.0)[:, :-1]
-        ended_before = np.pad(ended, ((0, 0), (1, 0)))[:, :-1]
-        tokens_before = np.concatenate([tokens[:, :1], tokens[:, :-1]], axis=1)
-        more = before - reached
+        held = tokens - _next(tokens)  # E[p; D = i]
+        share = classes.share[:, None]
+        gains, losses = decode_moves(np.arange(1, reached.shape[1] + 1), share * ended)
+        reached_slope = (_previous(gains) + losses) / share
+        prompt = np.where(ended > 0, held / np.where(ended > 0, ended, 1.0), 0.0)
+        tokens_slope = (_previous(gains * prompt) + losses * prompt) / share
+        ended_slope = reached_slope - _next(reached_slope)
         # the stage that only the longest reach, with their prefill
         prefill = np.where(alive, tokens / safe, 0.0)
-        beyond = ~alive & (before > 0)
+        beyond = ~alive & (_previous(reached) > 0)
         rows, columns = np.nonzero(beyond)
         prefill[rows, columns] = prefill[rows, columns - 1]
         return cls(
             hazard=hazard,
             prefill=prefill,
-            hazard_slope=np.where(alive, (ended_before - ended - hazard * more) / safe, 0.0),
-            prefill_slope=np.where(alive, (tokens_before - tokens - prefill * more) / safe, 0.0),
+            hazard_slope=np.where(alive, (ended_slope - hazard * reached_slope) / safe, 0.0),
+            prefill_slope=np.where(alive, (tokens_slope - prefill * reached_slope) / safe, 0.0),
         )
+
+
+def _previous(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each stage's predecessor has; 0 at the first."""
+    return np.pad(x, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _next(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each stage's successor has; 0 at the last."""
+    return np.pad(x, ((0, 0), (0, 1)))[:, 1:]
 
 
 def with_a_spare_stage(problem: EulerianProblem, path: LengthPath) -> EulerianProblem:

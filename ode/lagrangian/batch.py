@@ -4,141 +4,172 @@ from __future__ import annotations
 
 import numpy as np
 
-from ode.lagrangian.parcels import (
+from ode.lagrangian.layout import (
     AGE,
     ALIVE,
     FIRST_TOKEN,
     FURTHEST,
-    HEAD,
     HELD,
     MASS,
     PREFILL,
-    SURVIVE,
-    TAIL,
-    WORK,
-    split,
-)
-from ode.lagrangian.sampling import (
-    sample_step,
-)
-from ode.lagrangian.state import (
-    BATCHES,
-    BUDGET,
-    COMPLETED,
-    MEMORY,
     R_EMITTED,
     R_SIZE,
     R_TOKENS,
     REORDER,
-    RUNNING,
-    THETA,
-    TOKENS,
-    USEFUL,
+    SURVIVE,
+    WORK,
 )
+from ode.lagrangian.memory import parcels_of, running_of, tables_of
+from ode.lagrangian.parcels import split
+from ode.lagrangian.sampling import sample_step
+from serving.batch_kernel import batch_duration
 from serving.compilation import compiled
+from serving.compiled_memory import matrix_at, vector_at
 
-# A parcel that takes more than this share of the budget is split at its edge, not blurred.
 COARSE = 0.005
+"""Share of the token budget beyond which a parcel at its edge is split there, not blurred."""
+
+
+@compiled
+def step_duration(w, tokens, requests):
+    """Return how long [time] a step takes, with what earlier steps left to be paid for.
+
+    Parameters
+    ----------
+    tokens : [tokens]
+        Mean batch tokens of the batches of the step.
+    requests : [requests]
+        Mean requests that its batches execute.
+    """
+    h = w.batches_per_step
+    tokens += w.owed_tokens / h
+    return h * batch_duration(w.law_at, tokens, requests + w.owed_requests / h, w.moved / h)
 
 
 @compiled(fastmath=REORDER)
-def price(queue, first, last, tables, batches, cost):
-    """Write the batch tokens of each parcel, per batch of the step, into ``cost``; return the sum.
+def price(w, first, last, batches):
+    """Write the batch tokens of each parcel, per batch of the step, as its cost; return the sum.
 
     Notes
     -----
     A parcel that re-executes after a sacrifice thins out only beyond its furthest position.
     """
+    queue = running_of(w)
+    parcels, tables = parcels_of(queue), tables_of(w)
+    cost = vector_at(w.cost_at, queue.extent)
     total = 0.0
     if batches == 1.0:
         for i in range(first, last):
-            cost[i] = queue[PREFILL, i] + (queue[AGE, i] + 1.0) * queue[ALIVE, i]
+            cost[i] = parcels[PREFILL, i] + (parcels[AGE, i] + 1.0) * parcels[ALIVE, i]
             total += cost[i]
         return total
     rows = tables.shape[0] - 1
     for i in range(first, last):
-        age = queue[AGE, i]
-        tokens = queue[PREFILL, i] + (age + 0.5 * (batches + 1.0)) * queue[ALIVE, i]
-        if age >= queue[FURTHEST, i]:
+        age = parcels[AGE, i]
+        tokens = parcels[PREFILL, i] + (age + 0.5 * (batches + 1.0)) * parcels[ALIVE, i]
+        if age >= parcels[FURTHEST, i]:
             end = age + batches
             k, m = min(np.int32(age), rows), min(np.int32(end), rows)
             before = tables[k, WORK] + (age - k) * tables[k, WORK + 1]
             after = tables[m, WORK] + (end - m) * tables[m, WORK + 1]
-            tokens = queue[MASS, i] * (after - before) / batches
+            tokens = parcels[MASS, i] * (after - before) / batches
         cost[i] = tokens
         total += tokens
     return total
 
 
 @compiled(fastmath=REORDER)
-def age_parcels(queue, first, last, step, tables, theta, state):
-    """Advance parcels by ``step`` tokens, thin them, and update the totals; no branches."""
+def age_parcels(w, first, last, step):
+    """Advance parcels of RUNNING by ``step`` tokens, thin them, update the totals; no branches.
+
+    Returns
+    -------
+    before, after : [requests]
+        How many of them were alive and are.
+    """
+    parcels, tables, theta = parcels_of(running_of(w)), tables_of(w), w.theta
     rows = tables.shape[0] - 1
     alive_change, memory_change, useful, size, emitted = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(first, last):
-        age, furthest, alive = queue[AGE, i], queue[FURTHEST, i], queue[ALIVE, i]
+        age, furthest, alive = parcels[AGE, i], parcels[FURTHEST, i], parcels[ALIVE, i]
         new_age = age + step
         reached = max(furthest, new_age)
         k = min(np.int32(reached), rows)
         into = reached - k
-        new_alive = queue[MASS, i] * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
-        new_held = queue[MASS, i] * (tables[k, HELD] + into * tables[k, HELD + 1])
+        new_alive = parcels[MASS, i] * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
+        new_held = parcels[MASS, i] * (tables[k, HELD] + into * tables[k, HELD + 1])
         alive_change += new_alive - alive
         size += alive
-        memory_change += new_held + new_age * new_alive - queue[PREFILL, i] - age * alive
-        tokens = queue[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
+        memory_change += new_held + new_age * new_alive - parcels[PREFILL, i] - age * alive
+        tokens = parcels[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
         useful += tokens * (reached - furthest)
         emitted += alive * (reached - furthest)
         first_token = min(1.0, reached) - min(1.0, furthest)
-        queue[FIRST_TOKEN, i] += first_token * (theta + 1.0)
-        queue[AGE, i] = new_age
-        queue[FURTHEST, i] = reached
-        queue[ALIVE, i] = new_alive
-        queue[PREFILL, i] = new_held
-    state[RUNNING] += alive_change
-    state[COMPLETED] -= alive_change
-    state[MEMORY] += memory_change
-    state[USEFUL] += useful
-    state[TOKENS] += emitted
+        parcels[FIRST_TOKEN, i] += first_token * (theta + 1.0)
+        parcels[AGE, i] = new_age
+        parcels[FURTHEST, i] = reached
+        parcels[ALIVE, i] = new_alive
+        parcels[PREFILL, i] = new_held
+    w.running += alive_change
+    w.completed -= alive_change
+    w.memory += memory_change
+    w.useful += useful
+    w.tokens += emitted
     return size, size + alive_change
 
 
 @compiled
-def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, before):
+def longest_prefix(w, first, last, budget):
+    """Return where the longest prefix of RUNNING within the budget ends, and its batch tokens.
+
+    The costs are those of :func:`price`. The end is ``last`` if all of them fit, which may be even
+    where :func:`price` found more than the budget, for it adds in another order.
+    """
+    cost = vector_at(w.cost_at, last)
+    tokens = 0.0
+    while first < last and tokens + cost[first] <= budget:
+        tokens += cost[first]
+        first += 1
+    return first, tokens
+
+
+@compiled
+def execute(w, batches, row):
     """Execute the longest prefix of RUNNING within the budget; fill the row's batch columns.
 
     The parcel at the edge of the budget is split in two where it is coarse; otherwise all of it
-    advances by the fraction of it that executes, which keeps the number of parcels bounded.
-    ``cost`` and ``before`` (2, .) are scratch as long as the queue.
+    advances by the fraction of it that executes, which keeps the number of parcels bounded. There
+    must be room for one more parcel.
     """
-    while ends[TAIL] > ends[HEAD] and queue[ALIVE, ends[HEAD]] <= 0.0:
-        ends[HEAD] += 1
-    batches, budget, theta = spec[BATCHES], spec[BUDGET], state[THETA]
-    whole = ends[TAIL]
+    queue = running_of(w)
+    parcels = parcels_of(queue)
+    while queue.tail > queue.head and parcels[ALIVE, queue.head] <= 0.0:
+        queue.head += 1
+    budget = w.B
+    whole = queue.tail
     share = 0.0
-    tokens = state[MEMORY] + state[RUNNING]
+    tokens = w.memory + w.running
     if batches > 1.0 or tokens > budget:
-        tokens = price(queue, ends[HEAD], ends[TAIL], tables, batches, cost)
+        tokens = price(w, queue.head, queue.tail, batches)
     if tokens > budget:
-        # the sum in order may stay within the budget that the total exceeded by rounding
-        tokens, whole = 0.0, ends[HEAD]
-        while whole < ends[TAIL] and tokens + cost[whole] <= budget:
-            tokens += cost[whole]
-            whole += 1
-        if whole < ends[TAIL]:
-            share = (budget - tokens) / cost[whole]
+        whole, tokens = longest_prefix(w, queue.head, queue.tail, budget)
+        if whole < queue.tail:
+            costs = vector_at(w.cost_at, queue.extent)[whole]
+            share = (budget - tokens) / costs
             tokens = budget
-            if cost[whole] > COARSE * budget and share > 0.0:
-                whole = split(queue, ends, whole, share) + 1
+            if costs > COARSE * budget and share > 0.0:
+                whole = split(queue, whole, share) + 1
                 share = 0.0
-    first = ends[HEAD]
-    recording = samples.shape[0] > 0
+    first = queue.head
+    recording = w.samples_size > 0
+    before = matrix_at(w.before_at, 2, queue.extent)
     if recording:
-        before[0, first : whole + 1] = queue[ALIVE, first : whole + 1]
-        before[1, first : whole + 1] = queue[FURTHEST, first : whole + 1]
-    size, size_after = age_parcels(queue, first, whole, batches, tables, theta, state)
+        for i in range(first, whole + 1):
+            before[0, i] = parcels[ALIVE, i]
+            before[1, i] = parcels[FURTHEST, i]
+    size, size_after = age_parcels(w, first, whole, batches)
     if share > 0.0:
-        one, one_after = age_parcels(queue, whole, whole + 1, share * batches, tables, theta, state)
+        one, one_after = age_parcels(w, whole, whole + 1, share * batches)
         size += share * one
         size_after += share * one_after
         whole += 1
@@ -146,6 +177,4 @@ def execute(queue, ends, tables, spec, state, row, samples, sample_count, cost, 
     row[R_SIZE] = size if batches == 1.0 else 0.5 * (size + size_after)
     row[R_EMITTED] = 0.0
     if recording:
-        row[R_EMITTED] = sample_step(
-            queue, first, whole, batches, theta, before, samples, sample_count
-        )
+        row[R_EMITTED] = sample_step(w, first, whole, batches, before)

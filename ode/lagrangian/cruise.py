@@ -8,9 +8,10 @@ fraction of the time.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ode.lagrangian.parcels import (
+from ode.lagrangian.arrivals import fresh_arrivals, is_idle
+from ode.lagrangian.batch import step_duration
+from ode.lagrangian.layout import (
     ADMITTED,
     AGE,
     ALIVE,
@@ -18,35 +19,12 @@ from ode.lagrangian.parcels import (
     FIRST_TOKEN,
     FROM,
     FURTHEST,
-    HEAD,
     HELD,
+    L_ALIVE,
+    L_COST,
+    L_MEMORY,
     MASS,
     PREFILL,
-    SURVIVE,
-    TAIL,
-    UNTIL,
-    WORK,
-    at,
-)
-from ode.lagrangian.state import (
-    ARRIVED,
-    BATCHES,
-    BUDGET,
-    COMPLETED,
-    D_0,
-    D_EXTRA,
-    D_KV,
-    D_SWAP,
-    END,
-    EVICTED,
-    HORIZON,
-    M_TOTAL,
-    MEMORY,
-    MOVED,
-    NEGLIGIBLE,
-    NOW,
-    OWED_REQUESTS,
-    OWED_TOKENS,
     R_COMPLETED,
     R_DURATION,
     R_EMITTED,
@@ -58,67 +36,69 @@ from ode.lagrangian.state import (
     R_SWAPPED,
     R_TOKENS,
     REORDER,
-    RUNNING,
-    SEEN,
-    THETA,
-    THRESHOLD,
-    TOKENS,
-    USEFUL,
-    arrivals_by,
-    is_idle,
-    table_time,
+    SURVIVE,
+    UNTIL,
+    WORK,
 )
+from ode.lagrangian.memory import lanes_of, parcels_of, row_of, running_of, tables_of
+from ode.lagrangian.parcels import at, use_spare
 from serving.compilation import compiled
+from serving.compiled_memory import matrix_at
 
-L_ALIVE, L_MEMORY, L_COST = range(3)
+CHUNK = 64
+"""Places [parcels] by which the sums skip ages that nobody has.
 
-
-def lanes_of(tables: NDArray[np.float64], batches: int) -> NDArray[np.float64]:
-    """Return what a unit cohort contributes at each age of the grid, oldest first, shape (3, L).
-
-    The newest cohort is at age (h - 1) / 2 when a step of h batches begins, the j-th before it
-    h j further. Rows: alive and memory after the step, batch tokens during it.
-    """
-    k = np.arange(tables.shape[0])
-    begin = np.arange(0.5 * (batches - 1), k[-1], batches)
-    end = begin + batches
-    column = lambda c, x: np.interp(x, k, tables[:, c])  # noqa: E731
-    alive = column(SURVIVE, end)
-    memory = column(HELD, end) + end * alive
-    cost = (column(WORK, end) - column(WORK, begin)) / batches
-    return np.ascontiguousarray(np.stack([alive, memory, cost])[:, ::-1])
+It is a multiple of what a vector loop adds at once, so that skipping does not change the order in
+which the rest is added up."""
 
 
 @compiled
-def aligned(queue, ends, lanes, batches):
-    """Lay RUNNING out by age, one place per step of age, if its ages allow.
+def aligned_extent(length):
+    """Return the places [parcels] that RUNNING uses while cruising on lanes of ``length``."""
+    return 8 * ((3 * length + 600) // 16) + 8
+
+
+@compiled
+def align(w):
+    """Lay RUNNING out by age in the spare storage, one place per step of age, if its ages allow.
+
+    The places before the oldest parcel are nobody's; CHUNK of them are set to zero as well.
 
     Returns
     -------
-    ok, storage
-        Not ok if a parcel was suspended, restarted or is not a whole number of steps old.
+    bool
+        False, and nothing has changed, if a parcel was suspended, restarted or is not a whole
+        number of steps old.
     """
+    queue, batches = running_of(w), w.batches_per_step
+    parcels = parcels_of(queue)
     first = 0.5 * (batches - 1.0)
-    previous = np.inf
-    for i in range(ends[HEAD], ends[TAIL]):
-        if queue[ALIVE, i] > 0.0:
-            age = queue[AGE, i]
+    previous, oldest = np.inf, 0
+    for i in range(queue.head, queue.tail):
+        if parcels[ALIVE, i] > 0.0:
+            age = parcels[AGE, i]
             steps = (age - first) / batches
-            if age != queue[FURTHEST, i] or steps != np.floor(steps) or steps < 1.0:
-                return False, queue
+            if age != parcels[FURTHEST, i] or steps != np.floor(steps) or steps < 1.0:
+                return False
             if age >= previous:
-                return False, queue
+                return False
             previous = age
-    length = lanes.shape[1]
-    roomy = np.zeros((COLUMNS, 8 * ((3 * length + 600) // 16) + 8))
-    tail = length + 2
-    for i in range(ends[HEAD], ends[TAIL]):
-        if queue[ALIVE, i] > 0.0:
-            place = tail - np.int64((queue[AGE, i] - first) / batches)
+            oldest = max(oldest, np.int64(steps))
+    extent = aligned_extent(w.lanes_size)
+    roomy = matrix_at(w.spare_at, COLUMNS, extent)
+    tail = w.lanes_size + 2
+    head = max(2, tail - oldest)
+    for column in range(COLUMNS):
+        for i in range(max(2, head - CHUNK), tail):
+            roomy[column, i] = 0.0
+    for i in range(queue.head, queue.tail):
+        if parcels[ALIVE, i] > 0.0:
+            place = tail - np.int64((parcels[AGE, i] - first) / batches)
             for column in range(COLUMNS):
-                roomy[column, place] = queue[column, i]
-    ends[HEAD], ends[TAIL] = 2, tail
-    return True, roomy
+                roomy[column, place] = parcels[column, i]
+    use_spare(w, queue, extent)
+    queue.head, queue.tail = head, tail
+    return True
 
 
 # Unsigned positions spare the loop the check for negative indices, which would keep it scalar;
@@ -144,98 +124,94 @@ def _dots(masses, head, one, other, shift, count):
 
 
 @compiled
-def _dated(queue, ends, tables, theta, batches, length):
+def _write_ages(w):
     """Write the ages that cruising left implicit back into the parcels."""
+    queue, tables, batches = running_of(w), tables_of(w), w.batches_per_step
+    parcels, tail, theta = parcels_of(queue), queue.tail, w.theta
     first = 0.5 * (batches - 1.0)
-    ends[HEAD] = max(ends[HEAD], ends[TAIL] - length)
-    for i in range(ends[HEAD], ends[TAIL]):
-        age = first + (ends[TAIL] - i) * batches
-        mass = queue[MASS, i]
-        queue[AGE, i] = age
-        queue[FURTHEST, i] = age
-        queue[ALIVE, i] = mass * at(tables, SURVIVE, age)
-        queue[PREFILL, i] = mass * at(tables, HELD, age)
-        queue[FIRST_TOKEN, i] = theta - age + 1.0
+    queue.head = max(queue.head, tail - w.lanes_size)
+    for i in range(queue.head, tail):
+        age = first + (tail - i) * batches
+        mass = parcels[MASS, i]
+        parcels[AGE, i] = age
+        parcels[FURTHEST, i] = age
+        parcels[ALIVE, i] = mass * at(tables, SURVIVE, age)
+        parcels[PREFILL, i] = mass * at(tables, HELD, age)
+        parcels[FIRST_TOKEN, i] = theta - age + 1.0
 
 
 @compiled
-def cruise(
-    queue, ends, tables, lanes, knots, cumulative, law_table, spec, state, rows, row_count
-):  # fmt: skip
-    """March an aligned RUNNING with nobody waiting until something binds or a sink is full.
+def cruise(w, limit):
+    """March an aligned RUNNING with nobody waiting until something binds or ``limit`` steps.
 
     Nothing of a boundary is consumed unless its whole step is made here.
     """
-    batches, length = spec[BATCHES], lanes.shape[1]
+    queue, tables, lanes = running_of(w), tables_of(w), lanes_of(w)
+    parcels, batches, length = parcels_of(queue), w.batches_per_step, w.lanes_size
     backdated = 0.5 * (batches - 1.0)
     survives, holds = at(tables, SURVIVE, backdated), at(tables, HELD, backdated)
     worked = at(tables, WORK, backdated)
-    masses, costs = queue[MASS], lanes[L_COST]
+    masses, costs = parcels[MASS], lanes[L_COST]
     alives, memories = lanes[L_ALIVE], lanes[L_MEMORY]
-    while row_count[0] < rows.shape[0] and ends[TAIL] < queue.shape[1] and state[NOW] < spec[END]:
-        fresh = arrivals_by(min(state[NOW], spec[HORIZON]), state, knots, cumulative)
-        fresh -= state[ARRIVED]
+    while w.steps < limit and queue.tail < queue.extent and w.now < w.end:
+        fresh = fresh_arrivals(w)
         held = fresh * tables[0, HELD]
-        if state[MEMORY] + state[RUNNING] + held + fresh > spec[M_TOTAL] - spec[NEGLIGIBLE]:
+        if w.memory + w.running + held + fresh > w.M_total - w.negligible:
             break
-        if state[MEMORY] + held > spec[THRESHOLD] * spec[M_TOTAL] - spec[NEGLIGIBLE]:
+        if w.memory + held > w.admission_threshold * w.M_total - w.negligible:
             break
-        tail = ends[TAIL] + 1
-        head = max(ends[HEAD], tail - length)
-        shift = length - (tail - head)
+        tail = queue.tail + 1
+        shift = max(0, queue.head - (tail - length)) // CHUNK * CHUNK
+        head = tail - length + shift
         masses[tail - 1] = fresh
-        tokens = state[MEMORY] + state[RUNNING] + held + fresh
+        tokens = w.memory + w.running + held + fresh
         if batches > 1.0:
             tokens = _dot(masses, head, costs, shift, tail - head)
-        alive = state[RUNNING] + fresh * survives
-        if tokens > spec[BUDGET] or is_idle(alive, state[ARRIVED] + fresh):
+        alive = w.running + fresh * survives
+        if tokens > w.B or is_idle(alive, w.arrived + fresh):
             break
-        if batches > 1.0 and state[SEEN] >= state[NOW]:  # after idling: nothing to backdate
+        if batches > 1.0 and w.seen >= w.now:  # after idling: nothing to backdate
             break
 
-        queue[FROM, tail - 1] = state[SEEN]
-        queue[UNTIL, tail - 1] = state[NOW] if batches > 1.0 else min(state[NOW], spec[HORIZON])
-        queue[ADMITTED, tail - 1] = state[NOW]
+        since, until, admitted = w.seen, min(w.now, w.horizon), w.now
         if batches > 1.0:
-            middle = 0.5 * (queue[FROM, tail - 1] + queue[UNTIL, tail - 1])
-            half_batch = 0.5 * (queue[UNTIL, tail - 1] - queue[FROM, tail - 1]) / batches
-            queue[FROM, tail - 1], queue[UNTIL, tail - 1] = middle - half_batch, middle + half_batch
-            queue[ADMITTED, tail - 1] = middle + half_batch
-        ends[TAIL] = tail
-        state[ARRIVED] += fresh
-        state[SEEN] = state[NOW]
-        state[COMPLETED] += fresh * (1.0 - survives)
-        state[MEMORY] += fresh * (holds + backdated * survives)
-        owed_tokens = state[OWED_TOKENS] + fresh * worked
-        owed_requests = state[OWED_REQUESTS] + 0.5 * backdated * fresh * (1.0 + survives)
+            middle = 0.5 * (since + w.now)
+            half_batch = 0.5 * (w.now - since) / batches
+            since, until = middle - half_batch, middle + half_batch
+            admitted = until
+        parcels[FROM, tail - 1], parcels[UNTIL, tail - 1] = since, until
+        parcels[ADMITTED, tail - 1] = admitted
+        queue.tail = tail
+        w.arrived += fresh
+        w.seen = w.now
+        w.completed += fresh * (1.0 - survives)
+        w.memory += fresh * (holds + backdated * survives)
+        w.owed_tokens += fresh * worked
+        w.owed_requests += 0.5 * backdated * fresh * (1.0 + survives)
 
         after, memory = _dots(masses, head, alives, memories, shift, tail - head)
         size = alive if batches == 1.0 else 0.5 * (alive + after)
-        duration = batches * (spec[D_0] + spec[D_KV] * tokens + spec[D_EXTRA] * size)
-        duration += spec[D_KV] * owed_tokens + spec[D_EXTRA] * owed_requests
-        duration += spec[D_SWAP] * state[MOVED]
-        if law_table.shape[1] > 0:
-            duration += batches * table_time(law_table, size + owed_requests / batches)
-        row = row_count[0]
-        rows[row, R_START] = state[NOW]
-        rows[row, R_DURATION] = duration
-        rows[row, R_RUNNING] = alive
-        rows[row, R_SWAPPED] = 0.0
-        rows[row, R_COMPLETED] = state[COMPLETED]
-        rows[row, R_MEMORY] = state[MEMORY]
-        rows[row, R_TOKENS] = tokens
-        rows[row, R_SIZE] = size
-        rows[row, R_EVICTED] = state[EVICTED]
-        rows[row, R_EMITTED] = 0.0
-        row_count[0] += 1
-        state[OWED_TOKENS] = 0.0
-        state[OWED_REQUESTS] = 0.0
-        state[MOVED] = 0.0
-        state[COMPLETED] += alive - after
-        state[RUNNING] = after
-        state[MEMORY] = memory
-        state[USEFUL] += batches * tokens + fresh * worked
-        state[TOKENS] += batches * size + 0.5 * backdated * fresh * (1.0 + survives)
-        state[NOW] += duration
-        state[THETA] += batches
-    _dated(queue, ends, tables, state[THETA], batches, length)
+        duration = step_duration(w, tokens, size)
+        row = row_of(w)
+        row[R_START] = w.now
+        row[R_DURATION] = duration
+        row[R_RUNNING] = alive
+        row[R_SWAPPED] = 0.0
+        row[R_COMPLETED] = w.completed
+        row[R_MEMORY] = w.memory
+        row[R_TOKENS] = tokens
+        row[R_SIZE] = size
+        row[R_EVICTED] = w.evicted
+        row[R_EMITTED] = 0.0
+        w.steps += 1
+        w.owed_tokens = 0.0
+        w.owed_requests = 0.0
+        w.moved = 0.0
+        w.completed += alive - after
+        w.running = after
+        w.memory = memory
+        w.useful += batches * tokens + fresh * worked
+        w.tokens += batches * size + 0.5 * backdated * fresh * (1.0 + survives)
+        w.now += duration
+        w.theta += batches
+    _write_ages(w)

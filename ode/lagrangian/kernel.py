@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ode.lagrangian.batch import (
-    execute,
-)
-from ode.lagrangian.boundary import (
-    admit,
-    backdate,
-    evict,
-    join,
-)
-from ode.lagrangian.cruise import (
-    aligned,
-    cruise,
-)
-from ode.lagrangian.parcels import (
-    COLUMNS,
+from ode.lagrangian.arrivals import fresh_arrivals, is_idle, next_arrival
+from ode.lagrangian.batch import execute, step_duration
+from ode.lagrangian.boundary import admit, backdate, evict, join
+from ode.lagrangian.cruise import align, cruise
+from ode.lagrangian.layout import (
     FROM,
-    HEAD,
-    TAIL,
-    UNTIL,
-    with_room,
-)
-from ode.lagrangian.state import (
-    ARRIVED,
-    BATCHES,
-    BUDGET,
-    COMPLETED,
-    D_0,
-    D_EXTRA,
-    D_KV,
-    D_SWAP,
-    END,
-    EVICTED,
-    FINISHED,
-    HORIZON,
-    M_TOTAL,
-    MEMORY,
-    MOVED,
-    NEGLIGIBLE,
-    NOW,
-    OWED_REQUESTS,
-    OWED_TOKENS,
     R_COMPLETED,
     R_DURATION,
     R_EVICTED,
@@ -54,151 +17,126 @@ from ode.lagrangian.state import (
     R_START,
     R_SWAPPED,
     R_TOKENS,
-    ROWS_FULL,
-    RUNNING,
-    SACRIFICE,
-    SAMPLES_FULL,
-    SEEN,
-    STALLED,
-    SWAPPED,
-    THETA,
-    THRESHOLD,
-    arrivals_by,
-    is_idle,
-    next_arrival,
-    table_time,
+    UNTIL,
+    Answer,
 )
+from ode.lagrangian.memory import parcels_of, row_of, running_of, swapped_of, waiting_of
+from ode.lagrangian.parcels import compact, size_of
+from ode.lagrangian.room import has_room, has_sample_room, steps_allowed
 from serving.compilation import compiled
+
+DONE, QUEUE_FULL, ROWS_FULL, SAMPLES_FULL, STEP_LIMIT, STALLED = (
+    int(answer)
+    for answer in (
+        Answer.DONE,
+        Answer.QUEUE_FULL,
+        Answer.ROWS_FULL,
+        Answer.SAMPLES_FULL,
+        Answer.STEP_LIMIT,
+        Answer.STALLED,
+    )
+)
 
 
 @compiled
-def advance(
-    running, running_ends, waiting, waiting_ends, swapped, swapped_ends,
-    tables, lanes, knots, cumulative, law_table, spec, state,
-    rows, row_count, samples, sample_count,
-):  # fmt: skip
-    """March until the end, or until a sink is full.
+def _may_cruise(w):
+    """Say whether nothing binds, so that :func:`ode.lagrangian.cruise.cruise` may take over."""
+    if w.samples_size > 0 or size_of(waiting_of(w)) > 0 or size_of(swapped_of(w)) > 0:
+        return False
+    if w.batches_per_step != 1.0 and w.theta == 0.0:
+        return False
+    tightest = min(w.B, w.M_total, w.admission_threshold * w.M_total)
+    return w.memory + w.running < 0.95 * tightest
+
+
+@compiled
+def _boundary(w):
+    """Let arrivals join, then evict or admit."""
+    fresh = fresh_arrivals(w)
+    if fresh > 0.0:
+        join(w, fresh)
+    queue, waiting = running_of(w), waiting_of(w)
+    never_queued = fresh > 0.0 and size_of(waiting) == 1
+    w.seen = w.now
+    excess = w.memory + w.running - w.M_total
+    if excess > w.negligible:
+        evict(w, excess)
+    else:
+        admit(w)
+    if w.batches_per_step == 1.0 or w.theta == 0.0 or not never_queued or size_of(waiting) > 0:
+        return
+    parcels, newest = parcels_of(queue), queue.tail - 1
+    if parcels[FROM, newest] < parcels[UNTIL, newest] and w.memory + w.running <= w.B:
+        backdate(w)
+
+
+@compiled
+def _batches(w):
+    """Execute the batches of one step and write their row; return how long [time] they take."""
+    row = row_of(w)
+    row[R_START] = w.now
+    row[R_RUNNING] = w.running
+    row[R_SWAPPED] = w.swapped
+    row[R_MEMORY] = w.memory
+    row[R_EVICTED] = w.evicted
+    row[R_COMPLETED] = w.completed
+    queue = running_of(w)
+    if queue.tail == queue.extent:
+        compact(w, queue, 1, 1)
+    execute(w, w.batches_per_step, row)
+    duration = step_duration(w, row[R_TOKENS], row[R_SIZE])
+    row[R_DURATION] = duration
+    w.owed_tokens = 0.0
+    w.owed_requests = 0.0
+    w.moved = 0.0
+    return duration
+
+
+@compiled
+def advance(workspace):
+    """March until the end, or until something is full; nothing is allocated.
 
     Parameters
     ----------
-    running, waiting, swapped and their ends
-        Queues of parcels; storage that grew is returned.
-    tables : shape (D_max + 1, 6)
-        Of the request mix, see :func:`ode.lagrangian.parcels.mix_tables`.
-    lanes : shape (3, L)
-        See :func:`ode.lagrangian.cruise.lanes_of`.
-    knots, cumulative : shape (K,)
-        The arrival curve.
-    law_table : shape (3, S)
-        Pieces of the batch-time law's table, see :func:`ode.lagrangian.state.table_time`.
-    spec, state
-        Vectors laid out above; ``state`` is updated in place.
-    rows : shape (., ROW_SIZE); samples : shape (., SAMPLE_SIZE)
-        Sinks; ``samples`` of length 0 records no latencies.
-    row_count, sample_count : shape (1,)
-        How many are filled.
+    workspace : shape (1,)
+        Of :data:`ode.lagrangian.layout.WORKSPACE`, seeded; updated in place.
 
     Returns
     -------
-    status, running, waiting, swapped
+    int
+        An :class:`ode.lagrangian.layout.Answer`. After QUEUE_FULL, ROWS_FULL, SAMPLES_FULL and
+        STEP_LIMIT the march goes on where it stopped once there is room; after DONE it goes on
+        where ``end`` is later than before, or the arrival curve longer.
     """
-    piece = np.empty(COLUMNS)
-    cost, before = np.empty(running.shape[1]), np.empty((2, running.shape[1]))
-    batches = spec[BATCHES]
+    w = workspace[0]
+    waiting = waiting_of(w)
     while True:
-        if row_count[0] == rows.shape[0]:
-            return ROWS_FULL, running, waiting, swapped
-        parcels = (running_ends[TAIL] - running_ends[HEAD] + waiting_ends[TAIL]
-                   - waiting_ends[HEAD] + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
-        if samples.shape[0] > 0 and sample_count[0] + 2 * parcels + 16 > samples.shape[0]:
-            return SAMPLES_FULL, running, waiting, swapped
-        if state[NOW] >= spec[END]:
-            return FINISHED, running, waiting, swapped
-
-        queued = (waiting_ends[TAIL] - waiting_ends[HEAD]
-                  + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
-        if samples.shape[0] == 0 and queued == 0 and (batches == 1.0 or state[THETA] > 0.0):
-            slack = state[MEMORY] + state[RUNNING]
-            if slack < 0.95 * min(spec[BUDGET], spec[M_TOTAL], spec[THRESHOLD] * spec[M_TOTAL]):
-                ok, running = aligned(running, running_ends, lanes, batches)
-                if ok:
-                    cruise(running, running_ends, tables, lanes, knots, cumulative, law_table, spec,
-                           state, rows, row_count)  # fmt: skip
-                    if row_count[0] == rows.shape[0] or state[NOW] >= spec[END]:
-                        continue
-
-        fresh = arrivals_by(min(state[NOW], spec[HORIZON]), state, knots, cumulative)
-        fresh -= state[ARRIVED]
-        if fresh > 0.0:
-            if waiting_ends[TAIL] == waiting.shape[1]:
-                waiting = with_room(waiting, waiting_ends, 0, 1)
-            join(waiting, waiting_ends, fresh, tables, spec, state, piece)
-            state[ARRIVED] += fresh
-        never_queued = fresh > 0.0 and waiting_ends[TAIL] - waiting_ends[HEAD] == 1
-        state[SEEN] = state[NOW]
-
-        excess = state[MEMORY] + state[RUNNING] - spec[M_TOTAL]
-        if excess > spec[NEGLIGIBLE]:
-            victims = running_ends[TAIL] - running_ends[HEAD]
-            if spec[SACRIFICE] > 0.0:
-                if waiting_ends[HEAD] < victims:
-                    waiting = with_room(waiting, waiting_ends, victims, 1)
-                evict(running, running_ends, excess, waiting, waiting_ends, spec, state, piece)
-            else:
-                if swapped.shape[1] - swapped_ends[TAIL] < victims:
-                    swapped = with_room(swapped, swapped_ends, 0, victims)
-                evict(running, running_ends, excess, swapped, swapped_ends, spec, state, piece)
-        else:
-            entrants = (waiting_ends[TAIL] - waiting_ends[HEAD]
-                        + swapped_ends[TAIL] - swapped_ends[HEAD])  # fmt: skip
-            if running.shape[1] - running_ends[TAIL] < entrants:
-                running = with_room(running, running_ends, 0, entrants)
-            admit(swapped, swapped_ends, running, running_ends, spec, state, True, piece)
-            if swapped_ends[TAIL] == swapped_ends[HEAD]:
-                admit(waiting, waiting_ends, running, running_ends, spec, state, False, piece)
-        empty = waiting_ends[TAIL] == waiting_ends[HEAD]
-        fits = state[MEMORY] + state[RUNNING] <= spec[BUDGET]
-        newest = running_ends[TAIL] - 1
-        in_a_step = never_queued and running[FROM, newest] < running[UNTIL, newest]
-        if batches > 1.0 and in_a_step and empty and fits and state[THETA] > 0.0:
-            backdate(running, newest, tables, spec, state, samples, sample_count)
-
-        if empty and is_idle(state[RUNNING], state[ARRIVED]):
-            until = next_arrival(state, knots, cumulative)
-            if until > spec[HORIZON] or until >= spec[END]:
-                return FINISHED, running, waiting, swapped
-            if until > state[NOW]:
-                state[NOW] = until
-                state[SEEN] = until
+        if w.now >= w.end:
+            return DONE
+        limit = steps_allowed(w)
+        if w.steps >= limit:
+            return STEP_LIMIT if w.steps >= w.most_steps else ROWS_FULL
+        if not has_sample_room(w):
+            return SAMPLES_FULL
+        may_cruise = _may_cruise(w)
+        if not has_room(w, may_cruise):
+            return QUEUE_FULL
+        if may_cruise and align(w):
+            cruise(w, limit)
+            if w.steps >= limit or w.now >= w.end:
                 continue
-
-        row = rows[row_count[0]]
-        row[R_START] = state[NOW]
-        row[R_RUNNING] = state[RUNNING]
-        row[R_SWAPPED] = state[SWAPPED]
-        row[R_MEMORY] = state[MEMORY]
-        row[R_EVICTED] = state[EVICTED]
-        row[R_COMPLETED] = state[COMPLETED]
-        if running_ends[TAIL] == running.shape[1]:
-            running = with_room(running, running_ends, 1, 1)
-        if cost.size < running.shape[1]:
-            cost = np.empty(running.shape[1])
-            before = np.empty((2, running.shape[1]))
-        execute(
-            running, running_ends, tables, spec, state, row, samples, sample_count, cost, before
-        )  # fmt: skip
-        duration = batches * (spec[D_0] + spec[D_KV] * row[R_TOKENS] + spec[D_EXTRA] * row[R_SIZE])
-        duration += spec[D_KV] * state[OWED_TOKENS] + spec[D_EXTRA] * state[OWED_REQUESTS]
-        duration += spec[D_SWAP] * state[MOVED]
-        if law_table.shape[1] > 0:
-            size = row[R_SIZE] + state[OWED_REQUESTS] / batches
-            duration += batches * table_time(law_table, size)
-        state[OWED_TOKENS] = 0.0
-        state[OWED_REQUESTS] = 0.0
-        state[MOVED] = 0.0
+        _boundary(w)
+        if size_of(waiting) == 0 and is_idle(w.running, w.arrived):
+            until = next_arrival(w)
+            if until > w.horizon or until >= w.end:
+                return DONE
+            if until > w.now:
+                w.now = until
+                w.seen = until
+                continue
+        duration = _batches(w)
         if duration <= 0.0:
-            return STALLED, running, waiting, swapped
-        row[R_DURATION] = duration
-        row_count[0] += 1
-        state[NOW] += duration
-        state[THETA] += batches
+            return STALLED
+        w.steps += 1
+        w.now += duration
+        w.theta += w.batches_per_step

@@ -9,30 +9,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ode.lagrangian.layout import (
+    ALIVE,
+    COLUMNS,
+    FROM,
+    HELD,
+    MASS,
+    PREFILL,
+    SURVIVE,
+    UNTIL,
+    WORK,
+)
+from ode.lagrangian.memory import parcels_of
 from serving import RequestMix
 from serving.compilation import compiled
-
-MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED, LAST_TOKEN = range(10)
-"""Columns: mass at arrival; tokens decoded since the last start; tokens ever decoded; mass alive;
-mass alive times its mean prefill; position of the first token on the iteration clock (mean over
-the parcel, complete once furthest >= 1); interval of arrival; time of first admission (negative
-before); position of the latest token on the iteration clock (kept while latencies
-are recorded). A queue stores them column by column, so that a step over many vectorises."""
-COLUMNS = 10
-HEAD, TAIL = 0, 1
-
-
-def empty_queue(capacity: int = 504) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the storage (COLUMNS, capacity) and the ends of an empty queue."""
-    return np.zeros((COLUMNS, capacity)), np.full(2, capacity // 4)
-
-
-SURVIVE, HELD, WORK = 0, 2, 4
-"""Columns of a mix table; the column after each is its forward difference."""
+from serving.compiled_memory import matrix_at
 
 
 def mix_tables(mix: RequestMix) -> NDArray[np.float64]:
-    """Return what parcels need to know of a request mix, shape (D_max + 1, 6).
+    """Return what parcels need to know of a request mix, shape (D_max + 1, TABLE_COLUMNS).
 
     Row k holds G(k), P(k) = E[p; D > k] and the sum over l < k of P(l) + (l + 1) G(l), each
     followed by its forward difference: a row fits one cache line.
@@ -42,6 +37,22 @@ def mix_tables(mix: RequestMix) -> NDArray[np.float64]:
     work = np.append(0.0, np.cumsum(held + (k + 1) * survive))[:-1]
     columns = [(values, np.append(np.diff(values), 0.0)) for values in (survive, held, work)]
     return np.column_stack([column for pair in columns for column in pair])
+
+
+def mix_lanes(tables: NDArray[np.float64], batches: int) -> NDArray[np.float64]:
+    """Return what a unit cohort contributes at each age of the grid, oldest first, shape (3, L).
+
+    The newest cohort is at age (h - 1) / 2 when a step of h batches begins, the j-th before it
+    h j further. Rows: requests alive and KV cache after the step, batch tokens during the step.
+    """
+    k = np.arange(tables.shape[0])
+    begin = np.arange(0.5 * (batches - 1), k[-1], batches)
+    end = begin + batches
+    column = lambda c, x: np.interp(x, k, tables[:, c])  # noqa: E731
+    alive = column(SURVIVE, end)
+    memory = column(HELD, end) + end * alive
+    cost = (column(WORK, end) - column(WORK, begin)) / batches
+    return np.ascontiguousarray(np.stack([alive, memory, cost])[:, ::-1])
 
 
 @compiled
@@ -54,94 +65,123 @@ def at(tables, column, x):
 
 
 @compiled
-def with_room(queue, ends, front, back):
-    """Return new storage with ``front`` and ``back`` free places, without parcels that are gone."""
-    alive = 0
-    for i in range(ends[HEAD], ends[TAIL]):
-        alive += queue[ALIVE, i] > 0.0
-    capacity = queue.shape[1]
-    while capacity < 2 * alive + 2 * (front + back):
+def size_of(queue):
+    """Return how many parcels a queue holds, those that are gone but not removed included."""
+    return queue.tail - queue.head
+
+
+@compiled
+def roomy_extent(extent, needed):
+    """Return the places [parcels] of a queue of ``extent`` places once it offers ``needed``."""
+    while extent < needed:
         # an odd number of cache lines: columns a power of two apart evict one another
-        capacity = 2 * capacity + 8
-    roomy = np.zeros((COLUMNS, capacity))
-    position = front + (capacity - alive - front - back) // 3
+        extent = 2 * extent + 8
+    return extent
+
+
+@compiled
+def compact(w, queue, front, back):
+    """Move a queue into the spare storage, without parcels that are gone; its own is spare then.
+
+    At least ``front`` and ``back`` places are free at the ends afterwards. The caller has made sure
+    that the spare storage is large enough, see :func:`ode.lagrangian.room.has_room`.
+    """
+    parcels = parcels_of(queue)
+    alive = 0
+    for i in range(queue.head, queue.tail):
+        alive += parcels[ALIVE, i] > 0.0
+    extent = roomy_extent(queue.extent, 2 * alive + 2 * (front + back))
+    roomy = matrix_at(w.spare_at, COLUMNS, extent)
+    position = front + (extent - alive - front - back) // 3
     first = position
-    for i in range(ends[HEAD], ends[TAIL]):
-        if queue[ALIVE, i] > 0.0:
+    for i in range(queue.head, queue.tail):
+        if parcels[ALIVE, i] > 0.0:
             for column in range(COLUMNS):
-                roomy[column, position] = queue[column, i]
+                roomy[column, position] = parcels[column, i]
             position += 1
-    ends[HEAD], ends[TAIL] = first, position
-    return roomy
+    use_spare(w, queue, extent)
+    queue.head, queue.tail = first, position
 
 
 @compiled
-def push_tail(queue, ends, parcel):
-    """Append ``parcel`` (COLUMNS,); there must be room."""
+def use_spare(w, queue, extent):
+    """Let a queue use ``extent`` places of the spare storage, and its own be the spare one."""
+    storage = queue.at
+    queue.at = w.spare_at
+    queue.extent = extent
+    w.spare_at = storage
+
+
+@compiled
+def push_tail(queue, piece):
+    """Append a parcel (COLUMNS,); there must be room."""
+    parcels, i = parcels_of(queue), queue.tail
     for column in range(COLUMNS):
-        queue[column, ends[TAIL]] = parcel[column]
-    ends[TAIL] += 1
+        parcels[column, i] = piece[column]
+    queue.tail = i + 1
 
 
 @compiled
-def push_head(queue, ends, parcel):
-    """Put ``parcel`` before the head; there must be room."""
-    ends[HEAD] -= 1
+def push_head(queue, piece):
+    """Put a parcel (COLUMNS,) before the head; there must be room."""
+    parcels, i = parcels_of(queue), queue.head - 1
     for column in range(COLUMNS):
-        queue[column, ends[HEAD]] = parcel[column]
+        parcels[column, i] = piece[column]
+    queue.head = i
 
 
 @compiled
-def take(queue, ends, share, from_tail, piece):
+def take(queue, share, from_tail, piece):
     """Move a ``share`` of the parcel at one end into ``piece``; all of it leaves the queue.
 
     From the tail goes the younger part of the arrival interval, from the head the older one.
     """
-    i = ends[TAIL] - 1 if from_tail else ends[HEAD]
+    parcels = parcels_of(queue)
+    i = queue.tail - 1 if from_tail else queue.head
     for column in range(COLUMNS):
-        piece[column] = queue[column, i]
+        piece[column] = parcels[column, i]
     if share >= 1.0:
         if from_tail:
-            ends[TAIL] -= 1
+            queue.tail -= 1
         else:
-            ends[HEAD] += 1
+            queue.head += 1
         return
     for column in (MASS, ALIVE, PREFILL):
         piece[column] *= share
-        queue[column, i] -= piece[column]
-    width = queue[UNTIL, i] - queue[FROM, i]
+        parcels[column, i] -= piece[column]
+    width = parcels[UNTIL, i] - parcels[FROM, i]
     if from_tail:
-        queue[UNTIL, i] -= share * width
-        piece[FROM] = queue[UNTIL, i]
+        parcels[UNTIL, i] -= share * width
+        piece[FROM] = parcels[UNTIL, i]
     else:
-        queue[FROM, i] += share * width
-        piece[UNTIL] = queue[FROM, i]
+        parcels[FROM, i] += share * width
+        piece[UNTIL] = parcels[FROM, i]
 
 
 @compiled
-def split(queue, ends, i, share):
+def split(queue, i, share):
     """Split parcel ``i``; return the position of its older part, ``share`` of it.
 
     The younger part follows at the next position. There must be room at the tail.
     """
-    head, tail = ends[HEAD], ends[TAIL]
+    parcels, head, tail = parcels_of(queue), queue.head, queue.tail
     older = i
     if head > 0 and i - head < tail - i:
         older = i - 1
         for column in range(COLUMNS):
             for k in range(head, i + 1):
-                queue[column, k - 1] = queue[column, k]
-        ends[HEAD] = head - 1
+                parcels[column, k - 1] = parcels[column, k]
+        queue.head = head - 1
     else:
         for column in range(COLUMNS):
             for k in range(tail, i, -1):
-                queue[column, k] = queue[column, k - 1]
-        ends[TAIL] = tail + 1
+                parcels[column, k] = parcels[column, k - 1]
+        queue.tail = tail + 1
     for column in (MASS, ALIVE, PREFILL):
-        part = share * queue[column, older]
-        queue[column, older + 1] = queue[column, older] - part
-        queue[column, older] = part
-    middle = queue[FROM, older] + share * (queue[UNTIL, older] - queue[FROM, older])
-    queue[UNTIL, older] = middle
-    queue[FROM, older + 1] = middle
+        part = share * parcels[column, older]
+        parcels[column, older + 1] = parcels[column, older] - part
+        parcels[column, older] = part
+    middle = parcels[FROM, older] + share * (parcels[UNTIL, older] - parcels[FROM, older])
+    parcels[UNTIL, older] = middle
+    parcels[FROM, older + 1] = middle
     return older

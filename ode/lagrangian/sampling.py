@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from ode.lagrangian.parcels import (
+from ode.lagrangian.layout import (
     ADMITTED,
     ALIVE,
     FIRST_TOKEN,
     FROM,
     FURTHEST,
     LAST_TOKEN,
-    UNTIL,
-)
-from ode.lagrangian.state import (
     S_ADMITTED,
     S_FINISH,
     S_FIRST_TOKEN,
@@ -19,54 +16,60 @@ from ode.lagrangian.state import (
     S_LENGTH,
     S_UNTIL,
     S_WEIGHT,
+    UNTIL,
 )
+from ode.lagrangian.memory import next_sample, parcels_of, running_of
 from serving.compilation import compiled
 
 
 @compiled
-def sample_completion(queue, i, weight, finish, length, samples, sample_count):
-    """Record the latencies of the mass that completes, unless it was there before time 0."""
-    if queue[UNTIL, i] < 0.0:
+def sample_completion(w, i, weight, finish, length):
+    """Record the latencies of ``weight`` [requests] of the parcel at place ``i`` of RUNNING.
+
+    Requests that were there before time 0 have none. ``finish`` is a position on the iteration
+    clock [batches], ``length`` the decode length [tokens].
+    """
+    parcels = parcels_of(running_of(w))
+    if parcels[UNTIL, i] < 0.0:
         return
-    sample = samples[sample_count[0]]
+    sample = next_sample(w)
     sample[S_WEIGHT] = weight
-    sample[S_FROM] = queue[FROM, i]
-    sample[S_UNTIL] = queue[UNTIL, i]
-    sample[S_ADMITTED] = queue[ADMITTED, i]
-    sample[S_FIRST_TOKEN] = queue[FIRST_TOKEN, i]
+    sample[S_FROM] = parcels[FROM, i]
+    sample[S_UNTIL] = parcels[UNTIL, i]
+    sample[S_ADMITTED] = parcels[ADMITTED, i]
+    sample[S_FIRST_TOKEN] = parcels[FIRST_TOKEN, i]
     sample[S_FINISH] = finish
     sample[S_LENGTH] = length
-    sample_count[0] += 1
 
 
 @compiled
-def sample_step(queue, first, last, batches, theta, before, samples, sample_count):
+def sample_step(w, first, last, batches, before):
     """Record the completions of a step and the gaps of those that resume; return tokens emitted.
 
     Tokens that follow one of the previous step are returned, not recorded: their inter-token
-    latency is the batch's duration.
+    latency is the batch's duration. ``before`` (2, .) holds ALIVE and FURTHEST as they were.
     """
+    parcels, theta = parcels_of(running_of(w)), w.theta
     finish = theta + 0.5 * (batches + 1.0)
     emitted = 0.0
     for i in range(first, last):
-        alive, furthest, reached = before[0, i], before[1, i], queue[FURTHEST, i]
+        alive, furthest, reached = before[0, i], before[1, i], parcels[FURTHEST, i]
         if reached <= furthest:
             continue
         tokens = alive * (reached - max(furthest, 1.0))
         if tokens > 0.0:
-            if queue[LAST_TOKEN, i] < theta and queue[UNTIL, i] >= 0.0:
+            if parcels[LAST_TOKEN, i] < theta and parcels[UNTIL, i] >= 0.0:
                 once = min(tokens, alive)
-                sample = samples[sample_count[0]]
+                sample = next_sample(w)
                 sample[S_WEIGHT] = once
-                sample[S_FIRST_TOKEN] = queue[LAST_TOKEN, i]
+                sample[S_FIRST_TOKEN] = parcels[LAST_TOKEN, i]
                 sample[S_FINISH] = theta + 1.0
                 sample[S_LENGTH] = -1.0
-                sample_count[0] += 1
                 tokens -= once
             emitted += tokens
-        queue[LAST_TOKEN, i] = theta + batches
-        done = alive - queue[ALIVE, i]
+        parcels[LAST_TOKEN, i] = theta + batches
+        done = alive - parcels[ALIVE, i]
         if done > 1e-15 * alive:
             length = 0.5 * (furthest + reached + 1.0)
-            sample_completion(queue, i, done, finish, length, samples, sample_count)
+            sample_completion(w, i, done, finish, length)
     return emitted

@@ -6,26 +6,21 @@ diffusion; its cost does not depend on the size of the system.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
-from numpy.typing import NDArray
+from math import inf
 
 from ode._caveats import requests_that_fit
 from ode._initial_state import InitialState
 from ode._solution import Solution
-from ode.lagrangian import parcels
-from ode.lagrangian import state as kernel
-from ode.lagrangian.cruise import lanes_of
-from ode.lagrangian.kernel import advance
+from ode.lagrangian.layout import Answer
 from ode.lagrangian.outputs import March, latencies_of, totals_of, trajectory_of
-from serving import (
-    DecodeNode,
-    RateProfile,
-    RequestMix,
-    SolveError,
-    UnsupportedError,
-)
+from ode.lagrangian.workspace import Workspace
+from serving import DecodeNode, RateProfile, RequestMix, SolveError, UnsupportedError
+
+FIRST_ROWS = 4096
+"""Rows that a march keeps room for at first [steps]."""
+
+FIRST_SAMPLES = 1 << 16
+"""Latency samples that a march keeps room for at first [samples]."""
 
 SHORTEST_RESOLVED = 64
 """Mean decode length [steps] below which a step is never more than one batch."""
@@ -72,13 +67,21 @@ def solve_lagrangian(
             f"the mean decode length over {COARSEST_RESOLVED}"
         )
 
-    def march(record_latencies: bool) -> March:
-        return _march(
-            profile, mix, instance, initial, horizon, drain, batches_per_step, max_steps,
-            record_latencies,
-        )  # fmt: skip
+    def march(first_samples: int) -> March:
+        workspace = Workspace(
+            mix,
+            instance,
+            profile,
+            horizon=horizon,
+            end=inf if drain else horizon,
+            batches_per_step=batches_per_step,
+            rows=FIRST_ROWS,
+            samples=first_samples,
+            most_steps=max_steps,
+        )
+        return march_from(workspace, initial)
 
-    done = march(record_latencies=False)
+    done = march(0)
     return Solution(
         method="lagrangian",
         outputs=lambda: trajectory_of(done, batches_per_step, profile, initial, horizon),
@@ -89,111 +92,28 @@ def solve_lagrangian(
             "batches_per_step": batches_per_step,
             "batches": len(done.rows) * batches_per_step,
             "requests_that_fit": requests_that_fit(mix, instance),
-            "unfinished": float(done.state[kernel.ARRIVED] - done.state[kernel.COMPLETED]),
+            "unfinished": float(done.state["arrived"] - done.state["completed"]),
         },
         labels=labels,
         totals=totals_of(done, batches_per_step, instance),
-        latencies=lambda: latencies_of(march(record_latencies=True), batches_per_step),
+        latencies=lambda: latencies_of(march(FIRST_SAMPLES), batches_per_step),
     )
 
 
-def _march(
-    profile: RateProfile,
-    mix: RequestMix,
-    instance: DecodeNode,
-    initial: InitialState,
-    horizon: float,
-    drain: bool,
-    batches_per_step: int,
-    max_steps: int,
-    record_latencies: bool,
-) -> March:
-    tables, lanes = _tables(mix, batches_per_step)
-    law = instance.batch_time
-    spec = np.zeros(kernel.SPEC_SIZE)
-    spec[kernel.M_TOTAL] = instance.M_total
-    spec[kernel.BUDGET] = np.inf if instance.B is None else instance.B
-    spec[kernel.THRESHOLD] = instance.admission_threshold
-    spec[kernel.D_0], spec[kernel.D_KV] = law.d_0, law.d_kv
-    spec[kernel.D_EXTRA], spec[kernel.D_SWAP] = law.per_request_extra, law.d_swap
-    spec[kernel.SACRIFICE] = instance.mode == "sacrifice"
-    spec[kernel.HORIZON] = horizon
-    spec[kernel.END] = np.inf if drain else horizon
-    spec[kernel.BATCHES] = batches_per_step
-    spec[kernel.NEGLIGIBLE] = 1e-9 * instance.M_total
+def march_from(workspace: Workspace, initial: InitialState) -> March:
+    """March a workspace from a state at time 0 to the end; see :meth:`Workspace.advance`.
 
-    state = np.zeros(kernel.STATE_SIZE)
-    queues = _initial_queues(initial, tables, state)
-    (running, running_ends), (waiting, waiting_ends), (swapped, swapped_ends) = queues
-    rows = np.empty((4096, kernel.ROW_SIZE))
-    samples = np.empty((1 << 16 if record_latencies else 0, kernel.SAMPLE_SIZE))
-    row_count, sample_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    while True:
-        status, running, waiting, swapped = advance(
-            running, running_ends, waiting, waiting_ends, swapped, swapped_ends, tables, lanes,
-            profile.time, profile.cumulative, law.table_segments(), spec, state, rows, row_count,
-            samples, sample_count,
-        )  # fmt: skip
-        if status == kernel.FINISHED:
-            break
-        if status == kernel.STALLED:
-            raise SolveError("lagrangian", "stalled", "a batch takes no time; give d_0 > 0")
-        if row_count[0] >= max_steps:
-            raise SolveError(
-                "lagrangian", "step_limit", f"t = {state[kernel.NOW]:g} after {max_steps} steps"
-            )
-        if status == kernel.ROWS_FULL:
-            rows = np.concatenate([rows, np.empty_like(rows)])
-        else:
-            samples = np.concatenate([samples, np.empty_like(samples)])
-    return March(rows[: row_count[0]], samples[: sample_count[0]], state)
+    What is returned is the workspace's own memory, which its next use overwrites.
 
-
-@lru_cache(maxsize=16)
-def _tables(
-    mix: RequestMix, batches_per_step: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a mix's tables; a mix is immutable and known by identity."""
-    tables = parcels.mix_tables(mix)
-    return tables, lanes_of(tables, batches_per_step)
-
-
-def _initial_queues(
-    initial: InitialState, tables: NDArray[np.float64], state: NDArray[np.float64]
-) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Return RUNNING, WAITING and SWAPPED at time 0; their totals go into ``state``."""
-    fresh = np.array([[initial.waiting, 0.0, 0.0]])[: initial.waiting > 0]
-    running, alive, held = _queue_of(initial.running, tables, is_arrival=False)
-    waiting, _, _ = _queue_of(fresh, tables, is_arrival=True)
-    swapped, evicted, _ = _queue_of(initial.swapped, tables, is_arrival=False)
-    state[kernel.RUNNING], state[kernel.MEMORY], state[kernel.SWAPPED] = alive, held, evicted
-    return [running, waiting, swapped]
-
-
-def _queue_of(
-    rows: NDArray[np.float64], tables: NDArray[np.float64], *, is_arrival: bool
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]], float, float]:
-    """Return a queue of rows (mass, age, furthest), mass alive and memory held."""
-    queue, ends = parcels.empty_queue(504 + 4 * len(rows) // 16 * 16)
-    mass_alive = memory = 0.0
-    for alive, age, furthest in rows:
-        share = parcels.at(tables, parcels.SURVIVE, furthest)
-        if share <= 0 < alive:
-            raise SolveError(
-                "lagrangian",
-                "initial_state",
-                f"no request of this mix is longer than {furthest:g} tokens",
-            )
-        parcel = np.zeros(parcels.COLUMNS)
-        parcel[parcels.MASS] = alive / share
-        parcel[parcels.AGE], parcel[parcels.FURTHEST] = age, furthest
-        parcel[parcels.ALIVE] = alive
-        longer = parcels.at(tables, parcels.HELD, furthest)
-        parcel[parcels.PREFILL] = parcel[parcels.MASS] * longer
-        parcel[parcels.ADMITTED] = -1.0 if is_arrival else 0.0
-        if not is_arrival:  # nobody knows when they arrived: no latency is theirs
-            parcel[parcels.FROM] = parcel[parcels.UNTIL] = -1.0
-        parcels.push_tail(queue, ends, parcel)
-        mass_alive += alive
-        memory += parcel[parcels.PREFILL] + age * alive
-    return (queue, ends), mass_alive, memory
+    Raises
+    ------
+    SolveError
+        If the workspace's limit of steps is reached or a batch takes no time.
+    """
+    workspace.seed(initial)
+    answer = workspace.advance()
+    state = workspace.record[0]
+    if answer == Answer.STEP_LIMIT:
+        message = f"t = {state['now']:g} after {state['steps']} steps"
+        raise SolveError("lagrangian", "step_limit", message)
+    return March(workspace.rows[: state["steps"]], workspace.samples[: state["samples"]], state)

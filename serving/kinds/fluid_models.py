@@ -62,6 +62,7 @@ def answers(model: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
                 return answer(*args, **{**kwargs, "instance": reading.node})
             return answer(*args[:at], reading.node, *args[at + 1 :], **kwargs)
 
+        door.__dict__["model"] = model
         return door
 
     return declare

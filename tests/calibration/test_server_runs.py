@@ -345,4 +345,4 @@ def test_a_real_run_on_an_h100_is_known_to_one_percent(runs):
         read_server_log(runs / "runs/vllm011_h100/jan21-llama7b-train-1_requests.csv")
     )
     assert found.held_out is not None and found.held_out.mape < 0.01
-    assert found.law.identified(0) and found.law.identified(3)
+    assert found.law.identified("d_0") and found.law.identified("d_kv")

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.robust_fit import fit_relative
 from calibration.step_times import Recipe, StepRows, fit_step_times, predict, read_step_times
-from calibration.step_times._solver import chosen_knots, fit_relative
+from calibration.step_times.broken_lines import chosen_knots
+from calibration.step_times.design import Design
 from calibration.step_times.diagnostics import coefficients, identifiability
 from calibration.step_times.holdout import held_out
 from discrete import simulate
@@ -62,7 +64,7 @@ def test_noise_takes_nothing_off_the_coefficients():
     context = n * np.tile(per.ravel(), 2000)
     noise = 1 + 0.1 * np.random.default_rng(7).standard_normal(n.size)
     A, time = np.column_stack([np.ones(n.size), n, context]), LAW.duration(context + n, n)
-    c = fit_relative(A, time * noise)
+    c = fit_relative(A, time * noise).coefficients
     assert c[[0, 2]] == pytest.approx((LAW.d_0, LAW.d_kv), rel=4e-3)
 
 
@@ -72,14 +74,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say(off, d_decode):
     """Within 95 % +- 5 % of 200 fits; wrong ones of a coefficient at zero would hold it in 80 %."""
     law, rows = replace(LAW, d_decode=d_decode), grid(LAW)
     n, context = rows.requests, rows.context
-    A, names = np.column_stack([np.ones(n.size), n, context]), ["d_0", "d_decode", "d_kv"]
+    terms = {"d_0": np.ones(n.size), "d_decode": n, "d_kv": context}
     true, rng = law.duration(context + n, n), np.random.default_rng(11)
     held = np.zeros(3)
     for _ in range(200):
         by_level = off * rng.standard_normal(8)[np.log2(n).astype(int)]
         time = true * (1 + 0.02 * rng.standard_normal(n.size) + by_level)
-        c, found = fit_relative(A, time), identifiability(A, time, names)
-        for k, each in enumerate(coefficients(A, time, 0.0, names, n, c, found)):
+        design = Design.of(time, terms)
+        for k, each in enumerate(coefficients(design, design.fit(), n, identifiability(design))):
             held[k] += each.low <= getattr(law, each.name) <= each.high
     assert held.min() >= 180
 

@@ -10,7 +10,7 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from discrete import simulate
 from fluid import equilibrium, moments
-from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable, SolveError
+from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable, SolveError, Tangent
 from workload import LengthDistribution, RequestClass, mix_of
 
 ROOMY = DecodeNode(BatchTimeLaw.per_token(1.0, 1e-3), M_total=10**7, B=None)
@@ -149,7 +149,7 @@ def test_moments_solve_the_lyapunov_equation(parts, d_decode, d_kv, rho):
     law = BatchTimeLaw(1.0, d_decode, d_kv)
     rate = rho / (d_kv * mix.work + law.per_request_extra * mix.mean_decode)
     tau = 1 / (1 - rho)
-    found = moments(mix, law, rate, rate * tau)
+    found = moments(mix, law.tangent(0, 0), rate, rate * tau)
     sigma, tokens, cost, size = lyapunov(mix, law, rate, tau)
     one = np.ones(tokens.size)
     assert found.var_batch_tokens == pytest.approx(tokens @ sigma @ tokens, rel=1e-6)
@@ -166,13 +166,13 @@ def test_long_lengths_of_many_atoms():
     mix = RequestMix.from_lengths(rng.integers(10, 2000, 5000), rng.integers(1, 4000, 5000))
     law = BatchTimeLaw.per_token(1.0, 1e-7)
     rate = 0.8 / (1e-7 * mix.work)
-    found = moments(mix, law, rate, rate * 5.0)
+    found = moments(mix, law.tangent(0, 0), rate, rate * 5.0)
     # open loop, B is Poisson shot noise: Var B = rate tau E[sum c^2]; feedback only adds to it
     d, a = mix.decode.astype(float), mix.prefill + 1
     squares = a**2 * d + a * d * (d - 1) + d * (d - 1) * (2 * d - 1) / 6
     shot = rate * 5.0 * float(mix.probability @ squares)
     assert shot < found.var_batch_tokens < 10 * shot
-    none = moments(mix, BatchTimeLaw.per_token(5.0, 0.0), rate, rate * 5.0)
+    none = moments(mix, Tangent(5.0, 0.0, 0.0), rate, rate * 5.0)
     assert none.var_batch_tokens == pytest.approx(shot, rel=1e-9)
     assert none.var_running == pytest.approx(rate * 5.0 * mix.mean_decode, rel=1e-9)
 

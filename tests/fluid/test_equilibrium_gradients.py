@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from fluid import capacity, equilibrium, equilibrium_gradients
+from fluid import capacity, equilibrium, equilibrium_gradients, with_mean_decode
 from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError
 
 MIX = RequestMix.from_lengths([20, 200, 5], [30, 90, 4], [0.7, 0.2, 0.1], [0, 1, 0])
 LAW = BatchTimeLaw(d_0=2.0, d_kv=1e-3, d_decode=0.03)
+CONCAVE = BatchTimeLaw.tabulated(
+    [(1, 0.5), (20, 2.0), (60, 3.0), (300, 5.0)], 1e-3, d_0=2.0, d_decode=0.01
+)
+CONVEX = BatchTimeLaw.tabulated(
+    [(1, 0.1), (40, 0.4), (90, 2.0), (300, 12.0)], 1e-3, d_0=2.0, d_decode=0.01
+)
 NODES = {
     "B": DecodeNode(LAW, M_total=10**6, B=20000),
     "M": DecodeNode(LAW, M_total=20000, B=None),
     "threshold": DecodeNode(LAW, M_total=25000, B=None, admission_threshold=0.7),
+    "concave table": DecodeNode(CONCAVE, M_total=10**6, B=20000),
+    "convex table": DecodeNode(CONVEX, M_total=20000, B=None),
 }
-
-
-def longer(mix: RequestMix, chance: float) -> RequestMix:
-    return RequestMix(
-        np.tile(mix.prefill, 2),
-        np.concatenate([mix.decode, mix.decode + 1]),
-        np.concatenate([mix.probability * (1 - chance), mix.probability * chance]),
-        np.tile(mix.request_class, 2),
-    )
 
 
 def measured(mix: RequestMix, node: DecodeNode, rate: float) -> dict[str, float]:
@@ -40,7 +38,7 @@ def moved(name: str, by: float, mix: RequestMix, node: DecodeNode, rate: float):
     if name == "mean_prefill":
         return replace(mix, prefill=mix.prefill + by), node, rate
     if name == "mean_decode":
-        return longer(mix, by), node, rate
+        return with_mean_decode(mix, mix.mean_decode + by), node, rate
     if name.startswith("d_"):
         law = replace(node.batch_time, **{name: getattr(node.batch_time, name) + by})
         return mix, replace(node, batch_time=law), rate
@@ -55,9 +53,13 @@ def test_match_differences(key, load):
     rate = load * capacity(MIX, node)
     found = equilibrium_gradients(MIX, node, rate)
     here = measured(MIX, node, rate)
+    # where a table bends within the spread, each of the numbers of requests that stand for all
+    # passes the bend at another rate: a difference depends on its step by this much
+    rel = 1e-4 if node.batch_time.is_affine else 0.01
     steps = {
         "arrival_rate": 1e-4 * rate, "d_0": 1e-4, "d_kv": 1e-7, "d_decode": 1e-6,
-        "mean_prefill": 1e-3, "M_total": 2, "B": 2, "admission_threshold": 1e-4,
+        "mean_prefill": 1e-3, "mean_decode": 1e-3, "M_total": 2, "B": 2,
+        "admission_threshold": 1e-4,
     }  # fmt: skip
     for name, step in steps.items():
         if getattr(node, name, 0) is None or getattr(node, name, 0) == 1:
@@ -66,12 +68,8 @@ def test_match_differences(key, load):
         for quantity, value in here.items():
             expected = (up[quantity] - down[quantity]) / (2 * step)
             assert found[quantity][name] == pytest.approx(
-                expected, rel=1e-4, abs=1e-9 * value / step
+                expected, rel=rel, abs=1e-9 * value / step
             ), (quantity, name)
-    one, two = (measured(*moved("mean_decode", by, MIX, node, rate)) for by in (1e-3, 2e-3))
-    for quantity, value in here.items():
-        expected = (4 * one[quantity] - 3 * value - two[quantity]) / 2e-3
-        assert found[quantity]["mean_decode"] == pytest.approx(expected, rel=1e-4), quantity
 
 
 def test_the_formulas_of_section_4():

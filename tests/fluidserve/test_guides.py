@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,11 @@ from click.testing import CliRunner
 from fluidserve.cli import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+GUIDES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def blocks(root, guide, language):
@@ -53,3 +58,17 @@ def test_links_lead_somewhere(root, guide):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert ((root / guide).parent / target).exists(), target
+
+
+def test_names_in_the_glossary_exist(root):
+    text = (root / "docs/glossary.md").read_text(encoding="utf-8")
+    rooms = r"fs|serving|fluid|ode|workload|studies"
+    names = re.findall(rf"`({rooms})\.(\w+(?:\.\w+)*)", text)
+    assert len(names) > 30
+    for room, path in names:
+        found = importlib.import_module("fluidserve" if room == "fs" else room)
+        for part in path.split("."):
+            if not hasattr(found, part):
+                found = importlib.import_module(f"{found.__name__}.{part}")
+            else:
+                found = getattr(found, part)

@@ -14,8 +14,8 @@ from fluidserve.plots import (
     sample_rows,
     system_dynamics,
 )
-from fluidserve.plots._fluid_vs_discrete import scores
-from fluidserve.plots._system_dynamics import while_batches
+from fluidserve.plots.dynamics import while_batches
+from fluidserve.plots.trajectories import scores
 from serving import NRMSE_OUTPUTS, OUTPUTS, DecodeNode, FileAccessError, RateProfile, Trajectory
 
 T = np.linspace(0.0, 100.0, 400)

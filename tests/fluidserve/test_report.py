@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fluidserve.report._comparison import _cautions, _headline, _pressure, _verdict
+from fluidserve.report.comparison import _cautions, _headline, _pressure, _verdict
 from fluidserve.text import deviation, duration, number, percent
 
 METRICS = {"mean_ttft_ms": 20.0, "mean_e2el_ms": 80.0}

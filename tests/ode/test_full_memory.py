@@ -19,19 +19,25 @@ KNOWN = DecodeNode(
 ALIKE = RequestMix.from_lengths([20], [20])
 
 
+TABLE = BatchTimeLaw.tabulated([(1, 0.05), (120, 1.2), (300, 2.6), (400, 2.7)], 1e-5, d_0=0.01)
+TABULATED = replace(KNOWN, batch_time=TABLE)
+
+
 def geometric(p: int, mean: float) -> RequestMix:
     k = np.arange(1, int(30 * mean))
     return RequestMix.from_lengths(np.full(k.size, p), k, (1 - 1 / mean) ** (k - 1) / mean)
 
 
 @settings(max_examples=40, deadline=None)
-@given(p=st.integers(1, 80), length=st.integers(2, 60), kappa=st.sampled_from([1.0, 0.8, 0.6]))
-def test_one_length_collapses_to_the_closed_form(p, length, kappa):
+@given(
+    p=st.integers(1, 80),
+    length=st.integers(2, 60),
+    kappa=st.sampled_from([1.0, 0.8, 0.6]),
+    law=st.sampled_from([BatchTimeLaw.per_token(1.0, 1e-3), TABLE.scaled(10)]),
+)
+def test_one_length_collapses_to_the_closed_form(p, length, kappa, law):
     mix = RequestMix.from_lengths([p], [length])
-    node = DecodeNode(
-        BatchTimeLaw.per_token(1.0, 1e-3), M_total=100_000, B=None, mode="sacrifice",
-        admission_threshold=kappa,
-    )  # fmt: skip
+    node = DecodeNode(law, M_total=100_000, B=None, mode="sacrifice", admission_threshold=kappa)
     found = ode.collapsed_throughput(mix, node)
     closed = fluid.worst_cycle(mix, node)
     if kappa * (p + length) < p:  # growth fits: admission fills up to the threshold again and again
@@ -86,6 +92,20 @@ def test_the_loop_of_the_known_experiment():
     assert done[top + 1 :][~inside] == pytest.approx(down[~inside], rel=1e-3)
     assert loop.in_system[-1] < 5
     assert loop.gap == pytest.approx(1 - low / up[-1], abs=1e-3)
+
+
+def test_the_loop_under_a_table():
+    """Both branches of a node whose table is most of its batch time; the rests suit its batches."""
+    low, high = fluid.worst_cycle(ALIKE, TABULATED).throughput, fluid.capacity(ALIKE, TABULATED)
+    loop = ode.hysteresis(ALIKE, TABULATED, [0.8 * low, 0.5 * (low + high), 1.02 * high])
+    assert loop.window == pytest.approx((low, high), rel=1e-3)
+    assert loop.throughput[:2] == pytest.approx(loop.arrival_rate[:2], rel=2e-3)
+    assert loop.throughput[2:4] == pytest.approx(low, rel=1e-3)
+    assert loop.throughput[4] == pytest.approx(loop.arrival_rate[4], rel=2e-3)
+    for rate, length in zip(loop.arrival_rate[:2], (loop.end - loop.start)[:2], strict=True):
+        batch = float(loop.solution("batch_duration", loop.end[loop.arrival_rate == rate][0]))
+        assert fluid.healthy_batch_time(ALIKE, TABULATED, rate) == pytest.approx(batch, rel=0.01)
+        assert length > 0.99 * 100 * 20 * batch
 
 
 @pytest.mark.parametrize("change", [{"mode": "swapping"}, {"admission_threshold": 0.5}])

@@ -3,18 +3,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import lagrangian_reference as reference
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lagrangian_cases import cases
 
 from fluid import capacity
 from ode import InitialState, solve
-from ode.lagrangian import batch, parcels
-from ode.lagrangian import state as layout
-from ode.lagrangian.batch import price
-from ode.lagrangian.solve import _march
-from ode.lagrangian.state import (
+from ode.lagrangian import batch
+from ode.lagrangian.layout import (
+    AGE,
     R_COMPLETED,
     R_EMITTED,
     R_EVICTED,
@@ -23,7 +23,11 @@ from ode.lagrangian.state import (
     R_START,
     R_SWAPPED,
     R_TOKENS,
+    ROW_SIZE,
+    RUNNING,
 )
+from ode.lagrangian.solve import march_from
+from ode.lagrangian.workspace import Workspace
 from serving import (
     BatchTimeLaw,
     DecodeNode,
@@ -33,36 +37,15 @@ from serving import (
     SolveError,
     UnsupportedError,
 )
+from serving.compiled_memory import vector_at
 
 
 def rows_of(profile, mix, instance, *, horizon, batches=1, record_latencies=False):
-    return _march(
-        profile, mix, instance, InitialState(), horizon, False, batches, 10**7, record_latencies
-    ).rows
-
-
-@st.composite
-def cases(draw):
-    atoms = draw(st.integers(1, 5))
-    whole = lambda low, high: st.lists(st.integers(low, high), min_size=atoms, max_size=atoms)  # noqa: E731
-    mix = RequestMix.from_lengths(draw(whole(1, 20)), draw(whole(1, 12)), draw(whole(1, 5)))
-    longest = int((mix.prefill + mix.decode).max())
-    extra = draw(st.sampled_from([0.0, 0.02]))
-    instance = DecodeNode(
-        mode=draw(st.sampled_from(["swapping", "sacrifice"])),
-        M_total=longest * draw(st.integers(1, 30)),
-        B=draw(st.sampled_from([None, longest, 5 * longest])),
-        admission_threshold=draw(st.sampled_from([1.0, 0.7])),
-        batch_time=BatchTimeLaw(
-            d_0=1.0,
-            d_decode=0.01 + extra,
-            d_kv=0.01,
-            d_swap=draw(st.sampled_from([0.0, 0.001])),
-            d_decode_table=draw(st.sampled_from([None, ((1, 0.2), (4, 1.0), (8, 1.1))])),
-        ),
-    )
-    rates = draw(st.lists(st.floats(0.3, 8.0), min_size=3, max_size=3))
-    return mix, instance, RateProfile.steps([0.0, 15.0, 30.0], rates, 45.0)
+    workspace = Workspace(
+        mix, instance, profile, horizon=horizon, end=horizon, batches_per_step=batches, rows=64,
+        samples=4096 if record_latencies else 0,
+    )  # fmt: skip
+    return march_from(workspace, InitialState()).rows
 
 
 @settings(max_examples=120, deadline=None)
@@ -211,35 +194,39 @@ def test_capacity_is_reached_and_not_exceeded(normal_mix):
     assert done > capacity(normal_mix, instance)
 
 
-def test_a_total_above_the_budget_by_rounding_only(monkeypatch):
+@numba.njit
+def priced(workspace, first, last):
+    total = batch.price(workspace[0], first, last, 1.0)
+    return total, vector_at(workspace[0].cost_at, last)[first:].copy()
+
+
+@numba.njit
+def executed(workspace, row):
+    batch.execute(workspace[0], 1.0, row)
+
+
+def test_a_total_above_the_budget_by_rounding_only():
     """The prefix must not run past the end of RUNNING where the sum in order stays within B."""
-
-    def rounded_up(*args):  # as a sum in another order may be
-        return price(*args) * (1 + 1e-12)
-
-    monkeypatch.setattr(batch, "price", rounded_up)
-    tables = parcels.mix_tables(RequestMix.from_lengths([3, 7], [300, 500]))
-    queue, ends = parcels.empty_queue()
-    for mass in np.random.default_rng(0).uniform(0.1, 3.0, 41):
-        parcel = np.zeros(parcels.COLUMNS)
-        parcel[[parcels.MASS, parcels.ALIVE]] = mass
-        parcel[parcels.PREFILL] = 5.0 * mass
-        parcels.push_tail(queue, ends, parcel)
-    first, last = int(ends[parcels.HEAD]), int(ends[parcels.TAIL])
-    cost = np.zeros(queue.shape[1])
-    total = price(queue, first, last, tables, 1.0, cost)
-    budget = np.nextafter(sum(cost[first:last].tolist()), np.inf)
-    spec, state = np.zeros(layout.SPEC_SIZE), np.zeros(layout.STATE_SIZE)
-    spec[layout.BATCHES], spec[layout.BUDGET] = 1.0, budget
-    state[layout.RUNNING] = rounded_up(queue, first, last, tables, 1.0, cost)
-    row = np.zeros(layout.ROW_SIZE)
-    batch.execute.py_func(
-        queue, ends, tables, spec, state, row, np.empty((0, layout.SAMPLE_SIZE)),
-        np.zeros(1, np.int64), cost, np.zeros((2, queue.shape[1])),
-    )  # fmt: skip
-    assert (ends == [first, last]).all()
-    assert (queue[parcels.AGE, first:last] == 1.0).all()
-    assert row[R_TOKENS] == pytest.approx(total)
+    mix = RequestMix.from_lengths([3, 7], [300, 500])
+    profile = RateProfile.constant(0.0, 1.0)
+    ages = np.arange(41.0)[::-1]
+    for random in map(np.random.default_rng, range(100)):
+        present = np.column_stack([random.uniform(0.1, 3.0, 41), ages, ages])
+        workspace = Workspace(mix, DecodeNode(M_total=10**6, B=None), profile, horizon=1.0)
+        workspace.seed(InitialState(running=present))
+        first, last = (int(workspace.queues[0][name]) for name in ("head", "tail"))
+        total, cost = priced(workspace.record, first, last)
+        budget = float(np.cumsum(cost)[-1])
+        if total > budget:
+            break
+    else:
+        pytest.fail("no sum in another order was larger than the sum in order")
+    workspace.record["B"], row = budget, np.zeros(ROW_SIZE)
+    workspace.record["running"] *= 1 + 1e-9  # the total of the state is not the sum either
+    executed(workspace.record, row)
+    assert (workspace.queues[0]["head"], workspace.queues[0]["tail"]) == (first, last)
+    assert row[R_TOKENS] == budget
+    assert (workspace.parcels(RUNNING)[AGE] == ages + 1).all()
 
 
 def test_requests_present_at_the_start_have_no_latencies(normal_mix):

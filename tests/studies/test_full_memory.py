@@ -176,6 +176,31 @@ def test_mean_time_until_full_by_monte_carlo(memory, rate):
     assert expected == pytest.approx(times.mean(), rel=0.12, abs=2.5 * error)
 
 
+LEVEL = BatchTimeLaw.tabulated([(1, 0.02), (40, 0.5), (70, 0.62), (200, 0.9)], 1e-4, d_0=0.003)
+STEEP = BatchTimeLaw.tabulated([(1, 0.02), (60, 0.3), (200, 0.9)], 1e-4, d_0=0.05)
+
+
+@pytest.mark.parametrize("law", [LEVEL, STEEP], ids=["levels off", "steepens"])
+def test_mean_time_until_full_under_a_table(law):
+    """As early as for affine laws; read as if it had no table it would be another node's."""
+    node = replace(KNOWN, batch_time=law, M_total=3000, B=None)
+    rate = 0.98 * fluid.capacity(WORK.mix, node)
+    expected = fluid.mean_time_to_full(WORK.mix, node, rate)
+    times = full.times_to_full(WORK.at_rate(rate), node, runs=300, expected=2 * expected)
+    error = times.std(ddof=1) / np.sqrt(times.size)
+    assert error < 0.08 * times.mean()
+    assert expected == pytest.approx(times.mean(), rel=0.15, abs=error)
+
+
+def test_both_branches_under_a_table():
+    node = replace(KNOWN, batch_time=LEVEL.scaled(3.3))
+    low, high = fluid.worst_cycle(WORK.mix, node).throughput, fluid.capacity(WORK.mix, node)
+    rates = [0.9 * low, 0.5 * (low + high), 0.9 * high]
+    found = full.branches(WORK, node, rates, window=(1000.0, 6000.0))
+    assert found.from_empty == pytest.approx(found.arrival_rate, rel=0.03)
+    assert found.from_backlog[1:] == pytest.approx([low, low], rel=0.01)
+
+
 @pytest.mark.slow
 def test_mean_time_until_full_of_the_known_experiment():
     times = full.times_to_full(asked(), runs=100, expected=8000.0)

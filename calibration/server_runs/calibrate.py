@@ -1,0 +1,272 @@
+"""A server's log gives a batch-time law, with figures that say how far to trust the law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.drift import Drift, drift
+from calibration.server_runs.law import COEFFICIENTS, Coefficients, LawFit, fit_law
+from calibration.server_runs.metric_rows import rows_of_metrics
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs.read import ServerLog
+from calibration.server_runs.request_rows import rows_of_requests
+from calibration.server_runs.requests import RequestLog
+from calibration.server_runs.token_rows import STEPS_PER_ROW
+from serving import ConfigError, WorkloadError
+
+TRAINED = 0.7
+"""Share of the run, from its start, that the law behind the held-out error is fitted to."""
+
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Values of ``max_num_batched_tokens`` [tokens] that the search for an unknown one tries."""
+
+PASSES = 3
+"""Number of repeated fits of a log without token times.
+
+Each places the batches by the fit before."""
+
+COLLINEAR = 30.0
+"""Condition number beyond which the rows do not tell the coefficients apart."""
+
+SHORTEST_BATCH, LONGEST_BATCH = 1e-4, 3.0
+"""Bounds [s] of the median batch time that a server can have."""
+
+BETTER = 0.97
+"""Largest error of a token budget, over the error of the best before it, that the search takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The law of the earlier part of a run makes this error on the later part.
+
+    Parameters
+    ----------
+    rows, batches
+        Number of held-out rows and of their batches.
+    mape, bias
+        Mean absolute, and median signed, relative error of the predicted batch time.
+    """
+
+    rows: int
+    batches: int
+    mape: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunCalibration:
+    """A calibration holds the law of a server, and figures that say how far to trust the law.
+
+    Parameters
+    ----------
+    kind
+        ``requests with token times``, ``requests``, ``metrics`` or ``windows``.
+    rows
+        Mean batch times that the law was fitted to.
+    law
+        The fit of all of them, times in seconds.
+    mape
+        Mean absolute relative error of the fit on the rows that it was fitted to.
+    held_out, drift
+        Error on the later part, and how the law moves in a sliding window; None where the run is
+        too short to say.
+    kv_capacity, frontend_offset
+        [tokens] and [s]; None where the log does not show them.
+    token_budget
+        ``max_num_batched_tokens``, given or (``budget_inferred``) the one that fits best; None
+        where it makes no difference.
+    notes
+        Cautions for the user of the law, in sentences.
+    dropped
+        Number of requests that were left out, by reason.
+    """
+
+    kind: str
+    rows: BatchRows
+    law: LawFit
+    mape: float
+    held_out: HeldOut | None
+    drift: Drift | None
+    kv_capacity: Estimate | None
+    frontend_offset: Estimate | None
+    token_budget: int | None
+    budget_inferred: bool
+    notes: tuple[str, ...]
+    dropped: Mapping[str, int]
+
+    def coefficients(self) -> dict[str, dict[str, Any]]:
+        """Return value, 95 % interval and identification of each; None for what is not told."""
+        found: dict[str, dict[str, Any]] = {}
+        columns = zip(COEFFICIENTS, self.law.value, self.law.half_width, strict=True)
+        for name, value, half in columns:
+            per_cache = self.rows.kv_is_share and name == "d_kv"
+            known = np.isfinite(value)
+            found["d_kv_times_capacity" if per_cache else name] = {
+                "value": float(value) if known else None,
+                "low": float(max(value - half, 0.0)) if np.isfinite(half) else None,
+                "high": float(value + half) if np.isfinite(half) else None,
+                "identified": self.law.identified(name),
+            }
+        return found
+
+
+def calibrate_run(
+    log: ServerLog,
+    *,
+    kv_capacity_tokens: float | None = None,
+    token_budget: int | None = None,
+    steps_per_row: int = STEPS_PER_ROW,
+    remote_prefill: bool = False,
+    windows: int = 8,
+) -> RunCalibration:
+    """Fit the batch-time law of a server to the log of a run.
+
+    Parameters
+    ----------
+    log
+        As :func:`read_server_log` returns it.
+    kv_capacity_tokens : [tokens]
+        KV cache of the server, where its metrics give only the share in use.
+    token_budget : [tokens]
+        ``max_num_batched_tokens`` of the server; of a request log with token times it is found as
+        the one under which the batches fit best.
+    steps_per_row
+        Batches that one row averages, of such a log.
+    remote_prefill
+        The server is a decode node: prompts come with their KV.
+    windows
+        Half-overlapping windows in which the law is fitted again for the drift.
+
+    Raises
+    ------
+    WorkloadError
+        If the log is too short or its times are not plausible.
+    """
+    for key, value in {"kv_capacity": kv_capacity_tokens, "max_num_batched_tokens": token_budget,
+                       "steps_per_row": steps_per_row, "windows": windows}.items():  # fmt: skip
+        if value is not None and not 1 <= value < 2**53:
+            raise ConfigError(key, value, "a number >= 1")
+    kind, budget, dropped = "windows", None, {}
+    capacity = offset = None
+    if isinstance(log, RequestLog):
+        dropped = dict(log.dropped)
+        rows, budget = _request_rows(log, token_budget, steps_per_row, remote_prefill)
+        kind = "requests with token times" if rows.disjoint else "requests"
+    elif isinstance(log, MetricsLog):
+        kind, capacity = "metrics", kv_capacity(log)
+        if kv_capacity_tokens is None and capacity is not None:
+            kv_capacity_tokens = capacity.value
+        rows = rows_of_metrics(log, kv_capacity=kv_capacity_tokens, remote_prefill=remote_prefill)
+    else:
+        rows = log
+    step = float(np.median(rows.step_time))
+    if not SHORTEST_BATCH <= step <= LONGEST_BATCH:
+        raise WorkloadError(
+            f"the median batch takes {step:.3g} s: not plausible (allowed: {SHORTEST_BATCH} to "
+            f"{LONGEST_BATCH}); are its times in another unit?"
+        )
+    law = fit_law(rows)
+    if isinstance(log, RequestLog):
+        offset = frontend_offset(log, law, token_budget=budget, remote_prefill=remote_prefill)
+    return RunCalibration(
+        kind=kind,
+        rows=rows,
+        law=law,
+        mape=_mape(law, rows),
+        held_out=_held_out(rows),
+        drift=drift(rows, law, windows),
+        kv_capacity=capacity,
+        frontend_offset=offset,
+        token_budget=budget,
+        budget_inferred=budget is not None and token_budget is None,
+        notes=_notes(rows, law, kind, remote_prefill),
+        dropped=dropped,
+    )
+
+
+def _request_rows(
+    log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
+) -> tuple[BatchRows, int | None]:
+    """Return the rows under the given token budget, or under the budget that fits best."""
+
+    def rows(tokens: int | None, law: Coefficients | None = None) -> BatchRows:
+        return rows_of_requests(
+            log,
+            steps_per_row=steps_per_row,
+            token_budget=tokens,
+            remote_prefill=remote_prefill,
+            law=law,
+        )
+
+    plain = rows(budget)
+    if not plain.disjoint:
+        for _ in range(PASSES):
+            plain = rows(budget, fit_law(plain).known())
+        return plain, budget
+    if budget is not None or remote_prefill:
+        return plain, budget
+    longest = log.prompt_tokens.max()
+    best, chosen, error = plain, None, _mape(fit_law(plain), plain)
+    for tokens in BUDGETS:
+        if tokens > 2 * longest:
+            break
+        tried = rows(tokens)
+        own = _mape(fit_law(tried), tried)
+        if own < BETTER * error:
+            best, chosen, error = tried, tokens, own
+    return best, chosen
+
+
+def _mape(law: LawFit, rows: BatchRows) -> float:
+    """Return the mean absolute relative error of the batch times that ``law`` predicts."""
+    return float(np.mean(np.abs(law.predict(rows) / rows.step_time - 1)))
+
+
+def _held_out(rows: BatchRows) -> HeldOut | None:
+    """Return the error on the later part of the run; None for a short run."""
+    first = int(TRAINED * len(rows))
+    if first < 12 or len(rows) - first < 4:
+        return None
+    at = np.arange(len(rows))
+    law, later = fit_law(rows.where(at < first)), rows.where(at >= first)
+    error = law.predict(later) / later.step_time - 1
+    return HeldOut(
+        rows=len(later),
+        batches=int(later.steps.sum()),
+        mape=float(np.mean(np.abs(error))),
+        bias=float(np.median(error)),
+    )
+
+
+def _notes(rows: BatchRows, law: LawFit, kind: str, remote_prefill: bool) -> tuple[str, ...]:
+    """Return the cautions that the rows and the fit call for."""
+    said = []
+    if rows.kv_tokens is None:
+        said.append(
+            "KV in tokens is not in the metrics: d_kv is not fitted, d_decode carries its mean; "
+            "scrape vllm:kv_cache_usage_perc or the request token histograms"
+        )
+    if rows.kv_is_share:
+        said.append(
+            "the KV cache is known as a share only: d_kv_times_capacity is time per full cache; "
+            "give --kv-capacity"
+        )
+    if not rows.prefill_tokens.any() and not remote_prefill:
+        said.append("no prompt was computed while anything decoded: d_prefill is not told")
+    if law.condition > COLLINEAR:
+        said.append(
+            f"batch contents move together (condition {law.condition:.0f}): trust predictions in "
+            "the range of this run rather than each coefficient"
+        )
+    if kind == "requests":
+        said.append(
+            "without token times each request is one mean over its decode phase: give "
+            "--save-detailed results for sharper coefficients"
+        )
+    return tuple(said)

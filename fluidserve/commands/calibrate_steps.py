@@ -1,0 +1,51 @@
+"""``fluidserve calibrate steps`` fits the batch-time law to measured step times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command("steps")
+@click.argument("file", metavar="FILE")
+@click.option("--hardware", help="rows of this hardware only")
+@click.option("--model", help="rows of this model only")
+@click.option("--tp", type=int, help="rows of this tensor-parallel degree only")
+@click.option(
+    "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
+)
+@click.option(
+    "--law", metavar="linear|tabulated|auto", default="auto", show_default=True,
+    help="decode in the number of requests; auto: what is better on held-out levels",
+)  # fmt: skip
+@click.option("--kv/--no-kv", default=True, show_default=True, help="KV read as a term")
+@click.option("--compare/--no-compare", default=True, show_default=True, help="also without KV")
+@click.option("--out", "out", metavar="DIR", help="experiment folder: law, pictures, summary")
+def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params: Any) -> None:
+    """Fit the batch-time law to the step times of FILE (CSV, plain or gzip).
+
+    Columns: step_time_ms (or step_time_s, step_time_us) and decode_tokens (or batch_size);
+    optional prefill_tokens, kv_tokens, prefill_kv_tokens, gap_steps, hardware, model, tp.
+    Prints the law with intervals, what is identified, the error on held-out levels, outliers.
+    """
+    from calibration import fit_step_times, read_step_times
+    from fluidserve.folders import Stopwatch, emit, experiment_folder
+    from fluidserve.jobs.calibrate_steps import write_fit
+
+    watch = Stopwatch()
+    law, kv = params.pop("law"), params.pop("kv")
+    with watch("read"):
+        rows = read_step_times(file, longest_gap=longest_gap, **params)
+    with watch("fit"):
+        fit = fit_step_times(
+            rows, law=law, kv=kv, compare=compare, progress=lambda text: click.echo(text, err=True)
+        )
+    for warning in fit.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    result = fit.to_json()
+    if out is not None:
+        with experiment_folder(out) as (folder, final):
+            write_fit(folder, final, fit, watch.seconds)
+        result |= {"output_dir": str(final)}
+    emit(result)

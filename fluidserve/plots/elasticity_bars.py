@@ -1,0 +1,51 @@
+"""Draw which parameters change a latency most: elasticities as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fluidserve.plots.style import BLUE, VERMILLION, figure
+
+SHOWN = {
+    "mean_ttft": "TTFT mean",
+    "p99_ttft": "TTFT p99",
+    "mean_e2el": "E2EL mean",
+    "p99_e2el": "E2EL p99",
+}
+
+
+def elasticities(by_statistic: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
+    """Draw elasticities of some statistics of latencies.
+
+    Parameters
+    ----------
+    by_statistic
+        ``d log(statistic) / d log(parameter)`` by statistic, then by parameter.
+    path
+        PNG to write.
+    """
+    shown = [name for name in SHOWN if by_statistic.get(name)]
+    parameters = list(next(by_statistic[name] for name in shown))
+    parameters.sort(key=lambda key: max(abs(by_statistic[name].get(key, 0.0)) for name in shown))
+    place = np.arange(len(parameters))
+    with figure(path, 10.0, 1.1 + 0.32 * len(parameters)) as drawing:
+        panels = drawing.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, shown, strict=True):
+            values = np.array([by_statistic[name].get(key, 0.0) for key in parameters])
+            colours = [VERMILLION if value > 0 else BLUE for value in values]
+            axes.barh(place, values, color=colours, height=0.62)
+            axes.axvline(0, color="#6b6b6b", lw=0.8)
+            axes.set_title(SHOWN[name])
+            axes.set_xlabel("% per %")
+            reach = max(1.0, float(np.abs(values).max()))
+            for y, value in zip(place, values, strict=True):
+                side = "left" if value >= 0 else "right"
+                axes.text(
+                    value + 0.03 * reach * (1 if value >= 0 else -1), y, f"{value:.2g}",
+                    va="center", ha=side, fontsize=8,
+                )  # fmt: skip
+            axes.margins(x=0.3)
+        panels[0].set_yticks(place, parameters)

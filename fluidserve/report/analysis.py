@@ -1,0 +1,132 @@
+"""Write the page on one node: its capacity, its latencies, what changes them, its risks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fluidserve.plots import elasticities
+from fluidserve.report.page import cards, heading, page, paragraph, picture, table
+from fluidserve.text import number, percent
+from serving.files import atomic_write
+
+PAGE, PICTURE = "analysis.html", "elasticities.png"
+REGIMES = {
+    "healthy": "The node keeps up, and every queue drains.",
+    "bistable": "The node keeps up from an empty start. Once its memory has filled it completes "
+    "less than arrives, and stays so.",
+    "backlogged": "More arrives than the node can do: the queue grows as long as it lasts.",
+    "limit_cycle": "More arrives than the node can do, and its full memory does not settle: "
+    "requests enter, grow and are evicted in step.",
+}
+
+
+def write_analysis(folder: Path, summary: Mapping[str, Any]) -> str:
+    """Write picture and page of an analysis into ``folder`` and return the page's name."""
+    shown = summary["gradients"]["elasticity"]
+    drawn = any(shown.values())
+    if drawn:
+        elasticities(shown, folder / PICTURE)
+    with atomic_write(folder / PAGE) as file:
+        file.write(_page(folder, summary, drawn))
+    return PAGE
+
+
+def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
+    unit = summary["instance"]["time_unit"]
+    shown_unit = "" if unit == "none" else f" {unit}"
+    percentiles = summary["percentiles"]
+    body = [
+        paragraph(REGIMES[summary["regime"]], "lead"),
+        cards(
+            [
+                (number(summary["load"]), "load: arrival rate over capacity"),
+                (number(summary["lambda_max"]), f"capacity [requests/{_per(unit)}]"),
+                *(
+                    (number(percentiles[name][statistic]) + shown_unit, f"{words} {statistic}")
+                    for name, words in (("ttft", "TTFT"), ("e2el", "E2EL"))
+                    for statistic in ("mean", "p99")
+                ),
+                (summary["regime"].replace("_", " "), "regime"),
+            ]
+        ),
+        *(paragraph(text, "note") for text in summary["warnings"]),
+        heading("What a request will see"),
+        table(
+            [f"[{_per(unit)}]", "mean", "p50", "p95", "p99"],
+            [
+                [words, *(number(percentiles[name][s]) for s in ("mean", "p50", "p95", "p99"))]
+                for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2el", "E2EL"))
+            ],
+            f"One node of this size under Poisson arrivals, {percentiles['are']}: the workload "
+            "process, nothing fitted. Its errors on measured cases are in docs/one_node.md.",
+        ),
+        heading("The healthy equilibrium"),
+        _equilibrium(summary, unit),
+        heading("When its memory is full"),
+        _certificate(summary["certificate"], unit),
+        heading("What moves it"),
+        paragraph(_flips(summary["sensitivity"])),
+    ]
+    if drawn:
+        body.append(
+            picture(
+                folder / PICTURE,
+                "Elasticities of latencies by parameter",
+                "By how many per cent a latency changes when a parameter grows by one per cent "
+                f"({summary['gradients']['method']}).",
+            )
+        )
+    source = summary["workload"]
+    what = source.get("file") or source.get("types") or f"scenario {source.get('scenario')}"
+    return page("Analysis of one node", f"{what}; {summary['instance']['mode']} mode", body)
+
+
+def _equilibrium(summary: Mapping[str, Any], unit: str) -> str:
+    found = summary["equilibrium"]
+    if found is None:
+        return paragraph("There is none at this load.")
+    rows = [
+        [f"batch time tau [{_per(unit)}]", number(found["tau"])],
+        ["batch tokens", number(found["batch_tokens"])],
+        [
+            "standard deviation of the batch tokens",
+            number(summary["moments"]["var_batch_tokens"] ** 0.5),
+        ],
+        ["running [requests]", number(found["running"])],
+        [f"decode time [{_per(unit)}]", number(found["decode_time"])],
+        [f"wait for the next batch [{_per(unit)}]", number(found["wait"])],
+    ]
+    return table(
+        ["", "mean"],
+        rows,
+        "Closed forms of a node on which neither memory nor batch budget binds; the table above "
+        "it takes both into account.",
+    )
+
+
+def _certificate(verdict: Mapping[str, Any], unit: str) -> str:
+    rows = [
+        ["verdict", verdict["message"]],
+        ["growth of a deviation per batch", number(verdict["max_root"])],
+        ["throughput lost in the worst limit cycle", percent(verdict["cycle_loss"])],
+        [
+            f"throughput once collapsed [requests/{_per(unit)}]",
+            "-" if verdict["theta_sac"] is None else number(verdict["theta_sac"]),
+        ],
+    ]
+    return table((), rows, plain=True)
+
+
+def _flips(flips: list[Mapping[str, Any]]) -> str:
+    if not flips:
+        return "No change of a single parameter by 5 % turns the verdict on capacity."
+    said = ", ".join(
+        f"{flip['parameter']} {flip['change']:+.0%} (load {flip['load']:.3f})" for flip in flips
+    )
+    return f"Changes that turn the verdict on capacity: {said}."
+
+
+def _per(unit: str) -> str:
+    return "time unit" if unit == "none" else unit
