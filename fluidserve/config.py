@@ -222,15 +222,11 @@ def instance_of(config: Any) -> Instance:
 
 def flat(instance: Instance) -> dict[str, Any]:
     """Return the configuration keys of an instance, ``d_1`` where it says it all."""
-    items = settings_of(kind_of(instance)).values()
+    kind = kind_of(instance)
+    items = settings_of(kind).values()
     keys: dict[str, Any] = {"engine": instance.engine}
     keys |= {item.key: getattr(instance, item.key) for item in items if item.group == "node"}
-    for item in (item for item in items if item.group == "law"):
-        value = getattr(instance.batch_time, item.key)
-        if "rows" not in item.rules:
-            keys[item.key] = value
-        elif value is not None:
-            keys[item.key] = [list(row) for row in value]
+    keys |= kind.law_values(instance.batch_time)
     if keys.get("d_decode") == keys.get("d_kv") is not None:
         keys["d_1"] = keys.pop("d_decode")
         del keys["d_kv"]

@@ -82,12 +82,10 @@ class Profile:
         """
         if time_unit not in TIME_UNITS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
-        law = self.law.batch_time(TIME_UNITS[time_unit])
-        keys = {key: getattr(law, key) for key in kind.law_keys}
         return {
             "time_unit": time_unit,
             **kind.kv_keys(self.kv_capacity),
-            **{k: [list(row) for row in v] if isinstance(v, tuple) else v for k, v in keys.items()},
+            **kind.law_values(self.law.batch_time(TIME_UNITS[time_unit])),
         }
 
     def said(self) -> str:

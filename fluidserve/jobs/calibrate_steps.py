@@ -11,6 +11,7 @@ import yaml
 from calibration import StepTimeFit
 from fluidserve import plots
 from fluidserve.folders import write_common
+from serving import DEFAULT_KIND
 
 
 def law_yaml(fit: StepTimeFit) -> str:
@@ -18,11 +19,8 @@ def law_yaml(fit: StepTimeFit) -> str:
 
     Terms of prefill are no keys of a decode node: ``summary.json`` has them.
     """
-    law, about = fit.law, fit.rows.about
-    keys: dict[str, object] = {"time_unit": "s", "d_0": law.d_0, "d_decode": law.d_decode}
-    keys["d_kv"] = law.d_kv
-    if law.d_decode_table is not None:
-        keys["d_decode_table"] = [list(row) for row in law.d_decode_table]
+    about = fit.rows.about
+    keys = {"time_unit": "s", **DEFAULT_KIND.law_values(fit.law)}
     source = " ".join(str(about[key]) for key in ("hardware", "model", "tp") if key in about)
     file = Path(str(about.get("file", "rows"))).name
     head = f"# Batch-time law fitted to {file}{': ' + source if source else ''}\n"

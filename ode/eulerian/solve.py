@@ -80,8 +80,6 @@ def _back_end(backend: str, step: float | None) -> tuple[Callable[..., March], d
         if not 0 < step <= 1:
             raise UnsupportedError(f"step: {step} is not allowed; allowed: 0 < step <= 1")
         return march_jax, {"step": step}
-    if step is not None:
-        raise UnsupportedError(f"step is for eulerian_jax; eulerian_{backend} controls its error")
     if backend == "diffrax":
         from ode.eulerian.march_diffrax import march_diffrax
 

@@ -177,6 +177,18 @@ class Kind:
     snapshot: tuple[Column, ...]
     knobs: tuple[KnobSpec, ...] = ()
 
+    def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
+        """Return the coefficients of ``law`` that this kind spends, by configuration key.
+
+        Tables are lists of rows; a table that the law lacks is left out.
+        """
+        values = {key: getattr(law, key) for key in self.law_keys}
+        return {
+            key: [list(row) for row in value] if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value is not None
+        }
+
     def engine_class(self) -> Any:
         """Return the engine's class, see :class:`discrete.Engine`."""
         module, _, name = self.engine.partition(":")
