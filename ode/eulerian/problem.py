@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import LengthClasses, classes_by_length, classes_of_mix
+from fluid import LAW_PARAMETERS, LengthClasses, classes_by_length, classes_of_mix
 from ode._initial_state import InitialState
 from ode.eulerian.array_functions import OUTPUTS, Compiled, compiled
-from serving import DecodeNode, RateProfile, RequestMix, SolveError
+from serving import (
+    BatchTimeLaw,
+    DecodeNode,
+    RateProfile,
+    RequestMix,
+    SolveError,
+    UnsupportedError,
+)
 
 MOST_SEGMENTS = 2048
 """Profiles with more knots (a trace) are averaged over this many equal bins, mass exact."""
@@ -157,10 +164,7 @@ def eulerian_problem(
         "M": float(instance.M_total),
         "B": float(min(instance.token_budget, instance.M_total)),
         "kappa": instance.admission_threshold,
-        "d_0": law.d_0,
-        "d_kv": law.d_kv,
-        "d_decode": law.d_decode,
-        "d_swap": law.d_swap,
+        **_law_values(law, {item.code for item in model.equations.parameters}),
         "beta": BOUNDARY_RATE,
         "epsilon": 1e-12 * instance.M_total,
     }
@@ -184,6 +188,23 @@ def eulerian_problem(
         drain=drain,
         negligible=NEGLIGIBLE,
     )
+
+
+def _law_values(law: BatchTimeLaw, known: set[str]) -> dict[str, float]:
+    """Return the plain coefficients of a law by code name.
+
+    Raises
+    ------
+    UnsupportedError
+        If the law spends a coefficient that the symbolic equations have no term for.
+    """
+    values = {name: float(getattr(law, name)) for name in LAW_PARAMETERS}
+    for name, value in values.items():
+        if name not in known and value != 0:
+            raise UnsupportedError(
+                f"the symbolic equations have no term {name} of the batch-time law; use lagrangian"
+            )
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _most_classes(mix: RequestMix) -> int:
