@@ -186,7 +186,7 @@ def test_mean_time_until_full_under_a_table(law):
     node = replace(KNOWN, batch_time=law, M_total=3000, B=None)
     rate = 0.98 * fluid.capacity(WORK.mix, node)
     expected = fluid.mean_time_to_full(WORK.mix, node, rate)
-    times = full.times_to_full(WORK.at_rate(rate), node, runs=300, expected=2 * expected)
+    times = full.times_to_full(Question(WORK.at_rate(rate), node), runs=300, expected=2 * expected)
     error = times.std(ddof=1) / np.sqrt(times.size)
     assert error < 0.08 * times.mean()
     assert expected == pytest.approx(times.mean(), rel=0.15, abs=error)
@@ -196,7 +196,7 @@ def test_both_branches_under_a_table():
     node = replace(KNOWN, batch_time=LEVEL.scaled(3.3))
     low, high = fluid.worst_cycle(WORK.mix, node).throughput, fluid.capacity(WORK.mix, node)
     rates = [0.9 * low, 0.5 * (low + high), 0.9 * high]
-    found = full.branches(WORK, node, rates, window=(1000.0, 6000.0))
+    found = full.branches(Question(WORK, node), rates, window=(1000.0, 6000.0))
     assert found.from_empty == pytest.approx(found.arrival_rate, rel=0.03)
     assert found.from_backlog[1:] == pytest.approx([low, low], rel=0.01)
 
