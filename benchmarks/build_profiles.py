@@ -26,7 +26,7 @@ from calibration.profiles import (
     models,
 )
 from calibration.profiles.names import model_key
-from calibration.server_runs import BatchRows, calibrate_run, fit_law, read_server_log
+from calibration.server_runs import BatchRows, Coefficients, calibrate_run, fit_law, read_server_log
 from calibration.step_times import StepRows, fit_step_times, read_step_times
 from serving import BatchTimeLaw, FluidServeError
 
@@ -100,22 +100,22 @@ def measured_without_attention(frame: pd.DataFrame) -> dict:
     few, many = frame[frame.tokens <= LARGEST_DECODE], frame[frame.tokens >= 512]
     tokens, time = few.tokens.to_numpy(float), few.non_attention_time_ms.to_numpy()
 
-    def fitted(seen: np.ndarray) -> np.ndarray:
+    def fitted(seen: np.ndarray) -> Coefficients:
         none = np.zeros(seen.sum())
         rows = BatchRows(none, none + 1, none, tokens[seen], none, time[seen])
-        return np.nan_to_num(fit_law(rows).value)[[0, 2]]
+        return fit_law(rows).known()
 
-    def errors(law: np.ndarray, at: np.ndarray) -> np.ndarray:
-        return np.abs((law[0] + law[1] * tokens[at]) / time[at] - 1)
+    def errors(law: Coefficients, at: np.ndarray) -> np.ndarray:
+        return np.abs((law.d_0 + law.d_decode * tokens[at]) / time[at] - 1)
 
     every = np.ones(tokens.size, bool)
     law = fitted(every)
     bins = np.searchsorted(np.quantile(tokens, np.arange(1, 8) / 8), tokens)
     left_out = [errors(fitted(bins != each), bins == each) for each in np.unique(bins)]
     slope = float(np.polyfit(many.tokens, many.non_attention_time_ms, 1)[0])
-    chunks = np.abs((law[0] + slope * many.tokens) / many.non_attention_time_ms - 1)
+    chunks = np.abs((law.d_0 + slope * many.tokens) / many.non_attention_time_ms - 1)
     return {
-        "law": {"d_0": law[0], "d_prefill": slope, "d_decode": law[1], "d_kv": np.nan},
+        "law": {"d_0": law.d_0, "d_prefill": slope, "d_decode": law.d_decode, "d_kv": np.nan},
         "range": f"up to {tokens.max():.0f} requests, {many.tokens.max()} prefill tokens",
         "fit": {
             "decode": {"rows": len(few), "mape": errors(law, every).mean(),
@@ -128,10 +128,9 @@ def measured_without_attention(frame: pd.DataFrame) -> dict:
 def measured_run(run: Path) -> dict:
     """Return the same of the requests of a run, by ``calibrate run``."""
     fit = calibrate_run(read_server_log(f"{run}_requests.csv"))
-    values = dict(zip(("d_0", "d_prefill", "d_decode", "d_kv"), 1e3 * fit.law.value, strict=True))
     assert fit.held_out is not None
     return {
-        "law": values,
+        "law": {name: 1e3 * value for name, value in fit.law.told()._asdict().items()},
         "range": f"means of up to {fit.rows.decode_tokens.max():.0f} requests and "
         f"{fit.rows.kv_tokens.max():.0f} KV tokens",
         "fit": {"decode": {"rows": len(fit.rows), "mape": fit.mape,

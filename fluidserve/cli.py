@@ -24,7 +24,7 @@ COMMANDS = {
     "profiles": "Known models on known GPUs (profiles list | show).",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
-    "bench": "Measure speed: engine, reference, fluid.",
+    "bench": "Measure speed: engine, fluid.",
 }
 """Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
 

@@ -1,4 +1,9 @@
-"""Worker processes: started safely, ended at once on Ctrl-C and with their parent."""
+"""Worker processes: started safely, ended at once on Ctrl-C and with their parent.
+
+The standard executor shares one queue of results among its workers. A worker that is killed may
+leave half a result there, and whoever reads it waits for the rest. Here each worker has a
+connection of its own: when the worker goes, its connection ends, and so does the thread that reads.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,27 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from queue import SimpleQueue
+from traceback import format_exc
 from typing import Any
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that say how many threads linear algebra may take."""
 
-_job: tuple[Callable[[Any, Any], Any], Any] | None = None
+Job = Callable[[Any, Any], Any]
+"""A function of a module, from what all tasks share and a task to a result."""
+
+Tasks = SimpleQueue[tuple[Future[Any], Any] | None]
+"""Tasks to do, each with the future that gets its result; None ends the worker that takes it."""
+
+
+class WorkerLost(Exception):
+    """A worker process ended before it answered, by a kill from outside or for lack of memory."""
 
 
 def default_workers() -> int:
@@ -26,10 +44,11 @@ def default_workers() -> int:
 
 
 @contextmanager
-def worker_pool(
-    function: Callable[[Any, Any], Any], shared: Any, workers: int
-) -> Iterator[Callable[[Any], Future[Any]]]:
+def worker_pool(function: Job, shared: Any, workers: int) -> Iterator[Callable[[Any], Future[Any]]]:
     """Start worker processes and yield what hands them a task.
+
+    A task's future raises what the task raised, or :class:`WorkerLost`. Tasks that are not done
+    when the block ends are finished first; if an exception ends it, they are dropped.
 
     Parameters
     ----------
@@ -40,28 +59,82 @@ def worker_pool(
     workers
         Processes.
     """
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=_context(function.__module__),
-        initializer=_start,
-        initargs=(function, shared),
-    )
+    context, tasks = _context(function.__module__), Tasks()
+    crew: list[_Worker] = []
+
+    def submit(task: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        tasks.put((future, task))
+        return future
+
     try:
         with _main_module_hidden():
-            yield lambda task: executor.submit(_run, task)
+            for _ in range(workers):
+                crew.append(_Worker(context, function, shared, tasks))
+        yield submit
     except BaseException:
         # Ctrl-C included: drop what waits and stop what runs, a task may take minutes.
-        processes = list((getattr(executor, "_processes", None) or {}).values())
-        results = getattr(executor, "_result_queue", None)
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
-        # A killed worker may leave half a result. The thread that reads it, and the exit of this
-        # process with it, would wait for the rest as long as anybody could write: we could.
-        if results is not None:
-            results._writer.close()
+        for worker in crew:
+            worker.kill()
         raise
-    executor.shutdown()
+    finally:
+        for _ in crew:
+            tasks.put(None)
+    for worker in crew:
+        worker.join()
+
+
+class _Worker:
+    """One worker process, and the thread of this process that hands it tasks.
+
+    Parameters
+    ----------
+    context
+        How processes are started.
+    function, shared
+        What the worker does with a task.
+    tasks
+        Where the thread takes tasks from, one at a time.
+    """
+
+    def __init__(self, context: Any, function: Job, shared: Any, tasks: Tasks) -> None:
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, function, shared))
+        self._process.start()
+        theirs.close()  # the worker alone holds that end now: it closes with the worker
+        # a daemon, so that it never keeps this process from ending
+        self._thread = threading.Thread(target=_serve, args=(self._ours, tasks), daemon=True)
+        self._thread.start()
+
+    def kill(self) -> None:
+        """End the process now, whatever it does."""
+        self._process.kill()
+
+    def join(self) -> None:
+        """Wait until the thread has seen the end of the tasks and the process has gone."""
+        self._thread.join()
+        self._process.join()
+
+
+def _serve(worker: Connection, tasks: Tasks) -> None:
+    """Hand tasks to a worker, one at a time, until there is none."""
+    with worker:
+        while (entry := tasks.get()) is not None:
+            _hand_over(worker, *entry)
+            del entry  # or a result would be kept until the next task
+
+
+def _hand_over(worker: Connection, future: Future[Any], task: Any) -> None:
+    """Have a worker do a task and fulfil its future; a worker that is lost fails it."""
+    try:
+        worker.send(task)
+        done, result = worker.recv()
+    except (EOFError, OSError):
+        future.set_exception(WorkerLost("a worker process was ended from outside"))
+    except Exception as error:  # a task or a result that cannot be pickled
+        future.set_exception(error)
+    else:
+        future.set_result(result) if done else future.set_exception(result)
 
 
 def _context(module: str) -> Any:
@@ -106,22 +179,30 @@ def _main_module_hidden() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _start(function: Callable[[Any, Any], Any], shared: Any) -> None:
-    global _job
-    _job = function, shared
+def _work(tasks: Connection, function: Job, shared: Any) -> None:
+    """Do tasks until their giver closes the connection; the life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    while True:
+        try:
+            task = tasks.recv()
+        except EOFError:
+            return
+        tasks.send_bytes(_answer(function, shared, task))
+
+
+def _answer(function: Job, shared: Any, task: Any) -> memoryview:
+    """Return whether a task went well and its result or exception, pickled."""
+    try:
+        return ForkingPickler.dumps((True, function(shared, task)))
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{format_exc()}")
+        return ForkingPickler.dumps((False, error))
 
 
 def _end_with(sentinel: Any) -> None:
     """End this worker when its parent has gone, even by a kill that let it tell nobody."""
     connection.wait([sentinel])
     os._exit(1)
-
-
-def _run(task: Any) -> Any:
-    assert _job is not None
-    function, shared = _job
-    return function(shared, task)

@@ -7,6 +7,7 @@ from calibration.server_runs.calibrate import calibrate_run as calibrate_run
 from calibration.server_runs.drift import Drift as Drift
 from calibration.server_runs.drift import Window as Window
 from calibration.server_runs.law import COEFFICIENTS as COEFFICIENTS
+from calibration.server_runs.law import Coefficients as Coefficients
 from calibration.server_runs.law import LawFit as LawFit
 from calibration.server_runs.law import fit_law as fit_law
 from calibration.server_runs.metric_rows import rows_of_metrics as rows_of_metrics

@@ -63,6 +63,10 @@ class LawFit:
         """Return the batch times of rows [s], shape (N,)."""
         return design(rows) @ np.nan_to_num(self.value)
 
+    def told(self) -> Coefficients:
+        """Return the coefficients by name; NaN where the rows say nothing."""
+        return Coefficients(*self.value.tolist())
+
     def known(self) -> Coefficients:
         """Return the coefficients by name; 0 where the rows say nothing."""
         return Coefficients(*np.nan_to_num(self.value).tolist())

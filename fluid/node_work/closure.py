@@ -23,7 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluid._capacity import Saturation, saturation
-from fluid.node_work.request_work import RequestWork, request_work
+from fluid.node_work.request_work import (
+    BY_TOKENS,
+    COUNT,
+    DECODE,
+    EXECUTING,
+    LEFT,
+    LEFT_SQUARED,
+    LEFT_SUM,
+    PLAIN,
+    PROBABILITY,
+    SQUARED_TOKENS,
+    TOKENS,
+    TOKENS_LEFT,
+    TOKENS_SQUARED,
+    WORK,
+    RequestWork,
+    request_work,
+)
 from serving import DecodeNode, RequestMix, answers
 from serving.compilation import compiled
 
@@ -37,6 +54,16 @@ FIXED_POINT = 20
 TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 160, 2.2
 """Saddle points; grid steps that a mean remaining work must span for the recursion; steps of a
 saturated set's work at most; and how many such sets the recursion covers."""
+
+DEMAND, AT_WORK, SPREAD, REQUESTS = range(4)
+"""Rows of what is expected given the work in system V.
+
+``DEMAND`` [tokens] is E[X | V], ``AT_WORK`` [tokens] the part of it that is executing, ``SPREAD``
+[tokens] the standard deviation of X given V, and ``REQUESTS`` [requests] E[N | V].
+"""
+
+ALL, BESIDES_ONE, BESIDES_TWO = range(3)
+"""Stages that the recursion picks out of the law of V: none, one, two."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,8 +168,8 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     level, demand, executing, spread, requests = _configuration(
         work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
     )
-    fresh = float(work.requests[6].sum())  # tokens of one that waits for the batch under way
-    per_token = (requests - (demand - executing) / fresh) / np.maximum(executing, 1e-300)
+    waiting = (demand - executing) / work.fresh_tokens  # for the batch under way to end
+    per_token = (requests - waiting) / np.maximum(executing, 1e-300)
     per_token[0] = per_token[1]
     return WorkClosure(
         rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, level, demand,
@@ -187,8 +214,8 @@ def _lundberg(requests, rate, service):
     """
     mean, most = 0.0, 0.0
     for b in range(requests.shape[1]):
-        mean += requests[1, b]
-        most = max(most, requests[1, b] / requests[0, b])
+        mean += requests[WORK, b]
+        most = max(most, requests[WORK, b] / requests[PROBABILITY, b])
     if rate <= 0.0 or rate * mean >= service * (1 - 1e-9):
         return 0.0
     low, high = 0.0, 40.0 / most
@@ -196,7 +223,8 @@ def _lundberg(requests, rate, service):
         theta = 0.5 * (low + high)
         excess = -theta * service
         for b in range(requests.shape[1]):
-            excess += rate * requests[0, b] * np.expm1(theta * requests[1, b] / requests[0, b])
+            share = requests[PROBABILITY, b]
+            excess += rate * share * np.expm1(theta * requests[WORK, b] / share)
         if excess < 0.0:
             low = theta
         else:
@@ -209,13 +237,13 @@ def _executing_set(requests, extra, tilt, tokens):
     """Return mean and sd of the work of Poisson stages that hold ``tokens``, and their number."""
     c = r = rr = cr = cc = n = 0.0
     for b in range(requests.shape[1]):
-        weight = np.exp(tilt * requests[1, b] / requests[0, b])
-        c += weight * (requests[1, b] - extra * requests[7, b])
-        r += weight * requests[2, b]
-        rr += weight * requests[3, b]
-        cr += weight * requests[4, b]
-        cc += weight * requests[5, b]
-        n += weight * requests[7, b]
+        weight = np.exp(tilt * requests[WORK, b] / requests[PROBABILITY, b])
+        c += weight * (requests[WORK, b] - extra * requests[DECODE, b])
+        r += weight * requests[LEFT_SUM, b]
+        rr += weight * requests[LEFT_SQUARED, b]
+        cr += weight * requests[TOKENS_LEFT, b]
+        cc += weight * requests[SQUARED_TOKENS, b]
+        n += weight * requests[DECODE, b]
     scale = tokens / c
     return scale * r, np.sqrt(scale * max(rr - cr * cr / cc, 0.0)), scale * n
 
@@ -223,121 +251,124 @@ def _executing_set(requests, extra, tilt, tokens):
 @compiled
 def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
     """Return V on a grid, E[X | V], its executing part, sd(X | V) and E[N | V]."""
-    n = stages.shape[1]
-    law = np.empty((5, n))
+    n = stages.shape[2]
+    law = np.empty((5, n))  # by rows as those of the stages: COUNT ... TOKENS_SQUARED
     total = 0.0
     for b in range(n):
         for row in range(5):
-            law[row, b] = own * stages[row, b] + d_1 * stages[5 + row, b]
-        total += law[0, b]
+            law[row, b] = own * stages[PLAIN, row, b] + d_1 * stages[BY_TOKENS, row, b]
+        total += law[COUNT, b]
     law /= total
     mean, square = 0.0, 0.0
     for b in range(n):
-        mean += law[1, b]
-        square += law[1, b] * law[1, b] / law[0, b]
+        mean += law[LEFT, b]
+        square += law[LEFT, b] * law[LEFT, b] / law[COUNT, b]
     step = max(set_mean / finest, square / mean / 6.0)
-    saddle = _saddle_points(law, q, shape)
+    tilted, at_tilts = _saddle_points(law, q, shape)
     points = int(span * set_mean / step) + 2
     level = np.arange(points) * step
-    out = np.zeros((4, points))
+    given = np.zeros((4, points))
     for row in range(4):
-        out[row] = np.interp(level, saddle[0], saddle[1 + row])
+        given[row] = np.interp(level, tilted, at_tilts[row])
     if square / mean >= RESOLVED * step:
-        _panjer(law, q, shape, step, out)
-    return level, out[0], out[1], out[2], out[3]
+        _panjer(law, q, shape, step, given)
+    return level, given[DEMAND], given[AT_WORK], given[SPREAD], given[REQUESTS]
 
 
 @compiled
 def _saddle_points(law, q, shape):
-    """Return V, E[X | V], its executing part, sd(X | V) and E[N | V] at tilts, V rising from 0."""
+    """Return V at tilts, rising from 0, and what is expected given V (DEMAND ... REQUESTS)."""
     n = law.shape[1]
-    work = law[1] / law[0]
+    work = law[LEFT] / law[COUNT]
     low = 0.0  # q E[exp(theta R)] = 1: where V has no bound; Newton on the logarithm, from above
-    theta = np.log(1.0 / q) / (np.sum(law[1] * work) / np.sum(law[1]))
+    theta = np.log(1.0 / q) / (np.sum(law[LEFT] * work) / np.sum(law[LEFT]))
     while True:
-        f = np.sum(law[0] * np.exp(theta * work))
+        f = np.sum(law[COUNT] * np.exp(theta * work))
         if q * f >= 1.0:
             break
         low = theta
         theta *= 1.5
     for _ in range(12):
-        e = law[0] * np.exp(theta * work)
+        e = law[COUNT] * np.exp(theta * work)
         change = np.log(q * np.sum(e)) * np.sum(e) / np.sum(e * work)
         theta -= change
         if change < 1e-9 * theta:
             break
     low = theta * (1.0 - 1e-8)
-    out = np.zeros((5, TILTS + 1))
+    level, given = np.zeros(TILTS + 1), np.zeros((4, TILTS + 1))
     for t in range(TILTS):
         theta = low * (1.0 - 3e-3 * 1e5 ** (1.0 - t / (TILTS - 1.0)))
         f = r = c = x = rr = rc = cc = 0.0
         for b in range(n):
             e = np.exp(theta * work[b])
-            f += e * law[0, b]
-            r += e * law[1, b]
-            c += e * law[2, b]
-            x += e * law[3, b]
-            rr += e * law[1, b] * work[b]
-            rc += e * law[2, b] * work[b]
-            cc += e * law[4, b]
+            f += e * law[COUNT, b]
+            r += e * law[LEFT, b]
+            c += e * law[TOKENS, b]
+            x += e * law[EXECUTING, b]
+            rr += e * law[LEFT, b] * work[b]
+            rc += e * law[TOKENS, b] * work[b]
+            cc += e * law[TOKENS_SQUARED, b]
         u = q / (1.0 - q * f)
         vv, vx, xx = rr + u * r * r, rc + u * r * c, cc + u * c * c
-        out[0, t + 1] = shape * u * r
-        out[1, t + 1] = shape * u * c
-        out[2, t + 1] = shape * u * x
-        out[4, t + 1] = shape * u * f
+        level[t + 1] = shape * u * r
+        given[DEMAND, t + 1] = shape * u * c
+        given[AT_WORK, t + 1] = shape * u * x
+        given[REQUESTS, t + 1] = shape * u * f
         if vv > 0.0:
-            out[3, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
-    return out
+            given[SPREAD, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
+    return level, given
 
 
 @compiled
-def _panjer(law, q, shape, step, out):
-    """Overwrite E[X | V], its executing part, sd(X | V) and E[N | V] by the law on a grid.
+def _panjer(law, q, shape, step, given):
+    """Overwrite what is expected given V, by rows DEMAND ... REQUESTS, by the law on a grid.
 
     The generating function of V is ``((1 - q) / (1 - q phi))^shape``; a stage picked out of it
-    leaves the same with ``shape + 1``, two stages ``shape + 2``.
+    leaves the same with ``shape + 1``, two stages ``shape + 2``: rows ALL, BESIDES_ONE, BESIDES_TWO
+    of ``f``. The law of a stage on the grid is ``nu``, by the rows of ``law``.
     """
-    points = out.shape[1]
+    points = given.shape[1]
     support = 1
-    nu = np.zeros((4, points + 2))
+    nu = np.zeros((5, points + 2))
     for b in range(law.shape[1]):
-        at = law[1, b] / law[0, b] / step
+        at = law[LEFT, b] / law[COUNT, b] / step
         i = int(at)
         if i + 1 < points + 2:
             support = max(support, i + 2)
-            for row, source in enumerate((0, 2, 3, 4)):
-                nu[row, i] += (1.0 - (at - i)) * law[source, b]
-                nu[row, i + 1] += (at - i) * law[source, b]
+            for row in (COUNT, TOKENS, EXECUTING, TOKENS_SQUARED):
+                nu[row, i] += (1.0 - (at - i)) * law[row, b]
+                nu[row, i + 1] += (at - i) * law[row, b]
     support = min(support, points)
     f = np.zeros((3, points))
     f[:, 0] = 1.0
-    pairs = np.zeros(points)  # nu_c * f of shape + 2
-    g = 1.0 / (1.0 - q * nu[0, 0])
+    pairs = np.zeros(points)  # nu[TOKENS] convolved with f[BESIDES_TWO]
+    g = 1.0 / (1.0 - q * nu[COUNT, 0])
     for k in range(points):
         last = min(k, support - 1)
         if k > 0:
-            for extra in range(3):
-                a, b = q, (shape + extra - 1.0) * q
+            for picked in (ALL, BESIDES_ONE, BESIDES_TWO):
+                a, b = q, (shape + picked - 1.0) * q
                 total = 0.0
                 for j in range(1, last + 1):
-                    total += (a + b * j / k) * nu[0, j] * f[extra, k - j]
-                f[extra, k] = total * g
+                    total += (a + b * j / k) * nu[COUNT, j] * f[picked, k - j]
+                f[picked, k] = total * g
         n = c = x = cc = pair = two = 0.0
         for j in range(last + 1):
-            n += nu[0, j] * f[1, k - j]
-            c += nu[1, j] * f[1, k - j]
-            x += nu[2, j] * f[1, k - j]
-            cc += nu[3, j] * f[1, k - j]
-            pair += nu[1, j] * f[2, k - j]
+            n += nu[COUNT, j] * f[BESIDES_ONE, k - j]
+            c += nu[TOKENS, j] * f[BESIDES_ONE, k - j]
+            x += nu[EXECUTING, j] * f[BESIDES_ONE, k - j]
+            cc += nu[TOKENS_SQUARED, j] * f[BESIDES_ONE, k - j]
+            pair += nu[TOKENS, j] * f[BESIDES_TWO, k - j]
         pairs[k] = pair
         for j in range(last + 1):
-            two += nu[1, j] * pairs[k - j]
-        if f[0, k] > 0.0:
-            scale = shape * q * g / f[0, k]
-            out[0, k], out[1, k], out[3, k] = scale * c, scale * x, scale * n
+            two += nu[TOKENS, j] * pairs[k - j]
+        if f[ALL, k] > 0.0:
+            scale = shape * q * g / f[ALL, k]
+            given[DEMAND, k] = scale * c
+            given[AT_WORK, k] = scale * x
+            given[REQUESTS, k] = scale * n
             square = scale * (cc + (shape + 1.0) * q * g * two)
-            out[2, k] = np.sqrt(max(square - out[0, k] ** 2, 0.0))
-        if f[2, k] > 1e200:
+            given[SPREAD, k] = np.sqrt(max(square - given[DEMAND, k] ** 2, 0.0))
+        if f[BESIDES_TWO, k] > 1e200:
             f *= 1e-200
             pairs *= 1e-200

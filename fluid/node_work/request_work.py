@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,73 @@ from serving import RequestMix
 from serving.compilation import compiled
 
 STAGE_BINS, REQUEST_BINS, JUMP_BINS, LENGTH_GROUPS = 224, 80, 40, 16
+"""Bins by remaining work R, by the work w of a request, by w again where few must do, and groups by
+decode length."""
+
 MOST_STAGES = 48
 """Stages at which one request is looked at; the stages between them are alike."""
 
 LAGS = 40
+"""Lags [iterations] at which the autocorrelation of the batch tokens is worked out."""
+
+PLAIN, BY_TOKENS = range(2)
+"""Axis 0 of ``RequestWork.stages``: each sum as it is, and the same sum with every stage weighted
+with its batch tokens c."""
+
+COUNT, LEFT, TOKENS, EXECUTING, TOKENS_SQUARED = range(5)
+"""Axis 1 of ``RequestWork.stages``, sums over the stages of a bin.
+
+``COUNT`` [1] counts the stages, ``LEFT`` [token-iterations] sums R, ``TOKENS`` [tokens] sums c,
+``EXECUTING`` [tokens] sums c over the stages that execute, ``TOKENS_SQUARED`` [tokens^2] sums c^2.
+"""
+
+PROBABILITY, WORK, LEFT_SUM, LEFT_SQUARED, TOKENS_LEFT, SQUARED_TOKENS, FRESH, DECODE = range(8)
+"""Axis 0 of ``RequestWork.requests``, sums over the arrivals of a bin.
+
+``PROBABILITY`` [1] is their share of the arrivals, ``WORK`` [token-iterations] sums w. Four rows
+sum over all stages of the requests: ``LEFT_SUM`` [token-iterations] sums R, ``LEFT_SQUARED``
+[token-iterations^2] sums R^2, ``TOKENS_LEFT`` [tokens * token-iterations] sums c R and
+``SQUARED_TOKENS`` [tokens^2] sums c^2. ``FRESH`` [tokens] sums p + 1, the batch tokens of the first
+stage, and ``DECODE`` [iterations] sums D.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LengthGroups:
+    """Arrivals grouped by like decode length.
+
+    Parameters
+    ----------
+    share : shape (G,)
+        Share of the arrivals.
+    decode : shape (G,) [iterations]
+        Mean D.
+    work : shape (G,) [token-iterations]
+        Mean sum of c over the stages.
+    prefill : shape (G,) [tokens]
+        Mean p.
+    """
+
+    share: NDArray[np.float64]
+    decode: NDArray[np.float64]
+    work: NDArray[np.float64]
+    prefill: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Jumps:
+    """The work that arrivals bring, in few bins.
+
+    Parameters
+    ----------
+    work : shape (J,) [token-iterations]
+        Mean w of a bin.
+    probability : shape (J,)
+        Share of the arrivals.
+    """
+
+    work: NDArray[np.float64]
+    probability: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,39 +94,43 @@ class RequestWork:
 
     Parameters
     ----------
-    stages : shape (10, S)
-        By bin of R: sums over stages of 1, R, c, c executing, c^2, and the same times c. A bin
+    extra : [tokens]
+        g.
+    stages : shape (2, 5, S)
+        Sums over stages by bin of R, at ``[PLAIN or BY_TOKENS, COUNT ... TOKENS_SQUARED]``. A bin
         with no stage is left out. The arrivals that wait for the batch under way to end count as
         half a stage of R = w, c = p + 1 that does not execute: half a batch is how long they do.
     requests : shape (8, B)
-        By bin of w: probability, and (over it) sums over requests of w, of R, R^2, c R, c^2 over
-        their stages, of p + 1 and of D.
-    extra : [tokens]
-        g.
-    groups : shape (4, G)
-        By group of like decode length: share, mean D, mean sum of c over the stages, mean p.
+        Sums over requests by bin of w, at ``[PROBABILITY ... DECODE]``.
+    groups
+        The arrivals by decode length.
     persistence : shape (G,)
-        By group: variance of the sum over D batches, in units of the variance of one, of what
-        the batch tokens of independent requests do besides following the work in system.
+        By group: what the batch tokens of independent requests do besides following the work in
+        system, summed over D batches: the variance of the sum over the variance of one batch.
     mean, second : [token-iterations, (token-iterations)^2]
         E[w] and E[w^2], of the binned law.
-    jumps : shape (2, J) [token-iterations, 1]
-        Work of arrivals and its probability, in fewer bins.
+    jumps
+        The binned law of w in fewer bins.
     """
 
     extra: float
     stages: NDArray[np.float64]
     requests: NDArray[np.float64]
-    groups: NDArray[np.float64]
+    groups: LengthGroups
     persistence: NDArray[np.float64]
     mean: float
     second: float
-    jumps: NDArray[np.float64]
+    jumps: Jumps
 
     @property
     def mean_decode(self) -> float:
         """E[D] [tokens]."""
-        return float(self.groups[0] @ self.groups[1])
+        return float(self.groups.share @ self.groups.decode)
+
+    @property
+    def fresh_tokens(self) -> float:
+        """E[p + 1] [tokens], the batch tokens of a request in its first stage."""
+        return float(self.requests[FRESH].sum())
 
 
 @lru_cache(maxsize=32)
@@ -82,7 +150,8 @@ def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
     stages = _stage_moments(p, d, mix.probability, float(total.max()), extra)
     requests = _request_moments(p, d, total, mix.probability, extra)
     groups = _length_groups(mix, tokens)
-    mean, second = float(requests[1].sum()), float(np.sum(requests[1] ** 2 / requests[0]))
+    brought, share = requests[WORK], requests[PROBABILITY]
+    mean, second = float(brought.sum()), float(np.sum(brought**2 / share))
     return RequestWork(
         extra, stages, requests, groups, _persistence(groups, extra), mean, second, _jumps(requests)
     )
@@ -95,14 +164,14 @@ def _stage_moments(
     most: float,
     extra: float,
 ) -> NDArray[np.float64]:
-    sums = np.zeros((10, STAGE_BINS))
+    sums = np.zeros((2, 5, STAGE_BINS))
     _add_stages(p, d, share, np.log(most) + 1e-9, extra, sums)
-    return np.ascontiguousarray(sums[:, sums[0] > 0])
+    return np.ascontiguousarray(sums[:, :, sums[PLAIN, COUNT] > 0])
 
 
 @compiled
 def _add_stages(p, d, share, top, extra, sums):
-    bins = sums.shape[1]
+    bins = sums.shape[2]
     for atom in range(p.size):
         p_, d_, a = p[atom], d[atom], share[atom]
         groups = int(min(d_, MOST_STAGES))
@@ -120,16 +189,16 @@ def _add_stages(p, d, share, top, extra, sums):
                 weight, c, left, executes = 0.5 * a, p_ + 1.0, total, 0.0
             b = int(np.log(max(left, 1.0)) / top * bins)
             b = min(max(b, 0), bins - 1)
-            sums[0, b] += weight
-            sums[1, b] += weight * left
-            sums[2, b] += weight * c
-            sums[3, b] += weight * c * executes
-            sums[4, b] += weight * c * c
-            sums[5, b] += weight * c
-            sums[6, b] += weight * left * c
-            sums[7, b] += weight * c * c
-            sums[8, b] += weight * c * c * executes
-            sums[9, b] += weight * c * c * c
+            sums[PLAIN, COUNT, b] += weight
+            sums[PLAIN, LEFT, b] += weight * left
+            sums[PLAIN, TOKENS, b] += weight * c
+            sums[PLAIN, EXECUTING, b] += weight * c * executes
+            sums[PLAIN, TOKENS_SQUARED, b] += weight * c * c
+            sums[BY_TOKENS, COUNT, b] += weight * c
+            sums[BY_TOKENS, LEFT, b] += weight * left * c
+            sums[BY_TOKENS, TOKENS, b] += weight * c * c
+            sums[BY_TOKENS, EXECUTING, b] += weight * c * c * executes
+            sums[BY_TOKENS, TOKENS_SQUARED, b] += weight * c * c * c
 
 
 def _request_moments(
@@ -147,28 +216,30 @@ def _request_moments(
     bins[order] = which
     x = p + 0.5  # c at stage k is x + k + 1/2; R at its middle the integral of y + k from k to D
     y = x + extra
-    rows = (
-        share,
-        share * total,
-        share * (y * d**2 / 2 + d**3 / 3),
-        share * (y**2 * d**3 / 3 + 5 * y * d**4 / 12 + 2 * d**5 / 15),
-        share * (x * y * d**2 / 2 + x * d**3 / 3 + y * d**3 / 6 + d**4 / 8),
-        share * (x**2 * d + x * d**2 + d**3 / 3),
-        share * (p + 1),
-        share * d,
-    )
-    sums = np.stack([np.asarray(np.bincount(bins, row, REQUEST_BINS), float) for row in rows])
-    return np.ascontiguousarray(sums[:, sums[0] > 0])
+    rows = {
+        PROBABILITY: share,
+        WORK: share * total,
+        LEFT_SUM: share * (y * d**2 / 2 + d**3 / 3),
+        LEFT_SQUARED: share * (y**2 * d**3 / 3 + 5 * y * d**4 / 12 + 2 * d**5 / 15),
+        TOKENS_LEFT: share * (x * y * d**2 / 2 + x * d**3 / 3 + y * d**3 / 6 + d**4 / 8),
+        SQUARED_TOKENS: share * (x**2 * d + x * d**2 + d**3 / 3),
+        FRESH: share * (p + 1),
+        DECODE: share * d,
+    }
+    sums = np.empty((len(rows), REQUEST_BINS))
+    for row, summand in rows.items():
+        sums[row] = np.bincount(bins, summand, REQUEST_BINS)
+    return np.ascontiguousarray(sums[:, sums[PROBABILITY] > 0])
 
 
-def _jumps(requests: NDArray[np.float64]) -> NDArray[np.float64]:
+def _jumps(requests: NDArray[np.float64]) -> Jumps:
     count = requests.shape[1]
     groups = np.arange(count) * min(JUMP_BINS, count) // count
-    share = np.asarray(np.bincount(groups, requests[0]), float)
-    return np.stack([np.bincount(groups, requests[1]) / share, share])
+    share = np.asarray(np.bincount(groups, requests[PROBABILITY]), float)
+    return Jumps(np.bincount(groups, requests[WORK]) / share, share)
 
 
-def _length_groups(mix: RequestMix, total: NDArray[np.float64]) -> NDArray[np.float64]:
+def _length_groups(mix: RequestMix, work: NDArray[np.float64]) -> LengthGroups:
     order = np.argsort(mix.decode, kind="stable")
     share = mix.probability[order]
     middle = np.cumsum(share) - 0.5 * share
@@ -176,36 +247,36 @@ def _length_groups(mix: RequestMix, total: NDArray[np.float64]) -> NDArray[np.fl
     # a long tail matters more than its share: the last group is split again
     tail = middle > 1 - 1 / LENGTH_GROUPS
     which[tail] += np.minimum(((middle[tail] - 1) * LENGTH_GROUPS + 1) * 4, 3).astype(int)
-    columns = (np.ones(total.size), mix.decode[order], total[order], mix.prefill[order])
-    sums = np.stack([np.asarray(np.bincount(which, share * each), float) for each in columns])
-    sums = sums[:, sums[0] > 0]
-    sums[1:] /= sums[0]
-    return np.ascontiguousarray(sums)
+    mass = np.asarray(np.bincount(which, share), float)
+    filled = mass > 0
+
+    def mean(of: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(which, share * of[order])[filled] / mass[filled]
+
+    return LengthGroups(mass[filled], mean(mix.decode), mean(work), mean(mix.prefill))
 
 
-def _persistence(groups: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
+def _persistence(groups: LengthGroups, extra: float) -> NDArray[np.float64]:
     """Return the variance of a sum over D batches from the autocorrelation of one."""
-    longest = max(2.0, float(groups[1].max()))
+    longest = max(2.0, float(groups.decode.max()))
     lags = np.concatenate([[0.0], np.unique(np.rint(np.geomspace(1, longest, LAGS)))])
     memory = _memory(groups, lags, extra)
-    out = np.empty(groups.shape[1])
-    for g, decode in enumerate(groups[1]):
+    out = np.empty(groups.decode.size)
+    for g, decode in enumerate(groups.decode):
         later = np.arange(1, int(np.ceil(decode)))
         rest = np.maximum(decode - later, 0.0) * np.interp(later, lags, memory)
         out[g] = max(0.0, decode * memory[0] + 2 * rest.sum())
     return out
 
 
-def _memory(
-    groups: NDArray[np.float64], lags: NDArray[np.float64], extra: float
-) -> NDArray[np.float64]:
+def _memory(groups: LengthGroups, lags: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
     """Return the autocorrelation of X - (Cov(X, V) / Var V) V at ``lags`` [iterations].
 
     Requests that come as a Poisson stream per iteration have
     ``Cov(X_0, X_k) = E sum_i c_i c_{i+k}`` and alike for V = sum of R.
     """
     tokens, crossed, work = np.zeros(lags.size), np.zeros(lags.size), np.zeros(lags.size)
-    for share, decode, _, prefill in groups.T:
+    for share, decode, prefill in zip(groups.share, groups.decode, groups.prefill, strict=True):
         x = prefill + 0.5
         i = (np.arange(256) + 0.5) / 256
 

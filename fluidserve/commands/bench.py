@@ -11,9 +11,8 @@ import click
 def command(quick: bool, methods: str) -> None:
     """Measure speed and print it as JSON: kernels warm, best of several, no files written.
 
-    Engine requests and batches per second, and its ratio to the plain-Python reference (in a
-    checkout, which has it among its tests); the fluid model next to one discrete run for systems
-    of n = 1 to 10,000; each fluid method.
+    Engine requests and batches per second; the fluid model next to one discrete run for systems of
+    n = 1 to 10,000; each fluid method.
     """
     from fluidserve.folders import emit
     from fluidserve.jobs.bench import measure

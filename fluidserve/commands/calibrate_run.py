@@ -105,20 +105,18 @@ def _drift(found: Drift) -> dict[str, Any]:
 
 def _write_config(found: RunCalibration, source: str, path: str) -> None:
     """Write the configuration of a decode node with this law."""
-    import numpy as np
-
     from serving import UnsupportedError
     from serving.files import atomic_write
 
     if found.rows.kv_is_share or found.rows.kv_tokens is None:
         raise UnsupportedError("--config-out needs d_kv per token: give --kv-capacity")
-    d_0, _, d_decode, d_kv = (float(value) for value in np.nan_to_num(found.law.value))
+    law = found.law.known()
     lines = [
         f"# Batch-time law fitted to {source} by fluidserve calibrate run",
         "time_unit: s",
-        f"d_0: {d_0:.6g}",
-        f"d_decode: {d_decode:.6g}",
-        f"d_kv: {d_kv:.6g}",
+        f"d_0: {law.d_0:.6g}",
+        f"d_decode: {law.d_decode:.6g}",
+        f"d_kv: {law.d_kv:.6g}",
     ]
     if found.kv_capacity is not None:
         lines += [f"M_total: {round(found.kv_capacity.value)}", "B: null"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from discrete import simulate
@@ -17,9 +15,6 @@ from fluid import capacity
 from ode import solve
 from serving import DecodeNode, RequestTable
 from workload import Workload, describe
-
-REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "discrete" / "reference.py"
-"""The plain-Python reading of the engine; only a checkout has it."""
 
 SIZES = (1, 10, 100, 1000, 10_000)
 HORIZON, LOAD = 3000.0, 0.8
@@ -39,8 +34,6 @@ def measure(*, quick: bool, methods: Sequence[str]) -> dict[str, Any]:
     budget = 0.5 if quick else 3.0
     _say("engine")
     engine = _engine(10_000 if quick else 100_000, budget)
-    _say("reference")
-    reference = _reference(2_000 if quick else 20_000, budget)
     sizes = SIZES[:3] if quick else SIZES
     return {
         "machine": {
@@ -50,7 +43,6 @@ def measure(*, quick: bool, methods: Sequence[str]) -> dict[str, Any]:
             **{name: version(name) for name in ("fluidserve", "numpy", "numba", "jax")},
         },
         "engine": engine,
-        "reference": reference,
         "fluid_vs_discrete": [_fluid_vs_discrete(n, budget) for n in sizes],
         "methods": {name: _method(name, budget) for name in methods},
     }
@@ -112,30 +104,6 @@ def _run(table: RequestTable, node: DecodeNode, batches: bool) -> None:
     """Simulate and read off the records of every request."""
     run = simulate(table, node, record_batches=batches)
     assert run.requests.rows == len(table)
-
-
-def _reference(size: int, budget: float) -> dict[str, Any]:
-    """Time the plain reference and the engine on the same requests, in turn."""
-    if not REFERENCE.exists():
-        return {"available": False, "reason": "the reference comes with a checkout, not a wheel"}
-    spec = importlib.util.spec_from_file_location("_fluidserve_reference", REFERENCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    node = DecodeNode()
-    table = _workload(node, 0.95).sample(42, num_requests=size)
-    plain = best_of(lambda: module.DecodeNodeReference(table, node).run(), budget, least=2, most=5)
-    ours = best_of(lambda: simulate(table, node), budget)
-    return {
-        "available": True,
-        "case": "normal scenario, load 0.95, B = 2000, batches recorded by both",
-        "requests": size,
-        "reference_seconds": plain,
-        "engine_seconds": ours,
-        "reference_requests_per_second": size / plain,
-        "engine_requests_per_second": size / ours,
-        "ratio": plain / ours,
-    }
 
 
 def _fluid_vs_discrete(n: int, budget: float) -> dict[str, Any]:

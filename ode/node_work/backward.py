@@ -12,10 +12,20 @@ COARSEST = 0.15
 
 GAMMA = 2.0 - np.sqrt(2.0)
 
+MEAN, VARIANCE, ROOM = range(3)
+"""Rows of what is known of the time that D batches take.
+
+``MEAN`` [time] and ``VARIANCE`` [time^2] are those of the time, ``ROOM`` [1] is the mean number of
+the batches that have room.
+"""
+
+SECOND = VARIANCE
+"""Row of the second moment [time^2], which the equation is solved for and the variance replaces."""
+
 
 @compiled
 def decode_moments(band, below, batch_time, idle_time, full, batches):
-    """Return mean, variance and open share of the time of D batches from each level.
+    """Return what is known of the time of D batches from each level.
 
     Kac's moment formula on the iteration clock: with L the generator of V per batch and g the
     batch time, ``dm/dD = L m + g`` and ``ds/dD = L s + 2 g m`` for the mean m and the second
@@ -36,6 +46,7 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
     Returns
     -------
     shape (3, G, K + 1)
+        By the rows ``MEAN``, ``VARIANCE``, ``ROOM``.
     """
     n = batch_time.size
     g = batch_time.copy()
@@ -62,27 +73,27 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
             last = length
         for _ in range(pieces if length > 0.0 else 0):
             half = 0.5 * GAMMA * length
-            for row in range(3):
+            for row in (MEAN, SECOND, ROOM):
                 multiply(per_batch, above, state[row], work[row])
             for i in range(n):
-                middle[0, i] = state[0, i] + half * (work[0, i] + 2.0 * g[i])
-                middle[2, i] = state[2, i] + half * (work[2, i] + 2.0 * room[i])
-            solve_two(lu, above, middle[0], middle[2])
+                middle[MEAN, i] = state[MEAN, i] + half * (work[MEAN, i] + 2.0 * g[i])
+                middle[ROOM, i] = state[ROOM, i] + half * (work[ROOM, i] + 2.0 * room[i])
+            solve_two(lu, above, middle[MEAN], middle[ROOM])
             for i in range(n):
-                new[0, i] = a * middle[0, i] - b * state[0, i] + half * g[i]
-                new[2, i] = a * middle[2, i] - b * state[2, i] + half * room[i]
-            solve_two(lu, above, new[0], new[2])
+                new[MEAN, i] = a * middle[MEAN, i] - b * state[MEAN, i] + half * g[i]
+                new[ROOM, i] = a * middle[ROOM, i] - b * state[ROOM, i] + half * room[i]
+            solve_two(lu, above, new[MEAN], new[ROOM])
             for i in range(n):
-                source = 2.0 * g[i] * (state[0, i] + middle[0, i])
-                middle[1, i] = state[1, i] + half * (work[1, i] + source)
-            solve(lu, above, middle[1])
+                source = 2.0 * g[i] * (state[MEAN, i] + middle[MEAN, i])
+                middle[SECOND, i] = state[SECOND, i] + half * (work[SECOND, i] + source)
+            solve(lu, above, middle[SECOND])
             for i in range(n):
-                source = 2.0 * g[i] * new[0, i]
-                new[1, i] = a * middle[1, i] - b * state[1, i] + half * source
-            solve(lu, above, new[1])
+                source = 2.0 * g[i] * new[MEAN, i]
+                new[SECOND, i] = a * middle[SECOND, i] - b * state[SECOND, i] + half * source
+            solve(lu, above, new[SECOND])
             state[:] = new
         done = batches[group]
-        out[0, group], out[2, group] = state[0], state[2]
+        out[MEAN, group], out[ROOM, group] = state[MEAN], state[ROOM]
         for i in range(n):
-            out[1, group, i] = max(0.0, state[1, i] - state[0, i] * state[0, i])
+            out[VARIANCE, group, i] = max(0.0, state[SECOND, i] - state[MEAN, i] * state[MEAN, i])
     return out

@@ -36,6 +36,9 @@ WIDENING = 1.10
 BATCH_POINTS = 8
 """Quantiles of the batch tokens at a level."""
 
+IDLE, BUSY = 0, slice(1, None)
+"""Indices of the idle node, and of all that is above it, among the levels."""
+
 _QUANTILES = np.asarray(ndtri((np.arange(BATCH_POINTS) + 0.5) / BATCH_POINTS))
 
 
@@ -126,9 +129,9 @@ def levels_of(
     requests = batch * requests_per_token(closure, work, batch)
     time = np.asarray(law.duration(batch, requests), float)
     service = ((batch + closure.work.extra * requests) / time).mean(axis=1)
-    service[0], batch[0] = 0.0, 0.0
+    service[IDLE], batch[IDLE] = 0.0, 0.0
     waits = ndtr((demand - full.batch_tokens) / spread)
-    waits[0] = 0.0
+    waits[IDLE] = 0.0
     duration = time.mean(axis=1)
     return Levels(
         work, uniform, batch, duration, service, np.maximum.accumulate(waits), demand,
@@ -141,12 +144,12 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
 
     ``d/dt law = G law`` for the law of V at the levels, the idle node first.
     """
-    sizes, share = closure.work.jumps
+    jumps = closure.work.jumps
     jumping = levels.uniform if levels.step <= _resolved(closure) * (1 + 1e-9) else 0
-    reach = _reach(levels.work, jumping, float(sizes.max()))
+    reach = _reach(levels.work, jumping, float(jumps.work.max()))
     band = _generator(
-        levels.work, levels.uniform, jumping, levels.service, sizes, share, rate,
-        closure.work.mean, closure.work.second, closure.fastest, reach,
+        levels.work, levels.uniform, jumping, levels.service, jumps.work, jumps.probability,
+        rate, closure.work.mean, closure.work.second, closure.fastest, reach,
     )  # fmt: skip
     return band, reach
 

@@ -12,14 +12,14 @@ more of them where the flow is, and weighted so that rare levels are not left ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure
-from ode.node_work.backward import decode_moments
+from ode.node_work.backward import MEAN, ROOM, VARIANCE, decode_moments
 from ode.node_work.generator import (
     Levels,
     generator,
@@ -35,8 +35,13 @@ _PHI = 1.1673039782614187
 _STEPS = _PHI ** -np.arange(1.0, 5.0)
 
 START_GRID: dict[str, Any] = {"steps": 14, "near": 2.5, "widening": 1.3}
+"""Resolution of the levels at which decoding may start."""
+
 LEAST_PER_LEVEL = 2
+"""Samples of a level that arrivals meet, at least."""
+
 QUANTILES = 12
+"""Quantiles of R over which the work ahead of an arrival is averaged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +54,9 @@ class Node:
         What the node does given its work in system.
     start : shape (S,) [token-iterations]
         Work in system at which decoding may start.
-    decode : shape (3, G, S) [time, time^2, 1]
-        Mean and variance of the time of D batches from each start, and how many of them have
-        room; by group of decode length.
+    decode : shape (3, G, S)
+        Time of D batches by group of decode length and start, at ``[MEAN, VARIANCE or ROOM]``
+        (:mod:`ode.node_work.backward`).
     own : shape (G,) [time]
         What a request's own tokens add to each batch with room.
     """
@@ -70,14 +75,14 @@ def node_of(closure: WorkClosure, levels: Levels, instance: DecodeNode) -> Node:
     """
     law, full, groups = instance.batch_time, closure.saturation, closure.work.groups
     size = full.batch_size / full.batch_tokens
-    tokens, usual = groups[2] / groups[1], 0.5 * full.batch_tokens
+    tokens, usual = groups.work / groups.decode, 0.5 * full.batch_tokens
     own = law.duration(usual + tokens, usual * size + 1) - law.duration(usual, usual * size)
     # a node that is idle but for the request itself: its own tokens come on top
     idle = float(law.duration(0.0, 0.0))
     grid = grid_of(closure, levels.work[-1], resolve=False, **START_GRID)
     starts = levels_of(closure, law, *grid)
     band, below = generator(starts, closure, closure.rate)
-    decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups[1])
+    decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups.decode)
     return Node(closure, levels, starts.work, decode, np.asarray(own, float))
 
 
@@ -97,9 +102,9 @@ def samples_of(
     """
     levels, closure = node.levels, node.closure
     law, full, groups = instance.batch_time, closure.saturation, closure.work.groups
-    k, weight, (u, place, pick, chance) = _draw(flow, count)
-    group = np.searchsorted(np.cumsum(groups[0])[:-1], pick, side="right")
-    decode, tokens = groups[1, group], groups[3, group] + 1
+    k, weight, u, place, pick, chance = _draw(flow, count)
+    group = np.searchsorted(np.cumsum(groups.share)[:-1], pick, side="right")
+    decode, tokens = groups.decode[group], groups.prefill[group] + 1
 
     # with room: the rest of the batch under way, then one with the newcomers in it
     waits = levels.full[k]
@@ -124,11 +129,12 @@ def samples_of(
     arrived = closure.rate * closure.work.mean * wait
     start = np.where(no_room, held + arrived, levels.work[k])
     at = np.interp(start, node.start, np.arange(node.start.size))
-    mean, variance, room = _between(node.decode, group, at)
-    mean = mean + node.own[group] * room
+    times = _between(node.decode, group, at)
+    room = times[ROOM]
+    mean = times[MEAN] + node.own[group] * room
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
     open_share = np.clip(room / decode, 0.0, 1.0)
-    variance = variance + spread**2 * open_share * closure.work.persistence[group]
+    variance = times[VARIANCE] + spread**2 * open_share * closure.work.persistence[group]
     service = np.maximum(_gamma(mean, variance, ndtri(chance)), first)
     more = np.maximum(decode - 1, 1e-9)
     floor = first + (decode - 1) * float(law.duration(0.0, 0.0))
@@ -142,10 +148,29 @@ def samples_of(
     )
 
 
-def _draw(
-    flow: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """Return level, weight and four uniform numbers of each sample."""
+class _Draw(NamedTuple):
+    """What chance decides about each sample, by uniform numbers in [0, 1].
+
+    Parameters
+    ----------
+    level, weight : shape (N,) [1, requests]
+        Level that the arrival meets, and how many arrivals the sample stands for.
+    even : shape (N,)
+        Chance of R or X. It must be covered evenly at every level by itself.
+    place, group, service : shape (N,)
+        Place in the batch under way, and chance of the decode length and of the decode time.
+    """
+
+    level: NDArray[np.intp]
+    weight: NDArray[np.float64]
+    even: NDArray[np.float64]
+    place: NDArray[np.float64]
+    group: NDArray[np.float64]
+    service: NDArray[np.float64]
+
+
+def _draw(flow: NDArray[np.float64], count: int) -> _Draw:
+    """Return about ``count`` samples, more of them where the flow is."""
     total, flow = flow.sum(), np.maximum(flow, 0.0)  # schemes of second order overshoot a little
     flow *= total / max(float(flow.sum()), 1e-300)
     flow = np.where(flow > 1e-9 * flow.sum(), flow, 0.0)
@@ -156,10 +181,10 @@ def _draw(
     weight = (flow / np.maximum(each, 1))[k]
     uniform = 0.5 + np.arange(1, k.size + 1) * _STEPS[:, None]
     uniform -= np.floor(uniform)
-    # R or X must be covered evenly at every level by itself
+    _, place, group, service = uniform
     first = np.repeat(np.cumsum(each) - each, each)
-    uniform[0] = (np.arange(k.size) - first + 0.5) / each[k]
-    return k, weight, uniform
+    even = (np.arange(k.size) - first + 0.5) / each[k]
+    return _Draw(k, weight, even, place, group, service)
 
 
 def _set_work(
@@ -210,7 +235,7 @@ def beyond_batch(closure: WorkClosure, instance: DecodeNode) -> float:
     room = instance.admission_threshold * instance.M_total - closure.saturation.batch_tokens
     if instance.token_budget >= instance.M_total:
         return 0.0
-    return max(0.0, room) * closure.work.mean / float(closure.work.requests[6].sum())
+    return max(0.0, room) * closure.work.mean / closure.work.fresh_tokens
 
 
 def _admission(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fluid import work_closure
 from ode._caveats import policy_labels
 from ode.node_work.forward import equilibrium
-from ode.node_work.generator import generator, grid_of, levels_of
+from ode.node_work.generator import BUSY, generator, grid_of, levels_of
 from ode.node_work.latencies import Node, node_of, samples_of
 from serving import (
     LATENCIES,
@@ -26,6 +26,8 @@ from serving import (
 
 MODELLED = tuple(name for name in LATENCIES if name != "itl")
 SAMPLES = 1024
+"""Latency samples of an equilibrium, about."""
+
 STEPS_PER_SET, NEAR = 32, 2.5
 """Resolution of the levels: coarser than over time, for speed."""
 
@@ -143,15 +145,15 @@ def stationary(
     levels = levels_of(closure, instance.batch_time, work, uniform)
     band, below = generator(levels, closure, arrival_rate)
     law = equilibrium(band, below)
-    busy = law[1:].sum()
+    busy = law[BUSY].sum()
     return Stationary(
         rate=arrival_rate,
         load=arrival_rate / full.throughput,
         level=work,
         probability=law,
         waits=float(law @ levels.full),
-        batch_tokens=float(law[1:] @ levels.batch[1:].mean(axis=1) / busy),
-        batch_time=float(law[1:] @ levels.batch_time[1:] / busy),
+        batch_tokens=float(law[BUSY] @ levels.batch[BUSY].mean(axis=1) / busy),
+        batch_time=float(law[BUSY] @ levels.batch_time[BUSY] / busy),
         labels=labels,
         _node=node_of(closure, levels, instance),
         _instance=instance,

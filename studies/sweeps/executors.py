@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from serving import FluidServeError
-from studies.pool import worker_pool
+from studies.pool import WorkerLost, worker_pool
 
 CONNECT = "10s"
 """How long a scheduler may take to answer."""
@@ -58,7 +57,7 @@ def on_processes(
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for each in done:
                     yield each.result()
-    except BrokenProcessPool:
+    except WorkerLost:
         raise FluidServeError(
             "a worker process was ended from outside (out of memory?); what was finished is kept"
         ) from None

@@ -9,6 +9,19 @@ from hypothesis import strategies as st
 
 from fluid import capacity, request_work, saturation, work_closure
 from fluid.node_work.closure import tokens_besides
+from fluid.node_work.request_work import (
+    COUNT,
+    DECODE,
+    EXECUTING,
+    LEFT,
+    LEFT_SQUARED,
+    LEFT_SUM,
+    PLAIN,
+    SQUARED_TOKENS,
+    TOKENS,
+    TOKENS_LEFT,
+    WORK,
+)
 from serving import BatchTimeLaw, DecodeNode, RequestMix
 
 
@@ -42,17 +55,18 @@ def test_binned_moments_are_those_of_the_stages(mix, extra):
     pending = 0.5 * np.array([1.0, mix.probability @ w, mix.probability @ (mix.prefill + 1)])
     assert work.mean == pytest.approx(mix.work + extra * mix.mean_decode)
     assert work.second == pytest.approx(mix.probability @ w**2, rel=0.02)
-    stages = work.stages[:5].sum(axis=1)
-    assert stages[0] == pytest.approx(exact["n"] + pending[0])
-    assert stages[1] == pytest.approx(exact["r"] + pending[1], rel=0.01)
-    assert stages[2] == pytest.approx(exact["c"] + pending[2], rel=0.01)
-    assert stages[3] == pytest.approx(exact["c"], rel=0.01)
-    totals = work.requests[1:6].sum(axis=1)
-    assert totals[0] == pytest.approx(exact["c"] + extra * exact["n"])
-    assert work.requests[7].sum() == pytest.approx(exact["n"])
+    stages = work.stages[PLAIN].sum(axis=1)
+    assert stages[COUNT] == pytest.approx(exact["n"] + pending[0])
+    assert stages[LEFT] == pytest.approx(exact["r"] + pending[1], rel=0.01)
+    assert stages[TOKENS] == pytest.approx(exact["c"] + pending[2], rel=0.01)
+    assert stages[EXECUTING] == pytest.approx(exact["c"], rel=0.01)
+    totals = work.requests.sum(axis=1)
+    assert totals[WORK] == pytest.approx(exact["c"] + extra * exact["n"])
+    assert totals[DECODE] == pytest.approx(exact["n"])
     # a polynomial in D for the sum over stages: exact up to the half stages at the ends
-    for total, key in zip(totals[1:], ("r", "rr", "cr", "cc"), strict=True):
-        assert total == pytest.approx(exact[key], rel=0.02, abs=exact["cc"])
+    sums = {LEFT_SUM: "r", LEFT_SQUARED: "rr", TOKENS_LEFT: "cr", SQUARED_TOKENS: "cc"}
+    for row, key in sums.items():
+        assert totals[row] == pytest.approx(exact[key], rel=0.02, abs=exact["cc"])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ode.node_work import banded
 from ode.node_work.backward import decode_moments
 from ode.node_work.forward import equilibrium, occupancy
 from ode.node_work.generator import generator, grid_of, levels_of
+from ode.node_work.regimes import Regimes
 from serving import (
     BatchTimeLaw,
     DecodeNode,
@@ -265,6 +266,22 @@ def test_a_large_node_is_its_fluid_limit():
     limit = solve(profile, MIX, node, method="lagrangian").metrics().latencies
     for name in ("ttft", "tpot", "e2el"):
         assert one[name].mean == pytest.approx(limit[name].mean, rel=0.02)
+
+
+def test_a_regime_does_not_depend_on_those_asked_for_before():
+    full = capacity(MIX, NODE)
+    closure, levels, _, _ = problem(0.69)
+    rates = np.array([0.001, 0.0195, 0.28, 0.29, 0.69, 0.75, 1.2]) * full
+
+    def closures(order: list[int]) -> dict[int, float]:
+        regimes = Regimes(MIX, NODE, levels.work, levels.uniform, full).reading([closure.rate])
+        return {each: regimes.at(rates[each]).closure.rate for each in order}
+
+    forward = list(range(rates.size))
+    one, other = closures(forward), closures(forward[::-1])
+    assert one == other
+    assert one[4] == closure.rate != one[5]
+    assert len(set(one.values())) == 5
 
 
 def test_outputs_are_consistent():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import operator
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from serving import (
 )
 from studies import Question, Replications, run_ensemble
 from studies.comparison.replicate import Sampling, condensed, replicate
+from studies.pool import WorkerLost, worker_pool
 from workload import describe, generate
 
 NODE = DecodeNode()
@@ -257,6 +260,24 @@ def test_a_script_without_a_main_guard_works_and_imports_nothing_heavy(tmp_path)
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split("\n")[:3] == ["begins", "2", "heavy: []"]
+
+
+def test_a_task_that_fails_raises_here_and_its_worker_goes_on():
+    with worker_pool(operator.truediv, 6, 1) as submit:
+        failed, done = submit(0), submit(3)
+        with pytest.raises(ZeroDivisionError) as raised:
+            failed.result(timeout=60)
+        assert "in a worker process" in raised.value.__notes__[0]
+        assert done.result(timeout=60) == 2
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            submit(lambda: None).result(timeout=60)
+
+
+def test_a_worker_that_is_lost_fails_its_task_and_those_to_come():
+    with worker_pool(operator.call, os._exit, 1) as submit:
+        for task in [submit(1), submit(1)]:
+            with pytest.raises(WorkerLost, match="from outside"):
+                task.result(timeout=60)
 
 
 HALF_WRITTEN = """

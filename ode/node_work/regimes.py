@@ -1,0 +1,88 @@
+"""What a node does at each arrival rate, worked out once for rates that are nearly the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluid import WorkClosure, work_closure
+from ode.node_work.generator import Levels, levels_of
+from serving import DecodeNode, RequestMix
+
+RESOLUTION = 0.04
+"""Rates are told apart by this share of the capacity."""
+
+HIGHEST = 4.0
+"""Rates over the capacity beyond which they are not told apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regime:
+    """What a node does at one arrival rate.
+
+    Parameters
+    ----------
+    rate : [requests/time]
+        Rate at which the requests that execute came.
+    closure, levels
+        The batch given the work in system: in general, and at the levels of the problem.
+    """
+
+    rate: float
+    closure: WorkClosure
+    levels: Levels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regimes:
+    """The regime of each rate, at the levels of one problem.
+
+    A regime follows from its rate alone, so that the order in which regimes are asked for changes
+    no answer; those made before are kept to save time.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    work : shape (K + 1,) [token-iterations]
+        Levels of work in system, an idle node first.
+    uniform
+        How many of the levels are on the uniform grid.
+    capacity : [requests/time]
+        Capacity of the node.
+    exact
+        Rates [requests/time] to be read exactly, each by the step of the resolution that it is in;
+        in other steps one rate of the step stands for all.
+    """
+
+    mix: RequestMix
+    instance: DecodeNode
+    work: NDArray[np.float64]
+    uniform: int
+    capacity: float
+    exact: Mapping[int, float] = field(default_factory=dict)
+    _made: dict[float, Regime] = field(default_factory=dict, init=False, repr=False)
+
+    def at(self, rate: float) -> Regime:
+        """Return the regime of a ``rate`` [requests/time]."""
+        step = self._step(rate)
+        shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.capacity)
+        if shared not in self._made:
+            closure = work_closure(self.mix, self.instance, shared)
+            levels = levels_of(closure, self.instance.batch_time, self.work, self.uniform)
+            self._made[shared] = Regime(shared, closure, levels)
+        return self._made[shared]
+
+    def reading(self, rates: Iterable[float]) -> Regimes:
+        """Return regimes that read ``rates`` exactly: of those in one step, the first."""
+        exact = dict(self.exact)
+        for rate in rates:
+            exact.setdefault(self._step(rate), rate)
+        return replace(self, exact=exact)
+
+    def _step(self, rate: float) -> int:
+        """Return the step of the resolution that a ``rate`` [requests/time] is in."""
+        return round(min(rate, HIGHEST * self.capacity) / (RESOLUTION * self.capacity))
