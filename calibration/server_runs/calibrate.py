@@ -18,7 +18,7 @@ from calibration.server_runs.read import ServerLog
 from calibration.server_runs.request_rows import rows_of_requests
 from calibration.server_runs.requests import RequestLog
 from calibration.server_runs.token_rows import STEPS_PER_ROW
-from serving import ConfigError, WorkloadError
+from serving import DEFAULT_KIND, ConfigError, Kind, WorkloadError
 
 TRAINED = 0.7
 """Share of the run, from its start, that the law behind the held-out error is fitted to."""
@@ -114,6 +114,22 @@ class RunCalibration:
                 "identified": self.law.identified(name),
             }
         return found
+
+    def config(self, kind: Kind = DEFAULT_KIND) -> dict[str, Any]:
+        """Return the configuration keys of an instance with this law, to six digits, in seconds.
+
+        Parameters
+        ----------
+        kind
+            Kind of engine: it says which coefficients its batches spend, and which settings give
+            it the KV capacity, if the log shows one.
+        """
+        known = self.law.known()._asdict()
+        law = {name: float(f"{known[name]:.6g}") for name in kind.law_keys if name in known}
+        capacity = {}
+        if self.kv_capacity is not None:
+            capacity = dict(kind.kv_keys(round(self.kv_capacity.value)))
+        return {"time_unit": "s", **law, **capacity}
 
 
 def calibrate_run(

@@ -105,20 +105,13 @@ def _drift(found: Drift) -> dict[str, Any]:
 
 def _write_config(found: RunCalibration, source: str, path: str) -> None:
     """Write the configuration of a decode node with this law."""
+    import yaml
+
     from serving import UnsupportedError
     from serving.files import atomic_write
 
     if found.rows.kv_is_share or found.rows.kv_tokens is None:
         raise UnsupportedError("--config-out needs d_kv per token: give --kv-capacity")
-    law = found.law.known()
-    lines = [
-        f"# Batch-time law fitted to {source} by fluidserve calibrate run",
-        "time_unit: s",
-        f"d_0: {law.d_0:.6g}",
-        f"d_decode: {law.d_decode:.6g}",
-        f"d_kv: {law.d_kv:.6g}",
-    ]
-    if found.kv_capacity is not None:
-        lines += [f"M_total: {round(found.kv_capacity.value)}", "B: null"]
+    head = f"# Batch-time law fitted to {source} by fluidserve calibrate run\n"
     with atomic_write(path) as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(head + yaml.safe_dump(found.config(), sort_keys=False))

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from serving import NRMSE_OUTPUTS, ServingMetrics, SolveError, Trajectory, reading_of
-from studies.comparison.ensemble import BAND, Ensemble, Replications, Told, run_ensemble
+from serving import ServingMetrics, SolveError, reading_of
+from studies.comparison.ensemble import run_ensemble
+from studies.comparison.gathering import Ensemble
+from studies.comparison.scores import MethodResult, noise_floor, solved
+from studies.comparison.settings import BAND, Replications, Told
 from studies.question import Question
-
-if TYPE_CHECKING:
-    from ode import Solution
 
 DEFAULT_METHODS = ("lagrangian", "eulerian_jax")
 """Methods that are compared where none is named."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MethodResult:
-    """One fluid method on the workload of an ensemble.
-
-    Parameters
-    ----------
-    solution
-        What the method returned.
-    sampled
-        Its outputs on the ensemble's grid.
-    nrmse
-        RMS over the grid of fluid minus replication mean, by output; over the time-mean of
-        ``in_system``, for ``completed`` over its final value.
-    seconds
-        A warm solve, trajectories only.
-    metrics
-        The same metrics as the discrete engine's; None where they were not asked for.
-    """
-
-    solution: Solution
-    sampled: Trajectory
-    nrmse: Mapping[str, float]
-    seconds: float
-    metrics: ServingMetrics | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,94 +131,24 @@ def compare(
     chosen = {method_named(name).name: options for name, options in given.items()}
     reading_of(question.instance)
     ensemble = run_ensemble(question, replications, drain=metrics, goodput=goodput, told=told)
-    question = question.until(ensemble.horizon)
     results: dict[str, MethodResult] = {}
     failed: dict[str, str] = {}
     for number, (name, options) in enumerate(chosen.items()):
         if told is not None:
             told(name, number, len(chosen))
+        options = {"approximate": approximate, **options}
         try:
-            results[name] = _solved(
-                name, question, ensemble, metrics, goodput, {"approximate": approximate, **options}
-            )
+            results[name] = solved(name, ensemble, options, metrics=metrics, goodput=goodput)
         except SolveError as error:  # the other methods and the runs are worth having
             failed[name] = str(error)
     if failed and not results:
         raise SolveError(next(iter(failed)), "no_method", "; ".join(failed.values()))
-    floor = {
-        name: _rms(ensemble.standard_error(name)) / scale(ensemble.mean, name)
-        for name in _scored(ensemble.mean)
-    }
-    return Comparison(question, ensemble, results, floor, failed)
-
-
-def scale(mean: Trajectory, name: str) -> float:
-    """Return what errors in an output are divided by: see :class:`MethodResult`; NaN if nothing."""
-    values = mean.outputs[name][-1:] if name == "completed" else mean.outputs["in_system"]
-    return float(values.mean()) or math.nan
-
-
-def nrmse(fluid: Trajectory, mean: Trajectory) -> dict[str, float]:
-    """Return the score of a fluid trajectory against a replication mean on the same grid."""
-    return {
-        name: _rms(fluid.outputs[name] - mean.outputs[name]) / scale(mean, name)
-        for name in _scored(mean)
-        if name in fluid.outputs
-    }
+    return Comparison(ensemble.question, ensemble, results, noise_floor(ensemble), failed)
 
 
 def finite_or_none(value: float) -> float | None:
     """Return a number that JSON can hold."""
     return float(value) if math.isfinite(value) else None
-
-
-def _scored(mean: Trajectory) -> tuple[str, ...]:
-    return tuple(name for name in NRMSE_OUTPUTS if name in mean.outputs)
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
-
-
-def _solved(
-    method: str,
-    question: Question,
-    ensemble: Ensemble,
-    metrics: bool,
-    goodput: Mapping[str, float] | None,
-    options: Mapping[str, Any],
-) -> MethodResult:
-    from ode import solve
-
-    def job() -> Solution:
-        return solve(
-            question.profile,
-            question.mix,
-            question.instance,
-            method=method,
-            horizon=ensemble.horizon,
-            drain=metrics,
-            **options,
-        )
-
-    job()  # compiles
-    best, spent = math.inf, 0.0
-    for _ in range(20):
-        began = time.perf_counter()
-        solution = job()
-        took = time.perf_counter() - began
-        best, spent = min(best, took), spent + took
-        if spent > 0.5:
-            break
-    names = [name for name in ensemble.mean.outputs if name in solution.trajectory.outputs]
-    sampled = Trajectory(ensemble.grid, {name: solution(name, ensemble.grid) for name in names})
-    return MethodResult(
-        solution=solution,
-        sampled=sampled,
-        nrmse=nrmse(sampled, ensemble.mean),
-        seconds=best,
-        metrics=solution.metrics(goodput) if metrics else None,
-    )
 
 
 def _metrics_json(metrics: ServingMetrics | None, unit: str) -> dict[str, Any] | None:

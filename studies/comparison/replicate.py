@@ -23,6 +23,7 @@ from serving import (
 )
 from studies.pool import worker_pool
 from studies.question import Question
+from studies.timing import WarmTurns
 
 MOST_POINTS = 20_000
 """Latencies that a replication hands back one by one; more are condensed to so many."""
@@ -108,6 +109,33 @@ def reduced(run: discrete.Run, sampling: Sampling) -> Replicate:
         metrics.request_goodput,
         offered,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class First:
+    """The first replication, which is kept whole.
+
+    Parameters
+    ----------
+    run
+        What the engine recorded.
+    replicate
+        What is kept of it among the others.
+    seconds
+        How long it takes in this process, warm, without files.
+    """
+
+    run: discrete.Run
+    replicate: Replicate
+    seconds: float
+
+
+def first_replicate(sampling: Sampling, requests: RequestTable) -> First:
+    """Run the first replication and time it."""
+    turns = WarmTurns()
+    for _ in turns:
+        run = sampling.run(requests, 0)
+    return First(run, reduced(run, sampling), turns.seconds)
 
 
 def replicate(sampling: Sampling, replication: int) -> Replicate:

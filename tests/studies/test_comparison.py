@@ -11,7 +11,7 @@ from calibration.profiles import find
 from fluid import capacity
 from serving import NRMSE_OUTPUTS, DecodeNode, Trajectory, UnsupportedError
 from studies import Question, Replications, compare
-from studies.comparison.comparison import nrmse
+from studies.comparison.scores import nrmse
 from workload import describe, generate
 
 NODE = DecodeNode()
