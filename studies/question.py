@@ -32,7 +32,7 @@ Source = Workload | RequestTable
 """A workload to draw from, or requests whose arrival times stay."""
 
 DRAWN = ("source", "num_requests", "horizon", "seed")
-"""Fields that the first draw depends on."""
+"""Fields that the first draw and the expected arrivals depend on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,9 +236,12 @@ class Question:
             other.__dict__["mix"] = known["mix"]
             if "capacity" in known and other.instance is self.instance:
                 other.__dict__["capacity"] = known["capacity"]
-        if "requests" in known and all(getattr(other, x) is getattr(self, x) for x in DRAWN):
-            check_fits(known["requests"], other.instance)
-            other.__dict__["requests"] = known["requests"]
+        if all(getattr(other, x) == getattr(self, x) for x in DRAWN):
+            if "requests" in known:
+                check_fits(known["requests"], other.instance)
+                other.__dict__["requests"] = known["requests"]
+            if "profile" in known:
+                other.__dict__["profile"] = known["profile"]
         return other
 
     def _has_mix_of(self, other: Question) -> bool:
