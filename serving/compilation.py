@@ -1,4 +1,4 @@
-"""How compiled kernels are cached: afresh whenever a source file of any room changes."""
+"""How compiled kernels are cached: afresh whenever a source that they may call changes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Any
 import numba
 
 HOME = Path(__file__).resolve().parents[1]
-ROOMS = ("serving", "workload", "fluid", "ode", "discrete", "calibration", "studies", "scheduling")
-"""Where compiled functions may be, each free to call those of a lower room."""
+ROOMS = ("serving", "discrete", "fluid", "ode", "workload", "calibration", "studies", "scheduling")
+"""Rooms that may hold compiled functions, each after all those that it may import."""
 
 
 @cache
 def _stamp(home: Path) -> str:
-    """Return a digest of the sources of every room, and of those in ``home`` if it is in none."""
-    folders = [HOME / room for room in ROOMS]
-    if not any(home.is_relative_to(folder) for folder in folders):
+    """Return a digest of the sources that a compiled function of the folder ``home`` may call.
+
+    They are those of its room and of every room before it; of a folder outside the rooms, its own
+    and those of all rooms.
+    """
+    room = next((k for k, name in enumerate(ROOMS) if home.is_relative_to(HOME / name)), None)
+    folders = [HOME / name for name in (ROOMS if room is None else ROOMS[: room + 1])]
+    if room is None:
         folders.append(home)
     digest = hashlib.sha256()
     for folder in folders:
@@ -34,8 +39,8 @@ def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     Numba renews a cached kernel when the file that defines it changes, but a kernel also contains
     what it inlined from other files, of its own room or of a lower one, and the constants it took
-    from them. Here the stamp of a cached kernel is the content of all sources of all rooms, which
-    takes a few milliseconds to read, once per process.
+    from them. Here the stamp of a cached kernel is the content of every source that it may call,
+    see :data:`ROOMS`, which takes a few milliseconds to read, once per process.
 
     Parameters
     ----------

@@ -165,6 +165,8 @@ def test_sub_folders_have_no_underscore_names():
 
 def test_compiled_code_is_stamped_with_every_room_that_may_be_called():
     assert set(ROOMS) == set(MAY_IMPORT) - {"fluidserve"}
+    for k, room in enumerate(ROOMS):
+        assert MAY_IMPORT[room] <= set(ROOMS[:k]), room
 
 
 def test_the_wheel_holds_the_rooms_and_nothing_else():

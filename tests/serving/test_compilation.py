@@ -40,3 +40,24 @@ def test_a_change_in_a_neighbouring_file_renews_the_kernel(tmp_path):
     assert run(1, 2) == (7.0, 0)
     assert run(1, 2) == (7.0, 1)
     assert run(5, 3) == (9.0, 0)
+
+
+def test_a_kernel_is_stamped_with_its_room_and_those_below_it_alone(tmp_path, monkeypatch):
+    from serving import compilation
+
+    for room in compilation.ROOMS:
+        (tmp_path / room / "inside").mkdir(parents=True)
+        (tmp_path / room / "inside" / "kernel.py").write_text("x = 1")
+    monkeypatch.setattr(compilation, "HOME", tmp_path)
+
+    def stamps() -> list[str]:
+        compilation._stamp.cache_clear()
+        return [compilation._stamp(tmp_path / room / "inside") for room in compilation.ROOMS]
+
+    before = stamps()
+    assert len(set(before)) == len(before)
+    (tmp_path / "fluid" / "inside" / "kernel.py").write_text("x = 2")
+    at = compilation.ROOMS.index("fluid")
+    changed = [one != other for one, other in zip(before, stamps(), strict=True)]
+    compilation._stamp.cache_clear()
+    assert changed == [k >= at for k in range(len(changed))]
