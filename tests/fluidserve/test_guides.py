@@ -17,6 +17,7 @@ from fluidserve.cli import COMMANDS, cli
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [
     "README.md",
+    "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
