@@ -1,4 +1,4 @@
-"""The closed forms under every batch-time law that is shipped, against the discrete engine."""
+"""What ``analyze`` says of every batch-time law that is shipped, against the discrete engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from calibration import profiles
 from discrete import simulate
 from fluid import Equilibrium, capacity, equilibrium
 from serving import DecodeNode
+from studies import Question, analyze
 from workload import Workload, describe
 
 SHIPPED = [(each["model"], each["hardware"], each["tp"]) for each in profiles.listing()]
@@ -53,7 +54,8 @@ def measured(work: Workload, node: DecodeNode, rate: float, state: Equilibrium, 
 def holds(profile: tuple[str, str, int], kind: str, load: float, seed: int) -> None:
     work, node = WORK[kind], node_of(profile)
     rate = load * capacity(work.mix, node)
-    state = equilibrium(work.mix, node, rate)
+    state = analyze(Question(work.at_rate(rate), node, 1000.0)).equilibrium
+    assert state is not None
     (tau, tau_error), (running, running_error) = measured(work, node, rate, state, seed)
     assert max(tau_error, running_error) < 0.025
     assert state.tau == pytest.approx(tau, rel=0.05)
