@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from fluidserve.settings import D_1, PLANNED_ENGINES, Setting, all_settings, settings_of
+from fluidserve.settings import D_1, D_1_KEYS, PLANNED_ENGINES, Setting, all_settings, settings_of
 from serving import (
     DEFAULT_KIND,
     KINDS,
-    BatchTimeLaw,
     ConfigError,
     FileAccessError,
     FluidServeError,
@@ -107,10 +106,16 @@ def load_config(
         merged["request_file"] = str(Path(str(path)).parent / merged["request_file"])
     merged |= _with_shorthand(kind, given, "")
     if profile is not None:
-        unit = merged.get("time_unit", "s")
-        merged = profile.config(unit if isinstance(unit, str) else "s", kind) | merged
+        given = _checked(kind, {"time_unit": "s"} | merged)
+        merged = profile.config(given.time_unit, kind, given.model_dump()) | merged
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
-        merged = dict.fromkeys(("d_0", "d_decode", "d_kv"), 0.0) | merged
+        linear = [key for key in ("d_0", "d_decode", "d_kv") if key in kind.law_keys]
+        merged = dict.fromkeys(linear, 0.0) | merged
+    return _checked(kind, merged)
+
+
+def _checked(kind: Kind, merged: Mapping[str, Any]) -> Any:
+    """Return the configuration of some keys, each held to its rules."""
     try:
         return schema(kind)(**merged)
     except ValidationError as wrong:
@@ -174,7 +179,7 @@ def _with_shorthand(kind: Kind, given: dict[str, Any], where: str) -> dict[str, 
     for key, value in given.items():
         _check_key(kind, key, value, where)
     if "d_1" in given:
-        for key in ("d_decode", "d_kv"):
+        for key in D_1_KEYS:
             if key in given:
                 raise ConfigError(key, given[key], "either d_1 or d_decode and d_kv, not both")
         d_1 = given.pop("d_1")
@@ -184,13 +189,13 @@ def _with_shorthand(kind: Kind, given: dict[str, Any], where: str) -> dict[str, 
             number = float("nan")
         if not 0 <= number < float("inf"):
             raise ConfigError("d_1", d_1, D_1.allowed)
-        given |= {"d_decode": number, "d_kv": number}
+        given |= dict.fromkeys(D_1_KEYS, number)
     return given
 
 
 def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
     settings = settings_of(kind)
-    known = [*settings, D_1.key]
+    known = [*settings, *([D_1.key] if set(D_1_KEYS) <= set(kind.law_keys) else [])]
     if key in known:
         item = D_1 if key == D_1.key else settings[key]
         if isinstance(value, bool) and item.kind is not bool:
@@ -201,7 +206,8 @@ def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
         owners = " and ".join(elsewhere.kinds)
         reason = f"the engine {kind.name} has no such key, {owners} has"
     elif key in VLLM_KEYS:
-        reason = "it belongs to the vLLM engines, which are not available in this version"
+        missing = " and ".join(name for name in PLANNED_ENGINES if name not in KINDS)
+        reason = f"it belongs to the engines {missing}, which are not available in this version"
     else:
         folded = {name.lower().replace("-", "_"): name for name in known}
         close = difflib.get_close_matches(key.lower().replace("-", "_"), folded, 1, 0.6)
@@ -214,10 +220,10 @@ def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
 def instance_of(config: Any) -> Instance:
     """Return the instance that a configuration describes."""
     kind = kind_named(config.engine)
-    keys = settings_of(kind).values()
-    law = {item.key: getattr(config, item.key) for item in keys if item.group == "law"}
-    node = {item.key: getattr(config, item.key) for item in keys if item.group == "node"}
-    return kind.settings(batch_time=BatchTimeLaw(**law), **node)
+    items = settings_of(kind)
+    values = {key: getattr(config, key) for key in items}
+    node = {key: values[key] for key, item in items.items() if item.group == "node"}
+    return kind.settings(batch_time=kind.law(values), **node)
 
 
 def flat(instance: Instance) -> dict[str, Any]:
@@ -246,7 +252,8 @@ def resolved_yaml(config: Any, instance: Instance, request_file: str | None = No
         The requests that ran, as seen from the folder of the configuration file.
     """
     items = settings_of(kind_of(instance)).values()
-    run = {item.key: getattr(config, item.key) for item in items if item.group == "run"}
-    keys = flat(instance) | {key: run[key] for key in run if key != "output_dir"}
+    own = ("engine", "output_dir", "request_file")
+    run = [item.key for item in items if item.group == "run" and item.key not in own]
+    keys = flat(instance) | {key: getattr(config, key) for key in run}
     keys["request_file"] = request_file
     return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fluidserve.settings import D_1, Setting, all_settings
+from fluidserve.settings import D_1, Setting, all_settings, defaults_in_words
 from serving import KINDS, FluidServeError
 
 NULL = object()
@@ -60,8 +60,8 @@ def _option(item: Setting) -> click.Option:
     if item.kind is bool:
         flag = f"{item.flag}/--no-{item.flag.removeprefix('--')}"
         return click.Option([flag, item.key], default=None, help=item.doc + some)
-    shown = "none" if item.default is None else item.default
-    note = "" if item.key in ("request_file", "output_dir") else f"  [default: {shown}]"
+    bare = item.key in ("request_file", "output_dir")
+    note = "" if bare else f"  [default: {defaults_in_words(item)}]"
     choices = "|".join(item.rules.get("choices", ()))
     if item.rules.get("user_function"):
         choices += "|FILE.py:FUNCTION"
@@ -133,7 +133,7 @@ def workload_options(function: Any) -> Any:
         add(
             ["--scale"],
             type=int,
-            help="n: rate, M_total and B times n, per-token times divided by n",
+            help="n: rate, memory and batch budget times n, times per token divided by n",
         ),
         _option(settings["seed"]),
     ]

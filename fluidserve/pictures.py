@@ -141,13 +141,16 @@ def _draw_dynamics(folder: Path, summary: Mapping[str, Any], curves: list[Curve]
 
 def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     traces, events = read_columns(folder / TRACES), read_columns(folder / EVENTS)
-    evictions = traces["swap_count"] + traces["sacrifice_count"]
+    kinds = kind_of(_instance(summary)).events
+    counted = [traces[event.counted_in] for event in kinds if event.counted_in]
+    evictions = np.sum(counted, axis=0) if counted else np.zeros(len(traces["req_id"]))
     rows = traces["req_id"][sample_rows(evictions, SAMPLED)]
     end = float(np.nanmax(np.append(traces["completion_time"], events["time"])))
-    ways = Timeline.from_events(events, rows.tolist(), end)
+    ways = Timeline.from_events(events, rows.tolist(), end, kinds)
     request_timeline(
-        ways, folder / "request_timeline.png", time_unit=summary["instance"]["time_unit"]
-    )
+        ways, folder / "request_timeline.png", kinds=kinds,
+        time_unit=summary["instance"]["time_unit"],
+    )  # fmt: skip
     return ["request_timeline.png"]
 
 

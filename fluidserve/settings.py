@@ -7,7 +7,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from serving import DEFAULT_KIND, KINDS, BatchTimeLaw, Kind, allowed_values, setting
+from serving import DEFAULT_KIND, KINDS, BatchTimeLaw, ConfigError, Kind, allowed_values, setting
 
 PLANNED_ENGINES = ("vllm_v0", "vllm_v1")
 """Engines that a later version will have."""
@@ -107,11 +107,37 @@ def all_settings() -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for kind in KINDS.values():
         for key, item in settings_of(kind).items():
-            others = found[key].kinds if key in found else ()
-            found[key] = replace(found.get(key, item), kinds=(*others, *item.kinds))
+            found[key] = _both(found[key], item) if key in found else item
     engine = found["engine"]
     rules = {**engine.rules, "choices": tuple(KINDS)}
     return found | {"engine": replace(engine, rules=MappingProxyType(rules), kinds=())}
+
+
+def _both(first: Setting, second: Setting) -> Setting:
+    """Return the key of two kinds as the command line has it: whatever either of them allows."""
+    if first.kind is not second.kind:
+        raise ConfigError(
+            second.key, second.kind.__name__,
+            f"{first.kind.__name__}, as it is in the engine {', '.join(first.kinds)}",
+        )  # fmt: skip
+    rules = dict(first.rules)
+    if "choices" in rules:
+        rules["choices"] = tuple(dict.fromkeys((*rules["choices"], *second.rules["choices"])))
+    return replace(
+        first,
+        rules=MappingProxyType(rules),
+        optional=first.optional or second.optional,
+        kinds=(*first.kinds, *second.kinds),
+    )
+
+
+def defaults_in_words(item: Setting) -> str:
+    """Return the default of a key, with the engine beside it where the engines differ."""
+    own = {name: settings_of(KINDS[name])[item.key].default for name in item.kinds}
+    shown = {name: "none" if value is None else str(value) for name, value in own.items()}
+    if len(set(shown.values())) > 1:
+        return ", ".join(f"{value} for {name}" for name, value in shown.items())
+    return "none" if item.default is None else str(item.default)
 
 
 _D_KV = next(item for item in _settings(BatchTimeLaw, "law") if item.key == "d_kv")
@@ -125,3 +151,6 @@ D_1 = Setting(
     _D_KV.rules,
 )
 """The one key that stands for two others."""
+
+D_1_KEYS = ("d_decode", "d_kv")
+"""The two."""

@@ -16,6 +16,7 @@ from serving.kinds import TIME_UNITS as TIME_UNITS
 from serving.kinds import VICTIM_POLICIES as VICTIM_POLICIES
 from serving.kinds import Column as Column
 from serving.kinds import DecodeNode as DecodeNode
+from serving.kinds import Event as Event
 from serving.kinds import Instance as Instance
 from serving.kinds import Kind as Kind
 from serving.kinds import KnobSpec as KnobSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 import discrete
 from fluid import saturation
 from ode import InitialState, solve
-from serving import RequestTable, Trajectory, WorkloadError, kind_of
+from serving import RequestTable, Trajectory, UnsupportedError, WorkloadError, kind_of
 from studies.question import Question
 
+KNOB = "admission_threshold"
 THRESHOLDS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 
@@ -189,10 +190,18 @@ def threshold_table(
         Of the backlogged start.
     runs
         How many from an empty start, each a draw of its own, the same draws for every threshold.
+
+    Raises
+    ------
+    UnsupportedError
+        If the engine has no admission threshold.
     """
+    kind = kind_of(question.instance)
+    if KNOB not in {field.name for field in fields(kind.settings)}:
+        raise UnsupportedError(f"the engine {kind.name} has no {KNOB} to change")
     rows = []
     for threshold in thresholds:
-        node: Any = replace(cast(Any, question.instance), admission_threshold=float(threshold))
+        node: Any = replace(cast(Any, question.instance), **{KNOB: float(threshold)})
         asked = question.on(node)
         waits, evicts = np.empty(runs), np.empty(runs)
         for k in range(runs):

@@ -191,7 +191,7 @@ class Question:
     def at_rate(self, rate: float) -> Question:
         """Return the question at a base rate of its workload [requests/time].
 
-        A file is stretched to this mean rate, its gaps in proportion.
+        A file is stretched to this mean rate, its gaps and its horizon in proportion.
 
         Raises
         ------
@@ -203,7 +203,8 @@ class Question:
         if self.source.horizon <= 0:
             raise FluidServeError("all requests arrive at time 0, which is no rate to change")
         factor = len(self.source) / self.source.horizon / rate
-        return self._changed(source=self.source.stretched(factor))
+        end = None if self.horizon is None else self.horizon * factor
+        return self._changed(source=self.source.stretched(factor), horizon=end)
 
     def at_load(self, load: float) -> Question:
         """Return the question at a base rate of ``load`` times the capacity of the instance.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,12 @@ class Profile:
     date: str
     wall: Wall | None = None
 
-    def config(self, time_unit: str = "s", kind: Kind = DEFAULT_KIND) -> dict[str, Any]:
+    def config(
+        self,
+        time_unit: str = "s",
+        kind: Kind = DEFAULT_KIND,
+        given: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Return the configuration keys of an instance with this profile.
 
         Parameters
@@ -74,6 +80,8 @@ class Profile:
         kind
             Kind of engine: it says which coefficients of the law its batches spend, and which
             settings give it the KV capacity.
+        given
+            The other settings of the instance, on which its KV capacity may depend.
 
         Raises
         ------
@@ -84,7 +92,7 @@ class Profile:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
         return {
             "time_unit": time_unit,
-            **kind.kv_keys(self.kv_capacity),
+            **kind.kv_keys(self.kv_capacity, given or {}),
             **kind.law_values(self.law.batch_time(TIME_UNITS[time_unit])),
         }
 

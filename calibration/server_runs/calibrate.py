@@ -128,7 +128,7 @@ class RunCalibration:
         law = {name: float(f"{known[name]:.6g}") for name in kind.law_keys if name in known}
         capacity = {}
         if self.kv_capacity is not None:
-            capacity = dict(kind.kv_keys(round(self.kv_capacity.value)))
+            capacity = dict(kind.kv_keys(round(self.kv_capacity.value), {}))
         return {"time_unit": "s", **law, **capacity}
 
 

@@ -54,7 +54,7 @@ def analyze_into(
     result = analysis_json(found)
     if solve_gradients:
         with watch("gradients"):
-            result["gradients"]["through_the_solve"] = _through_the_solve(inputs)
+            result["gradients"]["through_the_solve"] = _through_the_solve(inputs, approximate)
     summary = {
         "kind": "analysis",
         "seed": inputs.config.seed,
@@ -133,7 +133,7 @@ def _statistics(of: Distribution | None) -> dict[str, float | None]:
     return {"mean": of.mean, **{f"p{q}": of.percentiles[q] for q in PERCENTILES}}
 
 
-def _through_the_solve(inputs: Inputs) -> Mapping[str, Any]:
+def _through_the_solve(inputs: Inputs, approximate: bool) -> Mapping[str, Any]:
     """Differentiate the fluid solve of the workload, from an empty start."""
     question = inputs.question
     node = question.instance
@@ -143,7 +143,7 @@ def _through_the_solve(inputs: Inputs) -> Mapping[str, Any]:
     end = min(question.end, longest) if question.end > 0 else longest
     rate = question.mean_rate
     profile = question.profile if question.is_file else RateProfile.constant(rate, end)
-    found = gradients(profile, question.mix, node)
+    found = gradients(profile, question.mix, node, approximate=approximate)
     return {
         "method": found.method,
         "horizon": end,

@@ -85,7 +85,8 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
         )  # fmt: skip
         return engine, inputs
     fixed = [item.key for item in all_settings().values() if item.group != "run"]
-    for key in (*fixed, D_1.key, "config_file", "request_file", "seed", *WORKLOAD_KEYS):
+    own = ("engine", "config_file", "request_file", "seed")
+    for key in (*fixed, D_1.key, *own, *WORKLOAD_KEYS):
         if params.get(key) is not None:
             flag = {"config_file": "config", "request_file": "requests"}.get(key, key)
             raise FluidServeError(
@@ -93,7 +94,8 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
                 "use --inject to change what arrives"
             )
     engine = discrete.resume(state)
-    config = load_config_of(params).model_copy(update={"seed": engine.seed})
+    config = load_config_of({**params, "engine": engine.instance.engine})
+    config = config.model_copy(update={"seed": engine.seed})
     source = {"source": "state", "file": str(state)}
     return engine, Inputs(config, Question(engine.requests, engine.instance), source)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fluidserve.plots.style import INK, STATES, VERMILLION, figure, legend_above, note, time_label
-
-ENTERS = {
-    "arrive": "waiting",
-    "admit": "running",
-    "swap_out": "swapped",
-    "swap_in": "running",
-    "sacrifice": "waiting",
-    "complete": None,
-}
-"""State that a request is in after each event; None when it has left."""
+from serving import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +25,21 @@ class Timeline:
         Row of the request table.
     spans
         (state, from, to) [time], in order.
-    swaps, sacrifices
-        How often it was evicted.
+    evictions
+        How often it was evicted, by the mark of the event (``S``); none that did not happen.
     """
 
     req_id: int
     spans: tuple[tuple[str, float, float], ...]
-    swaps: int
-    sacrifices: int
+    evictions: Mapping[str, int]
 
     @classmethod
     def from_events(
-        cls, events: Mapping[str, Sequence[Any]], requests: Sequence[int], end: float
+        cls,
+        events: Mapping[str, Sequence[Any]],
+        requests: Sequence[int],
+        end: float,
+        kinds: Sequence[Event],
     ) -> list[Timeline]:
         """Return the ways of ``requests`` read off the columns of ``events.csv``.
 
@@ -56,24 +51,29 @@ class Timeline:
             Rows to follow.
         end : [time]
             Where a request that never completed is cut.
+        kinds
+            Events that the engine declares.
         """
         wanted: dict[int, list[tuple[str, float]]] = {int(row): [] for row in requests}
         req_id = np.asarray(events["req_id"], np.int64)
         time, kind = np.asarray(events["time"], float), np.asarray(events["event_type"])
         for i in np.flatnonzero(np.isin(req_id, list(wanted))):
             wanted[int(req_id[i])].append((str(kind[i]), float(time[i])))
-        return [cls._of(row, happened, end) for row, happened in wanted.items() if happened]
+        known = {event.name: event for event in kinds}
+        return [cls._of(row, seen, end, known) for row, seen in wanted.items() if seen]
 
     @classmethod
-    def _of(cls, row: int, happened: list[tuple[str, float]], end: float) -> Timeline:
+    def _of(
+        cls, row: int, happened: list[tuple[str, float]], end: float, known: Mapping[str, Event]
+    ) -> Timeline:
         spans = []
         ends = [t for _, t in happened[1:]] + [end]
         for (event, start), stop in zip(happened, ends, strict=True):
-            state = ENTERS[event]
+            state = known[event].state
             if state is not None and stop > start:
                 spans.append((state, start, stop))
-        kinds = [event for event, _ in happened]
-        return cls(row, tuple(spans), kinds.count("swap_out"), kinds.count("sacrifice"))
+        marks = Counter(known[event].mark for event, _ in happened)
+        return cls(row, tuple(spans), {mark: marks[mark] for mark in marks if mark})
 
 
 def sample_rows(evictions: ArrayLike, count: int) -> list[int]:
@@ -86,19 +86,27 @@ def sample_rows(evictions: ArrayLike, count: int) -> list[int]:
 
 
 def request_timeline(
-    timelines: Sequence[Timeline], path: str | Path, *, time_unit: str = "none"
+    timelines: Sequence[Timeline],
+    path: str | Path,
+    *,
+    kinds: Sequence[Event],
+    time_unit: str = "none",
 ) -> None:
     """Draw waiting, execution and swapped time of sampled requests.
 
     Parameters
     ----------
     timelines
-        One row each, in order of arrival. An evicted one is labelled ``S:n`` (n swaps) or
-        ``R:n`` (n restarts after a sacrifice).
+        One row each, in order of arrival. An evicted one is labelled by the mark of the event and
+        how often it happened, such as ``S:2``.
     path
         PNG to write.
+    kinds
+        Events that the engine declares.
     """
     names = {"waiting": "WAITING", "running": "RUNNING", "swapped": "SWAPPED"}
+    words = {event.mark: event.words for event in kinds if event.mark}
+    first = next(iter(words), "")
     with figure(path, 11.0, min(11.0, 1.4 + 0.12 * len(timelines))) as drawing:
         axes = drawing.subplots()
         handles: dict[str, Any] = {}
@@ -106,11 +114,11 @@ def request_timeline(
             for state, start, stop in way.spans:
                 bar = axes.barh(y, stop - start, left=start, height=0.72, color=STATES[state], lw=0)
                 handles.setdefault(names[state], bar)
-            label = f"S:{way.swaps}" if way.swaps else f"R:{way.sacrifices}"
-            if way.spans and (way.swaps or way.sacrifices):
+            label = " ".join(f"{mark}:{count}" for mark, count in way.evictions.items())
+            if way.spans and label:
                 axes.annotate(
                     label, (way.spans[-1][2], y), xytext=(3, 0), textcoords="offset points",
-                    va="center", fontsize=7, color=INK if way.swaps else VERMILLION,
+                    va="center", fontsize=7, color=INK if first in way.evictions else VERMILLION,
                 )  # fmt: skip
         shown = np.unique(np.linspace(0, len(timelines) - 1, 12).astype(int))
         axes.set_yticks(shown, [str(timelines[i].req_id) for i in shown])
@@ -119,7 +127,8 @@ def request_timeline(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(time_label(time_unit))
         axes.set_ylabel("request, in order of arrival")
-        if any(way.swaps or way.sacrifices for way in timelines):
-            note(axes, "S:n swapped out n times, R:n restarted n times", y=1.005)
+        if any(way.evictions for way in timelines):
+            told = ", ".join(f"{mark}:n {text} n times" for mark, text in words.items())
+            note(axes, told, y=1.005)
         ordered = {name: handles[name] for name in names.values() if name in handles}
         legend_above(drawing, ordered)

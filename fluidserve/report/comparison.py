@@ -106,8 +106,7 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
         picture(
             folder / "request_timeline.png",
             "Gantt chart of sampled requests",
-            "Sampled requests of the first run. S:n, swapped out n times; R:n, sacrificed and "
-            "restarted n times.",
+            "Sampled requests of the first run; a mark at the end counts evictions.",
         ),
         heading("How this was obtained"),
         _method_text(summary),

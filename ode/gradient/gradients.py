@@ -72,6 +72,7 @@ def gradients(
     transport: str = "superbee",
     step: float = 0.4,
     max_steps: int = 300_000,
+    approximate: bool = False,
 ) -> Gradients:
     """Differentiate a solve from an empty start (``method="eulerian_jax"``) by its parameters.
 
@@ -108,6 +109,8 @@ def gradients(
     step
         Length of a step in batch times. Shorter than a solve needs: the slope of the limited flux
         has rates of up to 6 per batch (2 upwind), and Runge-Kutta is stable up to 2.78.
+    approximate
+        As of :func:`ode.solve`.
 
     Returns
     -------
@@ -135,7 +138,7 @@ def gradients(
         raise UnsupportedError('the derivative by mean_decode needs transport="upwind"')
     if not drain and set(metrics) & set(OF_ALL_ARRIVALS):
         raise UnsupportedError("mean latencies of all arrivals need drain=True")
-    labels = policy_labels(instance) + validity_labels(mix, instance)
+    labels = policy_labels(instance, approximate=approximate) + validity_labels(mix, instance)
     longest = LONGEST_STEP.get(transport, 1.0)
     if not 0 < step <= longest:
         raise UnsupportedError(f"step: {step} is not allowed; allowed: 0 < step <= {longest}")

@@ -8,6 +8,7 @@ from serving.kinds.decode_node import DecodeNode as DecodeNode
 from serving.kinds.fluid_models import answers as answers
 from serving.kinds.fluid_models import reading_of as reading_of
 from serving.kinds.kind import Column as Column
+from serving.kinds.kind import Event as Event
 from serving.kinds.kind import Instance as Instance
 from serving.kinds.kind import Kind as Kind
 from serving.kinds.kind import KnobSpec as KnobSpec

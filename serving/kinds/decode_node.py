@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from serving.batch_time import BatchTimeLaw
-from serving.kinds.kind import Column, Kind, KnobSpec, Limit, Reading
+from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit, Reading
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, setting
 
@@ -119,7 +119,7 @@ DECODE_NODE = Kind(
     largest_request=lambda node: Limit(node.M_total, f"M_total = {node.M_total}"),
     limits=_limits,
     reading=lambda node: Reading("decode_node", node),
-    kv_keys=lambda tokens: {"M_total": tokens, "B": None},
+    kv_keys=lambda tokens, given: {"M_total": tokens, "B": None},
     snapshot=(
         Column("time", "time", "end of the batch"),
         Column("batch_id", "", "number of the batch, from 0"),
@@ -132,6 +132,14 @@ DECODE_NODE = Kind(
         Column("completed_count", "requests", "completions so far", "completed"),
         Column("gpu_memory_used", "tokens", "KV held by RUNNING", "memory"),
         Column("memory_utilization", "", "KV held by RUNNING over M_total"),
+    ),
+    events=(
+        Event("arrive", "waiting"),
+        Event("admit", "running"),
+        Event("swap_out", "swapped", "S", "swapped out", "swap_count"),
+        Event("swap_in", "running"),
+        Event("sacrifice", "waiting", "R", "restarted", "sacrifice_count"),
+        Event("complete", None),
     ),
     knobs=(
         KnobSpec(

@@ -8,11 +8,11 @@ read the fields of its settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from serving.batch_time import BatchTimeLaw
+from serving.batch_time import TABLES, BatchTimeLaw
 from serving.request_mix import RequestMix
 
 
@@ -57,6 +57,30 @@ class Column:
     unit: str
     words: str
     output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens to a request, as the event file names it.
+
+    Parameters
+    ----------
+    name
+        Value of the column ``event_type``.
+    state
+        State that the request is in afterwards: ``waiting``, ``running`` or ``swapped``; None when
+        it has left, or where the event changes no state.
+    mark, words
+        Of an eviction: the letter that marks it in pictures, and what happened (``restarted``).
+    counted_in
+        Of an eviction: the column of the request file that counts it.
+    """
+
+    name: str
+    state: str | None
+    mark: str = ""
+    words: str = ""
+    counted_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +181,12 @@ class Kind:
 
         Raises UnsupportedError, in words, where no fluid model does.
     kv_keys
-        From KV tokens to the settings that give an instance so many, without a further limit.
+        From KV tokens and the other settings to the settings that give an instance so many tokens,
+        without a further limit.
     snapshot
         Columns of the batch file, in order.
+    events
+        Events of the event file.
     knobs
         Settings that tuning may turn.
     """
@@ -173,8 +200,9 @@ class Kind:
     largest_request: Callable[[Any], Limit]
     limits: Callable[[Any], Mapping[str, Limit]]
     reading: Callable[[Any], Reading]
-    kv_keys: Callable[[int], Mapping[str, Any]]
+    kv_keys: Callable[[int, Mapping[str, Any]], Mapping[str, Any]]
     snapshot: tuple[Column, ...]
+    events: tuple[Event, ...]
     knobs: tuple[KnobSpec, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
@@ -188,6 +216,12 @@ class Kind:
             for key, value in values.items()
             if value is not None
         }
+
+    def law(self, values: Mapping[str, Any]) -> BatchTimeLaw:
+        """Return the law of some coefficients; those that this kind does not spend are none."""
+        unspent: dict[str, Any] = {item.name: 0.0 for item in fields(BatchTimeLaw)}
+        unspent |= dict.fromkeys(TABLES)
+        return BatchTimeLaw(**(unspent | {key: values[key] for key in self.law_keys}))
 
     def engine_class(self) -> Any:
         """Return the engine's class, see :class:`discrete.Engine`."""

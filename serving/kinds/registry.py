@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,4 +68,5 @@ def check_fits(requests: RequestTable, instance: Instance, path: str | Path | No
         Naming the first row whose prompt and answer together are too long.
     """
     most = kind_of(instance).largest_request(instance)
-    requests.refuse_longer_than(int(most.value), most.words, path)
+    if math.isfinite(most.value):
+        requests.refuse_longer_than(int(most.value), most.words, path)

@@ -16,7 +16,15 @@ from fluidserve.plots import (
 )
 from fluidserve.plots.dynamics import while_batches
 from fluidserve.plots.trajectories import scores
-from serving import NRMSE_OUTPUTS, OUTPUTS, DecodeNode, FileAccessError, RateProfile, Trajectory
+from serving import (
+    DEFAULT_KIND,
+    NRMSE_OUTPUTS,
+    OUTPUTS,
+    DecodeNode,
+    FileAccessError,
+    RateProfile,
+    Trajectory,
+)
 
 T = np.linspace(0.0, 100.0, 400)
 
@@ -97,8 +105,11 @@ EVENTS = {
 }  # fmt: skip
 
 
+KINDS_OF_EVENT = DEFAULT_KIND.events
+
+
 def test_a_timeline_is_read_off_the_events():
-    first, second = Timeline.from_events(EVENTS, [0, 1], 12.0)
+    first, second = Timeline.from_events(EVENTS, [0, 1], 12.0, KINDS_OF_EVENT)
     assert first.spans == (("waiting", 0.0, 2.0), ("running", 2.0, 7.0))
     assert second.spans == (
         ("waiting", 1.0, 3.0),
@@ -107,11 +118,12 @@ def test_a_timeline_is_read_off_the_events():
         ("running", 6.0, 9.0),
         ("waiting", 9.0, 12.0),
     )
-    assert (first.swaps, second.swaps, second.sacrifices) == (0, 1, 1)
+    assert (first.evictions, second.evictions) == ({}, {"S": 1, "R": 1})
 
 
 def test_request_timeline(tmp_path):
-    request_timeline(Timeline.from_events(EVENTS, [0, 1], 12.0), tmp_path / "t.png")
+    ways = Timeline.from_events(EVENTS, [0, 1], 12.0, KINDS_OF_EVENT)
+    request_timeline(ways, tmp_path / "t.png", kinds=KINDS_OF_EVENT)
     assert colourful(tmp_path / "t.png") > 0.05
 
 

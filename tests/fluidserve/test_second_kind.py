@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,17 @@ import pytest
 from toy_engine import REFUSAL, TOY, ToyNode
 
 import discrete
-from serving import KINDS, DecodeNode, FileAccessError, UnsupportedError, WorkloadError
+from fluidserve.config import flat, instance_of, load_config
+from fluidserve.settings import all_settings, defaults_in_words
+from serving import (
+    KINDS,
+    ConfigError,
+    DecodeNode,
+    FileAccessError,
+    UnsupportedError,
+    WorkloadError,
+    setting,
+)
 from studies import Question, Replications, analyze, compare, run_ensemble
 from workload import describe, generate, write_requests
 
@@ -76,6 +86,21 @@ def test_it_runs_and_its_files_can_be_run_drawn_and_listed_again(tmp_path):
     traces = [(tmp_path / e / "request_traces.csv").read_bytes() for e in ("e1", "e2")]
     assert traces[0] == traces[1]
     assert (tmp_path / "e1" / "system_dynamics.png").stat().st_size > 10_000
+    assert (tmp_path / "e1" / "request_timeline.png").stat().st_size > 10_000
+
+
+def test_a_saved_state_goes_on_and_leaves_a_configuration_that_runs(tmp_path):
+    half, rest, refused, again = commands(
+        tmp_path,
+        "simulate --engine toy --num-requests 20 --at-batch 9 --save-state state --out e1",
+        "simulate --resume state --out e2",
+        "simulate --resume state --engine decode_node --out e3",
+        "simulate --config e2/config_used.yaml --out e4",
+    )
+    assert half.status == rest.status == again.status == 0, (half, rest, again)
+    assert refused.status == 2 and "--engine: a state brings its own" in refused.stderr
+    traces = [(tmp_path / e / "request_traces.csv").read_bytes() for e in ("e1", "e2", "e4")]
+    assert traces[0] == traces[1] == traces[2]
 
 
 ANSWERS = {
@@ -89,6 +114,7 @@ ANSWERS = {
     "simulate --engine toy --M-total 500": "the engine toy has no such key, decode_node has",
     "simulate --slots 5": "the engine decode_node has no such key, toy has",
     "simulate --engine toy --slots 9": "allowed: <= slots = 9",
+    "simulate --engine toy --d-1 0.1": "unknown config key 'd_1'",
     "simulate --engine toy --slots 0": "a whole number >= 1",
     "simulate --engine nothing": "decode_node | toy",
     "simulate --engine vllm_v1": "not available in this version",
@@ -125,6 +151,34 @@ def test_profiles_knobs_and_help_know_it(tmp_path):
     words = " ".join(help_text.stdout.split())
     assert "tokens that the one request may have" in words and "[engine toy]" in words
     assert "[engine decode_node]" in words
+
+
+def test_coefficients_that_it_does_not_spend_are_none(toy):
+    """The law's own defaults are no part of the law of a kind that has no such key."""
+    config = load_config(flags={"engine": "toy", "d_0": 2.0, "d_kv": 0.5})
+    node = instance_of(config)
+    assert float(node.batch_time.duration(10, 4)) == 2.0 + 0.5 * (10 - 4)
+    assert instance_of(load_config(flags=flat(node))) == node
+
+
+def test_keys_of_two_kinds_allow_what_either_does_and_show_both_defaults(monkeypatch):
+    other = make_dataclass(
+        "Other",
+        [
+            ("time_unit", str, setting("s", "unit", choices=("s", "h"))),
+            ("M_total", int | None, setting(None, "KV memory", minimum=1)),
+        ],
+        frozen=True,
+    )
+    monkeypatch.setitem(KINDS, "other", replace(TOY, name="other", settings=other))
+    both = all_settings()
+    assert both["time_unit"].rules["choices"] == ("none", "s", "ms", "h")
+    assert defaults_in_words(both["time_unit"]) == "none for decode_node, s for other"
+    assert both["M_total"].optional and both["M_total"].kinds == ("decode_node", "other")
+    wrong = make_dataclass("Wrong", [("M_total", str, setting("a", "KV memory"))], frozen=True)
+    monkeypatch.setitem(KINDS, "other", replace(TOY, name="other", settings=wrong))
+    with pytest.raises(ConfigError, match="M_total"):
+        all_settings()
 
 
 def test_a_sweep_runs_it_and_says_what_it_cannot(tmp_path):

@@ -15,6 +15,7 @@ from discrete import HELD, Progress, Records, Run, Stop
 from serving import (
     BatchTimeLaw,
     Column,
+    Event,
     Kind,
     KnobSpec,
     Limit,
@@ -31,7 +32,7 @@ REFUSAL = "no fluid model answers for the engine toy: it serves one request at a
 class ToyNode:
     """Settings of the toy."""
 
-    batch_time: BatchTimeLaw = field(default_factory=BatchTimeLaw)
+    batch_time: BatchTimeLaw = field(default_factory=lambda: BatchTimeLaw(d_decode=0.0))
     time_unit: str = setting("none", "unit of every time", choices=("none", "s", "ms"))
     slots: int = setting(1000, "tokens that the one request may have", minimum=1)
 
@@ -185,10 +186,10 @@ class ToyLog:
     def event_records(self):
         return Records(
             {
-                "time": self.ends,
-                "event_type": np.full(self.num_batches, "complete"),
-                "req_id": np.arange(self.num_batches),
-                "details": np.full(self.num_batches, ""),
+                "time": np.column_stack([self.starts, self.ends]).ravel(),
+                "event_type": np.tile(["start", "complete"], self.num_batches),
+                "req_id": np.repeat(np.arange(self.num_batches), 2),
+                "details": np.full(2 * self.num_batches, ""),
             }
         )
 
@@ -227,7 +228,7 @@ TOY = Kind(
     largest_request=lambda node: Limit(node.slots, f"slots = {node.slots}"),
     limits=lambda node: {"memory": Limit(float(node.slots), "slots")},
     reading=_refused,
-    kv_keys=lambda tokens: {"slots": tokens},
+    kv_keys=lambda tokens, given: {"slots": tokens},
     snapshot=(
         Column("time", "time", "end of the batch"),
         Column("batch_id", "", "number of the batch"),
@@ -237,6 +238,7 @@ TOY = Kind(
         Column("completed_count", "requests", "completions so far", "completed"),
         Column("memory_used", "tokens", "tokens in use", "memory"),
     ),
+    events=(Event("start", "running"), Event("complete", None)),
     knobs=(
         KnobSpec(
             "slots", "smallest number of slots [tokens]", "smaller", "log",

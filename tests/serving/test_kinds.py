@@ -23,6 +23,7 @@ from serving import (
     reading_of,
     register,
 )
+from serving.batch_kernel import batch_duration
 
 MIX = RequestMix.from_lengths([10, 20], [5, 8])
 
@@ -61,15 +62,32 @@ def test_a_declaration_names_what_there_is():
         instance = kind.settings()
         assert instance.engine == kind.name and set(kind.law_keys) <= law
         assert {knob.key for knob in kind.knobs} <= settings
-        assert set(kind.kv_keys(1000)) <= settings
+        assert set(kind.kv_keys(1000, {})) <= settings
         assert "memory" in kind.limits(instance) and set(kind.limits(instance)) <= set(OUTPUTS)
         assert {c.output for c in kind.snapshot if c.output} <= set(OUTPUTS)
         assert callable(kind.engine_class()) and kind.line(instance) and kind.title
         larger = instance.scaled(3)
-        assert kind.largest_request(larger).value == 3 * kind.largest_request(instance).value
+        assert kind.largest_request(larger).value >= kind.largest_request(instance).value
         for knob in kind.knobs:
             (low, high), (least, most) = knob.bracket(MIX, instance), knob.limits(MIX, instance)
             assert least <= low < high <= most
+
+
+def test_a_door_without_an_instance_says_what_is_missing():
+    with pytest.raises(TypeError, match="instance"):
+        fluid.capacity(MIX)
+
+
+def test_every_coefficient_of_a_kind_makes_its_batches_longer():
+    """A key that a kind names and its law in compiled code forgets would be ignored in silence."""
+    for kind in KINDS.values():
+        none = dict.fromkeys(kind.law_keys, 0.0) | {
+            key: None for key in kind.law_keys if key.endswith("_table")
+        }
+        for key in kind.law_keys:
+            value = ((1.0, 1.0), (9.0, 2.0)) if key.endswith("_table") else 1.0
+            vector = kind.law(none | {key: value}).vector()
+            assert batch_duration(vector.ctypes.data, 50.0, 4.0, 3.0) > 0, key
 
 
 DOORS = {

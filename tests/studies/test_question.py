@@ -98,6 +98,10 @@ def test_a_load_is_that_of_the_instance_and_a_scale_is_of_both():
     of_file = Question(table, NODE, seed=5).scaled(3)
     assert same(of_file.requests, replicated(table, 3, 5))
     assert Question(table, NODE).at_load(0.5).load == pytest.approx(0.5)
+    end = 1.5 * table.horizon
+    observed = Question(table, NODE, horizon=end).at_load(0.5)
+    slower = observed.requests.horizon / table.horizon
+    assert observed.horizon == pytest.approx(slower * end) and slower != 1
 
 
 def test_what_contradicts_itself_is_refused():
