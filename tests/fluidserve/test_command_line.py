@@ -12,6 +12,7 @@ import pytest
 
 from fluidserve.cli import COMMANDS, cli
 from fluidserve.folders import FILES
+from ode import METHODS
 from serving import LATENCIES, OUTPUTS
 
 SMALL = ("--types", "(20,20,1)", "--M-total", 400, "--B", "none", "--num-requests", 40)
@@ -364,13 +365,13 @@ def test_equations(run, mode, style):
 
 @pytest.mark.slow
 def test_bench_measures(run):
-    done = run("bench", "--quick", "--methods", "lagrangian,eulerian_jax")
+    done = run("bench", "--quick")
     told = strict_json(done.stdout)
     assert all(case["requests_per_second"] > 13_370 for case in told["engine"])
     assert all(case["batches_per_second"] > 0 for case in told["engine"])
     assert set(told) == {"machine", "engine", "fluid_vs_discrete", "methods"}
     assert [row["n"] for row in told["fluid_vs_discrete"]] == [1, 10, 100]
-    assert set(told["methods"]) == {"lagrangian", "eulerian_jax"}
+    assert set(told["methods"]) == set(METHODS)
 
 
 def test_module_and_script_are_one():
