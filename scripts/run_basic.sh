@@ -29,7 +29,7 @@ quietly fluidserve solve "${node[@]}" --requests "$out/requests.csv" --out "$out
 step "plot: the two alone"
 quietly fluidserve plot "$out/simulate"
 quietly fluidserve plot "$out/solve"
-step "compare: replications of the engine next to every fluid method"
+step "compare: replications of the engine next to the fluid model"
 fluidserve compare "${node[@]}" "${workload[@]}" --out "$out/compare" > "$out/compare.json"
 
 cat >&2 <<EOF

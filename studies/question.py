@@ -51,7 +51,7 @@ class Question:
         stream whose equilibrium is asked for. Of a file, ``horizon`` may say where its observation
         ends.
     seed
-        Whole number >= 0; the k-th replication draws from its k-th child.
+        Whole number >= 0, from which every replication has its own; see :meth:`replication`.
 
     Raises
     ------
