@@ -29,6 +29,8 @@ COMMANDS = {
 """Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
 
 INTERRUPTED = 130
+AGAIN = 0.05
+"""Time [s] from a Ctrl-C that was lost to the next try."""
 
 
 class FrontDoor(click.Group):
@@ -81,6 +83,17 @@ class FrontDoor(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again where Ctrl-C came while code that cannot raise ran, such as a compiler's."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(lost)
+    from threading import Timer, main_thread
+
+    again = Timer(AGAIN, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
 def _stop(message: str, status: int) -> NoReturn:
     click.echo(f"fluidserve: {' '.join(message.split())}", err=True)
     sys.exit(status)
@@ -115,5 +128,6 @@ def main() -> NoReturn:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    sys.unraisablehook = _unraisable
     cli.main(prog_name="fluidserve")
     raise AssertionError("the front door always exits")

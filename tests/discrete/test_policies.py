@@ -157,7 +157,7 @@ def test_an_edited_callee_is_not_taken_from_the_cache(tmp_path):
         shutil.copytree(root / room, tmp_path / room, ignore=skip)
     seen = []
     for first, second in (("", ""), ("return s.tail, s.exec", "return s.head, s.exec")):
-        path = tmp_path / "discrete" / "_evict.py"
+        path = tmp_path / "discrete" / "decode_node" / "evict.py"
         text = path.read_text()
         assert first in text
         path.write_text(text.replace(first, second) if first else text)

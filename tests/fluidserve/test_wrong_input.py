@@ -188,6 +188,34 @@ def test_a_failure_leaves_an_existing_folder_as_it_was(run, folder):
 LONG = ("--num-requests", "3000000", "--load", "0.9", "--out", "x")
 
 
+LOST = """
+import ctypes, time
+import fluidserve.commands.bench as bench
+from fluidserve.cli import main
+
+@ctypes.CFUNCTYPE(None)
+def compiler():
+    raise KeyboardInterrupt
+
+def work(**options):
+    compiler()
+    time.sleep(20)
+    print("never interrupted")
+
+bench.command.callback = work
+main()
+"""
+
+
+def test_ctrl_c_in_code_that_cannot_raise_is_not_lost(tmp_path):
+    """An interrupt in a callback of C, such as LLVM's into Numba, is printed and dropped."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, "bench"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr.split("\n") == ["", "fluidserve: interrupted", ""]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
