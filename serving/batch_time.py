@@ -143,6 +143,11 @@ class BatchTimeLaw:
         return self.d_decode_table is None
 
     @property
+    def most_requests(self) -> float:
+        """Requests [requests] up to which the law's table was made; infinite without a table."""
+        return inf if self.d_decode_table is None else self.d_decode_table[-1][0]
+
+    @property
     def per_request_extra(self) -> float:
         """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
         return self.d_decode - self.d_kv

@@ -16,6 +16,9 @@ SHOWN = {
     "p99_e2el": "E2EL p99",
 }
 
+ROOM_FOR_NUMBER = 0.32
+"""Room beside the longest bar for its number, as a share of the width of the bars."""
+
 
 def elasticities(by_statistic: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
     """Draw elasticities of some statistics of latencies.
@@ -43,9 +46,12 @@ def elasticities(by_statistic: Mapping[str, Mapping[str, float]], path: str | Pa
             reach = max(1.0, float(np.abs(values).max()))
             for y, value in zip(place, values, strict=True):
                 side = "left" if value >= 0 else "right"
+                told = round(float(value), 2) + 0.0  # no "-0.00"
                 axes.text(
-                    value + 0.03 * reach * (1 if value >= 0 else -1), y, f"{value:.2g}",
+                    value + 0.03 * reach * (1 if value >= 0 else -1), y, f"{told:.2f}",
                     va="center", ha=side, fontsize=8,
                 )  # fmt: skip
-            axes.margins(x=0.3)
+            low, high = min(0.0, values.min()), max(0.0, values.max())
+            room = ROOM_FOR_NUMBER * max(high - low, 0.5 * reach)
+            axes.set_xlim(low - room * bool((values < 0).any()), high + room)
         panels[0].set_yticks(place, parameters)

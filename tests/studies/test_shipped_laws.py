@@ -83,6 +83,11 @@ def test_the_mixture_of_experts_is_far_from_what_its_linear_terms_say():
     rate = 0.8 * capacity(mix, node)
     state = equilibrium(mix, node, rate)
     assert state.tau == pytest.approx(78.2, rel=0.01)
+    told = analyze(Question(WORK["normal"].at_rate(rate), node, 1000.0)).warnings
+    assert any(line.startswith("extrapolated") and "ends at 256" in line for line in told)
+    light = analyze(Question(WORK["normal"].at_rate(rate / 50), node, 1000.0))
+    assert light.equilibrium is not None and light.equilibrium.running < 256
+    assert not any("extrapolated" in line for line in light.warnings)
     law = node.batch_time
     fixed = float(law.duration(0, 0))
     linear = fixed / (1 - rate * (float(law.duration(mix.work, 0)) - fixed))
