@@ -8,6 +8,9 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
+
+from fluidserve.front import Group
 
 COMMANDS = {
     "generate": "Sample a request table from a scenario, types or a trace's lengths.",
@@ -25,6 +28,7 @@ COMMANDS = {
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",
     "bench": "Measure speed: engine, fluid.",
+    "completion": "Print what makes bash, zsh or fish complete commands and options.",
 }
 """Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
 
@@ -33,7 +37,7 @@ AGAIN = 0.05
 """Time [s] from a Ctrl-C that was lost to the next try."""
 
 
-class FrontDoor(click.Group):
+class FrontDoor(Group):
     """Loads a command when it is asked for, and turns every error into one line and a status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,6 +55,15 @@ class FrontDoor(click.Group):
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any."""
+        found = [
+            CompletionItem(name, help=words)
+            for name, words in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run; with ``standalone_mode`` every deliberate error ends as one line on stderr."""

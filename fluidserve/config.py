@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from serving import (
     kind_of,
 )
 from serving.batch_time import checked_table
+from serving.errors import hint
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -209,11 +209,7 @@ def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
         missing = " and ".join(name for name in PLANNED_ENGINES if name not in KINDS)
         reason = f"it belongs to the engines {missing}, which are not available in this version"
     else:
-        folded = {name.lower().replace("-", "_"): name for name in known}
-        close = difflib.get_close_matches(key.lower().replace("-", "_"), folded, 1, 0.6)
-        reason = (
-            f"did you mean {folded[close[0]]!r}?" if close else f"known keys: {', '.join(known)}"
-        )
+        reason = hint(key, known).removeprefix("; ") or f"known keys: {', '.join(known)}"
     raise FluidServeError(f"{where}unknown config key {key!r} (value {value!r}); {reason}")
 
 

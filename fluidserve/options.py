@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
+from fluidserve.flags import FlagError as FlagError
+from fluidserve.front import Option
 from fluidserve.settings import D_1, Setting, all_settings, defaults_in_words
-from serving import KINDS, FluidServeError
+from serving import KINDS
 
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
@@ -20,13 +23,6 @@ PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
     *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
 )  # fmt: skip
-
-
-class FlagError(FluidServeError):
-    """A flag that is no configuration key has a value that is not allowed."""
-
-    def __init__(self, flag: str, value: object, allowed: str) -> None:
-        super().__init__(f"{flag} {value}: not allowed; allowed: {allowed}")
 
 
 class _Raw(click.ParamType):
@@ -42,6 +38,15 @@ class _Raw(click.ParamType):
             return NULL
         return _rows(value) if "rows" in self.item.rules else value
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """Complete a choice, a file or a folder."""
+        places = {"request_file": completion.file, "output_dir": completion.folder}
+        choices = self.item.rules.get("choices", ())
+        complete = places.get(self.item.key) or completion.of_words(lambda: choices)
+        return complete(ctx, param, incomplete)
+
 
 def _rows(text: Any) -> Any:
     """Return ``1:0.010,8:0.011`` as rows of numbers; what is none stays text, to be refused."""
@@ -54,12 +59,23 @@ def _rows(text: Any) -> Any:
     return rows
 
 
-def _option(item: Setting) -> click.Option:
+SECTION = {"node": "Node", "law": "Law"}
+"""Section of the help by the group of a key."""
+
+SECTION_OF_KEY = {
+    "request_file": "Workload", "L_filter": "Workload", "engine": "Node", "seed": "Run",
+    "output_dir": "Output", "verbose": "Output", "progress_interval": "Output",
+}  # fmt: skip
+"""Section of the keys of a run."""
+
+
+def _option(item: Setting) -> Option:
     declarations = [item.flag, item.key]
+    section = SECTION_OF_KEY.get(item.key) or SECTION[item.group]
     some = f"  [engine {', '.join(item.kinds)}]" if 0 < len(item.kinds) < len(KINDS) else ""
     if item.kind is bool:
         flag = f"{item.flag}/--no-{item.flag.removeprefix('--')}"
-        return click.Option([flag, item.key], default=None, help=item.doc + some)
+        return Option([flag, item.key], default=None, help=item.doc + some, section=section)
     bare = item.key in ("request_file", "output_dir")
     note = "" if bare else f"  [default: {defaults_in_words(item)}]"
     choices = "|".join(item.rules.get("choices", ()))
@@ -67,12 +83,13 @@ def _option(item: Setting) -> click.Option:
         choices += "|FILE.py:FUNCTION"
     special = {"request_file": "FILE", "output_dir": "DIR"}
     metavar = "N:TIME,N:TIME,..." if "rows" in item.rules else special.get(item.key)
-    return click.Option(
-        declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note + some
-    )
+    return Option(
+        declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note + some,
+        section=section,
+    )  # fmt: skip
 
 
-def _attach(*options: click.Option) -> Callable[[Any], Any]:
+def _attach(*options: Option) -> Callable[[Any], Any]:
     def attach(function: Any) -> Any:
         for option in reversed(options):
             params = function.__dict__.setdefault("__click_params__", [])
@@ -86,13 +103,16 @@ def instance_options(function: Any) -> Any:
     """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
     settings = all_settings()
     keys = [item for item in settings.values() if item.group in ("node", "law")]
-    file = click.Option(
-        ["--config", "config_file"], metavar="FILE", help="YAML configuration; flags override it."
-    )
-    add = functools.partial(click.Option, default=None)
+    add = functools.partial(Option, default=None, section="Node")
+    file = add(
+        ["--config", "config_file"], metavar="FILE", shell_complete=completion.file,
+        help="YAML configuration; flags override it",
+    )  # fmt: skip
     profile = (
-        add(["--model"], help="take law and KV capacity of this model; needs --hardware"),
-        add(["--hardware"], help="graphics card of --model; see fluidserve profiles list"),
+        add(["--model"], help="take law and KV capacity of this model; needs --hardware",
+            shell_complete=completion.of_words(completion.models)),
+        add(["--hardware"], help="graphics card of --model; see fluidserve profiles list",
+            shell_complete=completion.of_words(completion.hardware)),
         add(["--tp"], type=int, help="cards over which --model is divided  [default: 1]"),
         add(["--gpu-memory-utilization"], type=float,
             help="share of a card's memory for --model  [default: 0.9]"),
@@ -103,18 +123,23 @@ def instance_options(function: Any) -> Any:
 
 def workload_options(function: Any) -> Any:
     """Add the three ways to name a workload: a request file, a trace, the generator."""
-    settings, add = all_settings(), functools.partial(click.Option, default=None)
+    settings, add = all_settings(), functools.partial(Option, default=None, section="Workload")
+    formats = completion.of_words(completion.trace_formats)
+    scenarios = completion.of_words(completion.scenarios)
     options = [
         _option(settings["request_file"]),
-        add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip"),
-        add(["--format"], help="format of the trace; detected without it"),
+        add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip",
+            shell_complete=completion.file),
+        add(["--format"], help="format of the trace; detected without it", shell_complete=formats),
         add(["--limit"], type=int, help="first so many requests of a file"),
         add(["--start"], type=float, help="skip a file's arrivals before this time"),
         add(["--rate-scale"], type=float, help="multiply a file's arrival rate"),
         _option(settings["L_filter"]),
-        add(["--scenario"], help="normal | heavy | bursty  [default: normal]"),
+        add(["--scenario"], help="normal | heavy | bursty  [default: normal]",
+            shell_complete=scenarios),
         add(["--types"], metavar='"(p,D,rate);..."', help="Poisson streams of fixed lengths"),
-        add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated"),
+        add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated",
+            shell_complete=completion.file),
         add(["--num-requests"], type=int, help="requests to generate  [default: 100]"),
         add(["--horizon"], type=float, help="generate arrivals up to this time instead"),
         add(["--arrival-rate"], type=float, help="base rate  [default: the scenario's, 0.5]"),
@@ -136,7 +161,7 @@ def workload_options(function: Any) -> Any:
             help="n: rate, memory and batch budget times n, times per token divided by n",
         ),
         _option(settings["seed"]),
-    ]
+    ]  # fmt: skip
     return _attach(*options)(function)
 
 
@@ -148,7 +173,7 @@ def run_options(function: Any) -> Any:
 
 def goodput_option(function: Any) -> Any:
     """Add ``--goodput``, which may be given several times."""
-    option = click.Option(
+    option = Option(
         ["--goodput"], multiple=True, metavar="LATENCY:THRESHOLD",
         help="count requests that meet this, such as ttft:2 or ttft_ms:2000; repeatable",
     )  # fmt: skip

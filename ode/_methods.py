@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from serving import UnsupportedError
+from serving.errors import hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +79,6 @@ def method_named(name: str) -> Method:
     """
     known = METHODS.get(OLD_NAMES.get(name, name))
     if known is None:
-        raise UnsupportedError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
+        known_names = f"there are: {', '.join(METHODS)}{hint(name, METHODS)}"
+        raise UnsupportedError(f"there is no method {name!r}; {known_names}")
     return known

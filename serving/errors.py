@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Return the known word that is spelled most like another; None where none is like it."""
+    folded = {_folded(each): each for each in known}
+    close = difflib.get_close_matches(_folded(str(word)), folded, 1, 0.6)
+    return folded[close[0]] if close else None
+
+
+def hint(word: object, known: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests the nearest known word, or nothing."""
+    close = nearest(word, known)
+    return "" if close is None else f"; did you mean {close!r}?"
+
+
+def _folded(word: str) -> str:
+    return word.lower().replace("-", "_")
+
+
+def allowed_hint(value: object, allowed: str) -> str:
+    """Return what is allowed, with the nearest of its choices where it lists some."""
+    choices = [each for each in allowed.split(" | ") if each.replace("-", "_").isidentifier()]
+    return allowed + (hint(value, choices) if isinstance(value, str) and len(choices) > 1 else "")
 
 
 class FluidServeError(Exception):
@@ -21,7 +46,9 @@ class ConfigError(FluidServeError):
     """
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
-        super().__init__(f"config key {key!r}: {value!r} is not allowed; allowed: {allowed}")
+        super().__init__(
+            f"config key {key!r}: {value!r} is not allowed; allowed: {allowed_hint(value, allowed)}"
+        )
         self.key, self.value, self.allowed = key, value, allowed
 
 

@@ -6,24 +6,25 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import instance_options, run_options, workload_options
 
 
-@click.command("analyze")
+@click.command("analyze", cls=Command)
 @workload_options
 @instance_options
 @run_options
-@click.option(
+@option(
     "--transient/--stationary", default=None,
     help="latencies from an empty start over the arrivals, or of the equilibrium "
     "[default: of the equilibrium where the load is constant and below 1]",
 )  # fmt: skip
-@click.option(
+@option(
     "--solve-gradients",
     is_flag=True,
     help="also differentiate the Eulerian solve by JAX (compiles for half a minute)",
 )
-@click.option("--approximate", is_flag=True, help="read unmodelled policies as FCFS and LIFO")
+@option("--approximate", is_flag=True, help="read unmodelled policies as FCFS and LIFO")
 def command(
     transient: bool | None, solve_gradients: bool, approximate: bool, **params: Any
 ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.front import Command, option
 
-@click.command("bench")
-@click.option("--quick", is_flag=True, help="smaller systems and fewer repeats, some seconds")
-@click.option("--methods", default="all", show_default=True, help="fluid methods, comma-separated")
+
+@click.command("bench", cls=Command)
+@option("--quick", is_flag=True, help="smaller systems and fewer repeats, some seconds")
+@option("--methods", default="all", show_default=True, help="fluid methods, comma-separated")
 def command(quick: bool, methods: str) -> None:
     """Measure speed and print it as JSON: kernels warm, best of several, no files written.
 

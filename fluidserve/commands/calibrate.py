@@ -6,9 +6,10 @@ import click
 
 from fluidserve.commands.calibrate_run import run
 from fluidserve.commands.calibrate_steps import steps
+from fluidserve.front import Group
 
 
-@click.group("calibrate")
+@click.group("calibrate", cls=Group)
 def command() -> None:
     """Fit batch-time laws to measurements."""
 

@@ -6,26 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluidserve.front import Command, option
+
 if TYPE_CHECKING:
     from calibration.server_runs import Drift, RunCalibration
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("source", metavar="FILE")
-@click.option("--max-num-batched-tokens", "token_budget", type=int, default=None,
+@option("--max-num-batched-tokens", "token_budget", type=int, default=None,
               help="token budget of the server; found where FILE has token times")  # fmt: skip
-@click.option("--kv-capacity", "kv_capacity_tokens", type=float, default=None,
+@option("--kv-capacity", "kv_capacity_tokens", type=float, default=None,
               help="KV cache [tokens], where metrics say only the share in use")  # fmt: skip
-@click.option("--interval", type=float, default=None,
+@option("--interval", type=float, default=None,
               help="seconds between scrapes of /metrics that say no time")  # fmt: skip
-@click.option("--engine", default=None, help="label 'engine' of the one to take, of several")
-@click.option("--decode-node", "remote_prefill", is_flag=True,
+@option("--engine", default=None, help="label 'engine' of the one to take, of several")
+@option("--decode-node", "remote_prefill", is_flag=True,
               help="prompts come with their KV: the server computes no prefill")  # fmt: skip
-@click.option("--steps-per-row", type=int, default=None,
+@option("--steps-per-row", type=int, default=None,
               help="batches averaged where FILE has token times  [default: 8]")  # fmt: skip
-@click.option("--windows", type=int, default=8, show_default=True,
+@option("--windows", type=int, default=8, show_default=True,
               help="half-overlapping windows in which the law is fitted again")  # fmt: skip
-@click.option("--config-out", default=None, metavar="FILE",
+@option("--config-out", default=None, metavar="FILE", section="Output",
               help="write the law, and the KV capacity if visible, as a configuration")  # fmt: skip
 def run(
     source: str, interval: float | None, engine: str | None, config_out: str | None, **options: Any

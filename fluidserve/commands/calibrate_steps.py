@@ -6,22 +6,30 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 
-@click.command("steps")
+
+@click.command("steps", cls=Command)
 @click.argument("file", metavar="FILE")
-@click.option("--hardware", help="rows of this hardware only")
-@click.option("--model", help="rows of this model only")
-@click.option("--tp", type=int, help="rows of this tensor-parallel degree only")
-@click.option(
+@option("--hardware", help="rows of this hardware only")
+@option("--model", help="rows of this model only")
+@option("--tp", type=int, help="rows of this tensor-parallel degree only")
+@option(
     "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
 )
-@click.option(
+@option(
     "--law", metavar="linear|tabulated|auto", default="auto", show_default=True,
     help="decode in the number of requests; auto: what is better on held-out levels",
 )  # fmt: skip
-@click.option("--kv/--no-kv", default=True, show_default=True, help="KV read as a term")
-@click.option("--compare/--no-compare", default=True, show_default=True, help="also without KV")
-@click.option("--out", "out", metavar="DIR", help="experiment folder: law, pictures, summary")
+@option("--kv/--no-kv", default=True, show_default=True, help="KV read as a term")
+@option("--compare/--no-compare", default=True, show_default=True, help="also without KV")
+@option(
+    "--out",
+    "out",
+    metavar="DIR",
+    section="Output",
+    help="experiment folder: law, pictures, summary",
+)
 def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params: Any) -> None:
     """Fit the batch-time law to the step times of FILE (CSV, plain or gzip).
 

@@ -6,22 +6,24 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
 
-@click.command("compare")
+@click.command("compare", cls=Command)
 @workload_options
 @instance_options
 @run_options
 @goodput_option
-@click.option("--replications", type=int, default=32, show_default=True, help="engine runs")
-@click.option("--workers", type=int, help="processes; all cores by default")
-@click.option(
+@option("--replications", type=int, default=32, show_default=True, help="engine runs")
+@option("--workers", type=int, help="processes; all cores by default")
+@option(
     "--methods", default="lagrangian,eulerian_jax", show_default=True,
     help="fluid methods, comma-separated, or all",
 )  # fmt: skip
-@click.option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report")
+@option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
+@option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report",
+        section="Output")  # fmt: skip
 def command(pictures: bool, **params: Any) -> None:
     """Put the fluid model next to the discrete engine on the same instance and workload.
 

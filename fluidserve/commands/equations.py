@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from serving import MODES
 
 FORMATS = ("text", "latex", "python")
 
 
-@click.command("equations")
-@click.option(
+@click.command("equations", cls=Command)
+@option(
     "--mode", type=click.Choice(MODES), default="swapping",
     show_default=True, help="what happens to an evicted request",
 )  # fmt: skip
-@click.option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
+@option("--format", "style", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(mode: str, style: str) -> None:
     """Print the fluid model that the solvers integrate."""
     import fluid

@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
-_HOME = click.option(
+from fluidserve.front import Group, option
+
+_HOME = option(
     "--home", default="data/experiments", show_default=True, metavar="DIR",
     help="where experiments are",
 )  # fmt: skip
 
 
-@click.group("experiments")
+@click.group("experiments", cls=Group)
 def command() -> None:
     """List, describe, compare, archive and export experiment folders.
 
@@ -64,7 +66,8 @@ def compare_command(names: tuple[str, ...], home: str) -> None:
 
 @command.command("archive")
 @click.argument("names", nargs=-1)
-@click.option("--output", default="experiments.tar.gz", show_default=True, metavar="FILE")
+@option("--output", default="experiments.tar.gz", show_default=True, metavar="FILE",
+        section="Output")  # fmt: skip
 @_HOME
 def archive_command(names: tuple[str, ...], output: str, home: str) -> None:
     """Pack experiment folders into one .tar.gz; the folders stay."""
@@ -75,7 +78,8 @@ def archive_command(names: tuple[str, ...], output: str, home: str) -> None:
 
 @command.command("export")
 @click.argument("names", nargs=-1)
-@click.option("--output", default="experiments.csv", show_default=True, metavar="FILE")
+@option("--output", default="experiments.csv", show_default=True, metavar="FILE",
+        section="Output")  # fmt: skip
 @_HOME
 def export_command(names: tuple[str, ...], output: str, home: str) -> None:
     """Write one row per experiment, with every metric, as .csv or .json."""

@@ -6,13 +6,16 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import instance_options, workload_options
 
 
-@click.command("generate")
+@click.command("generate", cls=Command)
 @workload_options
 @instance_options
-@click.option("--output", default="requests.csv", show_default=True, help="CSV to write")
+@option(
+    "--output", default="requests.csv", show_default=True, help="CSV to write", section="Output"
+)
 def command(output: str, **params: Any) -> None:
     """Sample a request table and write it as CSV.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.front import Command, option
 from serving import MODES
 
 QUICK = {
@@ -14,20 +15,18 @@ QUICK = {
 }
 
 
-@click.command("phase-diagram")
-@click.option(
+@click.command("phase-diagram", cls=Command)
+@option(
     "--mode", type=click.Choice(MODES), default="sacrifice",
     show_default=True, help="what happens to an evicted request",
 )  # fmt: skip
-@click.option("--loads", default="0.6,0.8,0.95,1.1", show_default=True, help="a panel for each")
-@click.option(
-    "--mean-decode", type=click.IntRange(2, 1000), default=40, show_default=True, help="E[D]"
-)
-@click.option("--engine/--no-engine", default=True, show_default=True, help="ask the engine too")
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="engine runs")
-@click.option("--quick", is_flag=True, help="a coarse map and few engine runs, some seconds")
-@click.option(
-    "--output", default="phase_diagram", show_default=True, metavar="STEM",
+@option("--loads", default="0.6,0.8,0.95,1.1", show_default=True, help="a panel for each")
+@option("--mean-decode", type=click.IntRange(2, 1000), default=40, show_default=True, help="E[D]")
+@option("--engine/--no-engine", default=True, show_default=True, help="ask the engine too")
+@option("--seed", type=click.IntRange(0), default=42, show_default=True, help="engine runs")
+@option("--quick", is_flag=True, help="a coarse map and few engine runs, some seconds")
+@option(
+    "--output", default="phase_diagram", show_default=True, metavar="STEM", section="Output",
     help="writes STEM.json and STEM.png",
 )  # fmt: skip
 def command(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.front import Command
 
-@click.command("plot")
+
+@click.command("plot", cls=Command)
 @click.argument("folder", metavar="DIR")
 def command(folder: str) -> None:
     """Draw the pictures of the experiment folder DIR (again), and its report if it compares.

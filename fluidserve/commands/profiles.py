@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.front import Group, option
 
-@click.group("profiles")
+
+@click.group("profiles", cls=Group)
 def command() -> None:
     """List profiles, or show one."""
 
@@ -29,10 +31,10 @@ def listed() -> None:
 
 
 @command.command("show")
-@click.option("--model", required=True, help="any spelling; a tuned variant means its base")
-@click.option("--hardware", required=True, help="graphics card")
-@click.option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
-@click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True,
+@option("--model", required=True, help="any spelling; a tuned variant means its base")
+@option("--hardware", required=True, help="graphics card")
+@option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
+@option("--gpu-memory-utilization", type=float, default=0.9, show_default=True,
               help="share of a card's memory that the server takes")  # fmt: skip
 def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> None:
     """Print the profile of a model on a card: law [ms], KV capacity [tokens], source, error."""

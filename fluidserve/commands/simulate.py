@@ -6,22 +6,24 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
 
-@click.command("simulate")
+@click.command("simulate", cls=Command)
 @workload_options
 @instance_options
 @run_options
 @goodput_option
-@click.option("--until", type=float, help="stop at the first batch boundary at or after this")
-@click.option("--events/--no-events", default=True, show_default=True, help="write event files")
-@click.option("--save-state", metavar="FILE", help="write the engine's state")
-@click.option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
-@click.option("--resume", metavar="FILE", help="go on from a state, with its instance and requests")
-@click.option("--inject", metavar="FILE", help="other requests from --inject-at on")
-@click.option("--inject-at", type=float, help="time from which --inject counts; else now")
-@click.option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
+@option("--until", type=float, help="stop at the first batch boundary at or after this")
+@option("--events/--no-events", default=True, show_default=True, help="write event files",
+        section="Output")  # fmt: skip
+@option("--save-state", metavar="FILE", help="write the engine's state", section="Output")
+@option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
+@option("--resume", metavar="FILE", help="go on from a state, with its instance and requests")
+@option("--inject", metavar="FILE", help="other requests from --inject-at on")
+@option("--inject-at", type=float, help="time from which --inject counts; else now")
+@option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
 def command(**params: Any) -> None:
     """Simulate a workload batch by batch; print metrics as JSON and write every record.
 

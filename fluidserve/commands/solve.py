@@ -6,21 +6,22 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
 
-@click.command("solve")
+@click.command("solve", cls=Command)
 @workload_options
 @instance_options
 @run_options
 @goodput_option
-@click.option("--method", default="lagrangian", show_default=True, help="solver; see --methods")
-@click.option("--methods", is_flag=True, help="list the methods and exit")
-@click.option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
-@click.option("--drain/--no-drain", default=True, show_default=True, help="go on until empty")
-@click.option("--initial-waiting", type=float, default=0.0, help="requests in WAITING at time 0")
-@click.option("--step", type=float, help="step of eulerian_jax, in batch times, <= 1")
-@click.option("--batches-per-step", type=int, help="batches per step of lagrangian")
+@option("--method", default="lagrangian", show_default=True, help="solver; see --methods")
+@option("--methods", is_flag=True, help="list the methods and exit")
+@option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
+@option("--drain/--no-drain", default=True, show_default=True, help="go on until empty")
+@option("--initial-waiting", type=float, default=0.0, help="requests in WAITING at time 0")
+@option("--step", type=float, help="step of eulerian_jax, in batch times, <= 1")
+@option("--batches-per-step", type=int, help="batches per step of lagrangian")
 def command(methods: bool, **params: Any) -> None:
     """Solve the fluid model; print its metrics as JSON and write its trajectory."""
     from fluidserve.folders import emit, experiment_folder

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import click
 
+from fluidserve.front import Command, option
 
-@click.command("sweep")
+
+@click.command("sweep", cls=Command)
 @click.argument("grid", metavar="GRID.yaml")
-@click.option(
-    "--output", default="sweep.csv", show_default=True, metavar="FILE",
+@option(
+    "--output", default="sweep.csv", show_default=True, metavar="FILE", section="Output",
     help="result, .csv or .parquet (needs pyarrow)",
 )  # fmt: skip
-@click.option("--workers", type=int, help="processes; all cores by default")
-@click.option("--scheduler", metavar="ADDRESS", help="run on this Dask cluster instead")
-@click.option("--verbose/--no-verbose", default=True, help="progress on stderr")
+@option("--workers", type=int, help="processes; all cores by default")
+@option("--scheduler", metavar="ADDRESS", help="run on this Dask cluster instead")
+@option("--verbose/--no-verbose", default=True, help="progress on stderr",
+        section="Output")  # fmt: skip
 def command(
     grid: str, output: str, workers: int | None, scheduler: str | None, verbose: bool
 ) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Group, option
 
-@click.group("trace")
+
+@click.group("trace", cls=Group)
 def command() -> None:
     """Read traces of other projects."""
 
@@ -15,11 +17,11 @@ def command() -> None:
 @command.command("convert")
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT")
-@click.option("--format", default=None, help="format of IN; detected without it")
-@click.option("--limit", type=int, default=None, help="first so many requests")
-@click.option("--start", type=float, default=None, help="skip arrivals before this time")
-@click.option("--rate-scale", type=float, default=None, help="multiply the arrival rate")
-@click.option("--L-filter", "L_filter", type=int, default=None, help="drop longer decodes")
+@option("--format", default=None, help="format of IN; detected without it")
+@option("--limit", type=int, default=None, help="first so many requests")
+@option("--start", type=float, default=None, help="skip arrivals before this time")
+@option("--rate-scale", type=float, default=None, help="multiply the arrival rate")
+@option("--L-filter", "L_filter", type=int, default=None, help="drop longer decodes")
 def convert(source: str, output: str, **options: Any) -> None:
     """Write the trace IN, cleaned, as the request file OUT.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 from serving import KINDS
 
@@ -39,24 +40,24 @@ def help_text() -> str:
     return "\n\n".join(paragraphs)
 
 
-@click.command("tune", help=help_text())
+@click.command("tune", cls=Command, help=help_text())
 @click.argument("knob")
-@click.option(
+@option(
     "--slo", "slos", multiple=True, metavar="STATISTIC_LATENCY<LIMIT",
     help='objective, such as "p99_ttft<2" or "p99_ttft_ms<2000"; repeatable, all are to be met',
 )  # fmt: skip
-@click.option(
+@option(
     "--bracket", metavar="LOW:HIGH",
     help="where to look, for two knobs LOW:HIGH,LOW:HIGH; else the knob's own bracket",
 )  # fmt: skip
-@click.option("--tolerance", type=float, help="relative width of the answer  [default: 0.01]")
-@click.option("--replications", type=int, help="most runs per point  [default: 16; of two knobs 5]")
-@click.option("--confidence", type=float, help="of a verdict  [default: 0.95]")
-@click.option("--scan", type=int, help="points of the engine's first look  [default: 4]")
-@click.option(
+@option("--tolerance", type=float, help="relative width of the answer  [default: 0.01]")
+@option("--replications", type=int, help="most runs per point  [default: 16; of two knobs 5]")
+@option("--confidence", type=float, help="of a verdict  [default: 0.95]")
+@option("--scan", type=int, help="points of the engine's first look  [default: 4]")
+@option(
     "--run-length", type=int, help="least requests of a run  [default: 20000; of two knobs 100000]"
 )
-@click.option("--max-run-length", type=int, help="most requests of a run  [default: 1000000]")
+@option("--max-run-length", type=int, help="most requests of a run  [default: 1000000]")
 @workload_options
 @instance_options
 @run_options

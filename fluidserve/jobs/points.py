@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from fluidserve.jobs.simulate import simulate_row
 from fluidserve.jobs.solve import solve_row
 from fluidserve.options import goodput_option, instance_options, workload_options
 from serving import FluidServeError
+from serving.errors import hint
 
 FILES = ("config_file", "request_file", "trace", "lengths")
 """Keys that name a file, sought from the folder of the grid."""
@@ -75,9 +75,8 @@ def check_key(kind: str, key: str) -> None:
     """
     known = names_of(kind)
     if key.replace("-", "_") not in known:
-        close = difflib.get_close_matches(key.replace("-", "_"), known, 1, 0.6)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-        raise FluidServeError(f"a sweep of kind {kind} has no key {key!r}; {hint}")
+        more = hint(key, known) or f"; known: {', '.join(sorted(known))}"
+        raise FluidServeError(f"a sweep of kind {kind} has no key {key!r}{more}")
 
 
 def parameters(kind: str, keys: Mapping[str, Any]) -> dict[str, Any]:
