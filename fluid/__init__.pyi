@@ -3,8 +3,10 @@ from ._array_code import rate_statements as rate_statements
 from ._capacity import Saturation as Saturation
 from ._capacity import capacity as capacity
 from ._capacity import fastest_batch as fastest_batch
+from ._capacity import requests_that_fit as requests_that_fit
 from ._capacity import saturation as saturation
 from ._capacity import straddle as straddle
+from ._certificate import LIMIT_CYCLE as LIMIT_CYCLE
 from ._certificate import Certificate as Certificate
 from ._certificate import certificate as certificate
 from ._equations import Equations as Equations
@@ -39,6 +41,8 @@ from ._survival_polynomial import ode_is_stable as ode_is_stable
 from ._survival_polynomial import survival_polynomial as survival_polynomial
 from ._symbolic_equilibrium import equilibrium_formulas as equilibrium_formulas
 from ._threshold import threshold_without_eviction as threshold_without_eviction
+from ._whole_requests import WholeRequests as WholeRequests
+from ._whole_requests import whole_requests as whole_requests
 from ._worst_cycle import WorstCycle as WorstCycle
 from ._worst_cycle import worst_cycle as worst_cycle
 from .node_work import RequestWork as RequestWork

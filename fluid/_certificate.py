@@ -1,4 +1,9 @@
-"""Whether the memory-full equilibrium of a node can be trusted, and by which solver."""
+"""Whether the equilibrium of a full node can be trusted, and by which solver.
+
+What fills is the memory or the batch budget B, whichever is smaller. The entrants to a batch that
+is kept full obey the recursion of the entrants to a memory that is kept full: a request needs
+p + m + 1 tokens m iterations on in either, so that one polynomial decides for both.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ ODE_BLIND = "the ODE is blind here: use the Lagrangian engine"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Local stability of the memory-full equilibrium, whatever the load (section 5).
+    """Local stability of the equilibrium of a full node, whatever the load (section 5).
 
     Parameters
     ----------
@@ -35,8 +40,9 @@ class Certificate:
         Throughput of the worst cycle of sacrifice mode; None in swapping mode and where no closed
         form holds.
     memory_binds
-        Whether memory is what limits a backlogged node. Where B is smaller, the node's batches
-        fill instead and the certificate describes a surface that matters less.
+        Whether memory, up to the admission threshold, is what limits a backlogged node. Where B is
+        smaller its batches fill instead: then a cycle shifts completions in time, and grows as
+        long as a queue lasts.
     message
         The verdict in words.
     """
@@ -50,10 +56,8 @@ class Certificate:
     message: str
 
     def labels(self) -> tuple[str, ...]:
-        """Return the caveats that a solution whose memory can fill carries."""
-        if self.stable or not self.memory_binds:
-            return ()
-        return (self.message,)
+        """Return the caveats that a solution which fills the node carries."""
+        return () if self.stable else (self.message,)
 
 
 @answers("decode_node")
@@ -74,7 +78,7 @@ def certificate(mix: RequestMix, instance: DecodeNode) -> Certificate:
         full = float(instance.M_total)
         tau = float(instance.batch_time.duration(full, full * mix.mean_decode / mix.work))
         loss = max(0.0, 1 - theta * mix.work * tau / full)
-    binds = instance.M_total <= instance.token_budget
+    binds = instance.admission_threshold * instance.M_total <= instance.token_budget
     return Certificate(
         stable,
         max_root,
@@ -82,7 +86,7 @@ def certificate(mix: RequestMix, instance: DecodeNode) -> Certificate:
         loss,
         theta,
         binds,
-        _words(stable, ode_blind, loss, reason, binds),
+        _words(max_root, ode_blind, loss, reason, binds),
     )
 
 
@@ -94,11 +98,16 @@ def _spectrum(mix: RequestMix) -> tuple[float, bool]:
     return largest, largest >= 1 and ode_is_stable(coefficients)
 
 
-def _words(stable: bool, blind: bool, loss: float | None, reason: str, binds: bool) -> str:
+def _words(root: float, blind: bool, loss: float | None, reason: str, binds: bool) -> str:
     words = STABLE
-    if not stable:
+    if root >= 1:
         words = f"{LIMIT_CYCLE}: "
         words += reason if loss is None else f"expect up to {100 * loss:.1f} % loss"
+        if not binds:
+            words += (
+                f"; full batches swing more and more, {root:.4f}-fold per batch, and chance shifts "
+                "the phase: a mean of runs is no path of one run"
+            )
         words += f"; {ODE_BLIND}" if blind else ""
     if not binds:
         words += "; B < M_total: the batch budget fills first, not memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Any
 
 import sympy as sp
 
-from fluid._capacity import saturation
+from fluid._capacity import FEW, requests_that_fit, saturation
 from fluid._equilibrium import Equilibrium, equilibrium
 from fluid._parameters import (
     LAW_PARAMETERS,
@@ -57,7 +58,8 @@ def equilibrium_gradients(
     At a kink one derivative is returned. By the mean decode length it is the mean of both sides.
     Where two limits bind the capacity at once it is that of one of them, and where a table bends
     at the very batch of a saturated node it is the one towards larger batches. The equilibrium
-    has no kink at a bend, which is spread over the batches of the node.
+    has no kink at a bend, which is spread over the batches of the node. The capacity of a node of
+    few whole requests is a staircase in its sizes and lengths: by them its derivative is NaN.
 
     Parameters
     ----------
@@ -214,10 +216,15 @@ def _capacity_slopes(mix: RequestMix, instance: DecodeNode) -> dict[str, float]:
         more = replace(law, **{name: getattr(law, name) + step})
         longer = more.duration(found.batch_tokens, found.batch_size) - found.batch_time
         chains[name] = {"d_0": float(longer) / step}  # whatever lengthens this very batch
-    return {
+    found_slopes = {
         name: sum(slopes[x](values) * by for x, by in chains.get(name, {}).items() if x in slopes)
         for name in DIFFERENTIATED
     }
+    if requests_that_fit(mix, instance) < FEW:
+        found_slopes |= dict.fromkeys(("mean_prefill", "mean_decode", *OF_NODE_SIZE), math.nan)
+        for name in LAW_PARAMETERS:
+            found_slopes[name] = -found.throughput / found.batch_time * chains[name]["d_0"]
+    return found_slopes
 
 
 @cache

@@ -11,7 +11,8 @@ MODELLED = {
 """The one policy of each kind that the fluid describes, and how it says so."""
 
 LARGE_SHARE = 0.2
-"""Share of the memory that one request may hold before a solution says so."""
+"""Share of the memory, or of the batch budget, that one request may take before a solution says
+so."""
 
 
 @answers("decode_node")
@@ -47,25 +48,23 @@ def policy_labels(instance: DecodeNode, *, approximate: bool = False) -> tuple[s
 def validity_labels(mix: RequestMix, instance: DecodeNode) -> tuple[str, ...]:
     """Return caveats on a mix whose requests are large for the instance."""
     labels = []
-    longest = mix.prefill.max() + 1
-    if longest > instance.token_budget:
+    longest = float((mix.prefill + mix.decode).max())
+    share = longest / instance.token_budget
+    if mix.prefill.max() + 1 > instance.token_budget:
         labels.append(
-            f"approximate: a request of {longest:.0f} batch tokens exceeds B = {instance.B} and "
-            "runs alone on the node; the fluid spreads it over several batches"
+            f"approximate: a request of {mix.prefill.max() + 1:.0f} batch tokens exceeds "
+            f"B = {instance.B} and runs alone on the node; the fluid spreads it over several "
+            "batches"
         )
-    share = float((mix.prefill + mix.decode).max()) / instance.M_total
+    elif share > LARGE_SHARE:
+        labels.append(
+            f"approximate: one request takes up to {share:.0%} of the batch budget; a batch holds "
+            "whole requests and leaves the rest unused, the fluid fills it to the last token"
+        )
+    share = longest / instance.M_total
     if share > LARGE_SHARE:
         labels.append(
             f"approximate: one request holds up to {share:.0%} of the memory; chance fills it "
             "long before the mean does"
         )
     return tuple(labels)
-
-
-def requests_that_fit(mix: RequestMix, instance: DecodeNode) -> float:
-    """Return how many running requests of mean size saturate the node, its size for the fluid.
-
-    The bias of the fluid limit falls like one over it. Of all running requests, weighted by the
-    time they run, the mean size is W / E[D] tokens.
-    """
-    return min(instance.M_total, instance.token_budget) * mix.mean_decode / mix.work

@@ -17,7 +17,8 @@ GOLDEN = 0.5 * (5**0.5 - 1)
 the unit interval evenly."""
 
 FULL = 0.98
-"""Share of the memory that may be held before a solution warns of what a full node does."""
+"""Share of the memory or of the batch budget that may be taken before a solution warns of what a
+full node does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Solution:
     outputs, latencies
         Yield the trajectory and the latency samples when asked; solving does not pay for them.
     instance, certify
-        The node, and what yields the certificate of its memory-full equilibrium when asked;
+        The node, and what yields the certificate of its full equilibrium when asked;
         :func:`ode.solve` sets both.
     """
 
@@ -56,7 +57,7 @@ class Solution:
 
     @cached_property
     def certificate(self) -> Certificate:
-        """Whether the memory-full equilibrium of the node is stable, whatever the load.
+        """Whether the equilibrium of the full node is stable, whatever the load.
 
         Raises
         ------
@@ -69,21 +70,25 @@ class Solution:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Labels, and the certificate's where this solution fills the memory."""
-        if self.instance is None or not self._fills_memory(self.instance):
+        """Labels, and the certificate's where this solution fills the memory or the batches."""
+        if self.instance is None or not self.is_full.any():
             return self.labels
         return (*self.labels, *self.certificate.labels())
 
-    def _fills_memory(self, instance: DecodeNode) -> bool:
-        if instance.token_budget < instance.M_total:
-            return False
-        outputs = self.trajectory.outputs
-        if not {"memory", "running"} <= outputs.keys():
-            return False
-        held, running = outputs["memory"], outputs["running"]
-        # a threshold keeps memory short of full; at 1 the next tokens are reserved as well
-        most = min(instance.admission_threshold, FULL) * instance.M_total
-        return bool(((held + running) >= most).any())
+    @cached_property
+    def is_full(self) -> NDArray[np.bool_]:
+        """Whether memory or batches are full at each time of the trajectory."""
+        outputs, instance = self.trajectory.outputs, self.instance
+        full = np.zeros(self.trajectory.time.size, bool)
+        if instance is None:
+            return full
+        if {"memory", "running"} <= outputs.keys():
+            # a threshold keeps memory short of full; at 1 the next tokens are reserved as well
+            most = min(instance.admission_threshold, FULL) * instance.M_total
+            full |= outputs["memory"] + outputs["running"] >= most
+        if "batch_tokens" in outputs:
+            full |= outputs["batch_tokens"] >= FULL * instance.token_budget
+        return full
 
     @cached_property
     def trajectory(self) -> Trajectory:

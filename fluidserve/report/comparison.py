@@ -180,6 +180,7 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
         for label in method.get("labels", ()):
             said.setdefault(label, []).append(method_name(name))
     found += [f"{', '.join(names)}: {label}." for label, names in said.items()]
+    found += [f"{text}." for text in summary.get("warnings", ()) if text not in said]
     load = summary["workload"]["load"]
     if load is not None and 0.9 <= load <= 1.1:
         found.append(

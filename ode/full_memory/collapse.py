@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fluid import capacity, saturation
+from fluid import capacity, requests_that_fit, saturation, whole_requests
 from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode._solve import solve
@@ -25,6 +25,13 @@ MOST_CYCLES = 4096
 
 TOLERANCE = 1e-4
 """Relative change of the throughput from one march to one twice as long at which to stop."""
+
+MANY = 100.0
+"""Requests in a saturated batch from which the fluid limit is marched. In a smaller node chance
+starts cycles again and again that would die out in the limit: there whole requests are marched."""
+
+WHOLE_ERROR = 0.005
+"""Relative error of the throughput of a march of whole requests, and of its capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,8 @@ class Collapse:
     evictions_per_completion
         Swap-outs or sacrifices; 0 where the memory-full equilibrium is stable.
     change
-        Relative change of the throughput over the last doubling of the march.
+        Relative change of the throughput over the last doubling of the march; of whole requests,
+        the error of their one march.
     converged
         Whether ``change`` is within the tolerance.
     batches
@@ -80,6 +88,8 @@ def collapsed_throughput(
     with requests of one age: the synchronised start from which a node collapses. It is marched
     twice as long until the throughput of its second half changes by no more than ``tolerance``,
     or for :data:`MOST_CYCLES` stays (a cycle that dies out near marginal stability takes long).
+    A node of fewer than :data:`MANY` requests is no fluid: its requests are marched one by one,
+    see :func:`fluid.whole_requests`.
 
     Parameters
     ----------
@@ -105,6 +115,8 @@ def collapsed_throughput(
 @lru_cache(maxsize=256)
 def _collapsed(mix: RequestMix, instance: DecodeNode, tolerance: float) -> Collapse:
     """Return it, once per mix (known by identity), instance and tolerance."""
+    if requests_that_fit(mix, instance) < MANY:
+        return _of_whole_requests(mix, instance)
     cycles, before = FEWEST_CYCLES, float("nan")
     while True:
         march, end = saturated_march(mix, instance, cycles)
@@ -120,6 +132,18 @@ def _collapsed(mix: RequestMix, instance: DecodeNode, tolerance: float) -> Colla
         change=change,
         converged=change <= tolerance,
         batches=int(march.stats["batches"]),
+    )
+
+
+def _of_whole_requests(mix: RequestMix, instance: DecodeNode) -> Collapse:
+    found = whole_requests(mix, instance)
+    return Collapse(
+        throughput=found.throughput(mix),
+        capacity=capacity(mix, instance),
+        evictions_per_completion=found.evictions_per_completion,
+        change=WHOLE_ERROR,
+        converged=True,
+        batches=found.batches,
     )
 
 

@@ -18,9 +18,9 @@ def regime(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> str:
     ``healthy``               load < 1, and every queue drains
     ``bistable``              load < 1 in mode sacrifice, but above theta_sac: a node whose
                               memory has filled completes less than arrives and stays so
-    ``backlogged``            load >= 1: the queue grows beside a steady full memory
-    ``limit_cycle``           load >= 1, and the memory-full equilibrium is unstable: requests
-                              enter, grow and are evicted in step
+    ``backlogged``            load >= 1: the queue grows beside a steady full memory or batch
+    ``limit_cycle``           load >= 1, and the equilibrium of the full node is unstable: requests
+                              enter and grow in step, and are evicted in step where memory binds
     ========================  =======================================================
 
     theta_sac is marched, so it is known for any mix; stability is that of the discrete node, as

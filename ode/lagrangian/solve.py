@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
-from ode._caveats import requests_that_fit
+from fluid import requests_that_fit
 from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode.lagrangian.layout import Answer

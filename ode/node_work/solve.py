@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import WorkClosure, capacity, saturation, work_closure
-from ode._caveats import requests_that_fit
+from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_closure
 from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode.node_work.forward import occupancy

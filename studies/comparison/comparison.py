@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from serving import ServingMetrics, SolveError, reading_of
 from studies.comparison.ensemble import run_ensemble
 from studies.comparison.gathering import Ensemble
+from studies.comparison.phase import phase_warning
 from studies.comparison.scores import MethodResult, noise_floor, solved
 from studies.comparison.settings import BAND, Replications, Told
 from studies.question import Question
@@ -18,7 +20,7 @@ DEFAULT_METHODS = ("lagrangian", "eulerian_jax")
 """Methods that are compared where none is named."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Replications of the discrete engine beside fluid solutions.
 
@@ -47,6 +49,12 @@ class Comparison:
     def single_run_noise(self) -> float:
         """RMS spread of one replication's ``in_system``, normalised as ``nrmse``."""
         return self.noise_floor["in_system"] * math.sqrt(self.discrete.replications)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before reading the scores, one line each."""
+        lost = phase_warning(self.discrete, self.methods)
+        return () if lost is None else (lost,)
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores, times and metrics, all finite or null."""
@@ -83,6 +91,7 @@ class Comparison:
                 for name, each in self.methods.items()
             },
             "failed": dict(self.failed),
+            "warnings": list(self.warnings),
         }
 
 

@@ -142,3 +142,25 @@ def test_a_concave_law_is_the_same_for_the_engine_and_one_node_s_work():
     exact = said["discrete"]["metrics"]
     for key in ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el"):
         assert said["methods"]["node_work"]["metrics"][key] == pytest.approx(exact[key], rel=0.01)
+
+
+def test_where_a_node_cycles_the_mean_of_the_runs_is_no_path_of_a_run():
+    """Overloaded, bound by the budget, two lengths: one large run is nearer than the mean says."""
+    asked = Question(describe(types="(40,30,0.12);(170,90,0.03)"), NODE, horizon=2000.0)
+    small = compare(asked.scaled(100), ("lagrangian",), Replications(48, workers=1), metrics=False)
+    solution = small.methods["lagrangian"].solution
+    assert any(label.startswith("limit cycle") for label in solution.warnings)
+    (said,) = small.to_json()["warnings"]
+    assert "the mean is no path of a run" in said
+    large = asked.scaled(3000)
+    (run,) = compare(large, ("lagrangian",), Replications(1), metrics=False).methods.values()
+    mean = small.methods["lagrangian"].nrmse["in_system"]
+    assert mean > 3 * small.noise_floor["in_system"]  # no number of runs would mend it
+    assert run.nrmse["in_system"] < 0.8 * mean  # a single run of a large node keeps the phase
+
+
+@pytest.mark.parametrize("load", [0.8, 1.15])
+def test_a_node_that_does_not_cycle_has_no_phase_to_lose(load):
+    asked = Question(WORKLOAD, NODE, horizon=2000.0).scaled(10).at_load(load)
+    found = compare(asked, ("lagrangian",), Replications(8, workers=1), metrics=False)
+    assert found.warnings == ()
