@@ -9,42 +9,58 @@ Everything public is reached from here and loaded when it is first used::
     run = fs.simulate(requests, node)
     flow = fs.solve(requests.rate_profile(), requests.mix(), node)
     flow("waiting [requests]", 500.0), flow.metrics(), run.metrics()
+
+The command passes through here before it can be interrupted cleanly: nothing is imported above.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-from pathlib import Path
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-_STUB = Path(__file__).with_suffix(".pyi")
-ROOM_OF = {
-    alias.name: node.module or __name__
-    for node in ast.parse(_STUB.read_text(encoding="utf-8")).body
-    if isinstance(node, ast.ImportFrom)
-    for alias in node.names
-}
-"""The room that each public name comes from, read off the stub file: names are written once there.
 
-The rooms use ``lazy_loader``, which refuses a stub that imports from another package."""
+def _rooms() -> dict[str, str]:
+    """Return the room of each public name, read off the stub file: names are written once there.
 
-__all__ = sorted(ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+    The rooms use ``lazy_loader``, which refuses a stub that imports from another package.
+    """
+    import ast
+    from pathlib import Path
+
+    stub = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    return {
+        alias.name: node.module or __name__
+        for node in ast.parse(stub).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
-    if name not in ROOM_OF:
-        raise AttributeError(f"module 'fluidserve' has no attribute {name!r}")
-    room = ROOM_OF[name]
-    if room == __name__:
-        value: Any = importlib.import_module(f"fluidserve.{name}")
+    if name == "ROOM_OF":
+        value: Any = _rooms()
+    elif name == "__all__":
+        value = __dir__()
     else:
-        value = getattr(importlib.import_module(room), name)
+        value = _imported(name)
     globals()[name] = value
     return value
 
 
+def _imported(name: str) -> Any:
+    """Return a public name from its room."""
+    import importlib
+
+    rooms = globals().get("ROOM_OF") or __getattr__("ROOM_OF")
+    if name not in rooms:
+        raise AttributeError(f"module 'fluidserve' has no attribute {name!r}")
+    if rooms[name] == __name__:
+        return importlib.import_module(f"fluidserve.{name}")
+    return getattr(importlib.import_module(rooms[name]), name)
+
+
 def __dir__() -> list[str]:
     """Return the public names."""
-    return __all__
+    return sorted(globals().get("ROOM_OF") or _rooms())

@@ -1,5 +1,17 @@
-"""Run the command line with ``python -m fluidserve``."""
+"""Run the command line, with ``python -m fluidserve`` or by the command ``fluidserve``."""
 
-from fluidserve.cli import main
+from __future__ import annotations
 
-main()
+
+def main() -> None:
+    """Entry point: be ready to be interrupted before anything slow is imported."""
+    from fluidserve.ending import install
+
+    install()
+    from fluidserve.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
+from fluidserve.ending import INTERRUPTED, finished, install
 from fluidserve.front import Group
+from fluidserve.streams import give_up_stdout, prepare
 
 COMMANDS = {
     "generate": "Sample a request table from a scenario, types or a trace's lengths.",
@@ -31,10 +35,6 @@ COMMANDS = {
     "completion": "Print what makes bash, zsh or fish complete commands and options.",
 }
 """Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
-
-INTERRUPTED = 130
-AGAIN = 0.05
-"""Time [s] from a Ctrl-C that was lost to the next try."""
 
 
 class FrontDoor(Group):
@@ -65,6 +65,16 @@ class FrontDoor(Group):
         ]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse; see :func:`_past_click`."""
+        with _past_click():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see :func:`_past_click`."""
+        with _past_click():
+            return super().invoke(ctx)
+
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run; with ``standalone_mode`` every deliberate error ends as one line on stderr."""
         if not standalone_mode:
@@ -79,9 +89,8 @@ class FrontDoor(Group):
             sys.exit(0)
         except click.ClickException as wrong:
             _stop(wrong.format_message(), 2)
-        except BrokenPipeError:
-            # The reader of stdout has gone (``| head``): nothing more can be said to it.
-            sys.stdout = None
+        except (BrokenPipeError, _ReaderGone):
+            give_up_stdout()
             sys.exit(0)
         except MemoryError as wrong:
             _stop(f"this machine has not the memory for it: {wrong}", 2)
@@ -90,21 +99,28 @@ class FrontDoor(Group):
         except Exception as wrong:
             from serving.errors import FluidServeError
 
+            if isinstance(wrong, OSError) and wrong.filename is None:
+                give_up_stdout()
+                _stop(f"the result cannot be printed: {wrong.strerror or wrong}", 2)
             if not isinstance(wrong, FluidServeError | OSError):
                 raise
             _stop(str(wrong).replace("approximate=True", "--approximate"), 2)  # Python's word
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _unraisable(lost: sys.UnraisableHookArgs) -> None:
-    """Interrupt again where Ctrl-C came while code that cannot raise ran, such as a compiler's."""
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        return sys.__unraisablehook__(lost)
-    from threading import Timer, main_thread
+class _ReaderGone(Exception):
+    """Who read stdout has what it wanted (``| head``): the command ends well."""
 
-    again = Timer(AGAIN, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
-    again.daemon = True
-    again.start()
+
+@contextmanager
+def _past_click() -> Iterator[None]:
+    """Keep from click what it would take for a failure, or for Ctrl-C."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGone from None
+    except EOFError as wrong:
+        raise OSError(errno.EIO, f"it ends too early: {wrong}", "a file") from wrong
 
 
 def _stop(message: str, status: int) -> NoReturn:
@@ -135,12 +151,12 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the command ``fluidserve``."""
-
-    def stop(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    sys.unraisablehook = _unraisable
-    cli.main(prog_name="fluidserve")
+    """Run the command ``fluidserve``; see :mod:`fluidserve.ending` on Ctrl-C."""
+    install()
+    if not prepare():
+        _stop("stdout is closed, so that no result can be printed; /dev/null would take it", 2)
+    try:
+        cli.main(prog_name="fluidserve")
+    finally:
+        finished()
     raise AssertionError("the front door always exits")

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from serving import FileAccessError
+from serving.unfinished import undone, whole
 
 HOME = Path("data/experiments")
 REQUESTS = "requests.csv"
@@ -57,27 +58,42 @@ def experiment_folder(out: str | Path | None) -> Iterator[tuple[Path, Path]]:
     final = Path(out) if out is not None else HOME / f"experiment_{stamp}_{os.getpid()}"
     made = _missing_parents(final)
     partial = final.parent / f".{final.name}.partial-{os.getpid()}"
-    try:
-        if final.exists() and not final.is_dir():
-            raise FileAccessError(f"{final} is not a folder")
-        if final.is_dir() and not os.access(final, os.W_OK):
-            raise FileAccessError(f"cannot write into the folder {final}: Permission denied")
-        _refuse_foreign(final)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial, final
+
+    def remove() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            _remove_if_empty(folder)
+
+    with undone(remove):
+        try:
+            with _made(partial, final):
+                yield partial, final
+        except BaseException as error:
+            remove()
+            if isinstance(error, FileAccessError):
+                raise FileAccessError(str(error).replace(str(partial), str(final))) from error
+            if isinstance(error, OSError):
+                where = error.filename or final
+                raise FileAccessError(f"cannot write {where}: {error.strerror or error}") from None
+            raise
+
+
+@contextmanager
+def _made(partial: Path, final: Path) -> Iterator[None]:
+    """Make ``partial``, and put it in the place of ``final`` when the block ends well."""
+    if final.exists() and not final.is_dir():
+        raise FileAccessError(f"{final} is not a folder")
+    if final.is_dir() and not os.access(final, os.W_OK):
+        raise FileAccessError(f"cannot write into the folder {final}: Permission denied")
+    _refuse_foreign(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    yield
+    with whole():
         if final.is_dir():
             _replace_experiment(final, partial)
         else:
             os.replace(partial, final)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            _remove_if_empty(folder)
-        if isinstance(error, OSError):
-            where = error.filename or final
-            raise FileAccessError(f"cannot write {where}: {error.strerror or error}") from None
-        raise
 
 
 def _refuse_foreign(final: Path) -> None:

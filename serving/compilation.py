@@ -47,11 +47,12 @@ def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     function
         What to compile; may be omitted to give options: ``@compiled(fastmath=True)``.
     **options
-        Of ``numba.njit``. Division follows IEEE rules rather than raising.
+        Of ``numba.njit``. Division follows IEEE rules rather than raising. Python's lock is left to
+        other threads meanwhile, so that one of them can end the process.
     """
     if function is None:
         return lambda it: compiled(it, **options)
-    dispatcher: Any = numba.njit(cache=True, error_model="numpy", **options)(function)
+    dispatcher: Any = numba.njit(cache=True, error_model="numpy", nogil=True, **options)(function)
     cache = getattr(dispatcher, "_cache", None)
     if cache is not None:  # None where NUMBA_DISABLE_JIT is set
         home = Path(function.__code__.co_filename).resolve().parent

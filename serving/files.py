@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from serving.errors import FileAccessError
+from serving.unfinished import undone, whole
 
 STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
@@ -18,7 +20,7 @@ STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its name when the block ends well.
 
-    A block that raises (Ctrl-C included) leaves nothing under either name. Text is UTF-8 with
+    A block that raises or is interrupted leaves nothing under either name. Text is UTF-8 with
     newlines as written. A link stays, and what it leads to is replaced; a pipe or device
     (``/dev/stdout``) is no name to take, and written as it comes.
 
@@ -34,25 +36,38 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     FileAccessError
         If the folder or file cannot be written.
     """
-    path, temporary = Path(path), None
+    path = Path(path)
     coding: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         if (stream := _stream(path)) is not None:
             with open(stream, mode, **coding) as file:
                 yield file
             return
-        final = path.resolve()
-        handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-        with os.fdopen(handle, mode, **coding) as file:
+        with _beside(path.resolve(), mode, coding) as file:
             yield file
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, final)
-    except BaseException as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise FileAccessError(f"{path}: cannot be written: {error.strerror}") from error
-        raise
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _beside(final: Path, mode: str, coding: dict[str, Any]) -> Iterator[IO[Any]]:
+    """Open a file beside ``final`` that takes its name when the block ends well."""
+    temporary = final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}")
+
+    def remove() -> None:
+        temporary.unlink(missing_ok=True)
+
+    with undone(remove):
+        try:
+            with open(temporary, mode.replace("w", "x"), **coding) as file:
+                yield file
+            if final.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
+            with whole():
+                os.replace(temporary, final)
+        except BaseException:
+            remove()
+            raise
 
 
 def _stream(path: Path) -> int | Path | None:
@@ -63,9 +78,3 @@ def _stream(path: Path) -> int | Path | None:
     if name.isdecimal() or name in STREAMS:
         return os.dup(STREAMS.get(name) or int(name))
     return path if path.exists() and not path.is_file() and not path.is_dir() else None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

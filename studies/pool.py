@@ -22,6 +22,8 @@ from queue import SimpleQueue
 from traceback import format_exc
 from typing import Any
 
+from serving.unfinished import undone
+
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that say how many threads linear algebra may take."""
 
@@ -67,21 +69,25 @@ def worker_pool(function: Job, shared: Any, workers: int) -> Iterator[Callable[[
         tasks.put((future, task))
         return future
 
-    try:
-        with _main_module_hidden():
-            for _ in range(workers):
-                crew.append(_Worker(context, function, shared, tasks))
-        yield submit
-    except BaseException:
-        # Ctrl-C included: drop what waits and stop what runs, a task may take minutes.
+    def kill() -> None:
         for worker in crew:
             worker.kill()
-        raise
-    finally:
-        for _ in crew:
-            tasks.put(None)
-    for worker in crew:
-        worker.join()
+
+    with undone(kill):
+        try:
+            with _main_module_hidden():
+                for _ in range(workers):
+                    crew.append(_Worker(context, function, shared, tasks))
+            yield submit
+        except BaseException:
+            # Ctrl-C included: drop what waits and stop what runs, a task may take minutes.
+            kill()
+            raise
+        finally:
+            for _ in crew:
+                tasks.put(None)
+        for worker in crew:
+            worker.join()
 
 
 class _Worker:
@@ -145,7 +151,7 @@ def _context(module: str) -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
-    with _single_threaded():
+    with _single_threaded(), _deaf():
         forkserver.ensure_running()
     return context
 
@@ -163,6 +169,20 @@ def _single_threaded() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Have processes that start now hear no Ctrl-C, nor SIGTERM: their parent ends them.
+
+    A terminal interrupts all processes of a command at once, those too that still import.
+    """
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

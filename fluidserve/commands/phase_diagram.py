@@ -62,7 +62,7 @@ def command(
     found = diagram.to_json()
     with atomic_write(f"{output}.json", "w") as file:
         file.write(to_json(found) + "\n")
-    picture(diagram, f"{output}.png")
+        picture(diagram, f"{output}.png")  # both or neither
     shape = {name: len(found[name]) for name in ("cv", "ratio", "load")}
     emit(
         {"mode": mode, "mean_decode": mean_decode, "cells": shape, "engine": found["engine"],

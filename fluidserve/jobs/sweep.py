@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import click
 from fluidserve.config import read_keys
 from fluidserve.jobs.points import KINDS, check_key, files_of, parameters, row_of
 from fluidserve.progress import ProgressLine
-from serving import FileAccessError, FluidServeError
+from serving import FileAccessError, FluidServeError, unfinished
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
@@ -47,36 +48,43 @@ def swept(
     result = Path(output)
     _check_output(result)
     grid, folder = _grid(Path(path)), Path(path).resolve().parent
-    journal = Journal(
-        result.with_name(result.name + ".journal"), _identity(grid, folder), len(grid.points)
-    )
-    resumed = len(journal.rows)
+    identity, place = _identity(grid, folder), result.with_name(result.name + ".journal")
     line = ProgressLine()
 
     def told(done: int, total: int) -> None:
         line.say(f"point {done} of {total}", final=done >= total)
 
-    try:
-        rows = sweep(
-            row_of,
-            (grid.kind, str(folder), dict(grid.base)),
-            grid.points,
-            journal,
-            workers=workers,
-            scheduler=scheduler,
-            progress=told if verbose else None,
+    def kept() -> str:
+        """Say what the next call need not do again; a journal of nothing goes."""
+        if not journal.rows:
+            journal.remove()
+            return ""
+        return (
+            f"{len(journal.rows)} of {len(grid.points)} points are kept in {journal.path}; "
+            "the same command goes on from there"
         )
-        _write(result, grid, rows)
-    except BaseException:
-        done = len(journal.rows)
-        if done:
-            click.echo(
-                f"note: {done} of {len(grid.points)} points are kept in {journal.path}; "
-                "the same command goes on from there",
-                err=True,
+
+    with ExitStack() as stack:
+        with unfinished.whole():
+            journal = Journal(place, identity, len(grid.points))
+            stack.enter_context(unfinished.told(kept))
+        resumed = len(journal.rows)
+        try:
+            rows = sweep(
+                row_of,
+                (grid.kind, str(folder), dict(grid.base)),
+                grid.points,
+                journal,
+                workers=workers,
+                scheduler=scheduler,
+                progress=told if verbose else None,
             )
-        journal.close()
-        raise
+            _write(result, grid, rows)
+        except BaseException:
+            if said := kept():
+                click.echo(f"note: {said}", err=True)
+            journal.close()
+            raise
     journal.remove()
     failed = [row["error"] for row in rows if row["error"] is not None]
     if failed:

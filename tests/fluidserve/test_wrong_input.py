@@ -1,12 +1,8 @@
-"""Wrong input ends with one line on stderr, status 2 and nothing written; Ctrl-C with 130."""
+"""Wrong input ends with one line on stderr, status 2 and nothing written."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -193,63 +189,3 @@ def test_a_failure_leaves_an_existing_folder_as_it_was(run, folder):
     before = {path.name: path.read_bytes() for path in (folder / "kept").iterdir()}
     assert run("simulate", "--requests", "big.csv", "--out", "kept").exit_code == 2
     assert {path.name: path.read_bytes() for path in (folder / "kept").iterdir()} == before
-
-
-LONG = ("--num-requests", "3000000", "--load", "0.9", "--out", "x")
-
-
-LOST = """
-import ctypes, time
-import fluidserve.commands.bench as bench
-from fluidserve.cli import main
-
-@ctypes.CFUNCTYPE(None)
-def compiler():
-    raise KeyboardInterrupt
-
-def work(**options):
-    compiler()
-    time.sleep(20)
-    print("never interrupted")
-
-bench.command.callback = work
-main()
-"""
-
-
-def test_ctrl_c_in_code_that_cannot_raise_is_not_lost(tmp_path):
-    """An interrupt in a callback of C, such as LLVM's into Numba, is printed and dropped."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOST, "bench"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 130 and done.stdout == ""
-    assert done.stderr.split("\n") == ["", "fluidserve: interrupted", ""]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "line",
-    [
-        ("simulate", *LONG),
-        ("compare", *LONG, "--replications", "500"),
-        ("generate", "--num-requests", "3000000", "--output", "r.csv"),
-    ],
-    ids=["simulate", "compare", "generate"],
-)
-@pytest.mark.parametrize("after", [1.5, 5.0])
-def test_ctrl_c_mid_run(tmp_path, line, after):
-    started = subprocess.Popen(
-        [sys.executable, "-m", "fluidserve", *line], cwd=tmp_path, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    time.sleep(after)
-    if started.poll() is not None:
-        pytest.skip("this machine was done before the interrupt")
-    os.killpg(started.pid, signal.SIGINT)
-    out, err = started.communicate(timeout=30)
-    # CPython ends by the signal itself where it came while code of a string was executed
-    assert started.returncode in (130, -signal.SIGINT), err
-    assert out == ""
-    assert err.splitlines()[-1] == "fluidserve: interrupted"
-    assert "Traceback" not in err
-    assert left(tmp_path) == []
