@@ -95,6 +95,24 @@ class LengthDistribution:
         return cls(np.arange(1, last + 1), np.diff(below))
 
     @classmethod
+    def lognormal(cls, mean: float, cv: float, tail: float = 1e-12) -> LengthDistribution:
+        """Return lognormal lengths of the given mean [tokens] and CV, rounded up to whole tokens.
+
+        The support ends where no more than ``tail`` of the probability lies beyond.
+        """
+        if not (math.isfinite(mean) and mean > 0 and math.isfinite(cv) and cv > 0):
+            raise WorkloadError("a lognormal length needs a finite mean > 0 and a finite CV > 0")
+        from scipy.special import ndtr, ndtri
+
+        spread = math.sqrt(math.log1p(cv**2))
+        middle = math.log(mean) - spread**2 / 2
+        last = math.ceil(math.exp(middle - spread * float(ndtri(tail))))
+        if last > MAX_ATOMS:
+            raise WorkloadError(f"the lengths reach {last} tokens; allowed: <= {MAX_ATOMS}")
+        below = ndtr((np.log(np.arange(1, last + 1)) - middle) / spread)
+        return cls(np.arange(1, last + 1), np.diff(below, prepend=0.0))
+
+    @classmethod
     def empirical(cls, lengths: ArrayLike) -> LengthDistribution:
         """Return the distribution of observed ``lengths``, shape (R,) [tokens]."""
         value = np.asarray(lengths)

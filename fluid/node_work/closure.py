@@ -51,9 +51,18 @@ saturated batch are as many as it can take."""
 FIXED_POINT = 20
 """Iterations towards the tokens that the fluid limit executes."""
 
-TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 160, 2.2
-"""Saddle points; grid steps that a mean remaining work must span for the recursion; steps of a
-saturated set's work at most; and how many such sets the recursion covers."""
+TILTS, RESOLVED, FINEST, SPAN = 32, 3.0, 352, 2.2
+"""Saddle points; grid steps that a mean remaining work must span for the recursion; steps of the
+recursion at most; and how many saturated sets' work it covers at most."""
+
+BEYOND = 24
+"""Levels from where the recursion ends to where the closure does."""
+
+NEVER = 20.0
+"""V exceeds its reach with a probability below exp(-NEVER)."""
+
+FREE = 0.5
+"""Work over that of a saturated set up to which requests hardly ever fill a batch."""
 
 DEMAND, AT_WORK, SPREAD, REQUESTS = range(4)
 """Rows of what is expected given the work in system V.
@@ -86,6 +95,9 @@ class WorkClosure:
         Duration of its batch.
     slope : [time/token]
         Change of the batch time with its tokens and the requests that they belong to.
+    reach : [token-iterations]
+        Work that hardly ever is exceeded in equilibrium, on a node so lightly loaded that it stays
+        below :data:`FREE` saturated sets; otherwise infinite.
     level : shape (K,) [token-iterations]
         V.
     demand, executing, spread : shape (K,) [tokens]
@@ -103,6 +115,7 @@ class WorkClosure:
     set_size: float
     set_time: float
     slope: float
+    reach: float
     level: NDArray[np.float64]
     demand: NDArray[np.float64]
     executing: NDArray[np.float64]
@@ -165,15 +178,14 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     # with d_n = d_1 = 0 arrivals do not heed the batch: q -> 0 is the Poisson limit
     shape = 1.0 + inside * d_0 * mix.mean_decode / q
     own = (d_0 + (d_n + d_1 * size) * q) / (1 - q) + d_n
-    level, demand, executing, spread, requests = _configuration(
-        work.stages, q, shape, own, d_1, set_mean, FINEST, SPAN
-    )
+    level, given, reach = _configuration(work.stages, q, shape, own, d_1, set_mean)
+    demand, executing, spread, requests = given
     waiting = (demand - executing) / work.fresh_tokens  # for the batch under way to end
     per_token = (requests - waiting) / np.maximum(executing, 1e-300)
     per_token[0] = per_token[1]
     return WorkClosure(
-        rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, level, demand,
-        executing, spread, per_token,
+        rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, reach, level,
+        demand, executing, spread, per_token,
     )  # fmt: skip
 
 
@@ -249,8 +261,8 @@ def _executing_set(requests, extra, tilt, tokens):
 
 
 @compiled
-def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
-    """Return V on a grid, E[X | V], its executing part, sd(X | V) and E[N | V]."""
+def _configuration(stages, q, shape, own, d_1, set_mean):
+    """Return V on a grid, what is expected given V (DEMAND ... REQUESTS), and the reach of V."""
     n = stages.shape[2]
     law = np.empty((5, n))  # by rows as those of the stages: COUNT ... TOKENS_SQUARED
     total = 0.0
@@ -263,21 +275,38 @@ def _configuration(stages, q, shape, own, d_1, set_mean, finest, span):
     for b in range(n):
         mean += law[LEFT, b]
         square += law[LEFT, b] * law[LEFT, b] / law[COUNT, b]
-    step = max(set_mean / finest, square / mean / 6.0)
-    tilted, at_tilts = _saddle_points(law, q, shape)
-    points = int(span * set_mean / step) + 2
-    level = np.arange(points) * step
-    given = np.zeros((4, points))
+    tilted, at_tilts, rarity = _saddle_points(law, q, shape)
+    reach = np.inf
+    for t in range(1, TILTS + 1):
+        if rarity[t] >= NEVER:
+            reach = tilted[t]
+            break
+    if reach > FREE * set_mean:
+        reach = np.inf
+    covered = min(reach, SPAN * set_mean)
+    step = max(covered / FINEST, square / mean / 6.0)
+    points = int(covered / step) + 2
+    beyond = BEYOND if covered < SPAN * set_mean else 0
+    level = np.empty(points + beyond)
+    for k in range(points):
+        level[k] = k * step
+    for k in range(beyond):
+        level[points + k] = level[points - 1] * (SPAN * set_mean / covered) ** ((k + 1.0) / beyond)
+    given = np.zeros((4, points + beyond))
     for row in range(4):
         given[row] = np.interp(level, tilted, at_tilts[row])
     if square / mean >= RESOLVED * step:
-        _panjer(law, q, shape, step, given)
-    return level, given[DEMAND], given[AT_WORK], given[SPREAD], given[REQUESTS]
+        _panjer(law, q, shape, step, given[:, :points])
+    return level, given, reach
 
 
 @compiled
 def _saddle_points(law, q, shape):
-    """Return V at tilts, rising from 0, and what is expected given V (DEMAND ... REQUESTS)."""
+    """Return V at tilts, rising from 0, with what is expected given V and how rare more is.
+
+    The former by the rows ``DEMAND ... REQUESTS``, the latter as minus the logarithm of Chernoff's
+    bound.
+    """
     n = law.shape[1]
     work = law[LEFT] / law[COUNT]
     low = 0.0  # q E[exp(theta R)] = 1: where V has no bound; Newton on the logarithm, from above
@@ -295,7 +324,7 @@ def _saddle_points(law, q, shape):
         if change < 1e-9 * theta:
             break
     low = theta * (1.0 - 1e-8)
-    level, given = np.zeros(TILTS + 1), np.zeros((4, TILTS + 1))
+    level, given, rarity = np.zeros(TILTS + 1), np.zeros((4, TILTS + 1)), np.zeros(TILTS + 1)
     for t in range(TILTS):
         theta = low * (1.0 - 3e-3 * 1e5 ** (1.0 - t / (TILTS - 1.0)))
         f = r = c = x = rr = rc = cc = 0.0
@@ -311,12 +340,14 @@ def _saddle_points(law, q, shape):
         u = q / (1.0 - q * f)
         vv, vx, xx = rr + u * r * r, rc + u * r * c, cc + u * c * c
         level[t + 1] = shape * u * r
+        if theta > 0.0:
+            rarity[t + 1] = theta * level[t + 1] - shape * np.log((1.0 - q) / (1.0 - q * f))
         given[DEMAND, t + 1] = shape * u * c
         given[AT_WORK, t + 1] = shape * u * x
         given[REQUESTS, t + 1] = shape * u * f
         if vv > 0.0:
             given[SPREAD, t + 1] = np.sqrt(shape * u * max(xx - vx * vx / vv, 0.0))
-    return level, given
+    return level, given, rarity
 
 
 @compiled

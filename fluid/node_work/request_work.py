@@ -10,23 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluid.node_work.lengths import Lengths, lengths_of
 from serving import RequestMix
 from serving.compilation import compiled
 
-STAGE_BINS, REQUEST_BINS, JUMP_BINS, LENGTH_GROUPS = 224, 80, 40, 16
-"""Bins by remaining work R, by the work w of a request, by w again where few must do, and groups by
-decode length."""
+STAGE_BINS, REQUEST_BINS, JUMP_BINS = 224, 80, 40
+"""Bins by remaining work R, by the work w of a request, and by w again where few must do."""
 
 MOST_STAGES = 48
 """Stages at which one request is looked at; the stages between them are alike."""
-
-LAGS = 40
-"""Lags [iterations] at which the autocorrelation of the batch tokens is worked out."""
 
 PLAIN, BY_TOKENS = range(2)
 """Axis 0 of ``RequestWork.stages``: each sum as it is, and the same sum with every stage weighted
@@ -48,28 +44,6 @@ sum over all stages of the requests: ``LEFT_SUM`` [token-iterations] sums R, ``L
 ``SQUARED_TOKENS`` [tokens^2] sums c^2. ``FRESH`` [tokens] sums p + 1, the batch tokens of the first
 stage, and ``DECODE`` [iterations] sums D.
 """
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LengthGroups:
-    """Arrivals grouped by like decode length.
-
-    Parameters
-    ----------
-    share : shape (G,)
-        Share of the arrivals.
-    decode : shape (G,) [iterations]
-        Mean D.
-    work : shape (G,) [token-iterations]
-        Mean sum of c over the stages.
-    prefill : shape (G,) [tokens]
-        Mean p.
-    """
-
-    share: NDArray[np.float64]
-    decode: NDArray[np.float64]
-    work: NDArray[np.float64]
-    prefill: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,11 +76,8 @@ class RequestWork:
         half a stage of R = w, c = p + 1 that does not execute: half a batch is how long they do.
     requests : shape (8, B)
         Sums over requests by bin of w, at ``[PROBABILITY ... DECODE]``.
-    groups
-        The arrivals by decode length.
-    persistence : shape (G,)
-        By group: what the batch tokens of independent requests do besides following the work in
-        system, summed over D batches: the variance of the sum over the variance of one batch.
+    lengths
+        The requests by decode length.
     mean, second : [token-iterations, (token-iterations)^2]
         E[w] and E[w^2], of the binned law.
     jumps
@@ -116,16 +87,10 @@ class RequestWork:
     extra: float
     stages: NDArray[np.float64]
     requests: NDArray[np.float64]
-    groups: LengthGroups
-    persistence: NDArray[np.float64]
+    lengths: Lengths
     mean: float
     second: float
     jumps: Jumps
-
-    @property
-    def mean_decode(self) -> float:
-        """E[D] [tokens]."""
-        return float(self.groups.share @ self.groups.decode)
 
     @property
     def fresh_tokens(self) -> float:
@@ -145,16 +110,13 @@ def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
         g; more than -1.
     """
     p, d = mix.prefill, mix.decode.astype(float)
-    tokens = p * d + d * (d + 1) / 2
-    total = tokens + extra * d
+    total = p * d + d * (d + 1) / 2 + extra * d
     stages = _stage_moments(p, d, mix.probability, float(total.max()), extra)
     requests = _request_moments(p, d, total, mix.probability, extra)
-    groups = _length_groups(mix, tokens)
     brought, share = requests[WORK], requests[PROBABILITY]
     mean, second = float(brought.sum()), float(np.sum(brought**2 / share))
-    return RequestWork(
-        extra, stages, requests, groups, _persistence(groups, extra), mean, second, _jumps(requests)
-    )
+    lengths = lengths_of(mix, extra)
+    return RequestWork(extra, stages, requests, lengths, mean, second, _jumps(requests))
 
 
 def _stage_moments(
@@ -237,64 +199,3 @@ def _jumps(requests: NDArray[np.float64]) -> Jumps:
     groups = np.arange(count) * min(JUMP_BINS, count) // count
     share = np.asarray(np.bincount(groups, requests[PROBABILITY]), float)
     return Jumps(np.bincount(groups, requests[WORK]) / share, share)
-
-
-def _length_groups(mix: RequestMix, work: NDArray[np.float64]) -> LengthGroups:
-    order = np.argsort(mix.decode, kind="stable")
-    share = mix.probability[order]
-    middle = np.cumsum(share) - 0.5 * share
-    which = np.minimum((middle * LENGTH_GROUPS).astype(int), LENGTH_GROUPS - 1)
-    # a long tail matters more than its share: the last group is split again
-    tail = middle > 1 - 1 / LENGTH_GROUPS
-    which[tail] += np.minimum(((middle[tail] - 1) * LENGTH_GROUPS + 1) * 4, 3).astype(int)
-    mass = np.asarray(np.bincount(which, share), float)
-    filled = mass > 0
-
-    def mean(of: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(which, share * of[order])[filled] / mass[filled]
-
-    return LengthGroups(mass[filled], mean(mix.decode), mean(work), mean(mix.prefill))
-
-
-def _persistence(groups: LengthGroups, extra: float) -> NDArray[np.float64]:
-    """Return the variance of a sum over D batches from the autocorrelation of one."""
-    longest = max(2.0, float(groups.decode.max()))
-    lags = np.concatenate([[0.0], np.unique(np.rint(np.geomspace(1, longest, LAGS)))])
-    memory = _memory(groups, lags, extra)
-    out = np.empty(groups.decode.size)
-    for g, decode in enumerate(groups.decode):
-        later = np.arange(1, int(np.ceil(decode)))
-        rest = np.maximum(decode - later, 0.0) * np.interp(later, lags, memory)
-        out[g] = max(0.0, decode * memory[0] + 2 * rest.sum())
-    return out
-
-
-def _memory(groups: LengthGroups, lags: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
-    """Return the autocorrelation of X - (Cov(X, V) / Var V) V at ``lags`` [iterations].
-
-    Requests that come as a Poisson stream per iteration have
-    ``Cov(X_0, X_k) = E sum_i c_i c_{i+k}`` and alike for V = sum of R.
-    """
-    tokens, crossed, work = np.zeros(lags.size), np.zeros(lags.size), np.zeros(lags.size)
-    for share, decode, prefill in zip(groups.share, groups.decode, groups.prefill, strict=True):
-        x = prefill + 0.5
-        i = (np.arange(256) + 0.5) / 256
-
-        def size(k: NDArray[np.float64], x: float = x) -> NDArray[np.float64]:
-            return x + k
-
-        def left(
-            k: NDArray[np.float64], x: float = x, decode: float = decode
-        ) -> NDArray[np.float64]:
-            return (x + extra) * (decode - k) + (decode**2 - k**2) / 2
-
-        span = np.maximum(decode - lags, 0.0)[:, None]
-        k = span * i
-        later = k + lags[:, None]
-        each = share * span[:, 0]
-        tokens += each * (size(k) * size(later)).mean(axis=1)
-        crossed += each * (size(k) * left(later) + left(k) * size(later)).mean(axis=1)
-        work += each * (left(k) * left(later)).mean(axis=1)
-    slope = crossed[0] / 2 / work[0]
-    rest = tokens - slope * crossed + slope**2 * work
-    return rest / rest[0] if rest[0] > 0 else np.zeros(lags.size)

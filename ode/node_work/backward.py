@@ -12,11 +12,12 @@ COARSEST = 0.15
 
 GAMMA = 2.0 - np.sqrt(2.0)
 
-MEAN, VARIANCE, ROOM = range(3)
+MEAN, VARIANCE, ROOM, MORE = range(4)
 """Rows of what is known of the time that D batches take.
 
 ``MEAN`` [time] and ``VARIANCE`` [time^2] are those of the time, ``ROOM`` [1] is the mean number of
-the batches that have room.
+the batches that have room, and ``MORE`` [time] what one more request adds to these batches besides
+its tokens.
 """
 
 SECOND = VARIANCE
@@ -24,7 +25,7 @@ SECOND = VARIANCE
 
 
 @compiled
-def decode_moments(band, below, batch_time, idle_time, full, batches):
+def decode_moments(band, below, batch_time, idle_time, full, more, batches):
     """Return what is known of the time of D batches from each level.
 
     Kac's moment formula on the iteration clock: with L the generator of V per batch and g the
@@ -38,6 +39,8 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
         Generator of V per time, by rows (to).
     batch_time, full : shape (K + 1,)
         Mean batch time at each level, probability that the batch is full.
+    more : shape (K + 1,) [time]
+        What one more request adds to a batch with room, besides its tokens.
     idle_time : [time]
         Batch time of a node that is otherwise idle.
     batches : shape (G,)
@@ -45,8 +48,8 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
 
     Returns
     -------
-    shape (3, G, K + 1)
-        By the rows ``MEAN``, ``VARIANCE``, ``ROOM``.
+    shape (4, G, K + 1)
+        By the rows ``MEAN``, ``VARIANCE``, ``ROOM``, ``MORE``.
     """
     n = batch_time.size
     g = batch_time.copy()
@@ -55,10 +58,12 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
     above = band.shape[1] - 1 - below
     for i in range(n):
         per_batch[i] *= g[i]
-    out = np.empty((3, batches.size, n))
-    state = np.zeros((3, n))
-    middle, new, work = np.zeros((3, n)), np.zeros((3, n)), np.empty((3, n))
-    room = 1.0 - full
+    out = np.empty((4, batches.size, n))
+    state = np.zeros((4, n))
+    middle, new, work = np.zeros((4, n)), np.zeros((4, n)), np.empty((4, n))
+    source = np.empty((4, n))  # per batch, of the rows but the second moment
+    source[MEAN], source[ROOM] = g, 1.0 - full
+    source[MORE] = source[ROOM] * more
     done, last = 0.0, -1.0
     lu = per_batch
     a = 1.0 / (GAMMA * (2.0 - GAMMA))
@@ -73,27 +78,30 @@ def decode_moments(band, below, batch_time, idle_time, full, batches):
             last = length
         for _ in range(pieces if length > 0.0 else 0):
             half = 0.5 * GAMMA * length
-            for row in (MEAN, SECOND, ROOM):
+            for row in (MEAN, ROOM, MORE):
                 multiply(per_batch, above, state[row], work[row])
-            for i in range(n):
-                middle[MEAN, i] = state[MEAN, i] + half * (work[MEAN, i] + 2.0 * g[i])
-                middle[ROOM, i] = state[ROOM, i] + half * (work[ROOM, i] + 2.0 * room[i])
+                for i in range(n):
+                    middle[row, i] = state[row, i] + half * (work[row, i] + 2.0 * source[row, i])
             solve_two(lu, above, middle[MEAN], middle[ROOM])
-            for i in range(n):
-                new[MEAN, i] = a * middle[MEAN, i] - b * state[MEAN, i] + half * g[i]
-                new[ROOM, i] = a * middle[ROOM, i] - b * state[ROOM, i] + half * room[i]
+            solve(lu, above, middle[MORE])
+            for row in (MEAN, ROOM, MORE):
+                for i in range(n):
+                    new[row, i] = a * middle[row, i] - b * state[row, i] + half * source[row, i]
             solve_two(lu, above, new[MEAN], new[ROOM])
+            solve(lu, above, new[MORE])
+            multiply(per_batch, above, state[SECOND], work[SECOND])
             for i in range(n):
-                source = 2.0 * g[i] * (state[MEAN, i] + middle[MEAN, i])
-                middle[SECOND, i] = state[SECOND, i] + half * (work[SECOND, i] + source)
+                gained = 2.0 * g[i] * (state[MEAN, i] + middle[MEAN, i])
+                middle[SECOND, i] = state[SECOND, i] + half * (work[SECOND, i] + gained)
             solve(lu, above, middle[SECOND])
             for i in range(n):
-                source = 2.0 * g[i] * new[MEAN, i]
-                new[SECOND, i] = a * middle[SECOND, i] - b * state[SECOND, i] + half * source
+                gained = 2.0 * g[i] * new[MEAN, i]
+                new[SECOND, i] = a * middle[SECOND, i] - b * state[SECOND, i] + half * gained
             solve(lu, above, new[SECOND])
             state[:] = new
         done = batches[group]
-        out[MEAN, group], out[ROOM, group] = state[MEAN], state[ROOM]
+        for row in (MEAN, ROOM, MORE):
+            out[row, group] = state[row]
         for i in range(n):
             out[VARIANCE, group, i] = max(0.0, state[SECOND, i] - state[MEAN, i] * state[MEAN, i])
     return out

@@ -94,6 +94,9 @@ def grid_of(
 
     Parameters
     ----------
+    highest : [token-iterations]
+        Work that hardly ever is exceeded. Where it is less than that of ``near`` saturated sets,
+        these levels lie closer together, so that there are as many.
     steps, near
         Levels per saturated set, and so many sets up to which they are uniform.
     widening
@@ -101,15 +104,16 @@ def grid_of(
     resolve
         Whether levels are to resolve jumps, up to :data:`MOST_STEPS`.
     """
-    step = closure.set_mean / steps
+    unit = min(closure.set_mean, highest / near)
+    step = unit / steps
     if resolve:
-        step = min(step, max(_resolved(closure), closure.set_mean / MOST_STEPS))
-    uniform = int(near * closure.set_mean / step)
+        step = min(step, max(_resolved(closure), unit / MOST_STEPS))
+    uniform = round(near * unit / step)
     levels = (np.arange(uniform) + 0.5) * step
     drift = abs(closure.rate * closure.work.mean - closure.fastest)
     widest = max(step, 0.7 * closure.rate * closure.work.second / max(drift, 1e-300))
     far, width, top = [], step, levels[-1]
-    while top < highest:
+    while top < highest - step:
         width = min(width * widening, widest)
         top += width
         far.append(top)

@@ -5,8 +5,10 @@ come down to R, the work of a saturated set, and its first token comes one batch
 it waits for the batch under way to end. From its start it needs D batches, whose mean and
 variance the backward equation gives, with its own tokens on top where there is room.
 
-The samples are a quasi-random draw of (R or X, place in the batch, D, decode time) at each level,
-more of them where the flow is, and weighted so that rare levels are not left out.
+The samples are a quasi-random draw of (R or X, place in the batch, class, decode time) at each
+level, more of them where the flow is, and weighted so that rare levels are not left out. The
+classes (p, D) of all samples together are spread evenly over the mix by D, long ones drawn more
+often than they come: so the percentiles of the end-to-end latency follow those of D.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure
-from ode.node_work.backward import MEAN, ROOM, VARIANCE, decode_moments
+from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE, decode_moments
 from ode.node_work.generator import (
     Levels,
     generator,
@@ -28,6 +30,9 @@ from ode.node_work.generator import (
     requests_per_token,
 )
 from serving import DecodeNode, LatencySamples
+
+HARDLY = 1e-9
+"""Share of the arrivals that may meet more work than the levels at which decoding starts reach."""
 
 _PHI = 1.1673039782614187
 """Root of x^5 = x + 1: its powers make four sequences that fill a cube evenly together."""
@@ -54,36 +59,52 @@ class Node:
         What the node does given its work in system.
     start : shape (S,) [token-iterations]
         Work in system at which decoding may start.
-    decode : shape (3, G, S)
-        Time of D batches by group of decode length and start, at ``[MEAN, VARIANCE or ROOM]``
-        (:mod:`ode.node_work.backward`).
-    own : shape (G,) [time]
-        What a request's own tokens add to each batch with room.
+    decode : shape (G, S, 4)
+        Time of D batches, per batch, by node of ``closure.work.lengths`` and start: the rows
+        ``MEAN ... MORE`` of :mod:`ode.node_work.backward`.
+    per_token : [time/token]
+        What each of a request's own tokens adds to a batch with room.
     """
 
     closure: WorkClosure
     levels: Levels
     start: NDArray[np.float64]
     decode: NDArray[np.float64]
-    own: NDArray[np.float64]
+    per_token: float
 
 
-def node_of(closure: WorkClosure, levels: Levels, instance: DecodeNode) -> Node:
-    """Return what latencies depend on.
+def node_of(
+    closure: WorkClosure, levels: Levels, instance: DecodeNode, flow: NDArray[np.float64]
+) -> Node:
+    """Return what latencies depend on, for arrivals that meet the levels by ``flow``, (K + 1,).
 
     Decode times are smooth in the work at their start: they are solved on levels of their own.
     """
-    law, full, groups = instance.batch_time, closure.saturation, closure.work.groups
-    size = full.batch_size / full.batch_tokens
-    tokens, usual = groups.work / groups.decode, 0.5 * full.batch_tokens
-    own = law.duration(usual + tokens, usual * size + 1) - law.duration(usual, usual * size)
+    law, nodes = instance.batch_time, closure.work.lengths.nodes
+    starts = levels_of(closure, law, *grid_of(
+        closure, _highest_start(closure, levels, flow), resolve=False, **START_GRID
+    ))  # fmt: skip
+    band, below = generator(starts, closure, closure.rate)
     # a node that is idle but for the request itself: its own tokens come on top
     idle = float(law.duration(0.0, 0.0))
-    grid = grid_of(closure, levels.work[-1], resolve=False, **START_GRID)
-    starts = levels_of(closure, law, *grid)
-    band, below = generator(starts, closure, closure.rate)
-    decode = decode_moments(band, below, starts.batch_time, idle, starts.full, groups.decode)
-    return Node(closure, levels, starts.work, decode, np.asarray(own, float))
+    tokens = starts.batch.mean(axis=1)
+    requests = tokens * requests_per_token(closure, starts.work, tokens)
+    more = law.duration(tokens, requests + 1.0) - law.duration(tokens, requests)
+    decode = decode_moments(
+        band, below, starts.batch_time, idle, starts.full, np.asarray(more, float), nodes
+    )
+    per_token = float(law.duration(1.0, 0.0) - law.duration(0.0, 0.0))
+    per_batch = np.ascontiguousarray(np.moveaxis(decode / nodes[:, None], 0, -1))
+    return Node(closure, levels, starts.work, per_batch, per_token)
+
+
+def _highest_start(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> float:
+    """Return the work in system that starts, and what follows them, hardly ever exceed."""
+    if not closure.reach < levels.work[-1]:
+        return float(levels.work[-1])
+    beyond = np.cumsum(flow[::-1])[::-1]
+    met = levels.work[np.flatnonzero(beyond > HARDLY * beyond[0])]
+    return max(closure.reach, float(met.max(initial=0.0)))
 
 
 def samples_of(
@@ -101,10 +122,11 @@ def samples_of(
         Arrivals by the level of work in system that they meet.
     """
     levels, closure = node.levels, node.closure
-    law, full, groups = instance.batch_time, closure.saturation, closure.work.groups
-    k, weight, u, place, pick, chance = _draw(flow, count)
-    group = np.searchsorted(np.cumsum(groups.share)[:-1], pick, side="right")
-    decode, tokens = groups.decode[group], groups.prefill[group] + 1
+    law, full, lengths = instance.batch_time, closure.saturation, closure.work.lengths
+    k, weight, u, place, pick, chance = _draw(flow, levels.full, count)
+    which = lengths.at_rank(_even_ranks(pick, weight))
+    weight = weight * lengths.weight[which]
+    decode, tokens = lengths.decode[which], lengths.prefill[which] + 1
 
     # with room: the rest of the batch under way, then one with the newcomers in it
     waits = levels.full[k]
@@ -129,12 +151,16 @@ def samples_of(
     arrived = closure.rate * closure.work.mean * wait
     start = np.where(no_room, held + arrived, levels.work[k])
     at = np.interp(start, node.start, np.arange(node.start.size))
-    times = _between(node.decode, group, at)
-    room = times[ROOM]
-    mean = times[MEAN] + node.own[group] * room
+    place_of = lengths.place(decode)
+    times = _between(node.decode, place_of, at)
+    own = node.per_token * (tokens + 0.5 * (decode - 1)) * times[ROOM] + times[MORE]
+    mean = decode * (times[MEAN] + own)
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
-    open_share = np.clip(room / decode, 0.0, 1.0)
-    variance = times[VARIANCE] + spread**2 * open_share * closure.work.persistence[group]
+    open_share = np.clip(times[ROOM], 0.0, 1.0)
+    lasting = np.interp(
+        place_of, np.arange(lengths.nodes.size), lengths.persistence / lengths.nodes
+    )
+    variance = decode * (times[VARIANCE] + spread**2 * open_share * lasting)
     service = np.maximum(_gamma(mean, variance, ndtri(chance)), first)
     more = np.maximum(decode - 1, 1e-9)
     floor = first + (decode - 1) * float(law.duration(0.0, 0.0))
@@ -157,7 +183,7 @@ class _Draw(NamedTuple):
         Level that the arrival meets, and how many arrivals the sample stands for.
     even : shape (N,)
         Chance of R or X. It must be covered evenly at every level by itself.
-    place, group, service : shape (N,)
+    place, length, service : shape (N,)
         Place in the batch under way, and chance of the decode length and of the decode time.
     """
 
@@ -165,26 +191,42 @@ class _Draw(NamedTuple):
     weight: NDArray[np.float64]
     even: NDArray[np.float64]
     place: NDArray[np.float64]
-    group: NDArray[np.float64]
+    length: NDArray[np.float64]
     service: NDArray[np.float64]
 
 
-def _draw(flow: NDArray[np.float64], count: int) -> _Draw:
-    """Return about ``count`` samples, more of them where the flow is."""
+def _draw(flow: NDArray[np.float64], waits: NDArray[np.float64], count: int) -> _Draw:
+    """Return about ``count`` samples, more of them where the flow is.
+
+    Those that wait for room and those that do not are drawn apart, so that the share of the former,
+    which makes the tail of the TTFT, is exact.
+    """
     total, flow = flow.sum(), np.maximum(flow, 0.0)  # schemes of second order overshoot a little
     flow *= total / max(float(flow.sum()), 1e-300)
-    flow = np.where(flow > 1e-9 * flow.sum(), flow, 0.0)
-    part = np.sqrt(flow)
+    cells = np.concatenate([flow * waits, flow * (1.0 - waits)])
+    cells = np.where(cells > 1e-9 * total, cells, 0.0)
+    part = np.sqrt(cells)
     each = np.ceil(count * part / part.sum()).astype(int)
-    each = np.where(flow > 0, np.maximum(each, LEAST_PER_LEVEL), 0)
-    k = np.repeat(np.arange(flow.size), each)
-    weight = (flow / np.maximum(each, 1))[k]
-    uniform = 0.5 + np.arange(1, k.size + 1) * _STEPS[:, None]
+    each = np.where(cells > 0, np.maximum(each, LEAST_PER_LEVEL), 0)
+    cell = np.repeat(np.arange(cells.size), each)
+    weight = (cells / np.maximum(each, 1))[cell]
+    uniform = 0.5 + np.arange(1, cell.size + 1) * _STEPS[:, None]
     uniform -= np.floor(uniform)
-    _, place, group, service = uniform
+    _, place, length, service = uniform
     first = np.repeat(np.cumsum(each) - each, each)
-    even = (np.arange(k.size) - first + 0.5) / each[k]
-    return _Draw(k, weight, even, place, group, service)
+    lower = np.concatenate([np.zeros(flow.size), waits])[cell]
+    width = np.concatenate([waits, 1.0 - waits])[cell]
+    even = lower + width * (np.arange(cell.size) - first + 0.5) / each[cell]
+    return _Draw(cell % flow.size, weight, even, place, length, service)
+
+
+def _even_ranks(chance: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ranks in the order of ``chance`` that cover [0, 1] evenly by ``weight``."""
+    order = np.argsort(chance)
+    covered = np.cumsum(weight[order])
+    rank = np.empty(weight.size)
+    rank[order] = (covered - 0.5 * weight[order]) / covered[-1]
+    return rank
 
 
 def _set_work(
@@ -210,12 +252,18 @@ def _gamma(
 
 
 def _between(
-    table: NDArray[np.float64], group: NDArray[np.intp], at: NDArray[np.float64]
+    table: NDArray[np.float64], node: NDArray[np.float64], level: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return each table's value for a group at a fractional level."""
-    lower = np.minimum(at.astype(np.intp), table.shape[2] - 2)
-    share = at - lower
-    return table[:, group, lower] * (1 - share) + table[:, group, lower + 1] * share
+    """Return the rows of a table at fractional nodes (axis 0) and levels (axis 1), (rows, N)."""
+    nodes, levels, rows = table.shape
+    i = np.minimum(node.astype(np.intp), max(nodes - 2, 0))
+    j = np.minimum(level.astype(np.intp), levels - 2)
+    over, up = (node - i)[:, None], (level - j)[:, None]
+    flat, at = table.reshape(-1, rows), i * levels + j
+    next_node = levels if nodes > 1 else 0
+    shorter = flat[at] * (1 - up) + flat[at + 1] * up
+    longer = flat[at + next_node] * (1 - up) + flat[at + next_node + 1] * up
+    return (shorter * (1 - over) + longer * over).T
 
 
 def work_ahead(

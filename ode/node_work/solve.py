@@ -184,7 +184,12 @@ def _posed(
     mean = profile.total / horizon if horizon > 0 else full
     base = work_closure(mix, instance, max(mean, 1e-6 * full))
     windows = windows_between(profile, edges_of(profile, horizon), memory)
-    work, uniform = grid_of(base, _highest(profile, initial.waiting, horizon, base))
+    highest = _highest(profile, initial.waiting, horizon, base)
+    if not initial.waiting > 0:
+        most = max((window.rate for window in windows), default=mean)
+        busiest = base if most <= base.rate else work_closure(mix, instance, most)
+        highest = min(highest, busiest.reach)
+    work, uniform = grid_of(base, highest)
     one_rate = profile.time.size == 2 and bool(profile.cumulative[0] == 0)
     regimes = Regimes(mix, instance, work, uniform, full)
     if one_rate:
@@ -276,7 +281,7 @@ def _samples(flows: dict[float, NDArray[np.float64]], regimes: Regimes) -> Laten
         if share <= 0:
             continue
         regime = regimes.at(rate)
-        node = node_of(regime.closure, regime.levels, regimes.instance)
+        node = node_of(regime.closure, regime.levels, regimes.instance, flow)
         parts.append(samples_of(node, regimes.instance, flow, max(FEWEST, int(SAMPLES * share))))
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
     return LatencySamples(

@@ -25,10 +25,10 @@ from serving import (
 )
 
 MODELLED = tuple(name for name in LATENCIES if name != "itl")
-SAMPLES = 1024
+SAMPLES = 2048
 """Latency samples of an equilibrium, about."""
 
-STEPS_PER_SET, NEAR = 32, 2.5
+STEPS_PER_SET = 32
 """Resolution of the levels: coarser than over time, for speed."""
 
 HIGHEST = 30.0
@@ -141,7 +141,8 @@ def stationary(
     # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
     spare = closure.fastest - arrival_rate * closure.work.mean
     excess = arrival_rate * closure.work.second / (2 * spare)
-    work, uniform = grid_of(closure, 4 * closure.set_mean + HIGHEST * excess, steps=STEPS_PER_SET)
+    highest = min(closure.reach, 4 * closure.set_mean + HIGHEST * excess)
+    work, uniform = grid_of(closure, highest, steps=STEPS_PER_SET)
     levels = levels_of(closure, instance.batch_time, work, uniform)
     band, below = generator(levels, closure, arrival_rate)
     law = equilibrium(band, below)
@@ -155,7 +156,7 @@ def stationary(
         batch_tokens=float(law[BUSY] @ levels.batch[BUSY].mean(axis=1) / busy),
         batch_time=float(law[BUSY] @ levels.batch_time[BUSY] / busy),
         labels=labels,
-        _node=node_of(closure, levels, instance),
+        _node=node_of(closure, levels, instance, law),
         _instance=instance,
         _count=samples,
     )

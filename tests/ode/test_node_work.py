@@ -190,7 +190,10 @@ def test_decode_moments_are_those_of_simulated_paths():
     g = levels.batch_time.copy()
     g[0] = 1.0
     batches = np.array([5.0, 20.0, 60.0])
-    mean, variance, room = decode_moments(band, below, levels.batch_time, 1.0, levels.full, batches)
+    more = np.linspace(0.01, 0.3, g.size)
+    mean, variance, room, added = decode_moments(
+        band, below, levels.batch_time, 1.0, levels.full, more, batches
+    )
     full, n = dense(band, below), g.size
     per_batch = full.T * g[:, None]
     # Kac by a matrix exponential: d/dD (m, s) = L (m, s) + g (1, 2 m)
@@ -202,11 +205,13 @@ def test_decode_moments_are_those_of_simulated_paths():
             [np.zeros((1, 2 * n + 1))],
         ]
     )
+    rest = np.block([[per_batch, ((1 - levels.full) * more)[:, None]], [np.zeros((1, n + 1))]])
     for k, d in enumerate(batches):
         out = expm(d * block)[:, -1]
         assert np.allclose(mean[k], out[:n], rtol=0.01)
         exact = np.sqrt(np.maximum(out[n:-1] - out[:n] ** 2, 0.0))
         assert (np.abs(np.sqrt(variance[k]) - exact) < 0.03 * out[:n]).all()
+        assert np.allclose(added[k], expm(d * rest)[:n, -1], rtol=0.02, atol=1e-2)
     assert (room >= -1e-2).all() and (room <= batches[:, None] * (1 + 1e-6)).all()
     assert closure.rate > 0
 

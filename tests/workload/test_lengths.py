@@ -35,6 +35,16 @@ def test_geometric_has_its_mean_variance_and_constant_hazard(mean):
     assert hazard == pytest.approx(np.full(hazard.size, 1 / mean), rel=1e-4) or mean == 1
 
 
+@given(mean=st.floats(20.0, 200.0), cv=st.floats(0.2, 2.0))
+def test_lognormal_has_its_mean_cv_and_median_but_for_rounding_up(mean, cv):
+    drawn = LengthDistribution.lognormal(mean, cv, tail=1e-9)
+    # rounded up: half a token more on average
+    assert drawn.mean == pytest.approx(mean + 0.5, rel=2e-3, abs=0.2)
+    assert drawn.variance == pytest.approx((cv * mean) ** 2, rel=0.05, abs=1.0)
+    median = drawn.value[np.searchsorted(np.cumsum(drawn.probability), 0.5)]
+    assert abs(median - (mean / np.sqrt(1 + cv**2) + 0.5)) <= 1.0
+
+
 @given(lengths)
 def test_empirical_equals_numpy_on_the_data(data):
     empirical = LengthDistribution.empirical(data)
@@ -76,6 +86,11 @@ def test_constructors_refuse_impossible_parameters():
     for mean in (0.5, float("nan"), float("inf")):
         with pytest.raises(WorkloadError, match="mean of a geometric"):
             LengthDistribution.geometric(mean)
+    for mean, cv in ((0.0, 1.0), (float("nan"), 1.0), (10.0, 0.0), (10.0, float("inf"))):
+        with pytest.raises(WorkloadError, match="lognormal"):
+            LengthDistribution.lognormal(mean, cv)
+    with pytest.raises(WorkloadError, match="reach"):
+        LengthDistribution.lognormal(1000.0, 10.0)
 
 
 @given(
