@@ -12,8 +12,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from fluidserve import completion
+
 SECTIONS = ("Workload", "Node", "Law", "Run", "Output")
 """Sections of a command's help, in their order."""
+
+BY_METAVAR = {"FILE": completion.file, "DIR": completion.folder}
+"""What completes a value that is called so in the help."""
 
 AS_JSON = "fluidserve.as_json"
 """Key of a context under which ``--json`` is remembered: True, False, or absent."""
@@ -29,6 +34,9 @@ class Option(click.Option):
     """
 
     def __init__(self, *args: Any, section: str = "Run", **attributes: Any) -> None:
+        complete = BY_METAVAR.get(attributes.get("metavar") or "")
+        if complete is not None:
+            attributes.setdefault("shell_complete", complete)
         super().__init__(*args, **attributes)
         assert section in SECTIONS
         self.section = section

@@ -41,11 +41,9 @@ class _Raw(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[Any]:
-        """Complete a choice, a file or a folder."""
-        places = {"request_file": completion.file, "output_dir": completion.folder}
+        """Complete a choice."""
         choices = self.item.rules.get("choices", ())
-        complete = places.get(self.item.key) or completion.of_words(lambda: choices)
-        return complete(ctx, param, incomplete)
+        return completion.of_words(lambda: choices)(ctx, param, incomplete)
 
 
 def _rows(text: Any) -> Any:
@@ -105,7 +103,7 @@ def instance_options(function: Any) -> Any:
     keys = [item for item in settings.values() if item.group in ("node", "law")]
     add = functools.partial(Option, default=None, section="Node")
     file = add(
-        ["--config", "config_file"], metavar="FILE", shell_complete=completion.file,
+        ["--config", "config_file"], metavar="FILE",
         help="YAML configuration; flags override it",
     )  # fmt: skip
     profile = (
@@ -128,8 +126,7 @@ def workload_options(function: Any) -> Any:
     scenarios = completion.of_words(completion.scenarios)
     options = [
         _option(settings["request_file"]),
-        add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip",
-            shell_complete=completion.file),
+        add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip"),
         add(["--format"], help="format of the trace; detected without it", shell_complete=formats),
         add(["--limit"], type=int, help="first so many requests of a file"),
         add(["--start"], type=float, help="skip a file's arrivals before this time"),
@@ -138,8 +135,7 @@ def workload_options(function: Any) -> Any:
         add(["--scenario"], help="normal | heavy | bursty  [default: normal]",
             shell_complete=scenarios),
         add(["--types"], metavar='"(p,D,rate);..."', help="Poisson streams of fixed lengths"),
-        add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated",
-            shell_complete=completion.file),
+        add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated"),
         add(["--num-requests"], type=int, help="requests to generate  [default: 100]"),
         add(["--horizon"], type=float, help="generate arrivals up to this time instead"),
         add(["--arrival-rate"], type=float, help="base rate  [default: the scenario's, 0.5]"),

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 
 
 @click.command("bench", cls=Command)
 @option("--quick", is_flag=True, help="smaller systems and fewer repeats, some seconds")
-@option("--methods", default="all", show_default=True, help="fluid methods, comma-separated")
+@option(
+    "--methods",
+    default="all",
+    show_default=True,
+    help="fluid methods, comma-separated",
+    shell_complete=completion.of_words(completion.methods, listed=True),
+)
 def command(quick: bool, methods: str) -> None:
     """Measure speed and print it as JSON: kernels warm, best of several, no files written.
 

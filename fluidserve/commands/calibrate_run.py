@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run", cls=Command)
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", shell_complete=completion.file)
 @option("--max-num-batched-tokens", "token_budget", type=int, default=None,
               help="token budget of the server; found where FILE has token times")  # fmt: skip
 @option("--kv-capacity", "kv_capacity_tokens", type=float, default=None,

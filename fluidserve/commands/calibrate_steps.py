@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 
 
 @click.command("steps", cls=Command)
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=completion.file)
 @option("--hardware", help="rows of this hardware only")
 @option("--model", help="rows of this model only")
 @option("--tp", type=int, help="rows of this tensor-parallel degree only")

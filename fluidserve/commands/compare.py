@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
@@ -20,6 +21,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option(
     "--methods", default="lagrangian,eulerian_jax", show_default=True,
     help="fluid methods, comma-separated, or all",
+    shell_complete=completion.of_words(completion.methods, listed=True),
 )  # fmt: skip
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command
 
 
 @click.command("plot", cls=Command)
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", metavar="DIR", shell_complete=completion.folder)
 def command(folder: str) -> None:
     """Draw the pictures of the experiment folder DIR (again), and its report if it compares.
 

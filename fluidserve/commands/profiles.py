@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Group, option
 
 
@@ -31,8 +32,18 @@ def listed() -> None:
 
 
 @command.command("show")
-@option("--model", required=True, help="any spelling; a tuned variant means its base")
-@option("--hardware", required=True, help="graphics card")
+@option(
+    "--model",
+    required=True,
+    help="any spelling; a tuned variant means its base",
+    shell_complete=completion.of_words(completion.models),
+)
+@option(
+    "--hardware",
+    required=True,
+    help="graphics card",
+    shell_complete=completion.of_words(completion.hardware),
+)
 @option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
 @option("--gpu-memory-utilization", type=float, default=0.9, show_default=True,
               help="share of a card's memory that the server takes")  # fmt: skip

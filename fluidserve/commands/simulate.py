@@ -18,10 +18,23 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option("--until", type=float, help="stop at the first batch boundary at or after this")
 @option("--events/--no-events", default=True, show_default=True, help="write event files",
         section="Output")  # fmt: skip
-@option("--save-state", metavar="FILE", help="write the engine's state", section="Output")
+@option(
+    "--save-state",
+    metavar="FILE",
+    help="write the engine's state",
+    section="Output",
+)
 @option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
-@option("--resume", metavar="FILE", help="go on from a state, with its instance and requests")
-@option("--inject", metavar="FILE", help="other requests from --inject-at on")
+@option(
+    "--resume",
+    metavar="FILE",
+    help="go on from a state, with its instance and requests",
+)
+@option(
+    "--inject",
+    metavar="FILE",
+    help="other requests from --inject-at on",
+)
 @option("--inject-at", type=float, help="time from which --inject counts; else now")
 @option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
 def command(**params: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
@@ -15,7 +16,13 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @instance_options
 @run_options
 @goodput_option
-@option("--method", default="lagrangian", show_default=True, help="solver; see --methods")
+@option(
+    "--method",
+    default="lagrangian",
+    show_default=True,
+    help="solver; see --methods",
+    shell_complete=completion.of_words(completion.methods),
+)
 @option("--methods", is_flag=True, help="list the methods and exit")
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @option("--drain/--no-drain", default=True, show_default=True, help="go on until empty")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 
 
 @click.command("sweep", cls=Command)
-@click.argument("grid", metavar="GRID.yaml")
+@click.argument("grid", metavar="GRID.yaml", shell_complete=completion.file)
 @option(
     "--output", default="sweep.csv", show_default=True, metavar="FILE", section="Output",
     help="result, .csv or .parquet (needs pyarrow)",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Group, option
 
 
@@ -15,9 +16,14 @@ def command() -> None:
 
 
 @command.command("convert")
-@click.argument("source", metavar="IN")
-@click.argument("output", metavar="OUT")
-@option("--format", default=None, help="format of IN; detected without it")
+@click.argument("source", metavar="IN", shell_complete=completion.file)
+@click.argument("output", metavar="OUT", shell_complete=completion.file)
+@option(
+    "--format",
+    default=None,
+    help="format of IN; detected without it",
+    shell_complete=completion.of_words(completion.trace_formats),
+)
 @option("--limit", type=int, default=None, help="first so many requests")
 @option("--start", type=float, default=None, help="skip arrivals before this time")
 @option("--rate-scale", type=float, default=None, help="multiply the arrival rate")

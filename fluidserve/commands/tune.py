@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fluidserve import completion
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 from serving import KINDS
@@ -41,7 +42,7 @@ def help_text() -> str:
 
 
 @click.command("tune", cls=Command, help=help_text())
-@click.argument("knob")
+@click.argument("knob", shell_complete=completion.of_words(completion.knobs, listed=True))
 @option(
     "--slo", "slos", multiple=True, metavar="STATISTIC_LATENCY<LIMIT",
     help='objective, such as "p99_ttft<2" or "p99_ttft_ms<2000"; repeatable, all are to be met',
