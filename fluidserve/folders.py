@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from fluidserve.front import AS_JSON
 from serving import FileAccessError
 from serving.unfinished import undone, whole
 
@@ -152,9 +153,29 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def emit(value: Any) -> None:
-    """Print a result on stdout as JSON."""
-    click.echo(to_json(value))
+def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:
+    """Print a result on stdout: a table for people on a terminal, JSON for programs elsewhere.
+
+    Parameters
+    ----------
+    value
+        The result.
+    table
+        Makes the table of it; one line per value without it. ``--json`` and ``--table`` choose.
+    """
+    if _as_json():
+        click.echo(to_json(value))
+        return
+    from fluidserve.tables import plain_table
+
+    click.echo((table or plain_table)(plain(value)))
+
+
+def _as_json() -> bool:
+    """Return whether the user asked for JSON, or nobody looks at the output."""
+    context = click.get_current_context(silent=True)
+    chosen = None if context is None else context.meta.get(AS_JSON)
+    return not sys.stdout.isatty() if chosen is None else chosen
 
 
 def write_common(

@@ -15,7 +15,7 @@ from fluidserve.options import (
     FlagError,
     config_flags,
 )
-from serving import FluidServeError, Instance
+from serving import FluidServeError, Instance, RequestMix
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -74,11 +74,21 @@ class Inputs:
             "requests": len(question.requests),
             "horizon": question.end,
             "mean_arrival_rate": question.mean_rate,
-            "mean_prefill_length": question.mix.mean_prefill,
-            "mean_decode_length": question.mix.mean_decode,
+            **mean_lengths(question.mix),
             "capacity": question.capacity,
             "load": question.load,
         }
+
+
+def mean_lengths(mix: RequestMix) -> dict[str, float]:
+    """Return the mean lengths [tokens] of a mix for JSON: 38, not 37.999999999999986.
+
+    Twelve digits are left: the mean of many lengths is not known better.
+    """
+    return {
+        "mean_prefill_length": float(f"{mix.mean_prefill:.12g}"),
+        "mean_decode_length": float(f"{mix.mean_decode:.12g}"),
+    }
 
 
 def load_inputs(params: Mapping[str, Any]) -> Inputs:

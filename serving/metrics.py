@@ -51,6 +51,14 @@ class LatencySamples:
         return values[defined], weight[defined]
 
 
+def latency_scale(time_unit: str) -> tuple[str, float]:
+    """Return the end of the name of a latency in JSON, and the factor to its unit.
+
+    Latencies are in ms, and their names end in ``_ms``, where the time unit is s or ms.
+    """
+    return {"none": ("", 1.0), "s": ("_ms", 1e3), "ms": ("_ms", 1.0)}[time_unit]
+
+
 def weighted_percentile(values: ArrayLike, weight: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     """Return percentiles of weighted samples, equal to ``np.percentile`` for equal weights.
 
@@ -159,7 +167,7 @@ class ServingMetrics:
         Latencies are in ms and named ``mean_ttft_ms`` where the unit of time is known; with
         ``time_unit`` none the ``_ms`` is dropped and times stay as they are.
         """
-        factor, suffix = {"none": (1.0, ""), "s": (1e3, "_ms"), "ms": (1.0, "_ms")}[time_unit]
+        suffix, factor = latency_scale(time_unit)
         rate = 1 / self.duration if self.duration > 0 else float("nan")
         shown = {name: self.totals[name] for name, total in TOTALS.items() if total.shown}
         out: dict[str, Any] = {k: value for k, value in shown.items() if TOTALS[k].leads}

@@ -37,6 +37,7 @@ def command(
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_inputs
     from fluidserve.jobs.analyze import analyze_into
+    from fluidserve.tables import analysis_table
 
     inputs = load_inputs(params)
     with experiment_folder(inputs.config.output_dir) as (folder, final):
@@ -44,4 +45,4 @@ def command(
             folder, final, inputs,
             transient=transient, solve_gradients=solve_gradients, approximate=approximate,
         )  # fmt: skip
-    emit(result | {"output_dir": str(final)})
+    emit(result | {"output_dir": str(final)}, analysis_table)

@@ -26,5 +26,6 @@ def command(quick: bool, methods: str) -> None:
     from fluidserve.folders import emit
     from fluidserve.jobs.bench import measure
     from fluidserve.methods import parse_methods
+    from fluidserve.tables import speed_table
 
-    emit(measure(quick=quick, methods=parse_methods(methods)))
+    emit(measure(quick=quick, methods=parse_methods(methods)), speed_table)

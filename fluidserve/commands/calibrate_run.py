@@ -44,6 +44,7 @@ def run(
     from calibration.server_runs import calibrate_run, read_server_log
     from fluidserve.folders import emit
     from fluidserve.options import FlagError
+    from fluidserve.tables import run_fit_table
 
     if interval is not None and not 0 < interval < float("inf"):
         raise FlagError("--interval", interval, "a finite number > 0")
@@ -53,7 +54,7 @@ def run(
         click.echo(f"note: {note}", err=True)
     if config_out is not None:
         _write_config(found, source, config_out)
-    emit({"input": source, **_told(found)})
+    emit({"input": source, **_told(found)}, run_fit_table)
 
 
 def _told(found: RunCalibration) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
     from calibration import fit_step_times, read_step_times
     from fluidserve.folders import Stopwatch, emit, experiment_folder
     from fluidserve.jobs.calibrate_steps import write_fit
+    from fluidserve.tables import step_fit_table
 
     watch = Stopwatch()
     law, kv = params.pop("law"), params.pop("kv")
@@ -57,4 +58,4 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
         with experiment_folder(out) as (folder, final):
             write_fit(folder, final, fit, watch.seconds)
         result |= {"output_dir": str(final)}
-    emit(result)
+    emit(result, step_fit_table)

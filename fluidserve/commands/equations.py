@@ -12,7 +12,7 @@ from serving import MODES
 FORMATS = ("text", "latex", "python")
 
 
-@click.command("equations", cls=Command)
+@click.command("equations", cls=Command, result=False)
 @option(
     "--mode", type=click.Choice(MODES), default="swapping",
     show_default=True, help="what happens to an evicted request",

@@ -31,17 +31,18 @@ def _chosen(names: tuple[str, ...], home: str) -> list[Any]:
     return find_experiments(Path(home))
 
 
-def _print(value: Any) -> None:
+def _print(value: Any, table: str = "plain_table") -> None:
+    from fluidserve import tables
     from fluidserve.folders import emit
 
-    emit(value)
+    emit(value, getattr(tables, table))
 
 
 @command.command("list")
 @_HOME
 def list_command(home: str) -> None:
     """Say what there is: kind, workload, load and headline latencies of each."""
-    _print([each.headline() for each in _chosen((), home)])
+    _print([each.headline() for each in _chosen((), home)], "experiments_table")
 
 
 @command.command("details")
@@ -51,7 +52,8 @@ def details_command(name: str, home: str) -> None:
     """Print all of an experiment: its summary, command, versions, timings and files."""
     (found,) = _chosen((name,), home)
     files = {file.name: file.stat().st_size for file in sorted(found.folder.iterdir())}
-    _print({"folder": str(found.folder), "meta": found.meta, **found.summary, "files": files})
+    told = {"folder": str(found.folder), "meta": found.meta, **found.summary, "files": files}
+    _print(told, "experiment_table")
 
 
 @command.command("compare")
@@ -61,7 +63,7 @@ def compare_command(names: tuple[str, ...], home: str) -> None:
     """Put the metrics of experiments side by side, with their change from the first."""
     from fluidserve.experiments import compared
 
-    _print(compared(_chosen(names, home)))
+    _print(compared(_chosen(names, home)), "changes_table")
 
 
 @command.command("archive")
@@ -94,4 +96,4 @@ def stats_command(home: str) -> None:
     """Count experiments by kind, their bytes, and the spread of every metric."""
     from fluidserve.experiments import statistics
 
-    _print(statistics(_chosen((), home)))
+    _print(statistics(_chosen((), home)), "statistics_table")

@@ -25,8 +25,12 @@ def command(output: str, **params: Any) -> None:
     """
     from fluidserve.folders import emit
     from fluidserve.inputs import load_inputs
+    from fluidserve.tables import requests_table
     from workload import write_requests
 
     inputs = load_inputs(params)
     write_requests(inputs.question.requests, output)
-    emit({"output": output, "seed": inputs.config.seed, "workload": inputs.describe()})
+    emit(
+        {"output": output, "seed": inputs.config.seed, "workload": inputs.describe()},
+        requests_table,
+    )

@@ -18,6 +18,7 @@ def listed() -> None:
     """Print every measured profile, and the models and cards that estimates exist for."""
     from calibration.profiles import gpus, listing, models, roofline
     from fluidserve.folders import emit
+    from fluidserve.tables import profiles_table
 
     emit(
         {
@@ -27,7 +28,8 @@ def listed() -> None:
                 "hardware": list(gpus()),
                 "expected_error": roofline().error,
             },
-        }
+        },
+        profiles_table,
     )
 
 
@@ -53,6 +55,7 @@ def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> N
 
     from calibration.profiles import find
     from fluidserve.folders import emit
+    from fluidserve.tables import profile_table
 
     found = find(model, hardware, tp, gpu_memory_utilization=gpu_memory_utilization)
     emit(
@@ -62,5 +65,6 @@ def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> N
             "law": found.law.model_dump(exclude_defaults=True),
             "wall": None if found.wall is None else found.wall.model_dump(),
             "config": found.config(),
-        }
+        },
+        profile_table,
     )

@@ -46,7 +46,8 @@ def command(**params: Any) -> None:
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.simulate import simulate_into
+    from fluidserve.tables import run_table
 
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params)
-    emit(result | {"output_dir": str(final)})
+    emit(result | {"output_dir": str(final)}, run_table)

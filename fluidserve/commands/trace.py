@@ -35,6 +35,8 @@ def convert(source: str, output: str, **options: Any) -> None:
     is wrong is an error that names file, row, column and value.
     """
     from fluidserve.folders import emit
+    from fluidserve.inputs import mean_lengths
+    from fluidserve.tables import requests_table
     from workload import read_trace, write_requests
 
     reading = read_trace(source, **options)
@@ -42,16 +44,11 @@ def convert(source: str, output: str, **options: Any) -> None:
     for reason, count in reading.dropped.items():
         if count:
             click.echo(f"dropped {count} rows: {reason}", err=True)
-    table = reading.requests
-    emit(
-        {
-            "input": source,
-            "format": reading.format,
-            "output": output,
-            "requests": len(table),
-            "dropped": dict(reading.dropped),
-            "horizon": table.horizon,
-            "mean_prefill_length": float(table.prefill_length.mean()),
-            "mean_decode_length": float(table.decode_length.mean()),
-        }
-    )
+    workload = {
+        "format": reading.format,
+        "requests": len(reading.requests),
+        "dropped": dict(reading.dropped),
+        "horizon": reading.requests.horizon,
+        **mean_lengths(reading.requests.mix()),
+    }
+    emit({"input": source, "output": output, "workload": workload}, requests_table)

@@ -67,8 +67,9 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     """Run ``fluidserve tune``."""
     from fluidserve.folders import emit
     from fluidserve.jobs.tune import tuned
+    from fluidserve.tables import tuning_table
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
     result, status = tuned(params, knob, slos, {"bracket": bracket, **options})
-    emit(result)
+    emit(result, tuning_table)
     return status

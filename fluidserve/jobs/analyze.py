@@ -14,6 +14,7 @@ from fluidserve.report import write_analysis
 from fluidserve.text import for_people, instance_line
 from ode import gradients
 from serving import Distribution, RateProfile, kind_of
+from serving.metrics import latency_scale
 from studies import Analysis, analyze
 from workload import write_requests
 
@@ -51,7 +52,7 @@ def analyze_into(
         transient = not inputs.is_constant or question.load >= 1
     with watch("analyze"):
         found = analyze(question, over_time=transient, approximate=approximate)
-    result = analysis_json(found)
+    result = analysis_json(found, question.instance.time_unit)
     if solve_gradients:
         with watch("gradients"):
             result["gradients"]["through_the_solve"] = _through_the_solve(inputs, approximate)
@@ -75,14 +76,22 @@ def analyze_into(
     return summary | {"seconds": watch.seconds}
 
 
-def analysis_json(found: Analysis) -> dict[str, Any]:
-    """Return an analysis under the keys of the command."""
+def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
+    """Return an analysis under the keys of the command.
+
+    Parameters
+    ----------
+    found
+        The analysis.
+    time_unit
+        Unit of its times: where it is s or ms, latencies are in ms, as in the metrics of a run.
+    """
     healthy, verdict = found.equilibrium, found.certificate
     return {
         "load": found.load,
         "rho": None if healthy is None else healthy.rho,
-        "arrival_rate": found.arrival_rate,
-        "lambda_max": found.lambda_max,
+        "mean_arrival_rate": found.arrival_rate,
+        "capacity": found.lambda_max,
         "regime": found.regime,
         "equilibrium": None
         if healthy is None
@@ -104,10 +113,8 @@ def analysis_json(found: Analysis) -> dict[str, Any]:
             "theta_sac": verdict.theta_sac,
             "message": verdict.message,
         },
-        "percentiles": {
-            "are": found.latencies_are,
-            **{name: _statistics(found.latencies.get(name)) for name in ("ttft", "tpot", "e2el")},
-        },
+        "latencies_are": found.latencies_are,
+        "metrics": _metrics(found.latencies, time_unit),
         "gradients": {
             "method": found.sensitivity_is,
             "units": dict(PARAMETER_UNITS),
@@ -127,10 +134,16 @@ def analysis_json(found: Analysis) -> dict[str, Any]:
     }
 
 
-def _statistics(of: Distribution | None) -> dict[str, float | None]:
-    if of is None:
-        return dict.fromkeys(("mean", *(f"p{q}" for q in PERCENTILES)))
-    return {"mean": of.mean, **{f"p{q}": of.percentiles[q] for q in PERCENTILES}}
+def _metrics(latencies: Mapping[str, Distribution], time_unit: str) -> dict[str, float | None]:
+    """Return the latencies under the keys that the metrics of a run have."""
+    suffix, factor = latency_scale(time_unit)
+    found: dict[str, float | None] = {}
+    for name in ("ttft", "tpot", "e2el"):
+        of = latencies.get(name)
+        values = [None] * 4 if of is None else [of.mean, *(of.percentiles[q] for q in PERCENTILES)]
+        for statistic, value in zip(("mean", *(f"p{q}" for q in PERCENTILES)), values, strict=True):
+            found[f"{statistic}_{name}{suffix}"] = None if value is None else value * factor
+    return found
 
 
 def _through_the_solve(inputs: Inputs, approximate: bool) -> Mapping[str, Any]:

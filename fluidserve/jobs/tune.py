@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluidserve.config import flat
-from fluidserve.inputs import Inputs, load_inputs
+from fluidserve.inputs import Inputs, load_inputs, mean_lengths
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput
@@ -152,7 +152,6 @@ def _typed(value: Any) -> str:
 
 def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
     """Return what was tuned: the rate given counts only where it is no knob."""
-    mix = question.mix
     return {
         "time_unit": question.instance.time_unit,
         "seed": question.seed,
@@ -161,8 +160,7 @@ def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
         "workload": {
             **inputs.source,
             "mean_arrival_rate": question.stream.mean_rate,
-            "mean_prefill_length": mix.mean_prefill,
-            "mean_decode_length": mix.mean_decode,
+            **mean_lengths(question.mix),
         },
     }
 

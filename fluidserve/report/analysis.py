@@ -12,6 +12,7 @@ from fluidserve.text import number, percent
 from serving.files import atomic_write
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"
+STATISTICS = ("mean", "p50", "p95", "p99")
 REGIMES = {
     "healthy": "The node keeps up, and every queue drains.",
     "bistable": "The node keeps up from an empty start. Once its memory has filled it completes "
@@ -35,16 +36,19 @@ def write_analysis(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
     unit = summary["instance"]["time_unit"]
-    shown_unit = "" if unit == "none" else f" {unit}"
-    percentiles = summary["percentiles"]
+    metrics, suffix = summary["metrics"], "" if unit == "none" else "_ms"
+    shown_unit = "" if unit == "none" else " ms"
     body = [
         paragraph(REGIMES[summary["regime"]], "lead"),
         cards(
             [
                 (number(summary["load"]), "load: arrival rate over capacity"),
-                (number(summary["lambda_max"]), f"capacity [requests/{_per(unit)}]"),
+                (number(summary["capacity"]), f"capacity [requests/{_per(unit)}]"),
                 *(
-                    (number(percentiles[name][statistic]) + shown_unit, f"{words} {statistic}")
+                    (
+                        number(metrics[f"{statistic}_{name}{suffix}"]) + shown_unit,
+                        f"{words} {statistic}",
+                    )
                     for name, words in (("ttft", "TTFT"), ("e2el", "E2EL"))
                     for statistic in ("mean", "p99")
                 ),
@@ -54,13 +58,13 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
         *(paragraph(text, "note") for text in summary["warnings"]),
         heading("What a request will see"),
         table(
-            [f"[{_per(unit)}]", "mean", "p50", "p95", "p99"],
+            [f"[{shown_unit.strip() or 'time unit'}]", "mean", "p50", "p95", "p99"],
             [
-                [words, *(number(percentiles[name][s]) for s in ("mean", "p50", "p95", "p99"))]
+                [words, *(number(metrics[f"{s}_{name}{suffix}"]) for s in STATISTICS)]
                 for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2el", "E2EL"))
             ],
-            f"One node of this size under Poisson arrivals, {percentiles['are']}: the workload "
-            "process, nothing fitted. Its errors on measured cases are in docs/one_node.md.",
+            f"One node of this size under Poisson arrivals, {summary['latencies_are']}: the "
+            "node-work process, nothing fitted. docs/one_node.md has its errors on measured cases.",
         ),
         heading("The healthy equilibrium"),
         _equilibrium(summary, unit),

@@ -7,8 +7,9 @@ import json
 import pytest
 
 KEYS = {
-    "load", "rho", "lambda_max", "regime", "equilibrium", "moments", "certificate", "percentiles",
-    "gradients", "warnings",
+    "load", "rho", "capacity", "mean_arrival_rate", "regime", "equilibrium", "moments",
+    "certificate",
+    "metrics", "latencies_are", "gradients", "warnings",
 }  # fmt: skip
 
 
@@ -27,13 +28,12 @@ def test_json_and_page(run, tmp_path):
     }  # fmt: skip
     assert found["certificate"]["theta_sac"] is None
     for name in ("ttft", "e2el"):
-        assert found["percentiles"][name].keys() == {"mean", "p50", "p95", "p99"}
-        row = found["percentiles"][name]
-        assert 0 < row["p50"] < row["p95"] < row["p99"]
+        p50, p95, p99 = (found["metrics"][f"p{q}_{name}"] for q in (50, 95, 99))
+        assert 0 < p50 < p95 < p99
     page = (tmp_path / "a" / "analysis.html").read_text(encoding="utf-8")
     assert "What a request will see" in page and "data:image/png" in page
     summary = json.loads((tmp_path / "a" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["percentiles"] == found["percentiles"]
+    assert summary["metrics"] == found["metrics"]
 
 
 def test_check_one_of_the_model(run, tmp_path):
@@ -54,7 +54,7 @@ def test_overload_says_so(run, tmp_path):
     found = json.loads(done.stdout)
     assert found["equilibrium"] is None and found["rho"] is None
     assert found["regime"] == "backlogged"
-    assert found["percentiles"]["are"].startswith("of all arrivals in [0, 1000)")
+    assert found["latencies_are"].startswith("of all arrivals in [0, 1000)")
     assert any("no healthy equilibrium" in line for line in found["warnings"])
 
 

@@ -1,0 +1,54 @@
+"""Table of ``analyze``: what one node will do, by theory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fluidserve.tables.layout import joined, pairs
+from fluidserve.tables.runs import latency_grid
+from fluidserve.tables.words import instance_words, workload_words
+from fluidserve.text import number
+
+MOST = 4
+"""Parameters that are named as those that move a latency most."""
+
+
+def analysis_table(result: Mapping[str, Any]) -> str:
+    """Return the table of ``analyze``."""
+    unit = result["instance"]["time_unit"]
+    found, time = result["equilibrium"], "time units" if unit == "none" else unit
+    batch = None
+    if found is not None:
+        batch = f"{number(found['running'])} requests, {number(found['tau'])} {time} on average"
+    return joined(
+        pairs(
+            [
+                ("analysis", "one node by theory, nothing simulated"),
+                ("node", instance_words(result["instance"])),
+                ("workload", workload_words(result)),
+                ("regime", result["regime"].replace("_", " ")),
+                ("full memory", result["certificate"]["message"]),
+                ("batch", batch),
+            ]
+        ),
+        latency_grid(result["metrics"]),
+        pairs(
+            [
+                ("latencies", f"of one node, {result['latencies_are']}"),
+                ("moved most by", _movers(result["gradients"]["elasticity"])),
+                ("files", result.get("output_dir")),
+            ]
+        ),
+    )
+
+
+def _movers(elasticity: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Return what changes the mean TTFT most when it grows by one per cent."""
+    shown = elasticity.get("mean_ttft") or {}
+    known = [(name, value) for name, value in shown.items() if value]
+    if not known:
+        return None
+    known.sort(key=lambda each: -abs(each[1]))
+    said = ", ".join(f"{name} {value:+.3g} %" for name, value in known[:MOST])
+    return f"mean TTFT by +1 % of {said}"

@@ -1,0 +1,57 @@
+"""Table of ``compare``: the engine's mean beside each fluid method, and how far they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fluidserve.methods import method_name
+from fluidserve.tables.layout import grid, joined, pairs
+from fluidserve.tables.words import instance_words, latency_unit, per_time, workload_words
+from fluidserve.text import deviation, duration, number, percent
+
+ROWS = (
+    ("mean_ttft", "TTFT mean"),
+    ("p99_ttft", "TTFT p99"),
+    ("mean_tpot", "TPOT mean"),
+    ("mean_e2el", "E2EL mean"),
+    ("p99_e2el", "E2EL p99"),
+)
+
+
+def comparison_table(result: Mapping[str, Any]) -> str:
+    """Return the table of ``compare``."""
+    discrete, methods = result["discrete"], result["methods"]
+    truth, unit = discrete["metrics"], result["instance"]["time_unit"]
+    suffix, latencies = latency_unit(truth)
+    rows = []
+    for key, words in ROWS:
+        value = truth.get(key + suffix)
+        cells = [_against(each["metrics"].get(key + suffix), value) for each in methods.values()]
+        rows.append([f"{words} [{latencies}]", number(value), *cells])
+    name = "request_throughput"
+    cells = [_against(each["metrics"].get(name), truth[name]) for each in methods.values()]
+    rows.append([f"throughput [{per_time(unit)}]", number(truth[name]), *cells])
+    errors = [percent(each["nrmse"]["in_system"]) for each in methods.values()]
+    floor = percent(discrete["noise_floor"]["in_system"])
+    rows.append(["error in system (NRMSE)", f"noise {floor}", *errors])
+    took = [duration(each["seconds"]) for each in methods.values()]
+    rows.append(["time of one run", duration(discrete["seconds"]), *took])
+    return joined(
+        pairs(
+            [
+                ("comparison", f"{discrete['replications']} runs of the engine next to "
+                               f"{', '.join(map(method_name, methods))}"),
+                ("node", instance_words(result["instance"])),
+                ("workload", workload_words(result)),
+            ]
+        ),
+        grid(["", "engine", *map(method_name, methods)], rows),
+        pairs([("files", result.get("output_dir"))]),
+    )  # fmt: skip
+
+
+def _against(value: float | None, truth: float | None) -> str:
+    if value is None or truth is None or abs(truth) < 1e-9:
+        return number(value)
+    return f"{number(value)} ({deviation(value, truth)})"

@@ -1,0 +1,70 @@
+"""Table of ``tune``: the answer, how sure it is, and what was measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fluidserve.tables.layout import pairs
+from fluidserve.tables.words import instance_words, per_time, source_words
+from fluidserve.text import number
+
+Rows = list[tuple[str, str | None]]
+
+
+def tuning_table(result: Mapping[str, Any]) -> str:
+    """Return the table of ``tune``, of one knob or of two."""
+    workload, unit = result["workload"], result["time_unit"]
+    capacity = workload["capacity"] if "capacity" in workload else result.get("capacity")
+    answer = _two(result, unit) if "knobs" in result else _one(result, unit)
+    return pairs(
+        [
+            *answer,
+            ("node", instance_words(result["instance"])),
+            ("workload", f"{source_words(workload)}, on average "
+                         f"{number(workload['mean_prefill_length'])} prompt and "
+                         f"{number(workload['mean_decode_length'])} output tokens"),
+            ("capacity", None if capacity is None else f"{number(capacity)} {per_time(unit)}"),
+            ("engine runs", number(result["engine_runs"])),
+        ]
+    )  # fmt: skip
+
+
+def _one(result: Mapping[str, Any], unit: str) -> Rows:
+    value, bracket = result["value"], result["bracket"]
+    interval, measured = result["confidence_interval"], result["measured"] or {}
+    crossing = None if result["estimate"] is None else number(result["estimate"])
+    if crossing is not None and interval:
+        low, high = map(number, interval)
+        crossing += f"; {100 * result['confidence']:g} % interval {low} to {high}"
+    said = [f"{name.replace('_', ' ')} {number(each)}" for name, each in measured.items()]
+    return [
+        (result["knob"], "-" if value is None else _with_unit(result["knob"], value, unit)),
+        ("answer", result["reason"]),
+        ("objectives", ", ".join(result["slo"]) or "the backlog does not grow"),
+        ("limit lies at", crossing),
+        ("measured there", ", ".join(said) or None),
+        ("searched between", " and ".join(map(number, bracket)) if bracket else None),
+        ("fluid alone", number(result["fluid_value"])),
+    ]
+
+
+def _two(result: Mapping[str, Any], unit: str) -> Rows:
+    values = result["values"] or [None] * len(result["knobs"])
+    knobs: Rows = [
+        (name, "-" if value is None else _with_unit(name, value, unit))
+        for name, value in zip(result["knobs"], values, strict=True)
+    ]
+    goodput, lead = result["goodput"], result["lead_over_next"]
+    thresholds = ", ".join(f"{k} {number(v)}" for k, v in result["thresholds"].items())
+    return [
+        *knobs,
+        ("answer", result["reason"]),
+        ("goodput", None if goodput is None else f"{number(goodput)} {per_time(unit)}"),
+        ("thresholds", thresholds),
+        ("lead over next", " to ".join(map(number, lead)) if lead else None),
+    ]
+
+
+def _with_unit(knob: str, value: float, unit: str) -> str:
+    return f"{number(value)} {per_time(unit)}" if knob == "max-rate" else number(value)

@@ -1,0 +1,62 @@
+"""Say in a few words what a result is about: the node, the workload, units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fluidserve.text import instance_line, number
+
+LATENCY_NAMES = {
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "e2el": "E2EL",
+    "queue_delay": "queue delay",
+}
+"""Names of the latencies that tables show, by key."""
+
+
+def per_time(unit: str) -> str:
+    """Return the unit of an arrival rate."""
+    return "requests/time" if unit == "none" else f"requests/{unit}"
+
+
+def latency_unit(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the end of the keys of latencies, and their unit."""
+    return ("_ms", "ms") if "mean_ttft_ms" in metrics else ("", "time")
+
+
+def time_words(metrics: Mapping[str, Any], unit: str) -> str:
+    """Return the duration of a run with its unit."""
+    return f"{number(metrics['duration'])} {'time units' if unit == 'none' else unit}"
+
+
+def instance_words(instance: Mapping[str, Any]) -> str:
+    """Return an instance in one line, from its flat keys."""
+    from fluidserve.config import instance_of, load_config
+
+    return instance_line(instance_of(load_config(None, instance)))
+
+
+def source_words(workload: Mapping[str, Any]) -> str:
+    """Return what the requests are."""
+    if workload.get("file"):
+        return str(workload["file"])
+    if workload.get("types"):
+        return f"types {workload['types']}"
+    if workload.get("lengths"):
+        return f"lengths of {workload['lengths']}"
+    return f"scenario {workload['scenario']}" if workload.get("scenario") else "requests"
+
+
+def workload_words(result: Mapping[str, Any]) -> str:
+    """Return the requests, their rate and the load of a result."""
+    workload, unit = result["workload"], result["instance"]["time_unit"]
+    said = [source_words(workload)]
+    if workload.get("requests") is not None:
+        said.append(f"{number(workload['requests'])} requests")
+    if workload.get("mean_arrival_rate") is not None:
+        said.append(f"{number(workload['mean_arrival_rate'])} {per_time(unit)}")
+    if workload.get("load") is not None:
+        said.append(f"load {number(workload['load'])} of capacity {number(workload['capacity'])}")
+    return ", ".join(said)
