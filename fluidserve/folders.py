@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -17,6 +16,8 @@ from typing import Any
 import click
 
 from fluidserve.front import AS_JSON
+from fluidserve.plain import plain as plain
+from fluidserve.plain import to_json as to_json
 from serving import FileAccessError
 from serving.unfinished import undone, whole
 
@@ -131,26 +132,6 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:
         return
-
-
-def plain(value: Any) -> Any:
-    """Return ``value`` as JSON can say it: NaN and infinities null, arrays lists."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
-    return str(value)
-
-
-def to_json(value: Any) -> str:
-    """Return ``value`` as indented JSON, strictly by the standard."""
-    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:

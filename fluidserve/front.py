@@ -118,14 +118,14 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command of the first argument; refuse an unknown one with the nearest."""
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        given, known = args[0], self.list_commands(ctx)
+        name = ctx.token_normalize_func(given) if ctx.token_normalize_func else given
+        if not given.startswith("-") and name not in known:
             import difflib
 
-            known = self.list_commands(ctx)
-            close = difflib.get_close_matches(name.replace("_", "-"), known, 1, 0.5)
+            close = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
-            ctx.fail(f"no such command {name!r}; {hint}")
+            ctx.fail(f"no such command {given!r}; {hint}")
         return super().resolve_command(ctx, args)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fluidserve.folders import plain
+from fluidserve.plain import plain
 from serving import LATENCIES, Instance, kind_of
 
 STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99")

@@ -21,14 +21,15 @@ MOST_METRICS = ("duration", "completed", "request_throughput", "memory_utilizati
 def profiles_table(result: Mapping[str, Any]) -> str:
     """Return the table of ``profiles list``: a row per model and card, its degrees together."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for each in result["measured"]:
+    for each in sorted(result["measured"], key=lambda each: each["model"].lower()):
         found.setdefault((each["model"], each["hardware"]), []).append(each)
     rows = []
     for (model, hardware), each in found.items():
         errors = [one["mape"].get("decode") for one in each if one.get("mape")]
         errors = [error for error in errors if error is not None]
-        low, high = (min(errors), max(errors)) if errors else (None, None)
-        shown = percent(low) if low == high else f"{100 * low:.2g}-{percent(high)}"
+        shown = percent(max(errors, default=None))
+        if len(set(errors)) > 1:
+            shown = f"{100 * min(errors):.2g}-{shown}"
         capacity = any(one["kv_capacity"] for one in each)
         date = max(one["date"] or "" for one in each)
         rows.append(
