@@ -155,6 +155,9 @@ def main() -> NoReturn:
     install()
     if not prepare():
         _stop("stdout is closed, so that no result can be printed; /dev/null would take it", 2)
+    for word in sys.argv[1:]:
+        if any("\ud800" <= each <= "\udfff" for each in word):
+            _stop(f"{word!a} is no UTF-8 text: files and results could not name it", 2)
     try:
         cli.main(prog_name="fluidserve")
     finally:

@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from fluidserve.settings import D_1, D_1_KEYS, PLANNED_ENGINES, Setting, all_settings, settings_of
+from fluidserve.yaml_keys import read_keys
 from serving import (
     DEFAULT_KIND,
     KINDS,
     ConfigError,
-    FileAccessError,
     FluidServeError,
     Instance,
     Kind,
@@ -122,48 +122,6 @@ def _checked(kind: Kind, merged: Mapping[str, Any]) -> Any:
         first = wrong.errors()[0]
         key = str(first["loc"][0])
         raise ConfigError(key, merged[key], settings_of(kind)[key].allowed) from None
-
-
-def read_keys(path: Path) -> dict[str, Any]:
-    """Return what a YAML file says by its uppermost keys, each given once.
-
-    Raises
-    ------
-    FileAccessError
-        If the file cannot be read or is not YAML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise FileAccessError(f"cannot read {path}: it is not UTF-8 text") from None
-    try:
-        content = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise FileAccessError(f"{path}, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise FileAccessError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise FileAccessError(f"{path} holds no keys; a configuration is lines of 'key: value'")
-    return {str(key): value for key, value in content.items()}
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which a key that is given twice is an error, not a silent last word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for name, _ in node.value:
-            if name.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {name.value!r} is given twice", name.start_mark
-                )
-            seen.add(name.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 def _kind(name: Any) -> Kind:

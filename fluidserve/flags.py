@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving import FluidServeError
-from serving.errors import allowed_hint
+from serving.errors import allowed_hint, shortened
 
 
 class FlagError(FluidServeError):
@@ -18,4 +18,6 @@ class FlagError(FluidServeError):
     """
 
     def __init__(self, flag: str, value: object, allowed: str) -> None:
-        super().__init__(f"{flag} {value}: not allowed; allowed: {allowed_hint(value, allowed)}")
+        super().__init__(
+            f"{flag} {shortened(str(value))}: not allowed; allowed: {allowed_hint(value, allowed)}"
+        )

@@ -20,6 +20,8 @@ def prepare() -> bool:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Heedless(2, "w", closefd=False)),
         encoding=getattr(sys.stderr, "encoding", "utf-8"),

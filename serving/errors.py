@@ -6,11 +6,14 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 120
+"""Characters of a value that an error shows."""
+
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
     """Return the known word that is spelled most like another; None where none is like it."""
     folded = {_folded(each): each for each in known}
-    close = difflib.get_close_matches(_folded(str(word)), folded, 1, 0.6)
+    close = difflib.get_close_matches(_folded(str(word))[:LONGEST], folded, 1, 0.6)
     return folded[close[0]] if close else None
 
 
@@ -22,6 +25,19 @@ def hint(word: object, known: Iterable[str]) -> str:
 
 def _folded(word: str) -> str:
     return word.lower().replace("-", "_")
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, the beginning of a long one."""
+    try:
+        return shortened(repr(value))
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
 
 
 def allowed_hint(value: object, allowed: str) -> str:
@@ -47,7 +63,8 @@ class ConfigError(FluidServeError):
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
         super().__init__(
-            f"config key {key!r}: {value!r} is not allowed; allowed: {allowed_hint(value, allowed)}"
+            f"config key {key!r}: {shown(value)} is not allowed; "
+            f"allowed: {allowed_hint(value, allowed)}"
         )
         self.key, self.value, self.allowed = key, value, allowed
 
@@ -75,7 +92,7 @@ class WorkloadError(FluidServeError):
         where = [str(path)] if path is not None else []
         where += [f"row {row}"] if row is not None else []
         where += [f"column {column!r}"] if column is not None else []
-        where += [f"value {value!r}"] if value is not None else []
+        where += [f"value {shown(value)}"] if value is not None else []
         super().__init__(": ".join([", ".join(where), reason]) if where else reason)
         self.reason, self.path, self.row = reason, path, row
         self.column, self.value = column, value

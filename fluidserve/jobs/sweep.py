@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluidserve.config import read_keys
 from fluidserve.jobs.points import KINDS, check_key, files_of, parameters, row_of
 from fluidserve.progress import ProgressLine
+from fluidserve.yaml_keys import read_keys
 from serving import FileAccessError, FluidServeError, unfinished
 from serving.files import atomic_write
 

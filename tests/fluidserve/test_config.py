@@ -96,6 +96,13 @@ def test_an_error_names_key_value_and_what_is_allowed(tmp_path, text, words):
     assert "\n" not in message
 
 
+BOMB = b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
+    f"{name}: &{name} [{','.join(9 * [f'*{before}'])}]\n".encode()
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+"""Some 200 bytes that stand for 3 thousand million values."""
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -103,13 +110,50 @@ def test_an_error_names_key_value_and_what_is_allowed(tmp_path, text, words):
         (b"a: 1\nb: [1", "line 2"),
         (b"M_total: 5\nM_total: 6\n", "given twice"),
         (b"\xff\xfe\x00", "not UTF-8"),
+        (b"? [a, b]\n: 1\n", "line 1: a key is a word"),
+        (b"? {a: b}\n: 1\n", "line 1: a key is a word"),
+        (b"[" * 20_000, "nested too deeply"),
+        (b"a: " + b"{b: " * 2000, "nested too deeply"),
+        (BOMB, "more than 1000000 values"),
+        (b"a: &a [*a]\n", "more than 1000000 values"),
+        (b"M_total: " + b"9" * 5000, "cannot be read: Exceeds the limit"),
+        (b"M_total: 2026-13-01", "cannot be read: month must be"),
+        (b"M_total: !!python/object/apply:os.abort []", "line 1: could not determine"),
+        (b'request_file: "a\\0b"', "line 1: a character that no text has"),
+        (b'output_dir: "\\ud800"', "line 1: a character that no text has"),
+        (b"a: b\n\tc: d\n", "line 2"),
+        (b"a: \0", "is not YAML"),
+        (b"--- {a: 1}\n--- {b: 2}\n", "line 2"),
+        (b"#" * 16_000_001, "larger than the 16000000 bytes"),
     ],
 )
 def test_a_file_that_is_no_configuration(tmp_path, content, words):
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
-    with pytest.raises(FileAccessError, match=words):
+    with pytest.raises(FileAccessError, match=words) as error:
         load_config(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_file_without_an_end_is_not_read_to_it():
+    with pytest.raises(FileAccessError, match="larger"):
+        load_config("/dev/zero")
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff", "# nothing\n", "\ufeffM_total: 77\n"])
+def test_a_byte_order_mark_and_comments_are_no_keys(tmp_path, content):
+    assert load_config(written(tmp_path, content)).M_total == (77 if "77" in content else 10_000)
+
+
+def test_aliases_within_reason_are_yaml(tmp_path):
+    assert load_config(written(tmp_path, "M_total: &m 700\nB: *m\n")).B == 700
+
+
+def test_a_long_value_is_shown_by_its_beginning():
+    for value in ("x" * 10**6, [1] * 10**6, 10**5000):
+        with pytest.raises(FluidServeError) as error:
+            load_config(None, {"M_total": value})
+        assert len(str(error.value)) < 500
 
 
 def test_a_missing_file_is_named(tmp_path):
