@@ -9,15 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving import PER_REQUEST_LATENCIES, FluidServeError, ServingMetrics, Trajectory
+from serving import (
+    PER_REQUEST_LATENCIES,
+    FluidServeError,
+    ServingMetrics,
+    Trajectory,
+    UnsupportedError,
+    check_defined,
+)
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
     from fluidserve.inputs import Inputs
 
 
-def parse_goodput(given: tuple[str, ...], time_unit: str) -> dict[str, float] | None:
+def parse_goodput(
+    given: tuple[str, ...], time_unit: str, longest_decode: int
+) -> dict[str, float] | None:
     """Return thresholds in the run's time unit from texts such as ``ttft:2`` or ``ttft_ms:2000``.
+
+    Parameters
+    ----------
+    given
+        The texts.
+    time_unit
+        Of the run.
+    longest_decode : [tokens]
+        Of the requests, which may have no TPOT.
 
     Raises
     ------
@@ -41,8 +59,18 @@ def parse_goodput(given: tuple[str, ...], time_unit: str) -> dict[str, float] | 
             )
         if explicit and time_unit not in per_ms:
             raise FluidServeError(f"--goodput {text!r}: a run without a time unit has no ms")
+        try:
+            check_defined([latency], longest_decode)
+        except UnsupportedError as undefined:
+            raise FluidServeError(f"--goodput {text!r}: {undefined}") from None
         thresholds[latency] = threshold * (per_ms[time_unit] if explicit else 1.0)
     return thresholds or None
+
+
+def as_typed(given: tuple[str, ...]) -> dict[str, float]:
+    """Return thresholds under the names and in the units in which they were given."""
+    parts = (text.replace("<", ":").partition(":") for text in given)
+    return {name: float(value) for name, _, value in parts}
 
 
 def summary_of(inputs: Inputs, metrics: ServingMetrics, **more: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from serving.metrics import PER_REQUEST_LATENCIES as PER_REQUEST_LATENCIES
 from serving.metrics import Distribution as Distribution
 from serving.metrics import LatencySamples as LatencySamples
 from serving.metrics import ServingMetrics as ServingMetrics
+from serving.metrics import check_defined as check_defined
 from serving.rate_profile import RateProfile as RateProfile
 from serving.request_mix import RequestMix as RequestMix
 from serving.request_table import RequestTable as RequestTable

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.errors import FluidServeError
+from serving.errors import FluidServeError, UnsupportedError
 from serving.totals import TOTALS, checked_totals
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_delay")
@@ -19,8 +19,34 @@ latency; arrival to first admission."""
 PER_REQUEST_LATENCIES = ("ttft", "tpot", "e2el", "queue_delay")
 """Those of which a request has one, so that it can meet a threshold or miss it."""
 
+BETWEEN_TOKENS = ("tpot", "itl")
+"""Those that only a request with two tokens or more has."""
+
 PERCENTILES = (50, 90, 95, 99)
 EMPTY: NDArray[np.float64] = np.empty(0)
+
+
+def check_defined(latencies: Iterable[str], longest_decode: int) -> None:
+    """Refuse an objective or a threshold on a latency that no request has.
+
+    Parameters
+    ----------
+    latencies
+        Names of those it is about.
+    longest_decode : [tokens]
+        Of all requests.
+
+    Raises
+    ------
+    UnsupportedError
+        If every request decodes one token and a latency is between tokens.
+    """
+    for name in latencies:
+        if name in BETWEEN_TOKENS and longest_decode < 2:
+            raise UnsupportedError(
+                f"{name} is not defined here: every request decodes one token, and {name} is the "
+                "time between a request's tokens; name ttft, e2el or queue_delay"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +134,8 @@ class ServingMetrics:
     latencies
         A :class:`Distribution` for each of :data:`LATENCIES`.
     request_goodput : [requests/time] or None
-        Completions that met every given threshold, per time; None where none was given, and
-        where the duration is 0.
+        Completions that met every given threshold, per time; None where none was given, where the
+        duration is 0, and where a threshold is on a latency that no request has.
     totals
         Every one of :data:`serving.TOTALS`, NaN where unknown.
     """
@@ -154,7 +180,8 @@ class ServingMetrics:
                 known = ", ".join(PER_REQUEST_LATENCIES)
                 raise FluidServeError(f"goodput counts requests; {name!r} is not one of {known}")
         good = None
-        if goodput and totals["duration"] > 0:
+        is_defined = all(samples.of(name)[0].size > 0 for name in goodput or ())
+        if goodput and totals["duration"] > 0 and (is_defined or samples.weight.size == 0):
             met = np.ones(samples.weight.size, bool)
             for name, threshold in goodput.items():
                 met &= ~(getattr(samples, name) > threshold)

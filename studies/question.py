@@ -138,6 +138,13 @@ class Question:
         return self.source.mix() if isinstance(self.source, RequestTable) else self.source.mix
 
     @property
+    def longest_decode(self) -> int:
+        """Largest D [tokens]."""
+        if isinstance(self.source, RequestTable):
+            return int(self.source.decode_length.max())
+        return self.mix.longest_decode
+
+    @property
     def end(self) -> float:
         """End of arrivals [time]: the horizon that was asked for, or the last arrival."""
         return self.requests.horizon if self.horizon is None else self.horizon

@@ -48,7 +48,9 @@ def compared(
         inputs.question,
         parse_methods(params["methods"]),
         Replications(params["replications"], workers=workers),
-        goodput=parse_goodput(params["goodput"], inputs.instance.time_unit),
+        goodput=parse_goodput(
+            params["goodput"], inputs.instance.time_unit, inputs.question.longest_decode
+        ),
         approximate=params["approximate"],
         told=told,
     )

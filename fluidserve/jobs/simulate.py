@@ -29,8 +29,9 @@ def simulate_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
     import discrete
 
     unit = inputs.instance.time_unit
-    thresholds = parse_goodput(params["goodput"], unit)
     requests = inputs.question.requests
+    longest = int(requests.decode_length.max())
+    thresholds = parse_goodput(params["goodput"], unit, longest)
     run = discrete.simulate(requests, inputs.instance, seed=inputs.config.seed)
     return {"batches": run.num_batches, **run.metrics(thresholds).to_json(unit)}
 
@@ -49,7 +50,8 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     with watch("load"):
         engine, inputs = _engine(params)
         inputs = _injected(engine, inputs, params)
-    thresholds = parse_goodput(params["goodput"], engine.instance.time_unit)
+    longest = int(engine.requests.decode_length.max())
+    thresholds = parse_goodput(params["goodput"], engine.instance.time_unit, longest)
     with watch("simulate"):
         _advance(engine, params, inputs.config)
     run = engine.run()

@@ -39,7 +39,7 @@ def solved(inputs: Inputs, params: Mapping[str, Any]) -> Solution:
 def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of a solution."""
     unit = inputs.instance.time_unit
-    thresholds = parse_goodput(params["goodput"], unit)
+    thresholds = parse_goodput(params["goodput"], unit, inputs.question.longest_decode)
     return solved(inputs, params).metrics(thresholds).to_json(unit)
 
 
@@ -55,7 +55,7 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
     """
     watch, inputs = Stopwatch(), load_inputs(params)
     node = inputs.instance
-    thresholds = parse_goodput(params["goodput"], node.time_unit)
+    thresholds = parse_goodput(params["goodput"], node.time_unit, inputs.question.longest_decode)
     with watch("solve"):
         flow = solved(inputs, params)
     with watch("latencies"):

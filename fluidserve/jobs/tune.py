@@ -12,7 +12,7 @@ from fluidserve.config import flat
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
-from fluidserve.results import parse_goodput
+from fluidserve.results import as_typed, parse_goodput
 from serving import ConfigError, FluidServeError
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def tuned(
     told = ProgressLine().say if inputs.config.verbose else None
     with _flags_named():
         if len(names) == 2:
-            thresholds = parse_goodput(params["goodput"], question.instance.time_unit) or {}
-            result, status = _two_knobs(names, question, thresholds, brackets, given, told)
+            result, status = _two_knobs(names, question, params["goodput"], brackets, given, told)
         else:
             result, status = _one_knob(names[0], question, slos, brackets[0], given, told)
     return result | _context(inputs, question), status
@@ -99,7 +98,7 @@ def _one_knob(
 def _two_knobs(
     names: Sequence[str],
     question: Question,
-    thresholds: Mapping[str, float],
+    goodput: tuple[str, ...],
     brackets: Sequence[tuple[float, float] | None],
     given: Mapping[str, Any],
     told: Callable[[str], None] | None,
@@ -110,11 +109,13 @@ def _two_knobs(
     for key in given.keys() - GOODPUT_SETTINGS.keys():
         raise FluidServeError(f"{FLAGS[key]} is for one knob")
     settings = GoodputSettings(**{GOODPUT_SETTINGS[key]: value for key, value in given.items()})
+    unit = question.instance.time_unit
+    thresholds = parse_goodput(goodput, unit, question.longest_decode) or {}
     found = most_goodput(
         names, question, thresholds, brackets=brackets, settings=settings, told=told
     )
-    result = found.to_json()
-    return result, _said(found.best is not None, result["reason"], ())
+    result = found.to_json() | {"thresholds": as_typed(goodput)}
+    return result, _said(found.best is not None, result["reason"], found.warnings)
 
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from serving import ServingMetrics, SolveError, reading_of
+from serving import ServingMetrics, SolveError, check_defined, reading_of
 from studies.comparison.ensemble import run_ensemble
 from studies.comparison.gathering import Ensemble
 from studies.comparison.phase import phase_warning
@@ -131,7 +131,8 @@ def compare(
     Raises
     ------
     ConfigError, WorkloadError, UnsupportedError, SolveError
-        See :func:`run_ensemble` and :func:`ode.solve`.
+        See :func:`run_ensemble` and :func:`ode.solve`; or if a threshold is on a latency that no
+        request has.
     """
     from ode import method_named
 
@@ -139,6 +140,7 @@ def compare(
     # before minutes of replications, not after
     chosen = {method_named(name).name: options for name, options in given.items()}
     reading_of(question.instance)
+    check_defined(goodput or (), question.longest_decode)
     ensemble = run_ensemble(question, replications, drain=metrics, goodput=goodput, told=told)
     results: dict[str, MethodResult] = {}
     failed: dict[str, str] = {}

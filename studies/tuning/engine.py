@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from serving import LatencySamples
+from serving import LatencySamples, SolveError
 from studies.question import Question
 from studies.tuning.slo import Slo
 
@@ -79,8 +79,8 @@ class Measurement:
     Parameters
     ----------
     values
-        Each objective's statistic [time] and the backlog's growth, by name; NaN where the run
-        was too overloaded to have one.
+        Each objective's statistic, in the unit of its name, and the backlog's growth; NaN where
+        the run was too overloaded to have one.
     margins
         Log of each statistic over its limit, and growth beyond :data:`MOST_GROWTH` in units of
         :data:`GROWTH_SCALE`: positive where missed.
@@ -137,7 +137,13 @@ def run_steadily(
 def measure(
     question: Question, slos: Sequence[Slo], requests: int, replication: int
 ) -> Measurement:
-    """Run one replication of so many requests and measure what comes after the warm-up."""
+    """Run one replication of so many requests and measure what comes after the warm-up.
+
+    Raises
+    ------
+    SolveError
+        If no request of the run has a latency that an objective is about.
+    """
     steady = run_steadily(
         question,
         requests,
@@ -146,17 +152,37 @@ def measure(
         record_batches=any(slo.latency == "itl" for slo in slos),
     )
     growth, settled = _growth(question, steady)
-    values, margins = {BACKLOG_GROWTH: growth}, {}
-    margins[BACKLOG_GROWTH] = (growth - MOST_GROWTH) / GROWTH_SCALE
+    values = {BACKLOG_GROWTH: growth}
+    margins = {BACKLOG_GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
     parts = {}
     if slos and not steady.is_swamped:
         samples = steady.samples
-        values |= {slo.name: slo.measured(samples) for slo in slos}
+        measured = {slo: _statistic(slo, samples, requests) for slo in slos}
+        values |= {slo.name: slo.told(value) for slo, value in measured.items()}
+        margins |= {str(slo): slo.margin(value) for slo, value in measured.items()}
         parts = {str(slo): _margins_in_parts(slo, samples) for slo in slos}
-    for slo in slos:
+    for slo in slos:  # where the run was swamped
         values.setdefault(slo.name, math.nan)
-        margins[str(slo)] = slo.margin(values[slo.name])
+        margins.setdefault(str(slo), math.inf)
     return Measurement(values, margins, settled, parts)
+
+
+def _statistic(slo: Slo, samples: LatencySamples, requests: int) -> float:
+    """Return an objective's statistic [time] in a run that was not swamped.
+
+    Raises
+    ------
+    SolveError
+        If no request of the run has the latency: then it neither meets nor misses the objective.
+    """
+    value = slo.measured(samples)
+    if math.isnan(value):
+        raise SolveError(
+            "tune", "undefined",
+            f"{slo}: none of the {samples.weight.size} requests that a run of {requests} counts "
+            f"has a {slo.latency}; longer runs may hold one",
+        )  # fmt: skip
+    return value
 
 
 def _growth(question: Question, steady: SteadyRun) -> tuple[float, bool]:

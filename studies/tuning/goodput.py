@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from serving import ConfigError, LatencySamples, SolveError, UnsupportedError, kind_of
+from serving import (
+    ConfigError,
+    LatencySamples,
+    SolveError,
+    UnsupportedError,
+    check_defined,
+    kind_of,
+)
 from studies.question import Question
 from studies.tuning.engine import run_steadily
+from studies.tuning.hazards import hazards
 from studies.tuning.knobs import Knob, bracket_of, knob_named
+from studies.tuning.length import deciding_length, too_long, turnover
 from studies.tuning.screening import load_of
-from studies.tuning.settings import GoodputSettings
+from studies.tuning.settings import GoodputSettings, SearchSettings
 from studies.tuning.tune import Told
 
 At = tuple[int, int]
@@ -61,6 +70,8 @@ class GoodputSearch:
         What the search might spend.
     lead
         Confidence interval of the best less the second best, on common draws [requests/time].
+    warnings
+        What a user should know.
     """
 
     knobs: tuple[Knob, Knob]
@@ -68,6 +79,7 @@ class GoodputSearch:
     points: tuple[GoodputPoint, ...]
     settings: GoodputSettings
     lead: tuple[float, float] | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> GoodputPoint | None:
@@ -107,6 +119,8 @@ class GoodputSearch:
                 for p in self.points
                 if p.engine
             ],
+            "run_length": self.settings.requests,
+            "warnings": list(self.warnings),
         }
 
 
@@ -143,12 +157,13 @@ def most_goodput(
     Raises
     ------
     ConfigError
-        For a knob, a bracket or thresholds that are not allowed, or a stream without a steady
-        state.
+        For a knob, a bracket or thresholds that are not allowed, a stream without a steady state,
+        or runs too short for a node of this size.
     UnsupportedError
-        If the question is about a file.
+        If the question is about a file, or a threshold on a latency that no request has.
     """
     question.stream.check_steady()
+    check_defined(thresholds, question.mix.longest_decode)
     settings = GoodputSettings() if settings is None else settings
     first, second = _two_knobs(knobs, question)
     if not thresholds:
@@ -160,6 +175,10 @@ def most_goodput(
 
     def turned(at: At) -> Question:
         return second.turned(first.turned(question, axes[0][at[0]]), axes[1][at[1]])
+
+    last = (len(axes[0]) - 1, len(axes[1]) - 1)
+    corners = [turned((i, j)) for i in {0, last[0]} for j in {0, last[1]}]
+    settings = _long_enough(settings, turnover(corners))
 
     def confirmed(at: At) -> tuple[float, ...]:
         if told is not None:
@@ -181,7 +200,24 @@ def most_goodput(
     lead = None
     if len(ranked) > 1:
         lead = _lead(engine[ranked[0]], engine[ranked[1]], settings.confidence)
-    return GoodputSearch((first, second), dict(thresholds), tuple(points), settings, lead)
+    found = GoodputSearch((first, second), dict(thresholds), tuple(points), settings, lead)
+    if found.best is None:
+        return found
+    return replace(found, warnings=tuple(hazards(turned(ranked[0]))))
+
+
+def _long_enough(settings: GoodputSettings, of_node: float) -> GoodputSettings:
+    """Return settings whose runs are long enough for a node of so large a turnover [requests].
+
+    Raises
+    ------
+    ConfigError
+        If runs would have to be longer than a search of one knob runs by default.
+    """
+    needed = deciding_length(of_node)
+    if max(settings.requests, SearchSettings().most_requests) < needed:
+        raise ConfigError("requests", settings.requests, too_long(of_node))
+    return replace(settings, requests=max(settings.requests, needed))
 
 
 def _two_knobs(knobs: Sequence[str | Knob], question: Question) -> tuple[Knob, Knob]:

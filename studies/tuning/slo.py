@@ -42,19 +42,26 @@ class Slo:
         One of :data:`serving.LATENCIES`.
     limit : [time]
         In the unit of the run.
+    per_ms : [time] or None
+        One millisecond, where the objective was given in ms and is told in ms.
     """
 
     statistic: str
     latency: str
     limit: float
+    per_ms: float | None = None
 
     @property
     def name(self) -> str:
-        """Statistic and latency, such as ``p99_ttft``."""
-        return f"{self.statistic}_{self.latency}"
+        """Statistic and latency as they were asked for, such as ``p99_ttft`` or ``p99_ttft_ms``."""
+        return f"{self.statistic}_{self.latency}" + ("" if self.per_ms is None else "_ms")
+
+    def told(self, value: float) -> float:
+        """Return a value [time] in the unit of the objective's name."""
+        return value if self.per_ms is None else value / self.per_ms
 
     def __str__(self) -> str:
-        return f"{self.name}<{self.limit:g}"
+        return f"{self.name}<{self.told(self.limit):g}"
 
     @property
     def percentile(self) -> int | None:
@@ -112,4 +119,6 @@ def parse_slo(text: str, time_unit: str = "none") -> Slo:
         raise FluidServeError(f"--slo {text!r} is not allowed; allowed: {SLO_FORM}")
     if found[3] and time_unit not in _PER_MS:
         raise FluidServeError(f"--slo {text!r}: a run without a time unit has no ms")
-    return Slo(found[1], found[2], limit * (_PER_MS[time_unit] if found[3] else 1.0))
+    if not found[3]:
+        return Slo(found[1], found[2], limit)
+    return Slo(found[1], found[2], limit * _PER_MS[time_unit], _PER_MS[time_unit])

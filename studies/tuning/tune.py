@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from serving import kind_of
+from serving import ConfigError, check_defined, kind_of
 from studies.question import Question
 from studies.tuning.answer import Tuning, met_ranges
 from studies.tuning.crossing import Crossing, CrossingSearch
 from studies.tuning.engine import Point, measure
+from studies.tuning.hazards import hazards
 from studies.tuning.knobs import Knob, bracket_of, knob_named
+from studies.tuning.length import deciding_length, least_length, too_long, turnover
 from studies.tuning.screening import Predictor, Screen
 from studies.tuning.settings import SearchSettings
 from studies.tuning.slo import Slo
@@ -82,16 +84,35 @@ def tune(
     Raises
     ------
     ConfigError
-        For a knob or a bracket that is not allowed, or a stream without a steady state.
+        For a knob or a bracket that is not allowed, a stream without a steady state, or runs too
+        short for a node of this size.
     UnsupportedError
-        If the question is about a file.
+        If the question is about a file, or an objective about a latency that no request has.
+    SolveError
+        If no request of a run happens to have it.
     """
     question.stream.check_steady()
+    check_defined((slo.latency for slo in slos), question.mix.longest_decode)
     settings = SearchSettings() if settings is None else settings
     chosen = knob_named(knob, kind_of(question.instance)) if isinstance(knob, str) else knob
+    between = bracket_of(chosen, question, bracket)
+    settings = _long_enough(settings, turnover(chosen.turned(question, x) for x in between))
     screen = Screen(lambda value: chosen.turned(question, value), slos, predictor)
     search = _Search(chosen, question, tuple(slos), settings, screen, told)
-    return search.run(bracket_of(chosen, question, bracket), widen=bracket is None)
+    return search.run(between, widen=bracket is None)
+
+
+def _long_enough(settings: SearchSettings, of_node: float) -> SearchSettings:
+    """Return settings whose runs are long enough for a node of so large a turnover [requests].
+
+    Raises
+    ------
+    ConfigError
+        If the longest run allowed is not.
+    """
+    if settings.most_requests < deciding_length(of_node):
+        raise ConfigError("most_requests", settings.most_requests, too_long(of_node))
+    return replace(settings, least_requests=least_length(of_node, settings.least_requests))
 
 
 @dataclass(slots=True)
@@ -224,6 +245,8 @@ class _Search:
         )
         value, reason = self._value(points, crossings, ranges)
         self._warn(crossings, ranges, length, is_monotone=is_monotone)
+        if value is not None:
+            self.warnings += hazards(self.knob.turned(self.question, value))
         inside = [x for x in edges if scanned[0] <= x <= scanned[1]]
         return Tuning(
             knob=self.knob,

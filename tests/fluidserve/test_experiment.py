@@ -103,9 +103,9 @@ def test_a_file_that_is_no_trajectory(tmp_path, text):
 
 def test_goodput_thresholds_are_in_the_unit_of_the_run():
     given = ("ttft:2", "e2el_ms<500")
-    assert parse_goodput(given, "s") == {"ttft": 2.0, "e2el": 0.5}
-    assert parse_goodput(given, "ms") == {"ttft": 2.0, "e2el": 500.0}
-    assert parse_goodput((), "s") is None
+    assert parse_goodput(given, "s", 20) == {"ttft": 2.0, "e2el": 0.5}
+    assert parse_goodput(given, "ms", 20) == {"ttft": 2.0, "e2el": 500.0}
+    assert parse_goodput((), "s", 20) is None
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,24 @@ def test_milliseconds_are_those_of_the_instance(run):
     arguments = ("tune", "max-rate", "--time-unit", "s", *QUICK)
     one = json.loads(run(*arguments, "--slo", "mean_tpot<2").stdout)
     other = json.loads(run(*arguments, "--slo", "mean_tpot_ms<2000").stdout)
-    assert one["value"] == other["value"] and one["slo"] == other["slo"]
+    assert one["value"] == other["value"]
+    assert one["slo"] == ["mean_tpot<2"] and other["slo"] == ["mean_tpot_ms<2000"]
+
+
+def test_numbers_are_in_the_unit_in_which_they_were_asked_for(run):
+    """An objective has one key everywhere, and values in the unit of that key."""
+    arguments = ("tune", "max-rate", "--time-unit", "s", *QUICK)
+    one = json.loads(run(*arguments, "--slo", "mean_tpot<2").stdout)
+    other = json.loads(run(*arguments, "--slo", "mean_tpot_ms<2000").stdout)
+    assert set(other["measured"]) == {"backlog_growth", "mean_tpot_ms"}
+    assert other["measured"]["mean_tpot_ms"] == pytest.approx(1000 * one["measured"]["mean_tpot"])
+    for a, b in zip(one["points"], other["points"], strict=True):
+        assert set(b["measured"]) == set(other["measured"])
+        assert a["margin"] == pytest.approx(b["margin"], abs=1e-9)
+    assert other["crossings"][0]["binding"] == "mean_tpot_ms<2000"
+    missed = run(*arguments, "--slo", "mean_tpot_ms<1")
+    assert missed.exit_code == 1 and "nearest: backlog_growth" in missed.stderr
+    assert "mean_tpot_ms 1" in missed.stderr  # over 1,000 ms, told in ms
 
 
 def test_no_answer_is_null_a_reason_and_status_1(run):
