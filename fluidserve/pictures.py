@@ -18,6 +18,8 @@ from fluidserve.plots import (
     system_dynamics,
 )
 from fluidserve.results import read_columns, read_trajectory, write_columns
+from fluidserve.words import title_of
+from ode import METHODS
 from serving import FluidServeError, Instance, Kind, RateProfile, Trajectory, kind_of
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
@@ -114,29 +116,48 @@ def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         nrmse={name: method["nrmse"] for name, method in summary["methods"].items()},
         noise_floor=summary["discrete"]["noise_floor"],
         time_unit=summary["instance"]["time_unit"],
+        title=title_of(summary),
     )
     return [*_draw_dynamics(folder, summary, [discrete, *fluid]), "fluid_vs_discrete.png"]
 
 
 def _draw_dynamics(folder: Path, summary: Mapping[str, Any], curves: list[Curve]) -> list[str]:
-    known = curves[-1].mean
-    arrived = known.outputs["in_system"] + known.outputs["completed"]
-    first = int(known.time[0] > 0)  # a run's first snapshot is after its first batch
-    profile = RateProfile(
-        np.concatenate([np.zeros(first), known.time]),
-        np.maximum.accumulate(np.concatenate([np.zeros(first), arrived])),
-    )
-    smooth = summary["workload"]["source"] == "generator" and curves[-1].name != "discrete"
+    counted = [each for each in curves if _counts(each.name)] or curves
+    known = counted[-1]
+    smooth = summary["workload"]["source"] == "generator" and known.name != "discrete"
     system_dynamics(
         curves,
         folder / "system_dynamics.png",
         instance=_instance(summary),
-        profile=profile,
+        profile=_arrivals(known),
         capacity=summary["workload"]["capacity"],
-        horizon=float(known.time[-1]),
+        horizon=float(known.mean.time[-1]),
+        title=title_of(summary),
         **({"rate_windows": None} if smooth else {}),
     )
     return ["system_dynamics.png"]
+
+
+def _counts(name: str) -> bool:
+    """Return whether requests in system and completed are, at any time, those that arrived.
+
+    A model of one node has the number in system of a settled node from the first moment on.
+    """
+    return name not in METHODS or METHODS[name].is_limit
+
+
+def _arrivals(curve: Curve) -> RateProfile:
+    """Return the arrivals that a trajectory tells of; they begin at time 0."""
+    known = curve.mean
+    time, arrived = known.time, known.outputs["in_system"] + known.outputs["completed"]
+    if not _counts(curve.name):
+        told = known.outputs["completed"] > 0
+        time, arrived = time[told], arrived[told]
+    before = int(time.size == 0 or time[0] > 0)  # a run's first snapshot is after its first batch
+    return RateProfile(
+        np.concatenate([np.zeros(before), time]),
+        np.maximum.accumulate(np.concatenate([np.zeros(before), arrived])),
+    )
 
 
 def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:
@@ -149,7 +170,8 @@ def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     ways = Timeline.from_events(events, rows.tolist(), end, kinds)
     request_timeline(
         ways, folder / "request_timeline.png", kinds=kinds,
-        time_unit=summary["instance"]["time_unit"],
+        time_unit=summary["instance"]["time_unit"], of=len(traces["req_id"]),
+        title=title_of(summary),
     )  # fmt: skip
     return ["request_timeline.png"]
 

@@ -40,6 +40,7 @@ def system_dynamics(
     capacity: float | None = None,
     horizon: float | None = None,
     rate_windows: int | None = WINDOWS,
+    title: str = "",
 ) -> None:
     """Draw offered load, queues, memory, batches, completions and throughput over time.
 
@@ -59,6 +60,8 @@ def system_dynamics(
         Right end of every axis; the last time of the curves by default.
     rate_windows
         Windows over which the offered rate is averaged; None takes the knots of ``profile``.
+    title
+        What is shown: the node, the load, the unit.
     """
     unit, limits = instance.time_unit, kind_of(instance).limits(instance)
     end = max(float(c.mean.time[-1]) for c in curves) if horizon is None else horizon
@@ -88,7 +91,7 @@ def system_dynamics(
         for axes in grid[2]:
             axes.set_xlabel(time_label(unit))
         grid[0, 0].set_xlim(0, end)
-        legend_above(drawing, handles)
+        legend_above(drawing, handles, title)
 
 
 def _panel(
@@ -112,6 +115,11 @@ def _panel(
         if filled is not None:
             handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(shown, mean, **curve.line)[0])
+    if not any(output in curve.mean.outputs for curve in curves):
+        axes.text(
+            0.5, 0.5, "not computed by this method", transform=axes.transAxes, ha="center",
+            va="center", color=GREY, fontsize=8.5,
+        )  # fmt: skip
     from_zero(axes)
 
 

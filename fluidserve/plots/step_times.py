@@ -63,7 +63,7 @@ def step_time_fit(fit: StepTimeFit, path: str | Path) -> None:
         legend = drawing.legend(
             list(handles.values()), list(handles), loc="outside upper center", ncols=CONTEXTS,
             columnspacing=1.2, handlelength=1.4,
-            title="dots measured, lines fitted; context per request",
+            title=f"{_source(fit)}: dots measured, lines fitted; context per request",
         )  # fmt: skip
         legend.get_title().set_fontsize(9)
 
@@ -113,10 +113,18 @@ def step_time_residuals(fit: StepTimeFit, path: str | Path) -> None:
         legend = drawing.legend(
             [*handles.values(), band], [*(f"{name} batches" for name in handles), "within 5 %"],
             loc="outside upper center", ncols=4, markerscale=12 / dot["ms"],
+            title=f"{_source(fit)}: error of the fitted law", title_fontsize=9,
         )  # fmt: skip
         for handle in legend.legend_handles:
             if handle is not None:
                 handle.set_alpha(1.0)
+
+
+def _source(fit: StepTimeFit) -> str:
+    """Return what was measured, for a title."""
+    about = fit.rows.about
+    where = " ".join(str(about[key]) for key in ("model", "hardware") if about.get(key))
+    return where or Path(str(about.get("file", "step times"))).name
 
 
 def _sample(rows: np.ndarray, most: int) -> np.ndarray:

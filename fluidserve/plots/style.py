@@ -133,7 +133,7 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
 
 def time_label(unit: str) -> str:
     """Return the label of a time axis."""
-    return "time" if unit == "none" else f"time [{unit}]"
+    return f"time [{'time units' if unit == 'none' else unit}]"
 
 
 def per_time(unit: str) -> str:
@@ -141,16 +141,20 @@ def per_time(unit: str) -> str:
     return "requests per time unit" if unit == "none" else f"requests/{unit}"
 
 
-def legend_above(drawing: Figure, handles: dict[str, Any]) -> None:
-    """Put one legend for the whole figure above it, where it covers no data; none for nothing."""
+def legend_above(drawing: Figure, handles: dict[str, Any], title: str = "") -> None:
+    """Put title and one legend of the whole figure above it, where they cover no data."""
     if not handles:
+        if title:
+            drawing.suptitle(title, fontsize=9)
         return
     width = sum(len(label) + 7 for label in handles)  # in letters; some 145 fit on a row
     rows = -(-width // 145)
-    drawing.legend(
+    legend = drawing.legend(
         list(handles.values()), list(handles), loc="outside upper center",
         ncols=-(-len(handles) // rows), columnspacing=1.6, handlelength=2.2,
+        title=title or None, title_fontsize=9,
     )  # fmt: skip
+    legend.get_title().set_multialignment("center")
 
 
 def band(axes: Axes, curve: Curve, output: str, t: NDArray[np.float64], factor: float = 1.0) -> Any:

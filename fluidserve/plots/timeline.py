@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 from fluidserve.plots.style import INK, STATES, VERMILLION, figure, legend_above, note, time_label
 from serving import Event
 
+SOME_EVICTED = ", up to a third of them chosen among the evicted"
+"""How :func:`sample_rows` chooses where some were evicted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -91,6 +94,8 @@ def request_timeline(
     *,
     kinds: Sequence[Event],
     time_unit: str = "none",
+    of: int | None = None,
+    title: str = "",
 ) -> None:
     """Draw waiting, execution and swapped time of sampled requests.
 
@@ -103,6 +108,12 @@ def request_timeline(
         PNG to write.
     kinds
         Events that the engine declares.
+    time_unit
+        Unit of the time axis.
+    of
+        Requests that there are, of which ``timelines`` are a sample.
+    title
+        What is shown: the node, the load, the unit.
     """
     names = {"waiting": "WAITING", "running": "RUNNING", "swapped": "SWAPPED"}
     words = {event.mark: event.words for event in kinds if event.mark}
@@ -126,9 +137,14 @@ def request_timeline(
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(time_label(time_unit))
-        axes.set_ylabel("request, in order of arrival")
-        if any(way.evictions for way in timelines):
-            told = ", ".join(f"{mark}:n {text} n times" for mark, text in words.items())
-            note(axes, told, y=1.005)
+        axes.set_ylabel("number of the request, in order of arrival")
+        seen = {mark for way in timelines for mark in way.evictions}
+        told = [f"{mark}:n {text} n times" for mark, text in words.items() if mark in seen]
+        if of is not None and of > len(timelines):
+            told.insert(
+                0, f"a sample: {len(timelines)} of {of:,} requests" + SOME_EVICTED * bool(seen)
+            )
+        if told:
+            note(axes, "; ".join(told), y=1.005)
         ordered = {name: handles[name] for name in names.values() if name in handles}
-        legend_above(drawing, ordered)
+        legend_above(drawing, ordered, title)

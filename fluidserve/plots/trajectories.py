@@ -40,6 +40,7 @@ def fluid_vs_discrete(
     nrmse: Mapping[str, Mapping[str, float]],
     noise_floor: Mapping[str, float],
     time_unit: str = "none",
+    title: str = "",
 ) -> None:
     """Draw every scored output, fluid over the mean of the runs, and the residuals.
 
@@ -55,6 +56,10 @@ def fluid_vs_discrete(
         Score by method and output.
     noise_floor
         Standard error of the replication mean by output, in the units of the score.
+    time_unit
+        Unit of the time axis.
+    title
+        What is shown: the node, the load, the unit.
     """
     t = discrete.mean.time
     scale = {name: _scale(discrete, name) for name in NRMSE_OUTPUTS}
@@ -83,14 +88,14 @@ def fluid_vs_discrete(
             left.set_ylabel("[requests]")
             from_zero(left)
             errors = {curve.name: nrmse[curve.name][name] for curve in knowing}
-            title = scores(errors, noise_floor[name])
-            right.set_title(title, fontweight="normal", fontsize=8.5)
+            scored = scores(errors, noise_floor[name])
+            right.set_title(scored, fontweight="normal", fontsize=8.5)
             unit = "% of final" if name == "completed" else "% of mean in system"
             right.set_ylabel(f"fluid - discrete\n[{unit}]")
         for axes in grid[-1]:
             axes.set_xlabel(time_label(time_unit))
         grid[0, 0].set_xlim(float(t[0]), float(t[-1]))
-        legend_above(drawing, handles)
+        legend_above(drawing, handles, title)
 
 
 def _scale(discrete: Curve, name: str) -> float:

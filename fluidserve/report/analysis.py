@@ -9,6 +9,7 @@ from typing import Any
 from fluidserve.plots import elasticities
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import number, percent
+from fluidserve.words import title_of
 from serving.files import atomic_write
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"
@@ -28,7 +29,7 @@ def write_analysis(folder: Path, summary: Mapping[str, Any]) -> str:
     shown = summary["gradients"]["elasticity"]
     drawn = any(shown.values())
     if drawn:
-        elasticities(shown, folder / PICTURE)
+        elasticities(shown, folder / PICTURE, title=title_of(summary))
     with atomic_write(folder / PAGE) as file:
         file.write(_page(folder, summary, drawn))
     return PAGE

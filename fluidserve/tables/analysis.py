@@ -7,8 +7,8 @@ from typing import Any
 
 from fluidserve.tables.layout import joined, pairs
 from fluidserve.tables.runs import latency_grid
-from fluidserve.tables.words import instance_words, workload_words
 from fluidserve.text import number
+from fluidserve.words import instance_words, workload_words
 
 MOST = 4
 """Parameters that are named as those that move a latency most."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from fluidserve.methods import method_name
 from fluidserve.tables.layout import grid, joined, pairs
-from fluidserve.tables.words import instance_words, latency_unit, per_time, workload_words
 from fluidserve.text import deviation, duration, number, percent
+from fluidserve.words import instance_words, latency_unit, per_time, workload_words
 
 ROWS = (
     ("mean_ttft", "TTFT mean"),

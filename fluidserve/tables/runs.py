@@ -7,7 +7,8 @@ from typing import Any
 
 from fluidserve.methods import method_name
 from fluidserve.tables.layout import grid, joined, pairs
-from fluidserve.tables.words import (
+from fluidserve.text import number, percent
+from fluidserve.words import (
     LATENCY_NAMES,
     instance_words,
     latency_unit,
@@ -15,7 +16,6 @@ from fluidserve.tables.words import (
     time_words,
     workload_words,
 )
-from fluidserve.text import number, percent
 
 STATISTICS = ("mean", "p50", "p95", "p99")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluidserve.tables.layout import pairs
-from fluidserve.tables.words import instance_words, per_time, source_words
 from fluidserve.text import number
+from fluidserve.words import instance_words, per_time, source_words
 
 Rows = list[tuple[str, str | None]]
 

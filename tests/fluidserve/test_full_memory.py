@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import ode
 from fluidserve.plots import full_memory, phase_diagram
+from fluidserve.plots.regime_map import border
 from serving import BatchTimeLaw, DecodeNode, RequestMix
 from studies.full_memory import BacklogRun, Branches, ThresholdRow
 from studies.phase_diagram import MarkedPoint, PhaseDiagram
@@ -27,6 +29,12 @@ def test_phase_diagram_writes_json_and_a_picture(run, tmp_path):
     assert regimes.shape == shape and set(regimes.ravel()) == set(ode.REGIMES)
     assert np.array(found["max_root"]).shape == np.array(found["theta"]).shape == shape[:2]
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
+    for k, load in enumerate(found["load"]):  # the lines of the picture part its colours
+        diagram = SimpleNamespace(
+            mode="sacrifice", max_root=np.array(found["max_root"]), theta=np.array(found["theta"])
+        )
+        field, level, below, above = border(diagram, load)
+        assert (np.where(field < level, below, above) == regimes[:, :, k]).all()
     assert set(point["load"] for point in found["points"]) == {0.7, 0.95, 1.2}
 
 

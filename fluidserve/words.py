@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from fluidserve.text import instance_line, number
@@ -14,6 +15,10 @@ LATENCY_NAMES = {
     "queue_delay": "queue delay",
 }
 """Names of the latencies that tables show, by key."""
+
+
+STATIONARY = "stationary"
+"""What the latencies of an analysis are where its requests never end: their number says nothing."""
 
 
 def per_time(unit: str) -> str:
@@ -41,19 +46,26 @@ def instance_words(instance: Mapping[str, Any]) -> str:
 def source_words(workload: Mapping[str, Any]) -> str:
     """Return what the requests are."""
     if workload.get("file"):
-        return str(workload["file"])
+        return PurePath(str(workload["file"])).name
     if workload.get("types"):
         return f"types {workload['types']}"
     if workload.get("lengths"):
-        return f"lengths of {workload['lengths']}"
+        return f"lengths of {PurePath(str(workload['lengths'])).name}"
     return f"scenario {workload['scenario']}" if workload.get("scenario") else "requests"
+
+
+def title_of(summary: Mapping[str, Any]) -> str:
+    """Return what a picture shows, for its title: the node, then requests, load and unit."""
+    unit = summary["instance"]["time_unit"]
+    times = "times in the unit of the batch-time law" if unit == "none" else f"times in {unit}"
+    return f"{instance_words(summary['instance'])}; {times}\n{workload_words(summary)}"
 
 
 def workload_words(result: Mapping[str, Any]) -> str:
     """Return the requests, their rate and the load of a result."""
     workload, unit = result["workload"], result["instance"]["time_unit"]
     said = [source_words(workload)]
-    if workload.get("requests") is not None:
+    if workload.get("requests") is not None and result.get("latencies_are") != STATIONARY:
         said.append(f"{number(workload['requests'])} requests")
     if workload.get("mean_arrival_rate") is not None:
         said.append(f"{number(workload['mean_arrival_rate'])} {per_time(unit)}")

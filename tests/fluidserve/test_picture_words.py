@@ -1,0 +1,125 @@
+"""Pictures say what they show: the node, the load, the unit; and no words lie on others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+PROFILE = ("--model", "Llama-3.1-8B", "--hardware", "RTX4090")
+FEW = ("--load", 0.9, "--num-requests", 80, "--no-verbose", "--out", "x")
+CROWDED = (
+    "--types", "(20,20,4.4)", "--mode", "sacrifice", "--B", "none", "--M-total", 1000, "--d-0",
+    0.05, "--d-1", 0.00032, "--load", 1.2, "--num-requests", 300, "--no-verbose", "--out", "x",
+)  # fmt: skip
+SEVERAL = ("--replications", 3, "--workers", 1, "--methods", "lagrangian,node_work")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Keep every figure that is saved, by the name of its file."""
+    from matplotlib.figure import Figure
+
+    import fluidserve.plots.style as style
+
+    found, save, path_of = {}, Figure.savefig, style.atomic_write
+    paths = []
+
+    def noting(path, *args, **kwargs):
+        paths.append(path)
+        return path_of(path, *args, **kwargs)
+
+    def keeping(figure, *args, **kwargs):
+        found[paths[-1].name] = figure
+        return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(style, "atomic_write", noting)
+    monkeypatch.setattr(Figure, "savefig", keeping)
+    return found
+
+
+def words_of(figure):
+    """Return the texts that one sees: titles, labels, legends, notes, ticks within the axes."""
+    figure.draw_without_rendering()
+    found = [text for legend in figure.legends for text in (*legend.texts, legend.get_title())]
+    found += figure.texts
+    for axes in figure.axes:
+        found += [*axes.texts, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found += [tick.label1 for tick in ticks]
+    return [text for text in found if text.get_visible() and text.get_text().strip()]
+
+
+def overlaps(figure):
+    """Return pairs of texts that lie on each other by more than a pixel."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words_of(figure)]
+    found = []
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        if wide > 1 and high > 1:
+            found.append((one, other))
+    return found
+
+
+def check_words(drawn, summary):
+    """Every picture has a title with node, load and unit, and no words on others."""
+    unit = summary["instance"]["time_unit"]
+    times = "times in s" if unit == "s" else "times in the unit of the batch-time law"
+    for name, figure in drawn.items():
+        said = "\n".join(text.get_text() for text in words_of(figure))
+        load = f"load {summary['workload']['load']:.4g} of capacity"
+        assert all(word in said for word in ("M_total", load, times)), (name, said)
+        assert overlaps(figure) == [], name
+        assert all(axes.get_title(loc="left") or axes.get_ylabel() for axes in figure.axes)
+
+
+def check_offered_rate(drawn, summary):
+    """The rate is the given one until the last arrival, and 0 after it."""
+    rate = summary["workload"]["mean_arrival_rate"]
+    panel = drawn["system_dynamics.png"].axes[0]
+    assert panel.get_title(loc="left") == "offered rate"
+    values = panel.patches[0].get_data().values
+    offered = np.isclose(values, rate, rtol=1e-3)
+    assert offered.any() and (offered | (values < rate)).all()
+    assert np.isclose(values[~offered], 0).sum() >= (~offered).sum() - 1  # the last is cut short
+
+
+@pytest.mark.slow
+def test_pictures_of_a_comparison(run, drawn):
+    done = run("compare", *FEW, *PROFILE, *SEVERAL)
+    assert done.exit_code == 0, done.stderr
+    assert len(drawn) == 3
+    check_words(drawn, json.loads(done.stdout))
+    check_offered_rate(drawn, json.loads(done.stdout))
+
+
+def test_pictures_of_one_node(run, drawn):
+    """Its model has requests in the system before any came: they are no arrivals."""
+    done = run("solve", "--method", "node_work", *FEW)
+    assert run("plot", "x").exit_code == 0
+    check_words(drawn, json.loads(done.stdout))
+    check_offered_rate(drawn, json.loads(done.stdout))
+    said = [text.get_text() for text in words_of(drawn["system_dynamics.png"])]
+    assert said.count("not computed by this method") == 2  # swapped, memory
+
+
+def test_picture_of_an_analysis(run, drawn):
+    done = run("analyze", *FEW)
+    assert list(drawn) == ["elasticities.png"]
+    check_words(drawn, json.loads(done.stdout))
+
+
+@pytest.mark.slow
+def test_a_timeline_says_that_it_is_a_sample(run, drawn):
+    done = run("simulate", *CROWDED)
+    run("plot", "x")
+    check_words(drawn, json.loads(done.stdout))
+    said = [text.get_text() for text in words_of(drawn["request_timeline.png"])]
+    note = next(text for text in said if "sample" in text)
+    assert " of 300 requests" in note and "evicted" in note and "R:n restarted" in note
+    assert "S:n" not in note  # nobody was swapped out
