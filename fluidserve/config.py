@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 VLLM_KEYS = frozenset(
     "vllm_version block_size num_gpu_blocks num_cpu_blocks max_num_seqs max_num_batched_tokens "
     "max_model_len enable_chunked_prefill preemption_mode watermark long_prefill_token_threshold "
-    "scheduler_reserve_full_isl enable_prefix_caching remote_prefill free_recompute kv_connector "
-    "d_prefill d_prefill_attention d_prefill_context d_prefill_table d_mixed_decode "
-    "d_mixed_kv_table".split()
+    "scheduler_reserve_full_isl enable_prefix_caching remote_prefill free_recompute "
+    "kv_connector".split()
 )
 
 

@@ -143,7 +143,13 @@ def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:
         The result.
     table
         Makes the table of it; one line per value without it. ``--json`` and ``--table`` choose.
+
+    Notes
+    -----
+    What to know before trusting the result, its ``warnings``, is said on stderr.
     """
+    for warning in value.get("warnings", ()) if isinstance(value, Mapping) else ():
+        click.echo(f"warning: {warning}", err=True)
     if _as_json():
         click.echo(to_json(value))
         return

@@ -55,16 +55,29 @@ class Inputs:
         """Whether requests are generated at a rate that the command line does not shape."""
         return not self.question.is_file and "rate_shape" not in self.source
 
-    def warn_of_overload(self) -> None:
-        """Say on stderr that more is offered than the node can do."""
+    def warnings(self, *further: str, batch_size: float | None = None) -> list[str]:
+        """Return what to know before trusting an answer, one line each.
+
+        Parameters
+        ----------
+        *further
+            What the method says of its own answer.
+        batch_size
+            Requests in the largest batch of the answer, where it is known.
+        """
+        from studies import caveats
+
+        found = [self._overload(), *caveats(self.question, batch_size=batch_size), *further]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def _overload(self) -> str:
+        """Say that more is offered than the node can do."""
         load = self.question.load
         if not load > 1 + 1e-9:  # 1 itself, but for rounding
-            return
+            return ""
         if self.is_constant:
-            said = f"load {load:.3g} of capacity: queues grow as long as it lasts"
-        else:
-            said = f"mean load {load:.3g} of capacity: more arrives than the node can serve"
-        click.echo(f"note: {said}", err=True)
+            return f"load {load:.3g} of capacity: queues grow as long as it lasts"
+        return f"mean load {load:.3g} of capacity: more arrives than the node can serve"
 
     def describe(self) -> dict[str, Any]:
         """Return the workload in numbers, for JSON."""

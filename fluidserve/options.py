@@ -83,7 +83,7 @@ def _option(item: Setting) -> Option:
     metavar = "N:TIME,N:TIME,..." if "rows" in item.rules else special.get(item.key)
     return Option(
         declarations, type=_Raw(item), metavar=choices or metavar, help=item.doc + note + some,
-        section=section,
+        section=section, hidden=item.carried,
     )  # fmt: skip
 
 

@@ -73,7 +73,9 @@ def as_typed(given: tuple[str, ...]) -> dict[str, float]:
     return {name: float(value) for name, _, value in parts}
 
 
-def summary_of(inputs: Inputs, metrics: ServingMetrics, **more: Any) -> dict[str, Any]:
+def summary_of(
+    inputs: Inputs, metrics: ServingMetrics, warnings: Sequence[str], **more: Any
+) -> dict[str, Any]:
     """Return what ``summary.json`` holds: workload, instance, metrics and whatever is added."""
     from fluidserve.config import flat
 
@@ -83,6 +85,7 @@ def summary_of(inputs: Inputs, metrics: ServingMetrics, **more: Any) -> dict[str
         "instance": flat(inputs.instance),
         "workload": inputs.describe(),
         "metrics": metrics.to_json(inputs.instance.time_unit),
+        "warnings": list(warnings),
     }
 
 

@@ -46,6 +46,9 @@ class Setting:
         As given to :func:`serving.setting`.
     kinds
         Names of the kinds of engine that have the key; empty for a key of the run.
+    carried
+        Whether no kind spends the key: an instance carries it so that answers can say what they
+        leave out.
     """
 
     key: str
@@ -56,6 +59,7 @@ class Setting:
     doc: str
     rules: MappingProxyType[str, Any]
     kinds: tuple[str, ...] = ()
+    carried: bool = False
 
     @property
     def flag(self) -> str:
@@ -97,8 +101,13 @@ def _settings(spec: type, group: str) -> list[Setting]:
 @cache
 def settings_of(kind: Kind) -> dict[str, Setting]:
     """Return the keys of a kind's configuration by name, in the order in which files show them."""
-    law = [item for item in _settings(BatchTimeLaw, "law") if item.key in kind.law_keys]
-    own = [replace(item, kinds=(kind.name,)) for item in (*_settings(kind.settings, "node"), *law)]
+    known = {item.key: item for item in _settings(BatchTimeLaw, "law")}
+    spent = [item for key, item in known.items() if key in kind.law_keys]
+    carried = [replace(known[key], carried=True) for key in kind.carried_keys]
+    own = [
+        replace(item, kinds=(kind.name,))
+        for item in (*_settings(kind.settings, "node"), *spent, *carried)
+    ]
     return {item.key: item for item in (*own, *_settings(RunOptions, "run"))}
 
 
@@ -127,6 +136,7 @@ def _both(first: Setting, second: Setting) -> Setting:
         first,
         rules=MappingProxyType(rules),
         optional=first.optional or second.optional,
+        carried=first.carried and second.carried,
         kinds=(*first.kinds, *second.kinds),
     )
 

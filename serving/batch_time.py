@@ -103,6 +103,10 @@ class BatchTimeLaw:
     d_mixed_kv_table: Table | None = setting(  # noqa: RUF009
         None, "time of a batch with prefill by KV tokens read; null = d_kv", rows=TABLE_ALLOWED
     )
+    measured_requests: float | None = setting(
+        None, "decoding requests in the largest measured batch; null = not known",
+        exclusive_minimum=0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -144,8 +148,29 @@ class BatchTimeLaw:
 
     @property
     def most_requests(self) -> float:
-        """Requests [requests] up to which the law's table was made; infinite without a table."""
-        return inf if self.d_decode_table is None else self.d_decode_table[-1][0]
+        """Requests [requests] up to which the law was measured; infinite where that is unknown."""
+        table = inf if self.d_decode_table is None else self.d_decode_table[-1][0]
+        return table if self.measured_requests is None else min(table, self.measured_requests)
+
+    def prefill_time(self, prefill: Any) -> Any:
+        """Return the least time [time] that computing a prompt adds to the batches that do it.
+
+        Parameters
+        ----------
+        prefill
+            Tokens of the prompt (scalar or array).
+
+        Notes
+        -----
+        The prompt shares batches that run anyway, so a fixed time per batch is not counted. Of a
+        table the mean slope counts, from its first row to its last.
+        """
+        prefill = np.asarray(prefill, float)
+        per_token = self.d_prefill
+        if self.d_prefill_table is not None:
+            (few, short), (many, long) = self.d_prefill_table[0], self.d_prefill_table[-1]
+            per_token = (long - short) / (many - few) if many > few else 0.0
+        return prefill * (per_token + self.d_prefill_attention * (prefill + 1) / 2)
 
     @property
     def per_request_extra(self) -> float:
@@ -159,6 +184,8 @@ class BatchTimeLaw:
         for key, value in values.items():
             is_table = key in TABLES
             values[key] = tuple((x * n, t) for x, t in value) if is_table else value / n
+        if self.measured_requests is not None:
+            values["measured_requests"] = self.measured_requests * n
         return replace(self, **values)
 
     def in_unit(self, factor: float) -> BatchTimeLaw:
@@ -168,7 +195,7 @@ class BatchTimeLaw:
         for key, value in values.items():
             is_table = key in TABLES
             values[key] = tuple((x, t * factor) for x, t in value) if is_table else value * factor
-        return replace(self, **values)
+        return replace(self, **values | {"measured_requests": self.measured_requests})
 
     def table_segments(self) -> NDArray[np.float64]:
         """Return the pieces of the table, shape (3, S): first requests, time there, slope.
@@ -268,6 +295,13 @@ class BatchTimeLaw:
 
 TABLES = ("d_decode_table", "d_prefill_table", "d_mixed_kv_table")
 """Coefficients of a law that are tables."""
+
+CARRIED = (
+    "d_prefill", "d_prefill_attention", "d_prefill_context", "d_mixed_decode", "d_prefill_table",
+    "d_mixed_kv_table", "measured_requests",
+)  # fmt: skip
+"""What an instance keeps of a law even where its kind spends none of it: the terms of a batch with
+prefill and the range of the measurement. Studies say what an answer leaves out by them."""
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ from . import score_card as score_card
 from . import steady_node as steady_node
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
+from .caveats import caveats as caveats
 from .comparison import Comparison as Comparison
 from .comparison import Ensemble as Ensemble
 from .comparison import MethodResult as MethodResult

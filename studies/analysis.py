@@ -26,6 +26,7 @@ from serving import (
     RequestMix,
     SolveError,
 )
+from studies.caveats import caveats
 from studies.question import Question
 
 SAMPLES = 8192
@@ -120,12 +121,7 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     except SolveError as error:
         healthy = None
         labels.append(f"no healthy equilibrium: {error.reason}")
-    known = instance.batch_time.most_requests
-    if healthy is not None and healthy.running > known:
-        labels.append(
-            f"extrapolated: {healthy.running:.0f} requests run in a batch, and the table of the "
-            f"batch time ends at {known:g}; its last slope goes on"
-        )
+    labels += caveats(question)
     kind = regime(mix, instance, arrival_rate)
     verdict = certificate(mix, instance)
     latencies, what = _latencies(mix, instance, arrival_rate, profile, approximate, labels)

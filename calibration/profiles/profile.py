@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
@@ -49,6 +49,8 @@ class Profile:
         Origin of the figures.
     wall
         Bias against batches timed on a running server, where there are some.
+    most_requests
+        Requests in the largest measured batch; None where the law is estimated.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Profile:
     licence: str
     date: str
     wall: Wall | None = None
+    most_requests: int | None = None
 
     def config(
         self,
@@ -90,10 +93,11 @@ class Profile:
         """
         if time_unit not in TIME_UNITS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
+        law = self.law.batch_time(TIME_UNITS[time_unit])
         return {
             "time_unit": time_unit,
             **kind.kv_keys(self.kv_capacity, given or {}),
-            **kind.law_values(self.law.batch_time(TIME_UNITS[time_unit])),
+            **kind.law_values(replace(law, measured_requests=self.most_requests)),
         }
 
     def said(self) -> str:
@@ -170,6 +174,7 @@ def find(
         licence=known.licence,
         date=known.date,
         wall=known.wall,
+        most_requests=known.most_requests,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,6 +161,12 @@ class Measurement(_Strict):
     kv_capacity_source: str | None = None
     fit: dict[str, Regime]
     wall: Wall | None = None
+
+    @property
+    def most_requests(self) -> int | None:
+        """Return the requests of the largest measured batch, as ``range`` says them."""
+        found = re.search(r"up to (\d+) requests", self.range)
+        return int(found[1]) if found else None
 
 
 class ProfileFile(_Strict):

@@ -95,9 +95,6 @@ def compare_into(
             inputs, params, workers=params["workers"],
             told=comparison_progress(inputs.config.verbose),
         )  # fmt: skip
-    inputs.warn_of_overload()
-    for reason in done.failed.values():
-        print(f"left out: {reason}", file=sys.stderr)
     result = _result(done, inputs)
     with watch("write"):
         run = discrete.simulate(done.discrete.requests, node, seed=seed, record_events=True)
@@ -133,7 +130,21 @@ def _result(done: Comparison, inputs: Inputs) -> dict[str, Any]:
         **done.to_json(),
         "single_run_noise": done.single_run_noise,
         "memory_pressure": pressure_spans(mean, mean.time),
+        "warnings": _warnings(done, inputs),
     }
+
+
+def _warnings(done: Comparison, inputs: Inputs) -> list[str]:
+    """Return what limits the answer, and what the methods say of theirs, one line each."""
+    said: dict[str, list[str]] = {}
+    for name, each in done.methods.items():
+        for label in each.solution.warnings:
+            said.setdefault(label, []).append(name)
+    labels = [f"{', '.join(names)}: {label}" for label, names in said.items()]
+    left_out = [f"left out: {reason}" for reason in done.failed.values()]
+    sizes = done.discrete.mean.outputs.get("batch_size", ())
+    largest = float(max(sizes)) if len(sizes) else None
+    return inputs.warnings(*left_out, *done.warnings, *labels, batch_size=largest)
 
 
 def _write_trajectories(path: Path, done: Comparison) -> None:

@@ -16,12 +16,12 @@ from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
-from serving import ConfigError, FluidServeError
+from serving import ConfigError, FluidServeError, kind_of
 from studies import Question
 from workload import write_requests
 
 if TYPE_CHECKING:
-    from discrete import Engine, Progress
+    from discrete import Engine, Progress, Run
 
 
 def simulate_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     run = engine.run()
     with watch("metrics"):
         metrics = run.metrics(thresholds)
-    inputs.warn_of_overload()
+    warnings = inputs.warnings(batch_size=largest_batch(run))
     summary = summary_of(
-        inputs, metrics, kind="run", engine=engine.instance.engine, finished=run.finished,
+        inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(),
     )  # fmt: skip
     with watch("write"):
@@ -72,6 +72,13 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
             timings=watch.seconds,
         )  # fmt: skip
     return summary | {"seconds": watch.seconds}
+
+
+def largest_batch(run: Run) -> float | None:
+    """Return the requests of the largest batch of a run; None where its kind has no such column."""
+    columns = [each.name for each in kind_of(run.instance).snapshot if each.output == "batch_size"]
+    sizes = run.batches[columns[0]] if columns else ()
+    return float(max(sizes)) if len(sizes) else None
 
 
 def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:

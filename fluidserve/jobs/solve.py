@@ -60,9 +60,9 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         flow = solved(inputs, params)
     with watch("latencies"):
         metrics = flow.metrics(thresholds)
-    inputs.warn_of_overload()
+    warnings = inputs.warnings(*flow.warnings, batch_size=_largest_batch(flow))
     summary = summary_of(
-        inputs, metrics, kind="solution", method=flow.method, status=flow.status,
+        inputs, metrics, warnings, kind="solution", method=flow.method, status=flow.status,
         message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
     )  # fmt: skip
     write_trajectory(folder / "trajectory.csv", flow.trajectory)
@@ -75,6 +75,12 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,
     )  # fmt: skip
     return summary | {"seconds": watch.seconds}
+
+
+def _largest_batch(flow: Solution) -> float | None:
+    """Return the requests of the largest batch of a solution; None where it has no such output."""
+    sizes = flow.trajectory.outputs.get("batch_size")
+    return None if sizes is None or not len(sizes) else float(max(sizes))
 
 
 def _method_options(method: str, params: Mapping[str, Any]) -> dict[str, Any]:

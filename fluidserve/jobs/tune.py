@@ -92,7 +92,8 @@ def _one_knob(
     parsed = [parse_slo(text, question.instance.time_unit) for text in slos]
     settings = SearchSettings(**given)
     found = tune(name, question, parsed, bracket=bracket, settings=settings, told=told)
-    return found.to_json(), _said(found.value is not None, found.reason, found.warnings)
+    result = found.to_json()
+    return result, _said(found.value is not None, found.reason)
 
 
 def _two_knobs(
@@ -115,7 +116,7 @@ def _two_knobs(
         names, question, thresholds, brackets=brackets, settings=settings, told=told
     )
     result = found.to_json() | {"thresholds": as_typed(goodput)}
-    return result, _said(found.best is not None, result["reason"], found.warnings)
+    return result, _said(found.best is not None, result["reason"])
 
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:
@@ -166,10 +167,8 @@ def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
     }
 
 
-def _said(found: bool, reason: str, warnings: Sequence[str]) -> int:
-    """Say on stderr what a user must not miss; return the exit status."""
-    for warning in warnings:
-        click.echo(f"note: {warning}", err=True)
+def _said(found: bool, reason: str) -> int:
+    """Say on stderr why nothing was found; return the exit status."""
     if found:
         return 0
     click.echo(f"fluidserve: {reason}", err=True)

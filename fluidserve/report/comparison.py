@@ -175,12 +175,7 @@ def _cautions(summary: Mapping[str, Any]) -> list[str]:
     methods: Mapping[str, Any] = summary["methods"]
     off = {name: method for name, method in methods.items() if is_off(method)}
     found = [_why_off(off, methods)] if off else []
-    said: dict[str, list[str]] = {}
-    for name, method in methods.items():
-        for label in method.get("labels", ()):
-            said.setdefault(label, []).append(method_name(name))
-    found += [f"{', '.join(names)}: {label}." for label, names in said.items()]
-    found += [f"{text}." for text in summary.get("warnings", ()) if text not in said]
+    found += [f"{text[0].upper()}{text[1:]}." for text in summary["warnings"]]
     load = summary["workload"]["load"]
     if load is not None and 0.9 <= load <= 1.1:
         found.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from serving.batch_time import TABLES, BatchTimeLaw
+from serving.batch_time import CARRIED, TABLES, BatchTimeLaw
 from serving.request_mix import RequestMix
 
 
@@ -206,11 +206,13 @@ class Kind:
     knobs: tuple[KnobSpec, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
-        """Return the coefficients of ``law`` that this kind spends, by configuration key.
+        """Return what a configuration of this kind says of ``law``, by configuration key.
 
-        Tables are lists of rows; a table that the law lacks is left out.
+        That is each coefficient that the kind spends and, where the law has one, each that an
+        instance carries unspent. Tables are lists of rows; a table that the law lacks is left out.
         """
-        values = {key: getattr(law, key) for key in self.law_keys}
+        carried = [key for key in self.carried_keys if getattr(law, key)]
+        values = {key: getattr(law, key) for key in (*self.law_keys, *carried)}
         return {
             key: [list(row) for row in value] if isinstance(value, tuple) else value
             for key, value in values.items()
@@ -218,10 +220,20 @@ class Kind:
         }
 
     def law(self, values: Mapping[str, Any]) -> BatchTimeLaw:
-        """Return the law of some coefficients; those that this kind does not spend are none."""
-        unspent: dict[str, Any] = {item.name: 0.0 for item in fields(BatchTimeLaw)}
-        unspent |= dict.fromkeys(TABLES)
-        return BatchTimeLaw(**(unspent | {key: values[key] for key in self.law_keys}))
+        """Return the law of some coefficients.
+
+        Of those that this kind does not spend, ``values`` may hold what an instance carries; the
+        others are none.
+        """
+        none: dict[str, Any] = {item.name: 0.0 for item in fields(BatchTimeLaw)}
+        none |= dict.fromkeys((*TABLES, "measured_requests"))
+        carried = {key: values[key] for key in self.carried_keys if key in values}
+        return BatchTimeLaw(**(none | carried | {key: values[key] for key in self.law_keys}))
+
+    @property
+    def carried_keys(self) -> tuple[str, ...]:
+        """Keys of the law that an instance of this kind carries and does not spend."""
+        return tuple(key for key in CARRIED if key not in self.law_keys)
 
     def engine_class(self) -> Any:
         """Return the engine's class, see :class:`discrete.Engine`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from serving import FluidServeError
+from studies.caveats import caveats
 from studies.question import Question
 
 
 def hazards(question: Question) -> list[str]:
-    """Return warnings on a node that serves this stream, one line each.
+    """Return warnings on a node that serves this stream, one line each: caveats, and bistability.
 
     Runs that start empty do not show a collapse that chance has not brought about yet: a node in
     mode sacrifice may complete less from a queue than arrives, for good.
@@ -15,21 +16,23 @@ def hazards(question: Question) -> list[str]:
     from fluid import mean_time_to_full
     from ode import collapsed_throughput, regime
 
+    said = list(caveats(question))
     mix, instance, rate = question.mix, question.instance, question.stream.mean_rate
     try:
         if regime(mix, instance, rate) != "bistable":
-            return []
+            return said
         collapsed = collapsed_throughput(mix, instance).throughput
     except FluidServeError:  # no fluid model reads the instance, or none has an answer
-        return []
-    said = (
+        return said
+    bistable = (
         f"bistable: at a mean rate of {rate:.4g} the node meets this only until its memory first "
         f"fills; from then on it completes {collapsed:.4g} and does not recover"
     )
     try:
-        said += f"; memory fills once in {mean_time_to_full(mix, instance, rate):.2g} on average"
+        bistable += f"; memory fills once in {mean_time_to_full(mix, instance, rate):.2g} on average"
     except FluidServeError:
         pass
-    return [
-        f"{said}; up to a rate of {collapsed:.4g}, or with a lower admission threshold, it does"
-    ]
+    said.append(
+        f"{bistable}; up to a rate of {collapsed:.4g}, or with a lower admission threshold, it does"
+    )
+    return said

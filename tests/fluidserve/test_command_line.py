@@ -336,8 +336,8 @@ def test_a_folder_used_again_holds_one_experiment(run, tmp_path):
 @pytest.mark.parametrize(
     ("workload", "said"),
     [
-        (("--load", 2.5), "note: load 2.5 of capacity: queues grow as long as it lasts\n"),
-        (("--load", 2, "--profile", "steps(0:1,5:0.9)"), "note: mean load 1."),
+        (("--load", 2.5), "warning: load 2.5 of capacity: queues grow as long as it lasts\n"),
+        (("--load", 2, "--profile", "steps(0:1,5:0.9)"), "warning: mean load 1."),
         (("--load", 1), ""),
         (("--load", 0.5), ""),
     ],

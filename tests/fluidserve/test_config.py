@@ -68,7 +68,7 @@ def test_a_number_that_yaml_reads_as_text_is_still_a_number(tmp_path):
         ("m-total: 5", ["did you mean 'M_total'"]),
         ("zzz: 1", ["zzz", "known keys", "M_total", "d_1"]),
         ("block_size: 16", ["block_size", "not available in this version"]),
-        ("d_prefill: 0.1", ["d_prefill", "not available in this version"]),
+        ("d_prefill: -0.1", ["d_prefill", "-0.1", ">= 0"]),
         ("engine: vllm_v1", ["engine", "vllm_v1", "not available in this version"]),
         ("engine: vllm", ["engine", "vllm", "decode_node"]),
         ("M_total: 1.5", ["M_total", "1.5", "a whole number >= 1"]),

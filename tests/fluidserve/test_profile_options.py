@@ -35,7 +35,33 @@ def test_flags_and_file_win_over_a_profile(run, tmp_path):
     assert done.exit_code == 0, done.stderr
     node = instance_of(load_config(tmp_path / "x" / "config_used.yaml"))
     assert (node.M_total, node.time_unit, node.B) == (7000, "s", None)
-    assert node.batch_time == BatchTimeLaw.per_token(3.0, 0.5)
+    law = node.batch_time
+    assert (law.d_0, law.d_decode, law.d_kv, law.d_decode_table) == (3.0, 0.5, 0.5, None)
+    assert law.d_prefill_table is not None and law.most_requests == 256  # still the profile's
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("simulate", ()), ("solve", ()), ("analyze", ()),
+        ("compare", ("--replications", 2, "--methods", "lagrangian", "--no-pictures")),
+    ],
+)  # fmt: skip
+def test_every_answer_says_how_much_prefill_it_leaves_out(run, tmp_path, command, more):
+    done = run(command, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert done.exit_code == 0, done.stderr
+    (line,) = [each for each in summary["warnings"] if each.startswith("prefill is left out")]
+    assert f"warning: {line}" in done.stderr
+    assert json.loads(done.stdout)["warnings"] == summary["warnings"]
+    pages = [path.read_text() for path in (tmp_path / "x").glob("*.html")]
+    assert all("refill is left out" in page for page in pages)
+    # a configuration of the run keeps what a run of it must say
+    args = ("--config", "x/config_used.yaml", "--load", 0.5, "--num-requests", 60)
+    named = "x/requests.csv" if command in ("simulate", "compare") else None
+    again = run(command, *(("--config", "x/config_used.yaml") if named else args), "--out", "y",
+                *more)  # fmt: skip
+    assert again.exit_code == 0 and "prefill is left out" in again.stderr
 
 
 def test_generate_takes_a_profile_for_its_load(run):

@@ -21,6 +21,7 @@ def summary(error=0.02, floor=0.01, *, fit=1000.0, labels=(), noise=0.2, **more)
         "discrete": {"replications": 8, "seconds": 2.0, "metrics": METRICS},
         "workload": {"load": 0.5},
         "single_run_noise": noise,
+        "warnings": [f"lagrangian: {label}" for label in labels],
     } | more
 
 
@@ -52,10 +53,10 @@ def test_a_fluid_that_is_off_does_not_reassure():
     assert "near saturation" in said(summary(0.3, None))
 
 
-def test_labels_are_shown_once_with_all_their_methods():
-    found = summary(labels=["approximate: x"])
-    found["methods"]["eulerian_jax"] = found["methods"]["lagrangian"]
-    assert "Lagrangian, Eulerian (JAX): approximate: x." in said(found)
+def test_every_warning_of_the_result_is_on_the_page():
+    found = summary(warnings=["prefill is left out", "lagrangian, eulerian_jax: approximate: x"])
+    assert "Prefill is left out." in said(found)
+    assert "Lagrangian, eulerian_jax: approximate: x." in said(found)
 
 
 def test_the_headline_says_how_far_mean_latencies_are_off():

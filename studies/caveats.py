@@ -1,0 +1,102 @@
+"""What limits every answer to a question, whatever gives the answer.
+
+A solver labels its own approximations. Here stands what lies in the question itself: work that the
+kind of engine does not spend, and batches larger than any that the batch-time law was measured on.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fluid import equilibrium, saturation
+from serving import RequestMix, SolveError, UnsupportedError, kind_of
+from studies.question import Question
+
+PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
+"""Keys of the law one of which a kind spends that computes prompts."""
+
+
+def caveats(
+    question: Question, *, rate: float | None = None, batch_size: float | None = None
+) -> tuple[str, ...]:
+    """Return what to know before trusting any answer to a question, one line each.
+
+    Parameters
+    ----------
+    question
+        Who arrives and who serves.
+    rate
+        Arrival rate of the answer [requests/time]; the question's mean rate without it.
+    batch_size
+        Requests in the largest batch of the answer; without it the mean batch size of the
+        equilibrium, or of the node that always has a queue where there is none.
+    """
+    rate = question.mean_rate if rate is None else rate
+    found = (_prefill_left_out(question, rate), _beyond_the_law(question, rate, batch_size))
+    return tuple(line for line in found if line)
+
+
+def prefill_time(mix: RequestMix, question: Question) -> float:
+    """Return the mean time [time] by which one prompt would lengthen batches, by the law at hand.
+
+    Zero where the kind of engine spends the prefill itself, and where the law has no such term.
+    """
+    law = question.instance.batch_time
+    if PREFILL_KEYS & set(kind_of(question.instance).law_keys):
+        return 0.0
+    return float(mix.probability @ law.prefill_time(mix.prefill))
+
+
+def _prefill_left_out(question: Question, rate: float) -> str:
+    """Say how much time the prompts would take that nobody computes."""
+    mix = question.mix
+    each = prefill_time(mix, question)
+    if not each > 0:
+        return ""
+    unit = question.instance.time_unit
+    per = "" if unit == "none" else f"/{unit}"
+    alone = f"prefill alone allows {_short(1 / each)} requests{per}"
+    prompts = f"prompts of {mix.mean_prefill:,.0f} tokens on average"
+    if math.isfinite(rate):
+        share = f"would take {_percent(rate * each)} of the time at {_short(rate)} requests{per}"
+    else:
+        share = f"would take {_short(each)} {unit if unit != 'none' else 'time'} each"
+    return (
+        f"prefill is left out: this engine takes prompts as computed elsewhere; computing {prompts} "
+        f"on this node {share}, {alone}"
+    )
+
+
+def _beyond_the_law(question: Question, rate: float, batch_size: float | None) -> str:
+    """Say that batches are larger than any that the law was measured on."""
+    law = question.instance.batch_time
+    known = law.most_requests
+    if math.isinf(known):
+        return ""
+    if batch_size is None:
+        batch_size = _expected_batch(question, rate)
+    if not batch_size > known:
+        return ""
+    goes_on = "its line goes on" if law.is_affine else "the last slope of its table goes on"
+    return (
+        f"extrapolated: {batch_size:,.0f} requests run in a batch, and the batch-time law was "
+        f"measured up to {known:,.0f}; {goes_on}"
+    )
+
+
+def _expected_batch(question: Question, rate: float) -> float:
+    mix, instance = question.mix, question.instance
+    try:
+        return equilibrium(mix, instance, rate).running
+    except SolveError:  # a node with a queue fills its batches
+        return saturation(mix, instance).batch_size
+    except UnsupportedError:
+        return math.nan
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
