@@ -51,6 +51,7 @@ def straddle(mix: RequestMix) -> float:
     return float(mix.probability @ need**2 / (2 * mix.probability @ need))
 
 
+@answers("decode_node")
 def requests_that_fit(mix: RequestMix, instance: DecodeNode) -> float:
     """Return how many running requests of mean size saturate the node, its size for the fluid.
 

@@ -29,7 +29,9 @@ def hazards(question: Question) -> list[str]:
         f"fills; from then on it completes {collapsed:.4g} and does not recover"
     )
     try:
-        bistable += f"; memory fills once in {mean_time_to_full(mix, instance, rate):.2g} on average"
+        bistable += (
+            f"; memory fills once in {mean_time_to_full(mix, instance, rate):.2g} on average"
+        )
     except FluidServeError:
         pass
     said.append(
