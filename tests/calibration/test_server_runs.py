@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from served import Served, exposition, range_export
 
 import discrete
-from calibration.server_runs import COEFFICIENTS, BatchRows, calibrate_run, fit_law, read_server_log
+from calibration.server_runs import (
+    COEFFICIENTS,
+    BatchRows,
+    LawFit,
+    RequestLog,
+    calibrate_run,
+    fit_law,
+    read_server_log,
+)
+from calibration.server_runs.offsets import frontend_offset
 from serving import BatchTimeLaw, DecodeNode, FluidServeError, RequestTable, WorkloadError
 
 DECODE_NODE = np.array([0.0111, 0.0, 6e-5, 9.07e-8])
@@ -192,6 +201,21 @@ def test_intervals_hold_the_law_as_often_as_they_say(spread):
     share = np.mean(held, axis=0)
     assert (share > 0.95 - 4 * 0.0154).all(), share
     assert (share < 1.0).all(), share
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["own prompt", "remote prompt"])
+def test_the_frontend_offset_is_what_no_batch_of_a_steady_server_explains(remote):
+    """All but the first find three others, who hold their prompt and half of their output."""
+    law = LawFit(np.array([0.02, 2e-5, 1e-3, 1e-6]), np.zeros(4), 1.0)
+    prompt, output, others, stay = 900.0, 200.0, 3, 4.0
+    step = 0.02 + 3 * 1e-3 + 3 * 1000 * 1e-6  # a batch of the three, who hold 1,000 tokens each
+    own = step + (1e-3 + 900 * 1e-6 if remote else 900 * 2e-5)
+    arrival = np.arange(60) * stay / (others + 0.5)
+    first = arrival + 0.03 + step / 2 + own  # the arrival falls in the middle of a batch
+    count = np.ones(60)
+    log = RequestLog(arrival, first, first + stay, count * prompt, count * output, None, {})
+    found = frontend_offset(log, law, token_budget=None, remote_prefill=remote)
+    assert found is not None and found.value == pytest.approx(0.03, abs=1e-12)
 
 
 def test_an_outlier_does_not_move_the_fit():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from fluid import capacity, request_work, saturation, work_closure
 from fluid.node_work.closure import tokens_besides
@@ -69,6 +70,28 @@ def test_binned_moments_are_those_of_the_stages(mix, extra):
         assert totals[row] == pytest.approx(exact[key], rel=0.02, abs=exact["cc"])
 
 
+def stages_of(mix, node, rate):
+    """Return remaining work, tokens, whether it executes and weight of each stage, and (shape, q).
+
+    Stages are those of an affine law; besides them, requests wait for a batch to end. How many
+    there are is negative binomial.
+    """
+    line = node.batch_time
+    d_n, d_1 = line.d_decode - line.d_kv, line.d_kv
+    q = rate * (d_1 * mix.work + d_n * mix.mean_decode)
+    each = d_1 * mix.work / mix.mean_decode + d_n
+    own = (line.d_0 + each * q) / (1 - q) + d_n
+    extra = tokens_besides(node, saturation(mix, node))
+    parts = []
+    for share, p, d in zip(mix.probability, mix.prefill, mix.decode, strict=True):
+        c = p + np.arange(d) + 1.0
+        r = np.cumsum((c + extra)[::-1])[::-1] - 0.5 * (c + extra)
+        whole = (p + extra) * d + d * (d + 1) / 2
+        parts.append([np.append(r, whole), np.append(c, p + 1.0), np.append(np.ones(int(d)), 0.0),
+                      share * np.append(own + d_1 * c, 0.5 * (own + d_1 * (p + 1)))])  # fmt: skip
+    return *np.concatenate(parts, axis=1), 1 + line.d_0 / each, q
+
+
 @pytest.mark.parametrize(
     ("d_n", "d_1"), [(0.0, 1e-3), (0.05, 3e-4), (0.1, 1e-5)], ids=["tokens", "both", "requests"]
 )
@@ -78,28 +101,16 @@ def test_demand_given_work_is_that_of_sampled_configurations(d_n, d_1):
     node = DecodeNode(batch_time=BatchTimeLaw(d_0=1.0, d_decode=d_1 + d_n, d_kv=d_1))
     rate = 0.7 * capacity(mix, node)
     closure = work_closure(mix, node, rate)
-    q = rate * (d_1 * mix.work + d_n * mix.mean_decode)
-    each = d_1 * mix.work / mix.mean_decode + d_n
-    shape = 1 + 1.0 / each
-    own = (1.0 + each * q) / (1 - q) + d_n
-    extra = tokens_besides(node, saturation(mix, node))
+    remaining, tokens, executes, weight, shape, q = stages_of(mix, node, rate)
     rng = np.random.default_rng(3)
-    remaining, tokens, executes, weight = [], [], [], []
-    for share, p, d in zip(mix.probability, mix.prefill, mix.decode, strict=True):
-        c = p + np.arange(d) + 1.0
-        r = np.cumsum((c + extra)[::-1])[::-1] - 0.5 * (c + extra)
-        remaining += [*r, (p + extra) * d + d * (d + 1) / 2]
-        tokens += [*c, p + 1.0]
-        executes += [*np.ones(d), 0.0]
-        weight += [*(share * (own + d_1 * c)), 0.5 * share * (own + d_1 * (p + 1))]
-    chance = np.array(weight) / np.sum(weight)
+    chance = weight / weight.sum()
     count = rng.negative_binomial(shape, 1 - q, size=400_000)
     which = rng.choice(chance.size, size=int(count.sum()), p=chance)
     owner = np.repeat(np.arange(count.size), count)
-    v = np.bincount(owner, np.array(remaining)[which], count.size)
-    x = np.bincount(owner, np.array(tokens)[which], count.size)
-    n = np.bincount(owner, np.array(executes)[which], count.size)
-    running = np.bincount(owner, (np.array(executes) * tokens)[which], count.size)
+    v = np.bincount(owner, remaining[which], count.size)
+    x = np.bincount(owner, tokens[which], count.size)
+    n = np.bincount(owner, executes[which], count.size)
+    running = np.bincount(owner, (executes * tokens)[which], count.size)
     for level in np.quantile(v, [0.1, 0.3, 0.5, 0.8, 0.98]):
         near = np.abs(v - level) < 0.02 * v.mean()
         assert near.sum() > 500
@@ -111,6 +122,56 @@ def test_demand_given_work_is_that_of_sampled_configurations(d_n, d_1):
         assert mean == pytest.approx(x[near].mean(), rel=0.02, abs=4 * error)
         spread = np.interp(level, closure.level, closure.spread)
         assert spread == pytest.approx(x[near].std(), rel=0.08)
+
+
+@pytest.mark.parametrize("load", [0.4, 0.9])
+@pytest.mark.parametrize("d_n", [0.0, 0.05], ids=["tokens", "both"])
+def test_beside_many_small_requests_the_closure_is_its_saddle_point(load, d_n):
+    """A tilt that puts the mean of V at a level gives what is expected there, stage by stage."""
+    mix = RequestMix.from_lengths([40, 170], [25, 90], [0.8, 0.2])
+    node = DecodeNode(
+        BatchTimeLaw(d_0=1.0, d_decode=1e-5 + d_n, d_kv=1e-5), M_total=400_000, B=None
+    )
+    rate = load * capacity(mix, node)
+    closure = work_closure(mix, node, rate)
+    remaining, tokens, executes, weight, shape, q = stages_of(mix, node, rate)
+    weight = weight / weight.sum()
+
+    def tilted(theta):
+        """Return the tilted law of a stage, and mean and variance of the count of stages."""
+        law = weight * np.exp(theta * remaining)
+        u = q * law.sum()
+        return law / law.sum(), shape * u / (1 - u), shape * u / (1 - u) ** 2
+
+    def work_at(theta):
+        law, mean, _ = tilted(theta)
+        return mean * (law @ remaining)
+
+    high = 50 / remaining.max()
+    most = brentq(lambda t: q * (weight @ np.exp(t * remaining)) - 1, 0.0, high, xtol=1e-18)
+    for level in closure.level[-1] * np.array([0.1, 0.3, 0.6, 0.9]):
+        theta = brentq(lambda t, to=level: work_at(t) - to, -high, most * (1 - 1e-9), xtol=1e-18)
+        law, mean, variance = tilted(theta)
+        expected = mean * (law @ tokens)
+
+        def covariance(x, y, law=law, mean=mean, variance=variance):
+            """Of sums over a random number of stages: within a stage, and of the number."""
+            within = law @ (x * y) - (law @ x) * (law @ y)
+            return mean * within + variance * (law @ x) * (law @ y)
+
+        rest = covariance(tokens, tokens) - covariance(tokens, remaining) ** 2 / covariance(
+            remaining, remaining
+        )
+        running = mean * (law @ (executes * tokens))
+        at = {
+            name: np.interp(level, closure.level, getattr(closure, name))
+            for name in ("demand", "executing", "spread", "per_token")
+        }
+        assert at["demand"] == pytest.approx(expected, rel=0.005)
+        assert at["executing"] == pytest.approx(running, rel=0.005)
+        assert at["spread"] == pytest.approx(np.sqrt(rest), rel=0.02)
+        # those who wait are counted by their mean prompt, whatever the tilt
+        assert at["per_token"] == pytest.approx(mean * (law @ executes) / running, rel=0.02)
 
 
 def test_a_saturated_batch_works_as_fast_whoever_is_in_it():

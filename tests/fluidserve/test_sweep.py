@@ -218,6 +218,16 @@ def test_a_journal_cut_anywhere_goes_on_from_its_last_whole_chunk(tmp_path, keep
     assert path.read_bytes() == content
 
 
+def test_a_journal_gives_back_rows_of_points_of_its_sweep_and_no_others(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path, "sweep", 3)
+    journal.add([(i, {"x": i}) for i in range(-1, 5)])
+    journal.close()
+    again = Journal(path, "sweep", 3)
+    assert again.rows == {0: {"x": 0}, 1: {"x": 1}, 2: {"x": 2}}
+    again.close()
+
+
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
     path = tmp_path / "j"
     path.write_text("my notes\n")
