@@ -51,7 +51,7 @@ class Design:
     measured: Array
     terms: tuple[str, ...]
     names: tuple[str, ...]
-    base: Array | float = 0.0
+    base: Array | float
 
     @classmethod
     def of(

@@ -118,12 +118,11 @@ def _with_idle_gaps(done: March) -> NDArray[np.float64]:
     for column, value in FINAL.items():
         last[0, column] = done.state[value]
     rows = np.concatenate([rows, last])
+    if rows[0, layout.R_START] > 0:  # the node waits for its first work
+        rows = np.concatenate([np.zeros((1, layout.ROW_SIZE)), rows])
     ends = rows[:-1, layout.R_START] + rows[:-1, layout.R_DURATION]
     gap = rows[1:, layout.R_START] - ends
     before = np.flatnonzero(gap > 1e-9 * (1 + ends))
-    if rows[0, layout.R_START] > 0:
-        rows = np.concatenate([np.zeros((1, layout.ROW_SIZE)), rows])
-        before, ends, gap = before + 1, np.append(0.0, ends), np.append(0.0, gap)
     if before.size == 0:
         return rows
     idle = rows[before + 1]

@@ -176,6 +176,19 @@ def test_a_trace_with_idle_gaps_is_followed(normal_mix):
     assert float(flow("in_system", 2.0)) == pytest.approx(2, rel=1e-6)
 
 
+def test_nothing_runs_before_the_first_arrival(normal_mix):
+    """A trace that begins later is the same run, later; the node is empty until then."""
+    at = np.array([0.0, 0.0, 400.0, 400.0, 450.0])
+    count = np.array([0.0, 5.0, 5.0, 9.0, 20.0])
+    now = solve(RateProfile(at, count), normal_mix, DecodeNode())
+    late = RateProfile(np.append(0.0, at + 50), np.append(0.0, count))
+    later = solve(late, normal_mix, DecodeNode())
+    quiet, t = np.linspace(0, 49.9, 20), np.linspace(1, 700, 200)
+    for name in now.trajectory.outputs:
+        assert later(name, quiet) == pytest.approx(0.0, abs=1e-12), name
+        assert later(name, t + 50) == pytest.approx(now(name, t), abs=1e-9), name
+
+
 def test_a_batch_without_duration_fails_with_a_reason(normal_mix):
     node = DecodeNode(batch_time=BatchTimeLaw.per_token(0.0, 0.0))
     with pytest.raises(SolveError, match="stalled"):

@@ -16,6 +16,7 @@ from ode.node_work.backward import decode_moments
 from ode.node_work.forward import equilibrium, occupancy
 from ode.node_work.generator import generator, grid_of, levels_of
 from ode.node_work.regimes import Regimes
+from ode.node_work.windows import windows_between
 from serving import (
     BatchTimeLaw,
     DecodeNode,
@@ -262,6 +263,28 @@ def test_long_runs_tend_to_equilibrium():
         assert steady[name].percentiles[95] == pytest.approx(
             long.latencies[name].percentiles[95], rel=0.05
         )
+
+
+@settings(max_examples=50, deadline=None)
+@given(*[st.floats(0.1, 10.0)] * 5)
+def test_the_rate_of_those_who_execute_relaxes_to_the_arrival_rate(first, second, a, b, memory):
+    """de/dt = (rate - e) / memory: at the middle and end of a window, however time is cut."""
+    count = np.array([0.0, first * a, first * a + second * b])
+    profile = RateProfile(np.array([0.0, a, a + b]), count)
+    whole = windows_between(profile, np.array([0.0, a, a + b]), memory)
+    cut = windows_between(profile, np.array([0.0, a, a + b / 2, a + b]), memory)
+    assert (whole[0].rate, whole[0].middle, whole[0].end) == pytest.approx((first,) * 3)
+    assert whole[1].middle == pytest.approx(cut[1].end)
+    assert whole[1].end == pytest.approx(cut[2].end)
+    assert whole[1].end == pytest.approx(second + (first - second) * np.exp(-b / memory))
+
+
+@pytest.mark.parametrize(("n", "load"), [(1, 0.9), (1, 0.995), (30, 0.995)])
+def test_levels_hold_the_whole_law_however_near_capacity_the_load(n, load):
+    node = NODE.scaled(n)
+    steady = stationary(MIX, node, load * capacity(MIX, node))
+    assert steady.probability.sum() == pytest.approx(1.0)
+    assert steady.probability[steady.level > 0.8 * steady.level[-1]].sum() < 1e-8
 
 
 def test_a_large_node_is_its_fluid_limit():
