@@ -121,7 +121,7 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
     merged = {**base, **keys}
     for key in files_of(kind, merged):
         merged[key] = str(Path(folder) / merged[key])
-    row: dict[str, Any] = {"error": None}
+    row: dict[str, Any] = {"error": None, "warnings": None}
     try:
         params = parameters(kind, merged)
         inputs = load_inputs(params)
@@ -132,6 +132,7 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
             "realised_load": inputs.question.load,
         }
         row |= KINDS[kind][0](inputs, params)
+        row["warnings"] = "; ".join(inputs.warnings()) or None
     except FluidServeError as error:
         row["error"] = " ".join(str(error).split())
     return plain(row)

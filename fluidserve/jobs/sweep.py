@@ -93,14 +93,26 @@ def swept(
             f"the first: {failed[0]}",
             err=True,
         )
+    warned = [row["warnings"] for row in rows if row.get("warnings") is not None]
     return {
         "kind": grid.kind,
         "points": len(rows),
         "failed": len(failed),
+        "warnings": _warnings(warned, len(rows)),
         "resumed": resumed,
         "varied": list(grid.varied),
         "output": str(result),
     }
+
+
+def _warnings(warned: Sequence[str], points: int) -> list[str]:
+    """Return one line on the points whose rows carry warnings."""
+    if not warned:
+        return []
+    return [
+        f"{len(warned)} of {points} points carry warnings, see the column warnings; the first: "
+        f"{warned[0]}"
+    ]
 
 
 def _grid(path: Path) -> Grid:

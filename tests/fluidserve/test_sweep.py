@@ -287,3 +287,19 @@ def test_other_bad_input_is_one_line(run, grid, tmp_path):
         assert failed.exit_code == 2 and said in failed.stderr.replace("\n", " ")
     with pytest.raises(ConfigError):
         grid_of({"grid": {"seed": {"from": 1, "to": 9, "steps": 2**40}}}, ("simulate",))
+
+
+def test_points_whose_answers_are_limited_say_so_in_their_row_and_at_the_end(run, tmp_path):
+    (tmp_path / "g.yaml").write_text(
+        "kind: solve\nbase: {num_requests: 20, types: '(100,20,1)', d_prefill: 0.01}\n"
+        "grid: {load: [0.2, 0.4]}\n"
+    )
+    done = run("sweep", "g.yaml", "--workers", 1)
+    assert done.exit_code == 0, done.stderr
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # 100 tokens at .01 are 1 of time a prompt, so that the share is the rate itself
+    for row in rows:
+        share = 100 * float(row["mean_arrival_rate"])
+        assert f"would take {share:,.0f} % of the time" in row["warnings"]
+    assert "warning: 2 of 2 points carry warnings" in done.stderr
