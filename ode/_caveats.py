@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving import DecodeNode, RequestMix, UnsupportedError, answers
+from serving import DecodeNode, RateProfile, RequestMix, UnsupportedError, answers
 
 MODELLED = {
     "queue_policy": ("FCFS", "the fluid admits WAITING in order of arrival"),
@@ -43,6 +43,18 @@ def policy_labels(instance: DecodeNode, *, approximate: bool = False) -> tuple[s
             )
         labels.append(f"approximate: {key} {given!r} solved as {modelled}")
     return tuple(labels)
+
+
+def scatter_labels(profile: RateProfile) -> tuple[str, ...]:
+    """Return the caveat of a fluid limit on arrivals that are not Poisson about their curve."""
+    if profile.dispersion in (0.0, 1.0):
+        return ()
+    than = "longer" if profile.dispersion > 1 else "shorter"
+    return (
+        "approximate: the fluid limit of large systems does not depend on the burstiness of "
+        f"arrivals; on a node of finite size these, of {profile.dispersion:.3g} times Poisson's "
+        f"variance, make queues {than}, as the method node_work and the engine show",
+    )
 
 
 def validity_labels(mix: RequestMix, instance: DecodeNode) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fluid import certificate
-from ode._caveats import policy_labels, validity_labels
+from ode._caveats import policy_labels, scatter_labels, validity_labels
 from ode._initial_state import InitialState
 from ode._methods import method_named
 from ode._solution import Solution
@@ -77,6 +77,7 @@ def solve(
             allowed = ", ".join(chosen.options) or "none"
             raise UnsupportedError(f"{name} is no option of {chosen.name}; options: {allowed}")
     labels = policy_labels(instance, approximate=approximate) + validity_labels(mix, instance)
+    labels += scatter_labels(profile) if chosen.is_limit else ()
     initial = InitialState() if initial is None else initial
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,15 +23,21 @@ class RateProfile:
         Knots, non-decreasing, starting at 0.
     cumulative : shape (K,) [requests]
         Expected arrivals up to and including each knot, non-decreasing.
+    dispersion
+        How arrivals scatter about the curve: the variance of their number in a long time over its
+        mean. 1 for Poisson arrivals, the squared CV of the gaps for renewals, 0 where the curve is
+        the arrivals themselves.
 
     Raises
     ------
     WorkloadError
-        If the knots are not finite, not ordered, or of unequal length.
+        If the knots are not finite, not ordered, or of unequal length, or the dispersion is not a
+        finite number >= 0.
     """
 
     time: NDArray[np.float64]
     cumulative: NDArray[np.float64]
+    dispersion: float = 1.0
 
     def __post_init__(self) -> None:
         time = np.ascontiguousarray(self.time, dtype=np.float64)
@@ -44,6 +50,10 @@ class RateProfile:
             raise WorkloadError("the knots of a rate profile start at 0 and never decrease")
         if cumulative[0] < 0 or (np.diff(cumulative) < 0).any():
             raise WorkloadError("a rate is negative; allowed: >= 0")
+        if not 0 <= self.dispersion < np.inf:
+            raise WorkloadError(
+                f"the dispersion of arrivals is {self.dispersion}; allowed: a finite number >= 0"
+            )
         object.__setattr__(self, "time", time)
         object.__setattr__(self, "cumulative", cumulative)
 
@@ -104,7 +114,7 @@ class RateProfile:
         end = float(t[-1]) if horizon is None else float(horizon)
         count = np.arange(t.size + 1, dtype=float)
         time = np.concatenate(([0.0], np.repeat(t, 2), [max(end, float(t[-1]))]))
-        return cls(time, np.repeat(count, 2))
+        return cls(time, np.repeat(count, 2), dispersion=0.0)
 
     @property
     def horizon(self) -> float:
@@ -136,10 +146,30 @@ class RateProfile:
         edges = np.asarray(edges, float)
         return np.diff(self.count(edges)) / np.diff(edges)
 
+    def scatter(self, edges: ArrayLike, parts: int = 8) -> float:
+        """Return the variance of the curve about straight lines between ``edges``, over its mean.
+
+        The number of arrivals in each of ``parts`` equal pieces of an interval is compared with
+        their mean: 1 on average for the times of Poisson arrivals, 0 for a curve that is straight
+        from edge to edge.
+
+        Parameters
+        ----------
+        edges : shape (K + 1,) [time]
+        parts
+            At least 2.
+        """
+        edges = np.asarray(edges, float)
+        share = np.arange(parts + 1) / parts
+        counts = np.diff(self.count(edges[:-1, None] + np.diff(edges)[:, None] * share))
+        total = counts.sum()
+        spread = np.sum((counts - counts.mean(axis=1, keepdims=True)) ** 2)
+        return float(spread / total * parts / (parts - 1)) if total > 0 else 0.0
+
     def scaled(self, factor: float) -> RateProfile:
         """Return the profile with every rate multiplied by ``factor``."""
-        return RateProfile(self.time, self.cumulative * factor)
+        return replace(self, cumulative=self.cumulative * factor)
 
     def stretched(self, factor: float) -> RateProfile:
         """Return the profile with time multiplied by ``factor`` (rates divided by it)."""
-        return RateProfile(self.time * factor, self.cumulative)
+        return replace(self, time=self.time * factor)

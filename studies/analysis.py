@@ -28,6 +28,7 @@ from serving import (
 )
 from studies.caveats import caveats
 from studies.question import Question
+from workload import Constant
 
 SAMPLES = 8192
 """Latencies behind each percentile that is differentiated."""
@@ -124,8 +125,8 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     labels += caveats(question)
     kind = regime(mix, instance, arrival_rate)
     verdict = certificate(mix, instance)
-    latencies, what = _latencies(mix, instance, arrival_rate, profile, approximate, labels)
-    statistics = _statistics(arrival_rate, profile, approximate)
+    latencies, what = _latencies(question, profile, approximate, labels)
+    statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
     derivative, elasticity = _central(mix, instance, arrival_rate, statistics)
     flips = tuple(saturation_sensitivity(mix, instance, arrival_rate))
     return Analysis(
@@ -146,28 +147,46 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
 
 
 def _latencies(
-    mix: RequestMix,
-    instance: Instance,
-    rate: float,
-    profile: RateProfile | None,
-    approximate: bool,
-    labels: list[str],
+    question: Question, profile: RateProfile | None, approximate: bool, labels: list[str]
 ) -> tuple[Mapping[str, Distribution], str]:
+    mix, instance, rate = question.mix, question.instance, question.mean_rate
     if profile is not None:
         flow = solve(profile, mix, instance, method="node_work", approximate=approximate)
         labels += flow.labels
         of = flow.metrics().latencies
         return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
     try:
-        steady = stationary(mix, instance, rate, approximate=approximate, samples=SAMPLES)
+        steady = stationary(
+            mix,
+            instance,
+            rate,
+            dispersion=question.dispersion,
+            approximate=approximate,
+            samples=SAMPLES,
+        )
+        labels += (*steady.labels, *_at_mean_rate(question))
         return steady.latencies, "stationary"
     except SolveError as error:
         labels.append(f"no stationary latencies: {error.reason}")
         return {}, "none: give a horizon for latencies over time"
 
 
+def _at_mean_rate(question: Question) -> tuple[str, ...]:
+    """Return the caveat of an equilibrium where the arrival rate is not constant."""
+    if question.is_file:
+        what = "the arrivals of the file"
+    elif not isinstance(question.stream.shape, Constant):
+        what = f"the rate shape {question.stream.shape}"
+    else:
+        return ()
+    return (
+        f"approximate: these are latencies of the equilibrium at the mean rate of {what}; give a "
+        "horizon for latencies that follow its changes",
+    )
+
+
 def _statistics(
-    rate: float, profile: RateProfile | None, approximate: bool
+    rate: float, dispersion: float, profile: RateProfile | None, approximate: bool
 ) -> Callable[[RequestMix, Instance, float], dict[str, float]]:
     """Return a function of mix, instance and rate that yields every statistic; empty if none."""
 
@@ -175,7 +194,12 @@ def _statistics(
         try:
             if profile is None:
                 found = stationary(
-                    mix, instance, changed, approximate=approximate, samples=SAMPLES
+                    mix,
+                    instance,
+                    changed,
+                    dispersion=dispersion,
+                    approximate=approximate,
+                    samples=SAMPLES,
                 ).latencies
             else:
                 scaled = profile.scaled(changed / rate)

@@ -35,6 +35,10 @@ DRAWN = ("source", "num_requests", "horizon", "seed")
 """Fields that the first draw and the expected arrivals depend on."""
 
 
+PER_PIECE, MOST_PIECES = 25, 400
+"""Arrivals of a piece between which the dispersion of requests is measured, and pieces at most."""
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """Requests on an instance.
@@ -177,6 +181,21 @@ class Question:
         if not self.ends:
             return self.stream.mean_rate
         return self.profile.mean_rate if self.end > 0 else math.nan
+
+    @cached_property
+    def dispersion(self) -> float:
+        """Variance of the number of arrivals in a long time over its mean: 1 for Poisson arrivals.
+
+        Of requests it is measured between pieces of :data:`PER_PIECE` arrivals; where these are too
+        few to tell, 1. Of a workload it is that of its draws; changes of its rate are not in it.
+        """
+        if not isinstance(self.source, RequestTable):
+            return self.source.dispersion
+        pieces = min(MOST_PIECES, len(self.source) // PER_PIECE)
+        if pieces < 2 or not self.end > 0:
+            return 1.0
+        found = self.profile.scatter([0.0, self.end], pieces)
+        return found if abs(found - 1.0) > 2.0 * math.sqrt(2.0 / (pieces - 1)) else 1.0
 
     @property
     def load(self) -> float:

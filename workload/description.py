@@ -53,11 +53,16 @@ class Workload:
     def profile(self, horizon: float) -> RateProfile:
         """Return the expected arrivals over [0, horizon] [time]."""
         _positive("horizon", horizon)
-        return self.shape.profile(self.rate, horizon)
+        return replace(self.shape.profile(self.rate, horizon), dispersion=self.dispersion)
 
     def at_rate(self, rate: float) -> Workload:
         """Return the workload with base ``rate`` [requests/time], its times unchanged."""
         return replace(self, rate=rate)
+
+    @property
+    def dispersion(self) -> float:
+        """Variance of the number of arrivals in a long time over its mean: 1 for Poisson."""
+        return 1.0 / self.burstiness
 
     @property
     def mean_rate(self) -> float:

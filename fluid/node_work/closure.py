@@ -18,11 +18,13 @@ Nothing is fitted. Model, section 6; the tests hold every part against simulatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluid._capacity import Saturation, saturation
+from fluid.node_work.crowds import crowd_jumps
 from fluid.node_work.request_work import (
     BY_TOKENS,
     COUNT,
@@ -38,6 +40,7 @@ from fluid.node_work.request_work import (
     TOKENS_LEFT,
     TOKENS_SQUARED,
     WORK,
+    Jumps,
     RequestWork,
     request_work,
 )
@@ -75,7 +78,7 @@ ALL, BESIDES_ONE, BESIDES_TWO = range(3)
 """Stages that the recursion picks out of the law of V: none, one, two."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class WorkClosure:
     """The law of a node's batch given its work in system, at one arrival rate.
 
@@ -83,6 +86,8 @@ class WorkClosure:
     ----------
     rate : [requests/time]
         Arrival rate.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean; 1 for Poisson arrivals.
     saturation
         The saturated node.
     work
@@ -108,6 +113,7 @@ class WorkClosure:
     """
 
     rate: float
+    dispersion: float
     saturation: Saturation
     work: RequestWork
     set_mean: float
@@ -121,6 +127,24 @@ class WorkClosure:
     executing: NDArray[np.float64]
     spread: NDArray[np.float64]
     per_token: NDArray[np.float64]
+
+    @property
+    def crowd(self) -> float:
+        """How many requests more than Poisson ones an arrival finds to have come just before it."""
+        return 0.5 * (self.dispersion - 1.0)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the work that arrives, per arrival [token-iterations^2].
+
+        That of N requests is ``E[N] Var w + Var N (E w)^2``.
+        """
+        return self.work.second + (self.dispersion - 1.0) * self.work.mean**2
+
+    @cached_property
+    def bursts(self) -> Jumps:
+        """The work that arrives at a time, by single requests or by crowds of them."""
+        return crowd_jumps(self.work.jumps, self.crowd) if self.crowd > 0 else self.work.jumps
 
     @property
     def fastest(self) -> float:
@@ -158,7 +182,9 @@ def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> tuple[flo
 
 
 @answers("decode_node")
-def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClosure:
+def work_closure(
+    mix: RequestMix, instance: DecodeNode, rate: float, dispersion: float = 1.0
+) -> WorkClosure:
     """Return the closure at an arrival ``rate`` [requests/time].
 
     Parameters
@@ -167,10 +193,12 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
         Who arrives and who serves.
     rate
         At or above capacity, those who execute are as at the capacity.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean.
     """
     full = saturation(mix, instance)
     work = request_work(mix, tokens_besides(instance, full))
-    set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate)
+    set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate, dispersion)
     inside = min(rate, CLOSEST * full.throughput)
     d_0, d_n, d_1 = _linear_law(mix, instance, inside)
     q = max(inside * (d_n * mix.mean_decode + d_1 * mix.work), 1e-9)
@@ -180,12 +208,15 @@ def work_closure(mix: RequestMix, instance: DecodeNode, rate: float) -> WorkClos
     own = (d_0 + (d_n + d_1 * size) * q) / (1 - q) + d_n
     level, given, reach = _configuration(work.stages, q, shape, own, d_1, set_mean)
     demand, executing, spread, requests = given
+    reach *= max(1.0, dispersion)
+    if reach > FREE * set_mean:
+        reach = np.inf
     waiting = (demand - executing) / work.fresh_tokens  # for the batch under way to end
     per_token = (requests - waiting) / np.maximum(executing, 1e-300)
     per_token[0] = per_token[1]
     return WorkClosure(
-        rate, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size, reach, level,
-        demand, executing, spread, per_token,
+        rate, dispersion, full, work, set_mean, set_sd, set_size, set_time, d_1 + d_n / size,
+        reach, level, demand, executing, spread, per_token,
     )  # fmt: skip
 
 
@@ -209,20 +240,22 @@ def _fastest(work: RequestWork, full: Saturation, size: float, time: float) -> f
 
 
 def _saturated_set(
-    work: RequestWork, instance: DecodeNode, full: Saturation, rate: float
+    work: RequestWork, instance: DecodeNode, full: Saturation, rate: float, dispersion: float
 ) -> tuple[float, float, float, float]:
     """Return mean and sd of the work of a saturated set, its requests and its batch time."""
-    tilt = _lundberg(work.requests, rate, _fastest(work, full, full.batch_size, full.batch_time))
+    service = _fastest(work, full, full.batch_size, full.batch_time)
+    tilt = _lundberg(work.requests, rate, service, max(0.0, 0.5 * (dispersion - 1.0)))
     mean, sd, size = _executing_set(work.requests, work.extra, tilt, full.batch_tokens)
     return mean, sd, size, float(instance.batch_time.duration(full.batch_tokens, size))
 
 
 @compiled
-def _lundberg(requests, rate, service):
-    """Return theta > 0 with rate (E[exp(theta w)] - 1) = theta service; 0 without one.
+def _lundberg(requests, rate, service, crowd):
+    """Return theta > 0 with rate e / (1 - crowd e) = theta service; 0 without one.
 
-    P(V > v) falls like exp(-theta v), and arrivals that brought V there are tilted by
-    exp(theta w).
+    Here e = E[exp(theta w)] - 1: arrivals come in crowds of a geometric number, by 1 + crowd on
+    average; 0 is Poisson, which regular arrivals are taken for here. P(V > v) falls like
+    exp(-theta v), and arrivals that brought V there are tilted by exp(theta w).
     """
     mean, most = 0.0, 0.0
     for b in range(requests.shape[1]):
@@ -233,11 +266,11 @@ def _lundberg(requests, rate, service):
     low, high = 0.0, 40.0 / most
     for _ in range(60):
         theta = 0.5 * (low + high)
-        excess = -theta * service
+        gained = 0.0
         for b in range(requests.shape[1]):
             share = requests[PROBABILITY, b]
-            excess += rate * share * np.expm1(theta * requests[WORK, b] / share)
-        if excess < 0.0:
+            gained += share * np.expm1(theta * requests[WORK, b] / share)
+        if crowd * gained < 1.0 and rate * gained < theta * service * (1.0 - crowd * gained):
             low = theta
         else:
             high = theta

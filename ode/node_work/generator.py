@@ -148,12 +148,15 @@ def generator(levels: Levels, closure: WorkClosure, rate: float) -> tuple[NDArra
 
     ``d/dt law = G law`` for the law of V at the levels, the idle node first.
     """
-    jumps = closure.work.jumps
+    jumps, work = closure.bursts, closure.work
+    # crowds come less often than requests; of regular arrivals a part is as good as steady
+    often = rate / (1.0 + max(0.0, closure.crowd))
+    share = min(1.0, closure.variance / work.second)
     jumping = levels.uniform if levels.step <= _resolved(closure) * (1 + 1e-9) else 0
     reach = _reach(levels.work, jumping, float(jumps.work.max()))
     band = _generator(
         levels.work, levels.uniform, jumping, levels.service, jumps.work, jumps.probability,
-        rate, closure.work.mean, closure.work.second, closure.fastest, reach,
+        rate, often, share, work.mean, closure.variance, closure.fastest, reach,
     )  # fmt: skip
     return band, reach
 
@@ -187,14 +190,28 @@ def _reach(work: NDArray[np.float64], jumping: int, largest: float) -> int:
 
 
 @compiled
-def _generator(work, uniform, jumping, service, sizes, share, rate, mean, second, fastest, below):
+def _generator(
+    work,
+    uniform,
+    jumping,
+    service,
+    sizes,
+    share,
+    rate,
+    often,
+    by_jumps,
+    mean,
+    second,
+    fastest,
+    below,
+):
     n = work.size
     above = 2
     band = np.zeros((n, below + above + 1))
     # jumps from the idle node and, where levels resolve them, from the uniform levels
     for source in range(jumping + 1):
         for b in range(sizes.size):
-            flow = rate * share[b]
+            flow = often * share[b] * (by_jumps if source > 0 else 1.0)
             target = work[source] + sizes[b]
             k = np.searchsorted(work, target)
             if k >= n:
@@ -217,7 +234,7 @@ def _generator(work, uniform, jumping, service, sizes, share, rate, mean, second
                 _move(band, below, source, k, flow * y)
     # the rest on the uniform levels, through the faces between them
     step = work[2] - work[1]
-    gain = rate * mean if jumping == 0 else 0.0
+    gain = rate * mean * (1.0 - by_jumps if jumping > 0 else 1.0)
     exchange = 0.5 * rate * second / step**2 if jumping == 0 else 0.0
     for k in range(1, uniform + 1):
         net = gain - 0.5 * (service[k - 1] + service[k]) if k > 1 else -service[1]

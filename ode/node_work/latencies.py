@@ -23,6 +23,8 @@ from scipy.special import ndtr, ndtri
 from fluid import WorkClosure
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE, decode_moments
 from ode.node_work.generator import (
+    BUSY,
+    IDLE,
     Levels,
     generator,
     grid_of,
@@ -105,6 +107,37 @@ def _highest_start(closure: WorkClosure, levels: Levels, flow: NDArray[np.float6
     beyond = np.cumsum(flow[::-1])[::-1]
     met = levels.work[np.flatnonzero(beyond > HARDLY * beyond[0])]
     return max(closure.reach, float(met.max(initial=0.0)))
+
+
+def met_by_arrivals(
+    closure: WorkClosure, work: NDArray[np.float64], law: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the law of V that arrivals meet, from the law of V at any time, shape (K + 1,).
+
+    They are the same for Poisson arrivals. In a crowd an arrival meets those who came just before
+    it as well: none with the chance of being the first, or else as much work as a crowd brings.
+    Regular arrivals keep a distance: an arrival meets a part of a request less.
+    """
+    if closure.crowd == 0:
+        return law
+    if closure.crowd < 0:
+        return _moved(law, work, closure.crowd * closure.work.mean)
+    first = 1.0 / (1.0 + closure.crowd)
+    met = first * law
+    for size, share in zip(closure.bursts.work, closure.bursts.probability, strict=True):
+        met += (1.0 - first) * share * _moved(law, work, size)
+    return met
+
+
+def _moved(law: NDArray[np.float64], work: NDArray[np.float64], by: float) -> NDArray[np.float64]:
+    """Return a law of V with ``by`` [token-iterations] more work; a busy node stays busy."""
+    at = np.interp(work + by, work, np.arange(work.size))
+    at[BUSY] = np.maximum(at[BUSY], 1.0)
+    if by < 0:
+        at[IDLE] = 0.0
+    lower = np.minimum(at.astype(np.intp), work.size - 2)
+    below = np.bincount(lower, law * (lower + 1 - at), work.size)
+    return below + np.bincount(lower + 1, law * (at - lower), work.size)
 
 
 def samples_of(

@@ -53,6 +53,8 @@ class Regimes:
         How many of the levels are on the uniform grid.
     capacity : [requests/time]
         Capacity of the node.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean.
     exact
         Rates [requests/time] to be read exactly, each by the step of the resolution that it is in;
         in other steps one rate of the step stands for all.
@@ -63,6 +65,7 @@ class Regimes:
     work: NDArray[np.float64]
     uniform: int
     capacity: float
+    dispersion: float = 1.0
     exact: Mapping[int, float] = field(default_factory=dict)
     _made: dict[float, Regime] = field(default_factory=dict, init=False, repr=False)
 
@@ -71,7 +74,7 @@ class Regimes:
         step = self._step(rate)
         shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.capacity)
         if shared not in self._made:
-            closure = work_closure(self.mix, self.instance, shared)
+            closure = work_closure(self.mix, self.instance, shared, self.dispersion)
             levels = levels_of(closure, self.instance.batch_time, self.work, self.uniform)
             self._made[shared] = Regime(shared, closure, levels)
         return self._made[shared]

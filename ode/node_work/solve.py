@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_closure
 from ode._initial_state import InitialState
 from ode._solution import Solution
+from ode.node_work.caveats import work_labels
 from ode.node_work.forward import occupancy
 from ode.node_work.generator import BUSY, IDLE, generator, grid_of, requests_per_token
-from ode.node_work.latencies import beyond_batch, node_of, samples_of, work_ahead
+from ode.node_work.latencies import (
+    beyond_batch,
+    met_by_arrivals,
+    node_of,
+    samples_of,
+    work_ahead,
+)
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
     OUTPUT_WINDOWS,
     WINDOWS,
     Window,
+    dispersion_within,
     edges_of,
     windows_between,
 )
@@ -32,9 +40,6 @@ from serving import (
 
 SAMPLES, FEWEST = 6144, 512
 """Latency samples of a solution, about, and of one regime at least."""
-
-MOST_REQUESTS = 10_000
-"""Requests in a full node beyond which a solution warns that the levels are too wide."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,8 +128,10 @@ def solve_node_work(
         raise UnsupportedError(
             "the method node_work counts every arrival; it cannot stop undrained"
         )
-    labels = (*labels, *_caveats(profile, instance, requests_that_fit(mix, instance)))
     problem = _posed(profile, mix, instance, initial, horizon)
+    given_times = bool((np.diff(profile.time) == 0).any())
+    own = work_labels(mix, instance, problem.base.dispersion, given_times=given_times)
+    labels = tuple(dict.fromkeys((*labels, *own)))
     passage = _passage(problem)
     arrivals = max(profile.total + initial.waiting, 1e-300)
     duration = horizon + passage.left
@@ -152,25 +159,6 @@ def solve_node_work(
     )
 
 
-def _caveats(profile: RateProfile, instance: DecodeNode, requests: float) -> tuple[str, ...]:
-    labels = []
-    if (np.diff(profile.time) == 0).any():
-        labels.append(
-            "approximate: arrivals at given times are taken as Poisson arrivals at their rate"
-        )
-    if requests > MOST_REQUESTS:
-        labels.append(
-            f"approximate: some {requests:.0f} requests fill the node, more than the levels of "
-            "work resolve; the fluid limit (lagrangian) is the better method"
-        )
-    if instance.mode == "sacrifice":
-        labels.append(
-            "approximate: the work that sacrifices repeat is left out; evictions of one node are "
-            "few while it is healthy (see the certificate)"
-        )
-    return tuple(labels)
-
-
 def _posed(
     profile: RateProfile,
     mix: RequestMix,
@@ -182,16 +170,18 @@ def _posed(
     full = capacity(mix, instance)
     memory = mix.mean_decode * saturation(mix, instance).batch_time
     mean = profile.total / horizon if horizon > 0 else full
-    base = work_closure(mix, instance, max(mean, 1e-6 * full))
-    windows = windows_between(profile, edges_of(profile, horizon), memory)
+    edges = edges_of(profile, horizon)
+    dispersion = dispersion_within(profile, edges)
+    base = work_closure(mix, instance, max(mean, 1e-6 * full), dispersion)
+    windows = windows_between(profile, edges, memory)
     highest = _highest(profile, initial.waiting, horizon, base)
     if not initial.waiting > 0:
         most = max((window.rate for window in windows), default=mean)
-        busiest = base if most <= base.rate else work_closure(mix, instance, most)
+        busiest = base if most <= base.rate else work_closure(mix, instance, most, dispersion)
         highest = min(highest, busiest.reach)
     work, uniform = grid_of(base, highest)
     one_rate = profile.time.size == 2 and bool(profile.cumulative[0] == 0)
-    regimes = Regimes(mix, instance, work, uniform, full)
+    regimes = Regimes(mix, instance, work, uniform, full, dispersion)
     if one_rate:
         regimes = regimes.reading(window.middle for window in windows)
     start = _at_start(work, initial.waiting * base.work.mean)
@@ -210,7 +200,7 @@ def _highest(profile: RateProfile, waiting: float, horizon: float, base: WorkClo
     variance = 0.0
     for count in counts:
         backlog += count * base.work.mean - fastest * width
-        variance += count * base.work.second
+        variance += count * base.variance
         if backlog < 0.0:
             backlog, variance = 0.0, 0.0
         highest = max(highest, backlog + 6 * np.sqrt(variance + base.work.second))
@@ -232,7 +222,7 @@ def _at_start(work: NDArray[np.float64], backlog: float) -> NDArray[np.float64]:
 
 def _passage(problem: _Problem) -> _Passage:
     """Return what happens in the windows, one after the other."""
-    law, flows = problem.start.copy(), _met_at_start(problem)
+    law, flows = problem.start.copy(), {}
     steps, idle, batches, tokens = 0, 0.0, 0.0, 0.0
     for window in problem.windows:
         regime = problem.regimes.at(window.middle)
@@ -244,6 +234,10 @@ def _passage(problem: _Problem) -> _Passage:
         batches += float(often.sum())
         tokens += float(often @ levels.batch[BUSY].mean(axis=1))
         flows[regime.rate] = flows.get(regime.rate, 0.0) + window.rate * spent
+    for rate, flow in flows.items():
+        flows[rate] = met_by_arrivals(problem.regimes.at(rate).closure, problem.regimes.work, flow)
+    for rate, flow in _met_at_start(problem).items():
+        flows[rate] = flows.get(rate, 0.0) + flow
     left = float(law @ problem.regimes.work) / problem.base.fastest
     return _Passage(flows, steps, idle, batches, tokens, left)
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fluid import work_closure
 from ode._caveats import policy_labels
+from ode.node_work.caveats import work_labels
 from ode.node_work.forward import equilibrium
 from ode.node_work.generator import BUSY, generator, grid_of, levels_of
-from ode.node_work.latencies import Node, node_of, samples_of
+from ode.node_work.latencies import Node, met_by_arrivals, node_of, samples_of
 from serving import (
     LATENCIES,
     DecodeNode,
@@ -105,10 +106,11 @@ def stationary(
     instance: DecodeNode,
     arrival_rate: float,
     *,
+    dispersion: float = 1.0,
     approximate: bool = False,
     samples: int = SAMPLES,
 ) -> Stationary:
-    """Return the equilibrium of one node under Poisson arrivals.
+    """Return the equilibrium of one node under steady arrivals.
 
     Parameters
     ----------
@@ -116,6 +118,9 @@ def stationary(
         Who arrives and who serves.
     arrival_rate : [requests/time]
         Below capacity.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean: 1 for Poisson arrivals, the
+        squared CV of the gaps for renewals.
     approximate
         Read policies that are not modelled as FCFS and LIFO, with a label.
     samples
@@ -129,7 +134,8 @@ def stationary(
         For a policy that is not modelled.
     """
     labels = policy_labels(instance, approximate=approximate)
-    closure = work_closure(mix, instance, arrival_rate)
+    labels += work_labels(mix, instance, dispersion)
+    closure = work_closure(mix, instance, arrival_rate, dispersion)
     full = closure.saturation
     if not 0 < arrival_rate < full.throughput:
         raise SolveError(
@@ -140,23 +146,24 @@ def stationary(
         )
     # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
     spare = closure.fastest - arrival_rate * closure.work.mean
-    excess = arrival_rate * closure.work.second / (2 * spare)
+    excess = arrival_rate * closure.variance / (2 * spare)
     highest = min(closure.reach, 4 * closure.set_mean + HIGHEST * excess)
     work, uniform = grid_of(closure, highest, steps=STEPS_PER_SET)
     levels = levels_of(closure, instance.batch_time, work, uniform)
     band, below = generator(levels, closure, arrival_rate)
     law = equilibrium(band, below)
+    met = met_by_arrivals(closure, work, law)
     busy = law[BUSY].sum()
     return Stationary(
         rate=arrival_rate,
         load=arrival_rate / full.throughput,
         level=work,
-        probability=law,
-        waits=float(law @ levels.full),
+        probability=met,
+        waits=float(met @ levels.full),
         batch_tokens=float(law[BUSY] @ levels.batch[BUSY].mean(axis=1) / busy),
         batch_time=float(law[BUSY] @ levels.batch_time[BUSY] / busy),
         labels=labels,
-        _node=node_of(closure, levels, instance, law),
+        _node=node_of(closure, levels, instance, met),
         _instance=instance,
         _count=samples,
     )

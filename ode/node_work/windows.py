@@ -10,11 +10,20 @@ from numpy.typing import NDArray
 from serving import RateProfile
 
 WINDOWS, OUTPUT_WINDOWS = 48, 96
-"""Most windows that the law of work in system is followed through, and windows that a trajectory is
-shown at."""
+"""Windows that the law of work in system is followed through, and those that a trajectory is shown
+at."""
+
+MOST_WINDOWS = 384
+"""Windows of a profile that changes within the former."""
 
 MOST_JUMPS = 4
 """Most moments of many arrivals that get a window of their own each."""
+
+PER_PIECE, MOST_PIECES = 10.0, 16
+"""Arrivals in a piece of a window, and pieces of a window, between which scatter is looked for."""
+
+STRAIGHT = 0.1
+"""Change of the rate within windows, over the mean rate, that is passed over."""
 
 MOMENT = 1e-7
 """Half the length of such a window, over the horizon: nothing is served in it."""
@@ -68,17 +77,62 @@ def windows_between(
 
 
 def edges_of(profile: RateProfile, horizon: float) -> NDArray[np.float64]:
-    """Return the edges [time] of the windows that follow the profile, at most :data:`WINDOWS`.
+    """Return the edges [time] of the windows that follow the profile.
 
-    They are the knots of the profile where these are few.
+    They are the knots of the profile where these are few or the rate changes much between them,
+    otherwise :data:`WINDOWS` equal ones, and :data:`MOST_WINDOWS` where the rate changes faster.
     """
     knots = profile.time[profile.time < horizon]
     jumps = knots[:-1][np.diff(knots) == 0] if knots.size > 1 else knots[:0]
-    if np.unique(knots).size > WINDOWS or jumps.size > MOST_JUMPS:
-        return np.linspace(0.0, horizon, WINDOWS + 1)
+    number = np.unique(knots).size
+    if number > WINDOWS or jumps.size > MOST_JUMPS:
+        edges = np.linspace(0.0, horizon, WINDOWS + 1)
+        if jumps.size > MOST_JUMPS or _unevenness(profile, edges) <= STRAIGHT:
+            return edges
+        if number > MOST_WINDOWS:
+            return np.linspace(0.0, horizon, MOST_WINDOWS + 1)
     edges = np.unique(np.concatenate([[0.0], knots, [horizon]]))
     if jumps.size:
         moment = MOMENT * max(horizon, 1e-300)
         edges = np.unique(np.concatenate([edges, jumps - moment, jumps + moment]))
         edges = edges[(edges >= 0) & (edges <= horizon)]
     return edges
+
+
+def dispersion_within(profile: RateProfile, edges: NDArray[np.float64]) -> float:
+    """Return the dispersion of arrivals about the windows between ``edges``.
+
+    It is that about the curve and, where the windows are too long to follow the curve, that of the
+    curve about them. Of given arrival times the curve says all; where they are too few to tell,
+    they are taken as Poisson arrivals.
+    """
+    given = profile.dispersion == 0
+    if not given and _unevenness(profile, edges) <= STRAIGHT:
+        return profile.dispersion
+    number = edges.size - 1
+    pieces = int(np.clip(profile.total / PER_PIECE / max(number, 1), 2, MOST_PIECES))
+    found = profile.scatter(edges, pieces) if number > 0 else 1.0
+    doubt = 2.0 * np.sqrt(2.0 / ((pieces - 1) * max(number, 1)))
+    if given and (abs(found - 1.0) <= doubt or (np.diff(edges) < 4 * MOMENT * edges[-1]).any()):
+        return 1.0
+    return profile.dispersion + found
+
+
+def _unevenness(profile: RateProfile, edges: NDArray[np.float64]) -> float:
+    """Return how far the rate changes within the windows, over the mean rate.
+
+    Windows that are moments of many arrivals are steps as they should be.
+    """
+    long = np.diff(edges) > 4 * MOMENT * edges[-1]
+    inside = np.stack([edges[:-1][long], edges[1:][long]], axis=1)
+    if not inside.size:
+        return 0.0
+    share = np.arange(MOST_PIECES + 1) / MOST_PIECES
+    # just inside, so that a jump at an edge is not seen twice
+    start, width = inside[:, :1], np.diff(inside, axis=1)
+    counts = np.diff(profile.count(start + width * (1e-9 + (1 - 2e-9) * share)), axis=1)
+    rates = counts / width
+    weight = width / width.sum()
+    spread = np.sum(weight * (rates - rates.mean(axis=1, keepdims=True)) ** 2) / MOST_PIECES
+    mean = float(np.sum(weight * rates)) / MOST_PIECES
+    return float(np.sqrt(spread)) / mean if mean > 0 else 0.0

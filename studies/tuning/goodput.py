@@ -272,7 +272,13 @@ def predicted_goodput(question: Question, thresholds: Mapping[str, float]) -> fl
     try:
         if load_of(question) >= 1:
             return 0.0
-        found = stationary(question.mix, question.instance, rate, approximate=True)
+        found = stationary(
+            question.mix,
+            question.instance,
+            rate,
+            dispersion=question.dispersion,
+            approximate=True,
+        )
     except SolveError as error:
         return 0.0 if error.status == "overload" else None
     except UnsupportedError:

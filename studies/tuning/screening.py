@@ -48,7 +48,13 @@ def predict(question: Question) -> Mapping[str, Distribution]:
     from ode import stationary
 
     rate = question.stream.mean_rate
-    return stationary(question.mix, question.instance, rate, approximate=True).latencies
+    return stationary(
+        question.mix,
+        question.instance,
+        rate,
+        dispersion=question.dispersion,
+        approximate=True,
+    ).latencies
 
 
 class Screen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fluid import capacity, equilibrium
-from ode import stationary
+from ode import solve, stationary
 from serving import BatchTimeLaw, DecodeNode, RequestMix, UnsupportedError
 from studies import Question, analyze
 from workload import Workload, describe
@@ -81,3 +81,38 @@ def test_policies_that_are_not_modelled_are_refused():
         analyze(asked(0.05, DecodeNode(queue_policy="SJF")))
     labels = analyze(asked(0.05, DecodeNode(queue_policy="SJF")), approximate=True).warnings
     assert any("SJF" in line for line in labels)
+
+
+def test_burstiness_is_in_the_latencies_and_said():
+    rate = 0.8 * capacity(MIX, NODE)
+    found = {
+        burstiness: analyze(
+            Question(describe("normal", burstiness=burstiness, arrival_rate=rate), NODE)
+        )
+        for burstiness in (0.25, 1.0, 4.0)
+    }
+    means = [each.latencies["ttft"].mean for each in found.values()]
+    assert means[0] > 2 * means[1] and means[1] > 1.2 * means[2]
+    said = [any("not Poisson" in line for line in each.warnings) for each in found.values()]
+    assert said == [True, False, True]
+
+
+def test_a_rate_that_changes_is_said_to_be_taken_at_its_mean():
+    for asked_for in (
+        Question(describe("bursty", arrival_rate=0.1), NODE),
+        Question(describe("normal", arrival_rate=0.1).sample(num_requests=200), NODE),
+    ):
+        assert any("at the mean rate" in line for line in analyze(asked_for).warnings)
+    over_time = Question(describe("bursty", arrival_rate=0.1), NODE, horizon=300.0)
+    found = analyze(over_time, over_time=True)
+    assert not any("at the mean rate" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+def test_the_caveats_of_the_model_of_one_node_are_those_of_its_solution(over_time):
+    node = DecodeNode(B=None, mode="sacrifice").scaled(300)
+    rate = 0.3 * capacity(MIX, node)
+    question = asked(rate, node, horizon=20.0)
+    said = solve(question.profile, MIX, node, method="node_work").labels
+    assert len(said) == 2  # sacrifices, and so many requests
+    assert set(said) <= set(analyze(question, over_time=over_time).warnings)

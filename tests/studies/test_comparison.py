@@ -164,3 +164,13 @@ def test_a_node_that_does_not_cycle_has_no_phase_to_lose(load):
     asked = Question(WORKLOAD, NODE, horizon=2000.0).scaled(10).at_load(load)
     found = compare(asked, ("lagrangian",), Replications(8, workers=1), metrics=False)
     assert found.warnings == ()
+
+
+def test_arrivals_that_are_not_poisson_are_said_by_every_method():
+    bursty = describe("normal", arrival_rate=0.1, burstiness=0.25)
+    found = compare(
+        Question(bursty, NODE, horizon=100.0), ("lagrangian", "node_work"), Replications(2)
+    )
+    methods = found.to_json()["methods"]
+    assert any("burstiness" in label for label in methods["lagrangian"]["labels"])
+    assert any("not Poisson" in label for label in methods["node_work"]["labels"])

@@ -1,0 +1,76 @@
+"""What limits the answers of the model of one node: one list, for equilibrium and over time."""
+
+from __future__ import annotations
+
+from fluid import requests_that_fit, saturation
+from ode._caveats import validity_labels
+from serving import DecodeNode, RequestMix
+
+MOST_REQUESTS = 10_000
+"""Requests in a full node beyond which the levels of work are too wide."""
+
+TRUSTED = 4.0
+"""Dispersion of arrivals, or one over it, up to which predictions were compared with the engine."""
+
+STEEP = 1.25
+"""Time of a batch of two requests over that of one beyond which a table is called steep."""
+
+
+def work_labels(
+    mix: RequestMix, instance: DecodeNode, dispersion: float, *, given_times: bool = False
+) -> tuple[str, ...]:
+    """Return the caveats of an answer that comes from the work in system.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean.
+    given_times
+        Whether arrivals come at given times, which the model reads as a rate and a dispersion.
+    """
+    labels = list(validity_labels(mix, instance))
+    if given_times:
+        labels.append(
+            "approximate: arrivals at given times are taken as random ones at their rate, with a "
+            f"variance of {dispersion:.3g} times that of Poisson arrivals"
+        )
+    elif dispersion != 1:
+        labels.append(
+            f"approximate: arrivals are not Poisson; their number has {dispersion:.3g} times "
+            "Poisson's variance, which is all that the prediction knows of it: means are within "
+            "10 to 15 % of the engine, tails of the TTFT at light load further off"
+        )
+    if not 1 / TRUSTED <= dispersion <= TRUSTED:
+        labels.append(
+            f"approximate: a dispersion of {dispersion:.3g} is beyond what was compared with the "
+            f"engine (1/{TRUSTED:g} to {TRUSTED:g}); latencies may be half as long again or shorter"
+        )
+    requests = requests_that_fit(mix, instance)
+    if requests > MOST_REQUESTS:
+        labels.append(
+            f"approximate: some {requests:.0f} requests fill the node, more than the levels of "
+            "work resolve; the fluid limit (lagrangian) is the better method"
+        )
+    if instance.mode == "sacrifice":
+        labels.append(
+            "approximate: the work that sacrifices repeat is left out; evictions of one node are "
+            "few while it is healthy (see the certificate)"
+        )
+    if _is_steep(mix, instance):
+        labels.append(
+            "approximate: the time of a batch rises steeply with its first requests, and the model "
+            "reads it at the mean number of them; where few run, latencies are up to 7 % off"
+        )
+    return tuple(labels)
+
+
+def _is_steep(mix: RequestMix, instance: DecodeNode) -> bool:
+    """Return whether the table of the law makes two requests take much longer than one."""
+    law = instance.batch_time
+    if law.is_affine:
+        return False
+    full = saturation(mix, instance)
+    tokens = full.batch_tokens / max(full.batch_size, 1e-300)
+    return bool(law.duration(2 * tokens, 2.0) > STEEP * law.duration(tokens, 1.0))
