@@ -188,6 +188,12 @@ def _generated(params: Mapping[str, Any], config: Any, instance: Instance) -> In
     from workload import describe
 
     options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
+    for key in ("types", "lengths"):
+        if "scenario" in options and key in options:
+            raise FluidServeError(
+                f"--scenario and --{key} both name lengths; give one of them, and the bursts of a "
+                "scenario by --rate-shape"
+            )
     scenario = options.pop("scenario", "normal")
     workload = describe(scenario, L_filter=config.L_filter, **options)
     horizon = params.get("horizon")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,16 +13,23 @@ from fluidserve.plots import (
     Curve,
     Timeline,
     fluid_vs_discrete,
+    latency_curves,
     request_timeline,
     sample_rows,
     system_dynamics,
 )
 from fluidserve.results import read_columns, read_trajectory, write_columns
-from fluidserve.words import title_of
+from fluidserve.text import number
+from fluidserve.words import instance_words, per_time, source_words, title_of
 from ode import METHODS
 from serving import FluidServeError, Instance, Kind, RateProfile, Trajectory, kind_of
+from serving.metrics import latency_scale
+
+if TYPE_CHECKING:
+    from studies.tuning import Knob
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
+RATE_LATENCY = "rate_latency.csv"
 SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
 STATISTICS = ("mean", "sd", "low", "high")
 PLACES = ("waiting", "running", "swapped")
@@ -51,6 +58,8 @@ def draw(folder: Path) -> list[str]:
         drawn += _draw_dynamics(
             folder, summary, [Curve("discrete", snapshots(folder, kind_of(_instance(summary))))]
         )
+    elif (folder / RATE_LATENCY).exists():
+        drawn += _draw_latencies(folder, summary)
     if (folder / EVENTS).exists():
         drawn += _draw_timeline(folder, summary)
     if not drawn:
@@ -158,6 +167,48 @@ def _arrivals(curve: Curve) -> RateProfile:
         np.concatenate([np.zeros(before), time]),
         np.maximum.accumulate(np.concatenate([np.zeros(before), arrived])),
     )
+
+
+def _draw_latencies(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    from studies.tuning import knob_named, parse_slo
+
+    instance, unit = _instance(summary), summary["time_unit"]
+    knob = knob_named(summary["knob"], kind_of(instance))
+    factor = latency_scale(unit)[1]
+    slos = [parse_slo(text, unit) for text in summary["slo"]]
+    value = summary["value"]
+    latency_curves(
+        read_columns(folder / RATE_LATENCY),
+        knob.name,
+        folder / "rate_latency.png",
+        title=_tuning_title(summary, is_rate=knob.safe_below),
+        knob_label=_knob_label(knob, unit),
+        time_unit=unit,
+        limits=[(slo.statistic, slo.latency, slo.limit * factor) for slo in slos],
+        answer=None if value is None else (value, f"{knob.name} found"),
+        is_log=knob.spacing == "log",
+    )
+    return ["rate_latency.png"]
+
+
+def _knob_label(knob: Knob, time_unit: str) -> str:
+    if knob.safe_below:
+        return f"mean arrival rate [{per_time(time_unit)}]"
+    _, bracket, unit = knob.words.partition(" [")
+    return f"{knob.name}{bracket}{unit}"
+
+
+def _tuning_title(summary: Mapping[str, Any], *, is_rate: bool) -> str:
+    """Return node, requests, rate and answer of a search, and the load where the rate is sought."""
+    workload, value, unit = summary["workload"], summary["value"], summary["time_unit"]
+    said = [source_words(workload)]
+    if not is_rate:
+        said.append(f"{number(workload['mean_arrival_rate'])} {per_time(unit)}")
+    said.append(f"{summary['knob']} {'not found' if value is None else number(value)}")
+    if is_rate and value is not None and summary["capacity"]:
+        load = number(value / summary["capacity"])
+        said.append(f"load {load} of capacity {number(summary['capacity'])}")
+    return f"{instance_words(summary['instance'])}\n{', '.join(said)}"
 
 
 def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:

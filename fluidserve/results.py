@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,17 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
         file.writelines(",".join(map(repr, row)) + "\n" for row in rows)
 
 
+def write_rows(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write columns of numbers and words as CSV with a header; what is not finite stays empty."""
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(
+                ["" if isinstance(x, float) and not math.isfinite(x) else x for x in row]
+            )
+
+
 def write_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Write a trajectory as CSV: time, then one column per output, by plain name."""
     write_columns(path, {"time": trajectory.time, **trajectory.outputs})
@@ -141,6 +153,6 @@ def read_columns(path: Path) -> dict[str, Any]:
 
 def _typed(values: Sequence[str]) -> Any:
     try:
-        return np.array(values, dtype=float)
+        return np.array([value or "nan" for value in values], dtype=float)
     except ValueError:
         return np.array(values)

@@ -35,6 +35,8 @@ def help_text() -> str:
         "In steady state: the first 10 % of each run are dropped and the backlog must not grow; "
         "without --slo that is all. The fluid model says where to look, the engine what is true. "
         "Where no fluid model reads the engine, max-rate needs --bracket.",
+        "With --out the answer is written into a folder, and for one knob a curve of TTFT, TPOT "
+        "and E2EL over it: rate_latency.csv and rate_latency.png.",
         "Two knobs with a comma between them and --goodput: the pair at which most requests meet "
         "the thresholds. Exit status 1 where no value meets the objectives.",
     ]
@@ -65,11 +67,28 @@ def help_text() -> str:
 @goodput_option
 def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any) -> int:
     """Run ``fluidserve tune``."""
-    from fluidserve.folders import emit
-    from fluidserve.jobs.tune import tuned
-    from fluidserve.tables import tuning_table
+    from fluidserve.folders import emit, experiment_folder
+    from fluidserve.inputs import load_config_of
+    from fluidserve.jobs.tune import tune_into, tuned
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
-    result, status = tuned(params, knob, slos, {"bracket": bracket, **options})
-    emit(result, tuning_table)
+    options["bracket"] = bracket
+    out = load_config_of(params).output_dir
+    if out is None:
+        result, status = tuned(params, knob, slos, options)
+    else:
+        with experiment_folder(out) as (folder, final):
+            result, status = tune_into(folder, final, params, knob, slos, options)
+        result |= {"output_dir": str(final)}
+    emit(result)
     return status
+
+
+OF_OTHERS = (
+    "request_file", "trace", "format", "limit", "start", "rate_scale", "num_requests", "horizon",
+)  # fmt: skip
+"""Options of a workload that ends: refused with a message of their own, and not in the help."""
+
+for _param in command.params:
+    if isinstance(_param, click.Option) and _param.name in OF_OTHERS:
+        _param.hidden = True

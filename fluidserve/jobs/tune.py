@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluidserve.config import flat
+from fluidserve.folders import Stopwatch
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
+from fluidserve.jobs.tune_folder import write_tuning
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import as_typed, parse_goodput
@@ -17,6 +20,7 @@ from serving import ConfigError, FluidServeError
 
 if TYPE_CHECKING:
     from studies import Question
+    from studies.tuning import Tuning
 
 NO_ANSWER = 1
 """Exit status where no value meets the objectives."""
@@ -60,6 +64,47 @@ def tuned(
         ``bracket`` as given, and the fields of :class:`studies.tuning.SearchSettings`; those that
         are None are left out.
     """
+    return _search(load_inputs(params), params, knob, slos, options)[:2]
+
+
+def tune_into(
+    folder: Path,
+    final: Path,
+    params: Mapping[str, Any],
+    knob: str,
+    slos: tuple[str, ...],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], int]:
+    """Tune, write answer and curve into ``folder``, and return what :func:`tuned` returns.
+
+    Parameters
+    ----------
+    folder, final
+        Where to write, and what it will be called.
+    params, knob, slos, options
+        As of :func:`tuned`.
+    """
+    from studies.tuning import latency_curve
+
+    watch, inputs = Stopwatch(), load_inputs(params)
+    with watch("tune"):
+        result, status, found = _search(inputs, params, knob, slos, options)
+    curve = None
+    with watch("curve"):
+        if found is not None:
+            curve = latency_curve(found, inputs.question, told=_told(inputs))
+    write_tuning(folder, final, inputs, {"kind": "tuning", **result}, curve, watch.seconds)
+    return result, status
+
+
+def _search(
+    inputs: Inputs,
+    params: Mapping[str, Any],
+    knob: str,
+    slos: tuple[str, ...],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], int, Tuning | None]:
+    """Return what the command prints, its exit status, and the answer to a search of one knob."""
     names = knob.split(",")
     if len(names) > 2:
         raise FluidServeError("KNOB: one knob, or two with a comma between them")
@@ -67,15 +112,32 @@ def tuned(
         raise FluidServeError("--goodput goes with two knobs, such as max-rate,B; --slo with one")
     given = {name: value for name, value in options.items() if value is not None}
     brackets = parse_brackets(given.pop("bracket", None), len(names))
-    inputs = load_inputs(params)
-    question = _steady(params, inputs)
-    told = ProgressLine().say if inputs.config.verbose else None
+    question, told, found = _steady(params, inputs), _told(inputs), None
+    _refuse_a_given_rate(params, names)
     with _flags_named():
         if len(names) == 2:
             result, status = _two_knobs(names, question, params["goodput"], brackets, given, told)
         else:
-            result, status = _one_knob(names[0], question, slos, brackets[0], given, told)
-    return result | _context(inputs, question), status
+            found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
+            result = found.to_json()
+    return result | _context(inputs, question), status, found
+
+
+def _told(inputs: Inputs) -> Callable[[str], None] | None:
+    return ProgressLine().say if inputs.config.verbose else None
+
+
+def _refuse_a_given_rate(params: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse a rate beside the search for one."""
+    if not any(name.replace("_", "-").lower() == "max-rate" for name in names):
+        return
+    for key in ("load", "arrival_rate"):
+        if params.get(key) is not None:
+            flag = key.replace("_", "-")
+            raise FluidServeError(
+                f"--{flag} sets the rate, and max-rate looks for one; drop --{flag}, or say where "
+                "to look with --bracket"
+            )
 
 
 def _one_knob(
@@ -85,15 +147,14 @@ def _one_knob(
     bracket: tuple[float, float] | None,
     given: Mapping[str, Any],
     told: Callable[[str], None] | None,
-) -> tuple[dict[str, Any], int]:
+) -> tuple[Tuning, int]:
     """Return the answer to one knob, and the exit status."""
     from studies.tuning import SearchSettings, parse_slo, tune
 
     parsed = [parse_slo(text, question.instance.time_unit) for text in slos]
     settings = SearchSettings(**given)
     found = tune(name, question, parsed, bracket=bracket, settings=settings, told=told)
-    result = found.to_json()
-    return result, _said(found.value is not None, found.reason)
+    return found, _said(found.value is not None, found.reason)
 
 
 def _two_knobs(
@@ -116,7 +177,7 @@ def _two_knobs(
         names, question, thresholds, brackets=brackets, settings=settings, told=told
     )
     result = found.to_json() | {"thresholds": as_typed(goodput)}
-    return result, _said(found.best is not None, result["reason"])
+    return result, _said(found.best is not None, str(result["reason"]))
 
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:

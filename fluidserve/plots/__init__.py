@@ -4,6 +4,7 @@ from fluidserve.plots.comparison_curves import curves_of as curves_of
 from fluidserve.plots.dynamics import pressure_spans as pressure_spans
 from fluidserve.plots.dynamics import system_dynamics as system_dynamics
 from fluidserve.plots.elasticity_bars import elasticities as elasticities
+from fluidserve.plots.latency_curves import latency_curves as latency_curves
 from fluidserve.plots.memory_loop import full_memory as full_memory
 from fluidserve.plots.regime_map import phase_diagram as phase_diagram
 from fluidserve.plots.size_errors import finite_size as finite_size

@@ -1,6 +1,7 @@
 """What a node sustains at an objective, and which value of a knob: scanned, bisected, confirmed."""
 
 from studies.tuning.answer import Tuning, plain_bisection_runs
+from studies.tuning.curve import LatencyCurve, latency_curve
 from studies.tuning.engine import Measurement, Point, measure
 from studies.tuning.goodput import GoodputSearch, most_goodput
 from studies.tuning.knobs import MAX_RATE, Knob, at_mean_rate, knob_named, knob_of, knobs_of
@@ -15,6 +16,7 @@ __all__ = [
     "GoodputSearch",
     "GoodputSettings",
     "Knob",
+    "LatencyCurve",
     "Measurement",
     "Point",
     "Predictor",
@@ -25,6 +27,7 @@ __all__ = [
     "knob_named",
     "knob_of",
     "knobs_of",
+    "latency_curve",
     "measure",
     "most_goodput",
     "parse_slo",

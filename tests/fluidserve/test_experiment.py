@@ -117,3 +117,13 @@ def test_goodput_thresholds_are_in_the_unit_of_the_run():
 )  # fmt: skip
 def test_numbers_for_people(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize("command", ["simulate", "solve", "compare"])
+def test_a_threshold_on_a_latency_that_nobody_has_is_refused(run, tmp_path, command):
+    """Every request decodes one token: nobody has a TPOT to count."""
+    failed = run(command, "--types", "(9,1,0.1)", "--num-requests", 20, "--goodput", "tpot:1",
+                 "--out", "out")  # fmt: skip
+    assert failed.exit_code == 2 and len(failed.stderr.splitlines()) == 1
+    assert "--goodput 'tpot:1': tpot is not defined here" in failed.stderr
+    assert not (tmp_path / "out").exists()

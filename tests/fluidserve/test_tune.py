@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -98,6 +99,17 @@ def test_two_knobs_take_goodput(run):
         (("max-rate,B", "--goodput", "ttft:1", "--bracket", "1:2"), "LOW:HIGH,LOW:HIGH"),
         (("max-rate,B", "--goodput", "ttft:1", "--run-length", 1), "--run-length 1: not allowed"),
         (("max-rate,B", "--slo", "p99_ttft<1", "--goodput", "ttft:1"), "--slo with one"),
+        (("max-rate", "--load", 0.5), "--load sets the rate, and max-rate looks for one"),
+        (("Max_Rate", "--arrival-rate", 0.1), "--arrival-rate sets the rate"),
+        (("max-rate,B", "--goodput", "ttft:1", "--load", 0.5), "--load sets the rate"),
+        (("B", "--scenario", "heavy", "--types", "(1,2,3)"), "--scenario and --types both"),
+        (("B", "--scenario", "normal", "--lengths", "x.csv"), "--scenario and --lengths both"),
+        (("max-rate", "--types", "(9,1,2)", "--slo", "mean_tpot<3"), "tpot is not defined here"),
+        (
+            ("max-rate,B", "--types", "(9,1,2)", "--goodput", "tpot:3"),
+            "--goodput 'tpot:3': tpot is not defined here",
+        ),
+        (("max-rate", "--scale", 1_000_000), "--max-run-length 1000000: not allowed; allowed: a w"),
     ],
 )
 def test_wrong_input_is_one_line(run, arguments, said):
@@ -147,3 +159,63 @@ def test_the_help_names_the_knobs_of_each_engine(unread):
 
     assert "unread: M-total (smallest KV memory [tokens])." in help_text()
     assert "decode_node: M-total (smallest KV memory [tokens]); B (" in help_text()
+
+
+def test_a_folder_holds_the_answer_and_the_curve(run, tmp_path):
+    """Engine points and the fluid's line over the bracket, in ms, drawn again by ``plot``."""
+    quick = ("--tolerance", 0.1, "--max-run-length", 20_000, "--no-verbose", "--out", "out")
+    done = run("tune", "max-rate", "--time-unit", "s", "--slo", "p99_ttft_ms<200000", *quick)
+    assert done.exit_code == 0, done.stderr
+    found, folder = json.loads(done.stdout), tmp_path / "out"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["kind"] == "tuning" and summary["value"] == found["value"]
+    assert "max-rate" in (folder / "summary.txt").read_text()
+    assert (folder / "config_used.yaml").exists() and (folder / "meta.json").exists()
+    with (folder / "rate_latency.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    engine = [row for row in rows if row["source"] == "engine"]
+    fluid = [row for row in rows if row["source"] == "fluid"]
+    assert len(engine) >= 8 and len(fluid) >= 20
+    rates = [float(row["max-rate"]) for row in engine]
+    assert found["value"] in rates and max(rates) <= 1.02 * 1.11 * found["value"]
+    for row in engine:
+        for name in (f"{s}_{x}_ms" for s in ("mean", "p50", "p99") for x in ("ttft", "tpot")):
+            assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"])
+    light = engine[1]  # of the same rate, found by another command
+    load = float(light["max-rate"]) / found["capacity"]
+    alone = run("simulate", "--time-unit", "s", "--num-requests", 20_000, "--load", load,
+                "--no-verbose", "--out", "alone")  # fmt: skip
+    metrics = json.loads(alone.stdout)["metrics"]
+    assert float(light["mean_e2el_ms"]) == pytest.approx(metrics["mean_e2el_ms"], rel=0.02)
+    at = {row["max-rate"]: row for row in fluid}[engine[-2]["max-rate"]]
+    assert float(at["mean_ttft_ms"]) == pytest.approx(float(engine[-2]["mean_ttft_ms"]), rel=0.3)
+    (folder / "rate_latency.png").unlink()
+    again = run("plot", "out")
+    assert json.loads(again.stdout)["written"] == ["rate_latency.png"]
+    assert (folder / "rate_latency.png").stat().st_size > 20_000
+
+
+def test_a_search_of_two_knobs_or_without_an_answer_leaves_a_folder_too(run, tmp_path):
+    run("tune", "B,admission-threshold", "--load", 0.5, "--goodput", "ttft:5",
+        "--run-length", 2000, "--replications", 2, "--no-verbose", "--out", "two")  # fmt: skip
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["knobs"] == ["B", "admission-threshold"] and summary["warnings"] == []
+    none = run("tune", "max-rate", "--slo", "p99_ttft<1", *QUICK, "--out", "nothing")
+    assert none.exit_code == 1
+    assert json.loads((tmp_path / "nothing" / "summary.json").read_text())["value"] is None
+    assert (tmp_path / "nothing" / "rate_latency.png").exists()
+
+
+def test_the_help_lists_no_option_that_is_refused(run):
+    shown = run("tune", "--help").stdout
+    for flag in ("--requests ", "--trace", "--num-requests", "--horizon", "--rate-scale",
+                 "--limit", "--start", "--format"):  # fmt: skip
+        assert flag not in shown
+    assert "--lengths" in shown and "--out" in shown
+
+
+def test_thresholds_are_told_as_they_were_given(run):
+    done = run("tune", "B,admission-threshold", "--load", 0.5, "--time-unit", "s",
+               "--goodput", "ttft_ms:5000", "--run-length", 2000, "--replications", 2,
+               "--no-verbose")  # fmt: skip
+    assert json.loads(done.stdout)["thresholds"] == {"ttft_ms": 5000.0}

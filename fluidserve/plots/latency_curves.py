@@ -1,0 +1,124 @@
+"""Draw latencies over a knob: points of the engine with intervals, lines of the fluid model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure
+
+PANELS = {"ttft": "TTFT, time to first token", "tpot": "TPOT, time per output token",
+          "e2el": "E2EL, end-to-end latency"}  # fmt: skip
+COLOURS = {"mean": INK, "p50": BLUE, "p99": VERMILLION}
+MARKS = {"mean": "o", "p50": "s", "p99": "^"}
+
+
+def latency_curves(
+    columns: Mapping[str, Any],
+    knob: str,
+    path: str | Path,
+    *,
+    title: str,
+    knob_label: str,
+    time_unit: str,
+    limits: Sequence[tuple[str, str, float]] = (),
+    answer: tuple[float, str] | None = None,
+    is_log: bool = False,
+) -> None:
+    """Draw TTFT, TPOT and E2EL over a knob, a panel each.
+
+    Parameters
+    ----------
+    columns
+        As :meth:`studies.tuning.LatencyCurve.columns` names them.
+    knob
+        Name of the column of values.
+    path
+        PNG to write.
+    title
+        Node and load.
+    knob_label
+        Label of the horizontal axis, with its unit.
+    time_unit
+        Unit of the latencies; ``none`` leaves it open.
+    limits
+        Statistic, latency and limit of each objective, in the unit of the columns.
+    answer
+        The value that was found, and words for it.
+    is_log
+        Whether the knob is spaced by ratios.
+    """
+    suffix = "" if time_unit == "none" else "_ms"
+    unit = "" if time_unit == "none" else " [ms]"
+    source, x = np.asarray(columns["source"]), np.asarray(columns[knob], float)
+    with figure(path, 12.0, 4.4) as drawing:
+        panels = drawing.subplots(1, len(PANELS))
+        handles: dict[str, Any] = {}
+        for axes, (latency, words) in zip(panels, PANELS.items(), strict=True):
+            for statistic, colour in COLOURS.items():
+                name = f"{statistic}_{latency}{suffix}"
+                _line(axes, x, columns, source == "fluid", name, colour, handles)
+                _points(axes, x, columns, source == "engine", name, statistic, handles)
+            for statistic, of, limit in limits:
+                if of == latency:
+                    colour = COLOURS.get("p50" if statistic == "median" else statistic, GREY)
+                    handles.setdefault(
+                        "limit of an objective",
+                        axes.axhline(limit, color=colour, lw=0.9, ls=(0, (1, 2)), zorder=2),
+                    )
+            if answer is not None:
+                line = axes.axvline(answer[0], color=GREY, lw=0.9, ls="--", zorder=1)
+                handles.setdefault(answer[1], line)
+            if is_log:
+                axes.set_xscale("log")
+            _log_ticks(axes)
+            axes.set_title(words)
+            axes.set_xlabel(knob_label)
+            axes.set_ylabel(f"{latency.upper()}{unit}" if unit else f"{latency.upper()} [time]")
+        drawing.legend(
+            list(handles.values()), list(handles), loc="outside lower center",
+            ncols=-(-len(handles) // 2) if len(handles) > 7 else max(len(handles), 1),
+        )  # fmt: skip
+        drawing.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+
+
+def _log_ticks(axes: Any) -> None:
+    """Make the vertical axis logarithmic, with numbers as one writes them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _line(
+    axes: Any, x: Any, columns: Mapping[str, Any], rows: Any, name: str, colour: str,
+    handles: dict[str, Any],
+) -> None:  # fmt: skip
+    values = np.asarray(columns[name], float)[rows]
+    if np.isfinite(values).any():
+        (line,) = axes.plot(x[rows], values, color=colour, lw=1.4, zorder=3)
+        handles.setdefault(f"fluid, {name.split('_')[0]}", line)
+
+
+def _points(
+    axes: Any, x: Any, columns: Mapping[str, Any], rows: Any, name: str, statistic: str,
+    handles: dict[str, Any],
+) -> None:  # fmt: skip
+    values, low, high = (
+        np.asarray(columns[name + ending], float)[rows] for ending in ("", "_low", "_high")
+    )
+    if not np.isfinite(values).any():
+        return
+    low = np.maximum(
+        low, 1e-3 * values
+    )  # an interval that reaches 0 has no lower end on a log axis
+    points = axes.errorbar(
+        x[rows], values, yerr=[values - low, high - values], color=COLOURS[statistic],
+        fmt=MARKS[statistic], ms=4, lw=1.0, capsize=2, zorder=4,
+    )  # fmt: skip
+    handles.setdefault(f"engine, {statistic}", points)
