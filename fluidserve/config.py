@@ -205,8 +205,10 @@ def resolved_yaml(config: Any, instance: Instance, request_file: str | None = No
         The requests that ran, as seen from the folder of the configuration file.
     """
     items = settings_of(kind_of(instance)).values()
-    own = ("engine", "output_dir", "request_file")
+    own = ("engine", "output_dir", "request_file", "request_start")
     run = [item.key for item in items if item.group == "run" and item.key not in own]
     keys = flat(instance) | {key: getattr(config, key) for key in run}
     keys["request_file"] = request_file
+    if request_file is not None:
+        keys["request_start"] = 0.0  # the clock of the run, whose first request may come later
     return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

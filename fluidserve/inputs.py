@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from workload import TraceReading
 
 LARGEST_SCALE = 1_000_000
-OWN_FORMAT = "own"
-"""Name of the project's own request files, whose times are in the unit of the instance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,14 +216,17 @@ def _from_file(
     from studies import Question
 
     cuts = {key: params.get(key) for key in FILE_KEYS}
+    if cuts["start"] is None and path == config.request_file:
+        cuts["start"] = config.request_start
     largest = instance if scale == 1 else instance.scaled(int(scale))
     reading = read_file(path, largest, L_filter=config.L_filter, **cuts)
-    source = {"source": "trace" if is_trace else "requests", "file": str(path)}
-    source |= {"format": reading.format, "dropped": dict(reading.dropped)}
+    source = {"source": "trace" if is_trace else "requests", **told_of(reading)}
     return Inputs(config, Question(reading.requests, instance, seed=config.seed), source)
 
 
-def read_file(path: str, instance: Instance, **options: Any) -> TraceReading:
+def read_file(
+    path: str, instance: Instance, *, drop_oversized: bool | None = None, **options: Any
+) -> TraceReading:
     """Return a file's requests in the unit of the instance; what was dropped is said on stderr.
 
     Parameters
@@ -234,6 +235,8 @@ def read_file(path: str, instance: Instance, **options: Any) -> TraceReading:
         Request file or trace.
     instance
         What the requests are for: each must fit it.
+    drop_oversized
+        Leave out, and count, requests that can never finish instead of refusing the file.
     **options
         Of :func:`workload.read_trace`.
 
@@ -242,16 +245,37 @@ def read_file(path: str, instance: Instance, **options: Any) -> TraceReading:
     FluidServeError
         If the file cannot be read, or a request can never finish.
     """
+    reading = read_with_progress(path, **options)
+    if drop_oversized:
+        reading = reading.fitting(instance)
+    say_what_was_read(reading)
+    reading.check_fits(instance)
+    if instance.time_unit == "ms" and reading.unit == "s":
+        reading = replace(reading, requests=reading.requests.stretched(1000.0))
+    return reading
+
+
+def read_with_progress(path: str, **options: Any) -> TraceReading:
+    """Return what :func:`workload.read_trace` reads; what takes long says how far it is."""
+    from fluidserve.progress import ProgressLine
     from workload import read_trace
 
-    reading = read_trace(path, **options)
+    return read_trace(path, progress=ProgressLine(every=1.0).say, **options)
+
+
+def say_what_was_read(reading: TraceReading) -> None:
+    """Say on stderr what was assumed about a file and what was left out of it."""
+    for note in reading.notes:
+        click.echo(f"warning: {note}", err=True)
     for reason, count in reading.dropped.items():
         if count:
-            click.echo(f"{path}: dropped {count} rows: {reason}", err=True)
-    reading.check_fits(instance)
-    if instance.time_unit == "ms" and reading.format != OWN_FORMAT:
-        reading = replace(reading, requests=reading.requests.stretched(1000.0))  # read in seconds
-    return reading
+            click.echo(f"{reading.path}: dropped {count} rows: {reason}", err=True)
+
+
+def told_of(reading: TraceReading) -> dict[str, Any]:
+    """Return what was read for JSON."""
+    told = {"file": str(reading.path), "format": reading.format, "dropped": dict(reading.dropped)}
+    return told | ({"notes": list(reading.notes)} if reading.notes else {})
 
 
 def _given(params: Mapping[str, Any], key: str) -> bool:

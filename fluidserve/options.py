@@ -18,7 +18,9 @@ NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
 
 GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "rate_shape")
-FILE_KEYS = ("limit", "start", "rate_scale", "format")
+FILE_KEYS = (
+    "limit", "start", "rate_scale", "format", "columns", "trace_time_unit", "drop_oversized",
+)  # fmt: skip
 PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
     *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
@@ -87,7 +89,9 @@ def _option(item: Setting) -> Option:
     )  # fmt: skip
 
 
-def _attach(*options: Option) -> Callable[[Any], Any]:
+def attached(*options: Option) -> Callable[[Any], Any]:
+    """Return a decorator that adds options to a command."""
+
     def attach(function: Any) -> Any:
         for option in reversed(options):
             params = function.__dict__.setdefault("__click_params__", [])
@@ -116,7 +120,7 @@ def instance_options(function: Any) -> Any:
             help="share of a card's memory for --model  [default: 0.9]"),
     )  # fmt: skip
     own = map(_option, [settings["engine"], *keys, D_1])
-    return _attach(file, *profile, *own)(function)
+    return attached(file, *profile, *own)(function)
 
 
 def workload_options(function: Any) -> Any:
@@ -128,6 +132,9 @@ def workload_options(function: Any) -> Any:
         _option(settings["request_file"]),
         add(["--trace"], metavar="FILE", help="trace of another project, plain or gzip"),
         add(["--format"], help="format of the trace; detected without it", shell_complete=formats),
+        *trace_columns(),
+        add(["--drop-oversized"], is_flag=True,
+            help="leave out and count a file's requests that can never finish on the node"),
         add(["--limit"], type=int, help="first so many requests of a file"),
         add(["--start"], type=float, help="skip a file's arrivals before this time"),
         add(["--rate-scale"], type=float, help="multiply a file's arrival rate"),
@@ -158,13 +165,24 @@ def workload_options(function: Any) -> Any:
         ),
         _option(settings["seed"]),
     ]  # fmt: skip
-    return _attach(*options)(function)
+    return attached(*options)(function)
+
+
+def trace_columns() -> list[Option]:
+    """Return the options that say what the columns of a trace are."""
+    add = functools.partial(Option, default=None, section="Workload")
+    return [
+        add(["--columns"], metavar="arrival=NAME,prompt=NAME,output=NAME",
+            help="columns of a trace of no known format"),
+        add(["--trace-time-unit"], metavar="s|ms|us|ns",
+            help="unit of a trace's arrival times, where the one it is told to have is wrong"),
+    ]  # fmt: skip
 
 
 def run_options(function: Any) -> Any:
     """Add ``--out`` and what governs progress."""
     keys = ("output_dir", "verbose", "progress_interval")
-    return _attach(*(_option(all_settings()[key]) for key in keys))(function)
+    return attached(*(_option(all_settings()[key]) for key in keys))(function)
 
 
 def goodput_option(function: Any) -> Any:
@@ -173,7 +191,7 @@ def goodput_option(function: Any) -> Any:
         ["--goodput"], multiple=True, metavar="LATENCY:THRESHOLD",
         help="count requests that meet this, such as ttft:2 or ttft_ms:2000; repeatable",
     )  # fmt: skip
-    return _attach(option)(function)
+    return attached(option)(function)
 
 
 def config_flags(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ class RunOptions:
 
     engine: str = setting(DEFAULT_KIND.name, "engine", choices=(DEFAULT_KIND.name,))
     request_file: str | None = setting(None, "requests to run [CSV]")
+    request_start: float | None = setting(
+        None, "time of request_file that is time 0; null = its first arrival", minimum=0
+    )
     output_dir: str | None = setting(None, "experiment folder")
     L_filter: int | None = setting(
         None, "drop requests that decode more tokens than this; null = keep all", minimum=1

@@ -31,8 +31,8 @@ def shown(value: object) -> str:
     """Return a value as Python writes it, the beginning of a long one."""
     try:
         return shortened(repr(value))
-    except ValueError:  # a whole number of thousands of digits
-        return "a number too long to show"
+    except (ValueError, RecursionError):  # a number of thousands of digits, deep nesting
+        return f"(a {type(value).__name__} too long to show)"
 
 
 def shortened(text: str) -> str:
@@ -78,6 +78,8 @@ class WorkloadError(FluidServeError):
         What is wrong, in words.
     path, row, column, value
         Where it is wrong. ``row`` counts data rows from 1 (the header is not a row).
+    line
+        Line of the file, from 1, where it is known: it follows the name of the file, ``FILE:9``.
     """
 
     def __init__(
@@ -88,14 +90,29 @@ class WorkloadError(FluidServeError):
         row: int | None = None,
         column: str | None = None,
         value: object = None,
+        line: int | None = None,
     ) -> None:
-        where = [str(path)] if path is not None else []
+        where = [] if path is None else [str(path) if line is None else f"{path}:{line}"]
         where += [f"row {row}"] if row is not None else []
         where += [f"column {column!r}"] if column is not None else []
         where += [f"value {shown(value)}"] if value is not None else []
-        super().__init__(": ".join([", ".join(where), reason]) if where else reason)
+        super().__init__(_one_line(": ".join([", ".join(where), reason]) if where else reason))
         self.reason, self.path, self.row = reason, path, row
-        self.column, self.value = column, value
+        self.column, self.value, self.line = column, value, line
+
+    def at_line(self, line: int) -> WorkloadError:
+        """Return the same error with the line of the file that it is about."""
+        return WorkloadError(
+            self.reason, path=self.path, row=self.row, column=self.column, value=self.value,
+            line=line,
+        )  # fmt: skip
+
+
+def _one_line(text: str) -> str:
+    """Return a text whose control characters are written out, as Python would."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class UnsupportedError(FluidServeError):

@@ -70,6 +70,53 @@ def _beside(final: Path, mode: str, coding: dict[str, Any]) -> Iterator[IO[Any]]
             raise
 
 
+def check_writable(path: str | Path, *sources: str | Path) -> None:
+    """Refuse a name that cannot be written, or that is a file still to be read.
+
+    Commands ask before they work: an answer that can be put nowhere is lost.
+
+    Parameters
+    ----------
+    path
+        Name to be given to :func:`atomic_write` later.
+    *sources
+        Files that the command reads.
+
+    Raises
+    ------
+    FileAccessError
+        Saying why.
+    """
+    path = Path(path)
+    for source in sources:
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise FileAccessError(f"{path}: is the file that is read; write to another name")
+    if path.is_dir():
+        raise FileAccessError(f"{path}: cannot be written: it is a folder")
+    try:
+        stream = _stream(path)
+        if isinstance(stream, int):
+            os.close(stream)
+        elif stream is None:
+            _probe(path.resolve())
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _probe(final: Path) -> None:
+    """Make a file beside ``final`` and take it away again."""
+    temporary = final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}")
+
+    def remove() -> None:
+        temporary.unlink(missing_ok=True)
+
+    with undone(remove):
+        try:
+            open(temporary, "x").close()
+        finally:
+            remove()
+
+
 def _stream(path: Path) -> int | Path | None:
     """Return the descriptor, pipe or device that ``path`` is; None if a file can take the name."""
     name = str(path.absolute())

@@ -177,7 +177,14 @@ class Question:
 
     @property
     def mean_rate(self) -> float:
-        """Mean arrival rate [requests/time]; NaN where all arrive at once."""
+        """Mean arrival rate [requests/time]; NaN where all arrive at once.
+
+        Requests of a file count from the first arrival: whatever its clock starts at, the rate is
+        the same.
+        """
+        if isinstance(self.source, RequestTable):
+            lasts = self.end - float(self.source.arrival_time[0])
+            return len(self.source) / lasts if lasts > 0 else math.nan
         if not self.ends:
             return self.stream.mean_rate
         return self.profile.mean_rate if self.end > 0 else math.nan
@@ -222,13 +229,14 @@ class Question:
         Raises
         ------
         FluidServeError
-            If all requests of a file arrive at time 0.
+            If all requests of a file arrive at one time.
         """
         if not isinstance(self.source, RequestTable):
             return self._changed(source=self.source.at_rate(rate))
-        if self.source.horizon <= 0:
-            raise FluidServeError("all requests arrive at time 0, which is no rate to change")
-        factor = len(self.source) / self.source.horizon / rate
+        lasts = self.source.horizon - float(self.source.arrival_time[0])
+        if lasts <= 0:
+            raise FluidServeError("all requests arrive at one time, which is no rate to change")
+        factor = len(self.source) / lasts / rate
         end = None if self.horizon is None else self.horizon * factor
         return self._changed(source=self.source.stretched(factor), horizon=end)
 

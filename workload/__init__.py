@@ -1,8 +1,8 @@
 """The room workload draws requests at random and reads request traces of common formats."""
 
 from workload._columns import TextTable as TextTable
-from workload._columns import read_text as read_text
 from workload._formats import TRACE_FORMATS as TRACE_FORMATS
+from workload._text import read_text as read_text
 from workload.description import Workload as Workload
 from workload.description import replicated as replicated
 from workload.description import replication_seed as replication_seed
@@ -25,4 +25,4 @@ from workload.scenarios import parse_types as parse_types
 from workload.traces import TraceReading as TraceReading
 from workload.traces import read_lengths as read_lengths
 from workload.traces import read_trace as read_trace
-from workload.traces import write_requests as write_requests
+from workload.written import write_requests as write_requests

@@ -1,64 +1,17 @@
-"""Declare each trace format: how it is recognised and what its columns mean."""
+"""Declare each trace format: the names of its columns, and the unit of its times.
+
+A format says what is in a file. How it is written does not matter: every format is read from
+commas, tabs, JSON lines and a JSON array alike.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from serving import WorkloadError
-from workload._columns import TextTable
-
-Columns = dict[str, NDArray]
-
-
-@dataclass(frozen=True, slots=True)
-class TraceFormat:
-    """One format of tables with a header.
-
-    Parameters
-    ----------
-    name
-        How users name it.
-    arrival, prefill, decode
-        Header names; ``arrival`` is empty where the file holds lengths only.
-    read_arrival
-        From the table and the column's name to seconds, shape (R,).
-    keeps_time_zero
-        Arrival times are taken as they are instead of being shifted to start at 0.
-    optional
-        Header name of further columns by the name they have in a request table.
-    marker
-        Another column that tells the format from one it otherwise looks like.
-    """
-
-    name: str
-    arrival: str
-    prefill: str
-    decode: str
-    read_arrival: Callable[[TextTable, str], NDArray[np.float64]] = TextTable.numbers
-    keeps_time_zero: bool = False
-    optional: tuple[str, ...] = ()
-    marker: str = ""
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Header names without which a file is not of this format."""
-        return tuple(
-            each for each in (self.arrival, self.prefill, self.decode, self.marker) if each
-        )
-
-
-def _nanoseconds(table: TextTable, name: str) -> NDArray[np.float64]:
-    clock = table.integers_or_numbers(name)
-    if clock.dtype == np.int64 and clock.min() > 2**53:
-        clock = clock - clock.min()
-    return clock / 1e9
-
+from serving import ConfigError, WorkloadError
+from workload._clock import unit_in_name
+from workload._sessions import DELAY, SESSION
+from workload._table import Table, TraceFormat
 
 FORMATS = (
     TraceFormat(
@@ -66,12 +19,15 @@ FORMATS = (
         "arrival_time",
         "prefill_length",
         "decode_length",
-        keeps_time_zero=True,
+        unit="",
+        unit_is_certain=False,
         optional=("priority", "predicted_decode_length"),
     ),
-    TraceFormat("sharegpt", "arrival_time_ns", "input_toks", "output_toks", _nanoseconds),
-    TraceFormat("burstgpt", "Timestamp", "Request tokens", "Response tokens"),
-    TraceFormat("azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", TextTable.seconds_of_day),
+    TraceFormat("sharegpt", "arrival_time_ns", "input_toks", "output_toks", "ns"),
+    TraceFormat("burstgpt", "Timestamp", "Request tokens", "Response tokens", "s", False),
+    TraceFormat("azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", "s", False),
+    TraceFormat("mooncake", "timestamp", "input_length", "output_length", "ms", False),
+    TraceFormat("vidur", "arrived_at", "num_prefill_tokens", "num_decode_tokens", "s", False),
     TraceFormat(
         "mooncake_tidy",
         "arrival_s",
@@ -81,90 +37,136 @@ FORMATS = (
     ),
     TraceFormat("azure_tidy", "arrival_s", "prompt_tokens", "output_tokens"),
     TraceFormat("lengths", "", "prompt_tokens", "output_tokens"),
+    TraceFormat("vidur_lengths", "", "num_prefill_tokens", "num_decode_tokens"),
+    TraceFormat("sharegpt_lengths", "", "input_toks", "output_toks"),
+    TraceFormat("mooncake_lengths", "", "input_length", "output_length"),
 )
-MOONCAKE = TraceFormat("mooncake", "timestamp", "input_length", "output_length")
-"""One JSON object a line; timestamp in ms; hash_ids name the prefix blocks."""
 
-TRACE_FORMATS = tuple(each.name for each in (*FORMATS, MOONCAKE) if each.arrival)
+TRACE_FORMATS = tuple(each.name for each in FORMATS if each.arrival)
 """Names that a trace's format may have."""
 
+COLUMN_ROLES = ("arrival", "prompt", "output")
+"""What the columns that a user names can be."""
 
-def detect(table: TextTable) -> TraceFormat:
-    """Return the format of a table by its header.
+COLUMNS_FORM = "arrival=NAME,prompt=NAME,output=NAME"
+"""How a user names columns."""
+
+
+def known_keys(mapping: Mapping[str, str] | None) -> set[str]:
+    """Return the names of every column that a format, or the user, gives a meaning."""
+    keys = {SESSION, DELAY, *(mapping or {}).values()}
+    for each in FORMATS:
+        keys.update(each.required, each.optional)
+    return keys
+
+
+def parse_columns(columns: str | Mapping[str, str] | None) -> dict[str, str] | None:
+    """Return the column of each role that ``arrival=NAME,prompt=NAME,output=NAME`` names.
+
+    Raises
+    ------
+    ConfigError
+        If a role is unknown, repeated or without a name, or a length has no column.
+    """
+    if columns is None:
+        return None
+    if isinstance(columns, str):
+        pairs = [part.partition("=") for part in columns.split(",")]
+        named = [(role.strip(), name.strip()) for role, _, name in pairs]
+    else:
+        named = [(str(role), str(name)) for role, name in columns.items()]
+    found = dict(named)
+    roles = set(found)
+    if not roles <= set(COLUMN_ROLES) or len(found) < len(named) or not all(found.values()):
+        raise ConfigError("columns", columns, COLUMNS_FORM)
+    if not {"prompt", "output"} <= roles:
+        raise ConfigError("columns", columns, f"{COLUMNS_FORM}; both lengths have a column")
+    return found
+
+
+def format_of_columns(table: Table, mapping: Mapping[str, str]) -> TraceFormat:
+    """Return the format that the user describes by naming columns.
+
+    Raises
+    ------
+    WorkloadError
+        If the table has no column of such a name.
+    """
+    for name in mapping.values():
+        if name not in table.columns:
+            raise WorkloadError(f"is missing; the file has {_some(table)}", path=table.path,
+                                column=name)  # fmt: skip
+    arrival = mapping.get("arrival", "")
+    unit = unit_in_name(arrival)
+    return TraceFormat(
+        "columns", arrival, mapping["prompt"], mapping["output"], unit or "s", unit is not None
+    )
+
+
+def format_named(table: Table, name: str) -> TraceFormat:
+    """Return the format that was asked for by name.
+
+    Raises
+    ------
+    WorkloadError
+        If a table lacks a column of it.
+    """
+    asked = next(each for each in FORMATS if each.name == name)
+    for column in asked.required:
+        if column not in table.columns:
+            raise WorkloadError(
+                f"is missing; the {asked.name} format has " + ", ".join(asked.required),
+                path=table.path,
+                column=column,
+            )
+    return asked
+
+
+def detect(table: Table, *, lengths_suffice: bool = False) -> TraceFormat:
+    """Return the format of a table by the names of its columns.
+
+    Parameters
+    ----------
+    table
+        Columns of a file.
+    lengths_suffice
+        Whether a file without arrival times will do.
 
     Raises
     ------
     WorkloadError
         If none fits; names the column that is missing from the format it is closest to.
     """
-    for each in FORMATS:
-        if all(name in table.columns for name in each.required):
-            return each
-    closest = max(FORMATS, key=lambda each: sum(name in table.columns for name in each.required))
+    fitting = [each for each in FORMATS if all(name in table.columns for name in each.required)]
+    if fitting and (fitting[0].arrival or lengths_suffice):
+        return fitting[0]
+    traces = [each for each in FORMATS if each.arrival]
+    closest = max(traces, key=lambda each: sum(name in table.columns for name in each.required))
+    if fitting:
+        raise WorkloadError(
+            "holds lengths only, no arrival times; use it as a length source (--lengths)",
+            path=table.path,
+        )
     present = [name for name in closest.required if name in table.columns]
+    name_them = f"; other names are given by --columns {COLUMNS_FORM}"
     if present:
         missing = next(name for name in closest.required if name not in table.columns)
         raise WorkloadError(
-            f"is missing; the header looks like the {closest.name} format, which has "
-            + ", ".join(closest.required),
+            f"is missing; the columns look like the {closest.name} format, which has "
+            + ", ".join(closest.required) + name_them,
             path=table.path,
             column=missing,
-        )
-    known = "; ".join(f"{each.name}: {', '.join(each.required)}" for each in FORMATS)
-    header = ", ".join(list(table.columns)[:6])[:120]
+        )  # fmt: skip
+    known = "; ".join(_described(traces))
     raise WorkloadError(
-        f"not a trace: the columns are {header!r}. Known formats: {known}; "
-        f"{MOONCAKE.name}: JSON lines with {', '.join(MOONCAKE.required)}",
+        f"not a trace: the columns are {_some(table)!r}. Known formats: {known}{name_them}",
         path=table.path,
     )
 
 
-def require(table: TextTable, trace_format: TraceFormat) -> None:
-    """Refuse a table without the columns of a format that was asked for by name."""
-    for name in trace_format.required:
-        if name not in table.columns:
-            raise WorkloadError(
-                f"is missing; the {trace_format.name} format has "
-                + ", ".join(trace_format.required),
-                path=table.path,
-                column=name,
-            )
+def _described(formats: Iterable[TraceFormat]) -> list[str]:
+    return [f"{each.name}: {', '.join(each.required)}" for each in formats]
 
 
-def is_json_lines(text: str) -> bool:
-    """Return whether the first thing in a file is a JSON object."""
-    return text.lstrip().startswith("{")
-
-
-def read_json_lines(text: str, path: Path) -> Columns:
-    """Return arrival [s], prefill and decode [tokens] of Mooncake JSON lines, shape (R,) each.
-
-    Raises
-    ------
-    WorkloadError
-        Naming row, column and value of the first that is wrong.
-    """
-    lines = text.rstrip().splitlines()
-    keys = MOONCAKE.required
-    rows = [_json_row(line, row, keys, path) for row, line in enumerate(lines, start=1)]
-    arrival, prefill, decode = np.array(rows, dtype=np.float64).T
-    return {"arrival": arrival / 1e3, "prefill": prefill, "decode": decode}
-
-
-def _json_row(line: str, row: int, keys: Sequence[str], path: Path) -> list[float]:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise WorkloadError(f"not JSON: {error}", path=path, row=row) from error
-    if not isinstance(entry, dict):
-        raise WorkloadError("not a JSON object", path=path, row=row)
-    for key in keys:
-        if key not in entry:
-            raise WorkloadError("is missing", path=path, row=row, column=key)
-        value = entry[key]
-        # abs(value) < inf is False for NaN and infinities, and exact for huge integers.
-        if type(value) not in (int, float) or not abs(value) < 1e300:
-            raise WorkloadError(
-                "allowed: a finite number", path=path, row=row, column=key, value=value
-            )
-    return [entry[key] for key in keys]
+def _some(table: Table) -> str:
+    return ", ".join(list(table.columns)[:6])[:120]

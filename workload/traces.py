@@ -1,33 +1,43 @@
-"""Read traces and length files of every known format, and write the project's own format."""
+"""Read traces and length files of every known format."""
 
 from __future__ import annotations
 
-import gzip
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import ConfigError, Instance, RequestMix, RequestTable, WorkloadError, kind_of
-from serving.files import atomic_write
-from workload._columns import TextTable, read_text
-from workload._formats import (
-    FORMATS,
-    MOONCAKE,
-    TRACE_FORMATS,
-    Columns,
-    TraceFormat,
-    detect,
-    is_json_lines,
-    read_json_lines,
-    require,
+from serving import (
+    ConfigError,
+    Instance,
+    RequestMix,
+    RequestTable,
+    WorkloadError,
+    kind_of,
 )
+from serving.request_mix import LONGEST_DECODE
+from workload._clock import check_unit, read_clock
+from workload._columns import TextTable
+from workload._formats import (
+    TRACE_FORMATS,
+    detect,
+    format_named,
+    format_of_columns,
+    known_keys,
+    parse_columns,
+)
+from workload._json_rows import is_json, read_json_rows
+from workload._sessions import with_later_turns
+from workload._table import Table, TraceFormat
+from workload._text import read_text
 
 ZERO_TOKENS = "zero tokens"
 ABOVE_L_FILTER = "decode length above L_filter"
+OVERSIZED = "longer than the node can hold"
+
+Columns = dict[str, NDArray]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +56,12 @@ class TraceReading:
         Data row of the file (from 1) that each request came from.
     path
         The file.
+    unit
+        ``"s"`` where times are seconds; empty where their unit is that of the instance.
+    notes
+        What was assumed about the file, in sentences that a reader tells its user.
+    lines : shape (rows of the file,)
+        Line of the file of each data row; None where nobody knows.
     """
 
     requests: RequestTable
@@ -53,6 +69,9 @@ class TraceReading:
     dropped: Mapping[str, int]
     row: NDArray[np.int64]
     path: Path
+    unit: str = "s"
+    notes: tuple[str, ...] = ()
+    lines: NDArray[np.int64] | None = None
 
     def check_fits(self, instance: Instance) -> None:
         """Refuse a request that can never finish on an instance.
@@ -62,18 +81,44 @@ class TraceReading:
         WorkloadError
             Naming the first row of the file whose prompt and answer together are too long.
         """
-        most = kind_of(instance).largest_request(instance)
-        need = self.requests.prefill_length + self.requests.decode_length
+        need, most = self._tokens, kind_of(instance).largest_request(instance)
         at = np.flatnonzero(need > most.value)
         if at.size:
             first = at[np.argmin(self.row[at])]
+            row = int(self.row[first])
             raise WorkloadError(
-                f"can never finish; allowed: <= {most.words}",
+                f"can never finish; allowed: <= {most.words} ({at.size} of {need.size} requests "
+                "are too long; --drop-oversized leaves them out)",
                 path=self.path,
-                row=int(self.row[first]),
+                row=row,
                 column="prefill_length + decode_length",
                 value=int(need[first]),
+                line=None if self.lines is None else int(self.lines[row - 1]),
             )
+
+    def fitting(self, instance: Instance) -> TraceReading:
+        """Return the reading without the requests that can never finish on an instance.
+
+        Raises
+        ------
+        WorkloadError
+            If no request can.
+        """
+        most = kind_of(instance).largest_request(instance)
+        fits = self._tokens <= most.value
+        if fits.all():
+            return self
+        if not fits.any():
+            raise WorkloadError(
+                f"none of {fits.size} requests can ever finish; allowed: <= {most.words}",
+                path=self.path,
+            )
+        dropped = {**self.dropped, f"{OVERSIZED} ({most.words})": int((~fits).sum())}
+        return replace(self, requests=self.requests.take(fits), dropped=dropped, row=self.row[fits])
+
+    @property
+    def _tokens(self) -> NDArray[np.int64]:
+        return self.requests.prefill_length + self.requests.decode_length
 
 
 def read_trace(
@@ -83,12 +128,16 @@ def read_trace(
     start: float | None = None,
     rate_scale: float | None = None,
     L_filter: int | None = None,
+    *,
+    trace_time_unit: str | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> TraceReading:
     """Read a trace, plain or gzip, of any format in :data:`TRACE_FORMATS`.
 
     Rows with zero tokens, then rows with D > ``L_filter``, are left out and counted; anything
-    else that is wrong is refused. Times come in seconds from the first request, except that the
-    project's own format, whose unit is the instance's, keeps its times as they are.
+    else that is wrong is refused. Times are in seconds (those of the project's own format in the
+    unit of the instance) and count from the first request.
 
     Parameters
     ----------
@@ -99,109 +148,159 @@ def read_trace(
     limit
         Keep the first so many requests in arrival order.
     start : [time]
-        Leave out what arrives less than this after time 0 of the trace, and count time from
-        there.
+        Leave out what arrives less than this after time 0 of the trace. Time 0 is the first
+        request; in the project's own format it is time 0 of the file, and the requests that are
+        left count from ``start``.
     rate_scale
         Multiply the rate: times are divided by it.
     L_filter : [tokens]
         Leave out requests with a longer decode.
+    trace_time_unit
+        s | ms | us | ns: unit of arrival times that are numbers, where the file means another
+        than the one told by its column's name, by its clock, or by its format.
+    columns
+        ``"arrival=NAME,prompt=NAME,output=NAME"``, or a mapping: columns of a file of no known
+        format.
+    progress
+        Called now and then with what is being done.
 
     Raises
     ------
     FileAccessError
         If the file cannot be opened.
     WorkloadError
-        Naming file, data row (from 1), column and value of the first that is wrong.
+        Naming file, line, data row (from 1), column and value of the first that is wrong.
     ConfigError
         If an option has a value that is not allowed.
     """
     _check_options(format, limit, start, rate_scale, L_filter)
-    path = Path(path)
-    trace_format, columns = _read_columns(path, format)
-    if not trace_format.arrival:
-        raise WorkloadError(
-            "holds lengths only, no arrival times; use it as a length source", path=path
+    check_unit(trace_time_unit)
+    mapping = parse_columns(columns)
+    if mapping is not None and (format is not None or "arrival" not in mapping):
+        raise ConfigError("columns", columns, "arrival, prompt and output, and no format beside")
+    path, say = Path(path), progress or (lambda text: None)
+    table = _table(path, mapping, say)
+    try:
+        return _reading(
+            table, format, mapping, trace_time_unit, limit, start, rate_scale, L_filter, say
         )
-    arrival = columns.pop("arrival")
-    _refuse_where(arrival < 0, arrival, trace_format.arrival, "allowed: a time >= 0", path)
+    except WorkloadError as error:
+        raise _placed(error, table) from error
+
+
+def _reading(
+    table: Table,
+    format: str | None,
+    mapping: Mapping[str, str] | None,
+    unit: str | None,
+    limit: int | None,
+    start: float | None,
+    rate_scale: float | None,
+    L_filter: int | None,
+    say: Callable[[str], None],
+) -> TraceReading:
+    """Return the requests of a table whose options are checked."""
+    path = table.path
+    trace_format = _format(table, format, mapping)
+    table, notes = with_later_turns(table, trace_format.arrival)
+    say(f"reading {path}: {len(table):,} rows")
+    clock = read_clock(table, trace_format, unit)
+    columns = _length_columns(table, trace_format) | _optional_columns(table, trace_format)
     kept, dropped = _drop(columns, L_filter)
     if not kept.any():
         raise WorkloadError(f"no request is left of {kept.size} rows ({_told(dropped)})", path=path)
     row = np.flatnonzero(kept)
-    row = row[np.argsort(arrival[row], kind="stable")]
-    time = arrival[row]
-    if not trace_format.keeps_time_zero:
+    row = row[np.argsort(clock.time[row], kind="stable")]
+    time = clock.time[row]
+    own = trace_format.name == "own"
+    if not own or start is None:
         time = time - time[0]
     if start is not None:
         late = time >= start
         row, time = row[late], time[late] - start
         if row.size == 0:
             raise WorkloadError(f"no request arrives from start = {start:g} on", path=path)
-        if not trace_format.keeps_time_zero:
+        if not own:
             time = time - time[0]
     row, time = row[:limit], time[:limit]
-    table = RequestTable.validated(
-        time / (rate_scale or 1.0),
-        columns["prefill"][row],
-        columns["decode"][row],
-        priority=columns["priority"][row] if "priority" in columns else None,
-        predicted_decode_length=(
-            columns["predicted_decode_length"][row]
-            if "predicted_decode_length" in columns
-            else None
-        ),
-        path=path,
-    )
-    return TraceReading(table, trace_format.name, dropped, row + 1, path)
+    extra = {name: columns[name][row] for name in trace_format.optional if name in columns}
+    requests = RequestTable.validated(
+        time / (rate_scale or 1.0), columns["prefill"][row], columns["decode"][row],
+        path=path, **extra,
+    )  # fmt: skip
+    return TraceReading(
+        requests, trace_format.name, dropped, row + 1, path, clock.unit,
+        (*clock.notes, *notes), table.lines,
+    )  # fmt: skip
 
 
-def read_lengths(path: str | Path, L_filter: int | None = None) -> RequestMix:
+def read_lengths(
+    path: str | Path,
+    L_filter: int | None = None,
+    *,
+    columns: str | Mapping[str, str] | None = None,
+) -> RequestMix:
     """Read only the (p, D) pairs of a trace or of a lengths-only file, plain or gzip.
+
+    Parameters
+    ----------
+    path
+        The file.
+    L_filter : [tokens]
+        Leave out requests with a longer decode.
+    columns
+        ``"prompt=NAME,output=NAME"``, or a mapping: columns of a file of no known format.
 
     Raises
     ------
     FileAccessError
         If the file cannot be opened.
     WorkloadError
-        Naming file, data row (from 1), column and value of the first that is wrong.
+        Naming file, line, data row (from 1), column and value of the first that is wrong.
     """
-    path = Path(path)
-    _, columns = _read_columns(path, None)
-    kept, dropped = _drop(columns, L_filter)
+    path, mapping = Path(path), parse_columns(columns)
+    table = _table(path, mapping, lambda text: None)
+    try:
+        trace_format = _format(table, None, mapping, lengths_suffice=True)
+        found = _length_columns(table, trace_format)
+    except WorkloadError as error:
+        raise _placed(error, table) from error
+    kept, dropped = _drop(found, L_filter)
     if not kept.any():
         raise WorkloadError(f"no length is left of {kept.size} rows ({_told(dropped)})", path=path)
-    return RequestMix.from_lengths(columns["prefill"][kept], columns["decode"][kept])
+    return RequestMix.from_lengths(found["prefill"][kept], found["decode"][kept])
 
 
-def write_requests(requests: RequestTable, path: str | Path) -> None:
-    """Write a table in the project's own CSV format, whole or not at all.
+def _table(path: Path, mapping: Mapping[str, str] | None, say: Callable[[str], None]) -> Table:
+    """Return the columns of a file, whatever it is written in."""
+    say(f"reading {path}")
+    text = read_text(path)
+    say(f"reading {path}: {len(text) / 1e6:,.0f} MB")
+    if is_json(text):
+        return read_json_rows(text, path, known_keys(mapping), say)
+    return TextTable.parse(text, path)
 
-    Times are written with as many digits as it takes to read back the very same numbers.
-    ``priority`` and ``predicted_decode_length`` are written where they say something. A name
-    ending in .gz is compressed. Equal tables give equal bytes.
 
-    Raises
-    ------
-    FileAccessError
-        If the file cannot be written.
-    """
-    columns: dict[str, list] = {
-        "arrival_time": requests.arrival_time.tolist(),
-        "prefill_length": requests.prefill_length.tolist(),
-        "decode_length": requests.decode_length.tolist(),
-    }
-    if requests.priority.any():
-        columns["priority"] = requests.priority.tolist()
-    if (requests.predicted_decode_length != requests.decode_length).any():
-        columns["predicted_decode_length"] = requests.predicted_decode_length.tolist()
-    text = io.StringIO()
-    text.write(",".join(columns) + "\n")
-    text.writelines(
-        ",".join(map(repr, values)) + "\n" for values in zip(*columns.values(), strict=True)
-    )
-    data = text.getvalue().encode()
-    with atomic_write(path, "wb") as file:
-        file.write(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+def _format(
+    table: Table,
+    format: str | None,
+    mapping: Mapping[str, str] | None,
+    *,
+    lengths_suffice: bool = False,
+) -> TraceFormat:
+    """Return the format that was asked for, or the one that the columns have."""
+    if mapping is not None:
+        return format_of_columns(table, mapping)
+    if format is not None:
+        return format_named(table, format)
+    return detect(table, lengths_suffice=lengths_suffice)
+
+
+def _placed(error: WorkloadError, table: Table) -> WorkloadError:
+    """Return an error about a row with the line of the file that the row is on."""
+    if error.row is None or error.line is not None or table.lines is None:
+        return error
+    return error.at_line(int(table.lines[error.row - 1]))
 
 
 def _check_options(
@@ -222,37 +321,21 @@ def _check_options(
         raise ConfigError("rate_scale", rate_scale, "a finite number > 0")
 
 
-def _read_columns(path: Path, format: str | None) -> tuple[TraceFormat, Columns]:
-    """Return the format and its columns as checked numbers, every row of the file still there."""
-    text = read_text(path)
-    json_lines = is_json_lines(text) if format is None else format == MOONCAKE.name
-    if json_lines:
-        trace_format, columns = MOONCAKE, read_json_lines(text, path)
-    else:
-        table = TextTable.parse(text, path)
-        if format is None:
-            trace_format = detect(table)
-        else:
-            trace_format = next(each for each in FORMATS if each.name == format)
-            require(table, trace_format)
-        columns = _table_columns(table, trace_format)
-    for key, name in (("prefill", trace_format.prefill), ("decode", trace_format.decode)):
-        _refuse_where(
-            (columns[key] < 0) | (columns[key] != np.floor(columns[key])),
-            columns[key],
-            name,
-            "allowed: a whole number >= 0 (0 is dropped)",
-            path,
-        )
-    return trace_format, columns
-
-
-def _table_columns(table: TextTable, trace_format: TraceFormat) -> Columns:
+def _length_columns(table: Table, trace_format: TraceFormat) -> Columns:
+    """Return prefill and decode [tokens] as checked numbers, every row of the file still there."""
     columns: Columns = {}
-    if trace_format.arrival:
-        columns["arrival"] = trace_format.read_arrival(table, trace_format.arrival)
-    columns["prefill"] = table.numbers(trace_format.prefill)
-    columns["decode"] = table.numbers(trace_format.decode)
+    for key, name in (("prefill", trace_format.prefill), ("decode", trace_format.decode)):
+        columns[key] = values = table.numbers(name)
+        whole = (values >= 0) & (values == np.floor(values))
+        _refuse_where(~whole, values, name, "allowed: a whole number >= 0 (0 is dropped)", table)
+        most = LONGEST_DECODE if key == "decode" else 2**53
+        _refuse_where(values > most, values, name, f"allowed: <= {most}", table)
+    return columns
+
+
+def _optional_columns(table: Table, trace_format: TraceFormat) -> Columns:
+    """Return further columns of a request table as checked numbers."""
+    columns: Columns = {}
     for name in trace_format.optional:
         if name in table.columns:
             columns[name] = values = table.numbers(name)
@@ -262,7 +345,7 @@ def _table_columns(table: TextTable, trace_format: TraceFormat) -> Columns:
                 values,
                 name,
                 "allowed: a whole number" + (f" >= {least}" if least == 1 else ""),
-                table.path,
+                table,
             )
     return columns
 
@@ -280,8 +363,9 @@ def _told(dropped: Mapping[str, int]) -> str:
 
 
 def _refuse_where(
-    wrong: NDArray[np.bool_], values: NDArray, column: str, reason: str, path: Path
+    wrong: NDArray[np.bool_], values: NDArray, column: str, reason: str, table: Table
 ) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise WorkloadError(reason, path=path, row=row + 1, column=column, value=values[row].item())
+        value = values[row].item()
+        raise WorkloadError(reason, path=table.path, row=row + 1, column=column, value=value)

@@ -26,8 +26,10 @@ def command(output: str, **params: Any) -> None:
     from fluidserve.folders import emit
     from fluidserve.inputs import load_inputs
     from fluidserve.tables import requests_table
+    from serving.files import check_writable
     from workload import write_requests
 
+    check_writable(output)
     inputs = load_inputs(params)
     write_requests(inputs.question.requests, output)
     emit(

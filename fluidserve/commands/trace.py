@@ -8,6 +8,7 @@ import click
 
 from fluidserve import completion
 from fluidserve.front import Group, option
+from fluidserve.options import attached, trace_columns
 
 
 @click.group("trace", cls=Group)
@@ -24,6 +25,7 @@ def command() -> None:
     help="format of IN; detected without it",
     shell_complete=completion.of_words(completion.trace_formats),
 )
+@attached(*trace_columns())
 @option("--limit", type=int, default=None, help="first so many requests")
 @option("--start", type=float, default=None, help="skip arrivals before this time")
 @option("--rate-scale", type=float, default=None, help="multiply the arrival rate")
@@ -31,24 +33,27 @@ def command() -> None:
 def convert(source: str, output: str, **options: Any) -> None:
     """Write the trace IN, cleaned, as the request file OUT.
 
-    Rows with zero tokens are dropped and counted on stderr and in the JSON; anything else that
-    is wrong is an error that names file, row, column and value.
+    Times are seconds from the first request (those of a request file keep their unit). Rows with
+    zero tokens are dropped and counted on stderr and in the JSON; anything else that is wrong is
+    an error that names file, line, row, column and value.
     """
     from fluidserve.folders import emit
-    from fluidserve.inputs import mean_lengths
+    from fluidserve.inputs import read_with_progress, say_what_was_read, told_of
     from fluidserve.tables import requests_table
-    from workload import read_trace, write_requests
+    from serving.files import check_writable
+    from workload import write_requests
 
-    reading = read_trace(source, **options)
+    check_writable(output, source)
+    reading = read_with_progress(source, **options)
     write_requests(reading.requests, output)
-    for reason, count in reading.dropped.items():
-        if count:
-            click.echo(f"dropped {count} rows: {reason}", err=True)
+    say_what_was_read(reading)
+    table = reading.requests
     workload = {
-        "format": reading.format,
-        "requests": len(reading.requests),
-        "dropped": dict(reading.dropped),
-        "horizon": reading.requests.horizon,
-        **mean_lengths(reading.requests.mix()),
+        **told_of(reading),
+        "requests": len(table),
+        "horizon": table.horizon,
+        "mean_prefill_length": float(table.prefill_length.mean()),
+        "mean_decode_length": float(table.decode_length.mean()),
     }
+    del workload["file"]  # is the input
     emit({"input": source, "output": output, "workload": workload}, requests_table)

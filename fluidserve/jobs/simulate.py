@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
-from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file
+from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file, told_of
 from fluidserve.options import WORKLOAD_KEYS, FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, summary_of
@@ -121,18 +121,20 @@ def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inpu
         return inputs
     if at is not None and not math.isfinite(at):
         raise FlagError("--inject-at", at, "a finite time not before the present")
-    reading = read_file(path, engine.instance, L_filter=inputs.config.L_filter)
+    reading = read_file(
+        path, engine.instance, L_filter=inputs.config.L_filter,
+        drop_oversized=params["drop_oversized"],
+    )  # fmt: skip
     try:
         engine.inject(reading.requests, at=at, replace=not params["keep_arrivals"])
     except ConfigError as error:
         if error.key != "at":
             raise
         raise FlagError("--inject-at", at, error.allowed) from None
-    told = {"file": str(path), "format": reading.format, "dropped": dict(reading.dropped)}
     return replace(
         inputs,
         question=Question(engine.requests, engine.instance),
-        source={**inputs.source, "injected": told},
+        source={**inputs.source, "injected": told_of(reading)},
     )
 
 

@@ -46,7 +46,7 @@ WRONG = [
     ("simulate --trace good.csv --scenario heavy", ["--scenario", "file"]),
     ("simulate --trace good.csv --num-requests 5", ["--num-requests", "file"]),
     ("simulate --limit 3", ["--limit", "--requests or --trace"]),
-    ("simulate --requests one_time.csv --load 0.5", ["one_time.csv", "time 0", "--load"]),
+    ("simulate --requests one_time.csv --load 0.5", ["one_time.csv", "one time", "--load"]),
     ("simulate --arrival-rate nan", ["--arrival-rate", "nan", "finite"]),
     ("simulate --arrival-rate -1", ["--arrival-rate", "-1", "> 0"]),
     ("simulate --load 0.5 --arrival-rate 2", ["--load", "--arrival-rate", "one of them"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,26 @@ def test_what_a_file_implies():
     table = generate(num_requests=50, seed=9)
     question = Question(table, NODE)
     assert question.requests is table and question.end == table.horizon
-    assert question.mean_rate == pytest.approx(50 / table.horizon)
+    first = table.arrival_time[0]
+    assert first > 0
+    assert question.mean_rate == pytest.approx(50 / (table.horizon - first))
     assert question.mix is question.mix  # worked out once
     watched = question.until(2 * table.horizon)
     assert watched.profile.horizon == 2 * table.horizon and watched.profile.total == 50
+
+
+@pytest.mark.parametrize("since", [3600.0, 1.7e9])
+def test_requests_on_another_clock_have_the_same_rate_load_and_stretch(since):
+    table = generate(num_requests=50, seed=9)
+    early = Question(table, NODE)
+    late = Question(replace(table, arrival_time=table.arrival_time + since), NODE)
+    assert late.mean_rate == pytest.approx(early.mean_rate, rel=1e-6)
+    assert late.load == pytest.approx(early.load, rel=1e-6)
+    wanted = np.diff(table.arrival_time) * early.mean_rate / 0.1
+    for slow in (early.at_rate(0.1), late.at_rate(0.1), late.at_load(0.1 / late.capacity)):
+        gaps = np.diff(slow.requests.arrival_time)
+        assert gaps == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+        assert slow.mean_rate == pytest.approx(0.1, rel=1e-6)
 
 
 def test_a_stream_without_an_end_has_a_rate_and_a_load_but_no_requests():
@@ -117,7 +134,7 @@ def test_what_contradicts_itself_is_refused():
         with pytest.raises(ConfigError):
             wrong()
     at_once = RequestTable.validated([0, 0], [1, 1], [2, 2])
-    with pytest.raises(FluidServeError, match="arrive at time 0"):
+    with pytest.raises(FluidServeError, match="arrive at one time"):
         Question(at_once, NODE).at_rate(2.0)
     with pytest.raises(WorkloadError, match="M_total = 50"):
         _ = Question(WORKLOAD, DecodeNode(M_total=50), num_requests=99).requests

@@ -17,6 +17,7 @@ from workload import TRACE_FORMATS, read_lengths, read_trace, write_requests
 
 OWN = "arrival_time,prefill_length,decode_length\n"
 FILES = {
+    "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,10,3\n0.5,11,4\n2.25,12,5\n",
     "own": OWN + "0.5,10,3\n0.5,11,4\n2.25,12,5\n",
     "sharegpt": "input_toks\toutput_toks\tarrival_time_ns\n10\t3\t500000000\n11\t4\t500000000\n"
     "12\t5\t2250000000\n",
@@ -31,6 +32,15 @@ FILES = {
     '{"timestamp": 250, "input_length": 11, "output_length": 4, "hash_ids": []}\n'
     '{"timestamp": 2000.0, "input_length": 12, "output_length": 5}\n',
 }
+
+
+@pytest.fixture(params=["one by one", "in bulk"], autouse=True)
+def reader(request, monkeypatch):
+    """Read every file with the exact reader, and with the one of large files."""
+    if request.param == "in bulk":
+        monkeypatch.setattr("workload._bulk.BULK_BYTES", 0)
+        monkeypatch.setattr("workload._json_rows.MANY", 0)
+        monkeypatch.setattr("workload._json_rows.CHUNK", 40)
 
 
 def written(folder: Path, text: str | bytes, name: str = "trace") -> Path:
@@ -52,8 +62,7 @@ def test_each_format_is_told_by_its_content(tmp_path, name, pack, newline, asked
     content = FILES[name].replace("\n", newline).encode()
     reading = read_trace(written(tmp_path, pack(content), "x.txt"), name if asked else None)
     assert reading.format == name and not reading.dropped
-    shift = 0.5 if name == "own" else 0.0
-    assert reading.requests.arrival_time.tolist() == [shift, shift, 1.75 + shift]
+    assert reading.requests.arrival_time.tolist() == [0.0, 0.0, 1.75]
     assert reading.requests.prefill_length.tolist() == [10, 11, 12]
     assert reading.requests.decode_length.tolist() == [3, 4, 5]
     assert reading.row.tolist() == [1, 2, 3]
@@ -68,7 +77,7 @@ def test_further_columns_and_any_order_of_columns(tmp_path):
     text = "note,decode_length,priority,arrival_time,predicted_decode_length,prefill_length\n"
     text += '"a, b",3,2,1.5,9,10\nc,4,-1,0.5,8,11\n'
     table = read_trace(written(tmp_path, text)).requests
-    assert table.arrival_time.tolist() == [0.5, 1.5]
+    assert table.arrival_time.tolist() == [0.0, 1.0]
     assert table.priority.tolist() == [-1, 2]
     assert table.predicted_decode_length.tolist() == [8, 9]
 
@@ -140,7 +149,6 @@ WRONG = {
     ),
     "ragged, short": (OWN + "0,1,1\n0,1\n", 2, None, None),
     "ragged, long": (OWN + "0,1,1,1\n", 1, None, None),
-    "blank line inside": (OWN + "0,1,1\n\n0,1,1\n", 2, None, None),
     "bad date": (
         FILES["azure"] + "2023-13-16 00:00:00.0,1,1\n",
         4,
@@ -148,11 +156,29 @@ WRONG = {
         "2023-13-16 00:00:00.0",
     ),
     "number for a date": (FILES["azure"] + "17,1,1\n", 4, "TIMESTAMP", "17"),
-    "zoned date": (
+    "one date with a zone": (
         FILES["azure"] + "2023-11-16 00:00:00+02:00,1,1\n",
         4,
         "TIMESTAMP",
         "2023-11-16 00:00:00+02:00",
+    ),
+    "no such zone": (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 00:00:00+25:00,1,1\n",
+        1,
+        "TIMESTAMP",
+        "2023-11-16 00:00:00+25:00",
+    ),
+    "a date beyond any clock": (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n9999-11-16 00:00:00,1,1\n",
+        1,
+        "TIMESTAMP",
+        "9999-11-16 00:00:00",
+    ),
+    "decode longer than any, not in the first row": (
+        OWN + "9,1,1\n0,0,1\n1,1,100000001\n",
+        3,
+        "decode_length",
+        100000001,
     ),
     "not a date": (FILES["azure"] + "NaT,1,1\n", 4, "TIMESTAMP", "NaT"),
     "bad nanoseconds": (FILES["sharegpt"] + "1\t1\t1e\n", 4, "arrival_time_ns", "1e"),
@@ -217,7 +243,7 @@ def test_whatever_is_wrong_is_one_line_naming_file_row_column_and_value(tmp_path
 def test_a_format_asked_for_by_name_must_be_that_format(tmp_path):
     with pytest.raises(WorkloadError, match=r"column 'TIMESTAMP': is missing; the azure format"):
         read_trace(written(tmp_path, FILES["own"]), "azure")
-    with pytest.raises(WorkloadError, match="row 1: not JSON"):
+    with pytest.raises(WorkloadError, match=r"column 'timestamp': is missing; the mooncake format"):
         read_trace(written(tmp_path, FILES["own"]), "mooncake")
 
 
@@ -263,7 +289,7 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path, rows, optional, suffix
     table = RequestTable.validated(arrival, prefill, decode, **extra)
     path = tmp_path / f"requests.{suffix}"
     write_requests(table, path)
-    back = read_trace(path)
+    back = read_trace(path, start=0.0)
     assert back.format == "own"
     for name in table.__slots__:
         assert getattr(back.requests, name).tobytes() == getattr(table, name).tobytes()

@@ -1,0 +1,85 @@
+"""What every reader of columns gives, and what a format says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Table(Protocol):
+    """Columns of a file, as text and JSON readers give them."""
+
+    @property
+    def path(self) -> Path:
+        """File they came from."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, object]:
+        """Every column by its name."""
+        ...
+
+    @property
+    def lines(self) -> NDArray[np.int64] | None:
+        """Line of the file of each row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def first(self, name: str) -> object:
+        """Return the first value of a column."""
+        ...
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return a column as finite numbers."""
+        ...
+
+    def integers_or_numbers(self, name: str) -> NDArray:
+        """Return a column as whole numbers where it can be, else as finite numbers."""
+        ...
+
+    def seconds_of_day(self, name: str) -> NDArray[np.float64]:
+        """Return a column of calendar times as seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFormat:
+    """One format.
+
+    Parameters
+    ----------
+    name
+        How users name it.
+    arrival, prefill, decode
+        Names of columns; ``arrival`` is empty where the file holds lengths only.
+    unit
+        Unit of arrival times that are numbers; empty where it is that of the instance.
+    unit_is_certain
+        Whether the column's name says the unit. Where it does not, files in other units exist.
+    optional
+        Names of further columns that a request table has too.
+    marker
+        Another column that tells the format from one it otherwise looks like.
+    """
+
+    name: str
+    arrival: str
+    prefill: str
+    decode: str
+    unit: str = "s"
+    unit_is_certain: bool = True
+    optional: tuple[str, ...] = ()
+    marker: str = ""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names without which a file is not of this format."""
+        return tuple(
+            each for each in (self.arrival, self.prefill, self.decode, self.marker) if each
+        )
