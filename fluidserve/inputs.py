@@ -37,11 +37,14 @@ class Inputs:
         The requests, on the instance, both scaled.
     source
         What the requests are, for people and programs.
+    notes
+        What was assumed about the file that the requests come from, one line each.
     """
 
     config: Any
     question: Question
     source: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def instance(self) -> Instance:
@@ -65,7 +68,7 @@ class Inputs:
         """
         from studies import caveats
 
-        found = [self._overload(), *caveats(self.question, batch_size=batch_size), *further]
+        found = [*self.notes, self._overload(), *caveats(self.question, batch_size=batch_size), *further]
         return list(dict.fromkeys(filter(None, found)))
 
     def _overload(self) -> str:
@@ -221,7 +224,8 @@ def _from_file(
     largest = instance if scale == 1 else instance.scaled(int(scale))
     reading = read_file(path, largest, L_filter=config.L_filter, **cuts)
     source = {"source": "trace" if is_trace else "requests", **told_of(reading)}
-    return Inputs(config, Question(reading.requests, instance, seed=config.seed), source)
+    question = Question(reading.requests, instance, seed=config.seed)
+    return Inputs(config, question, source, reading.notes)
 
 
 def read_file(
@@ -248,7 +252,7 @@ def read_file(
     reading = read_with_progress(path, **options)
     if drop_oversized:
         reading = reading.fitting(instance)
-    say_what_was_read(reading)
+    say_what_was_dropped(reading)
     reading.check_fits(instance)
     if instance.time_unit == "ms" and reading.unit == "s":
         reading = replace(reading, requests=reading.requests.stretched(1000.0))
@@ -263,10 +267,8 @@ def read_with_progress(path: str, **options: Any) -> TraceReading:
     return read_trace(path, progress=ProgressLine(every=1.0).say, **options)
 
 
-def say_what_was_read(reading: TraceReading) -> None:
-    """Say on stderr what was assumed about a file and what was left out of it."""
-    for note in reading.notes:
-        click.echo(f"warning: {note}", err=True)
+def say_what_was_dropped(reading: TraceReading) -> None:
+    """Say on stderr how many rows of a file were left out, and why."""
     for reason, count in reading.dropped.items():
         if count:
             click.echo(f"{reading.path}: dropped {count} rows: {reason}", err=True)
@@ -274,8 +276,7 @@ def say_what_was_read(reading: TraceReading) -> None:
 
 def told_of(reading: TraceReading) -> dict[str, Any]:
     """Return what was read for JSON."""
-    told = {"file": str(reading.path), "format": reading.format, "dropped": dict(reading.dropped)}
-    return told | ({"notes": list(reading.notes)} if reading.notes else {})
+    return {"file": str(reading.path), "format": reading.format, "dropped": dict(reading.dropped)}
 
 
 def _given(params: Mapping[str, Any], key: str) -> bool:

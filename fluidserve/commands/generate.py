@@ -33,6 +33,11 @@ def command(output: str, **params: Any) -> None:
     inputs = load_inputs(params)
     write_requests(inputs.question.requests, output)
     emit(
-        {"output": output, "seed": inputs.config.seed, "workload": inputs.describe()},
+        {
+            "output": output,
+            "seed": inputs.config.seed,
+            "workload": inputs.describe(),
+            "warnings": list(inputs.notes),
+        },
         requests_table,
     )

@@ -38,7 +38,7 @@ def convert(source: str, output: str, **options: Any) -> None:
     an error that names file, line, row, column and value.
     """
     from fluidserve.folders import emit
-    from fluidserve.inputs import read_with_progress, say_what_was_read, told_of
+    from fluidserve.inputs import read_with_progress, say_what_was_dropped, told_of
     from fluidserve.tables import requests_table
     from serving.files import check_writable
     from workload import write_requests
@@ -46,7 +46,7 @@ def convert(source: str, output: str, **options: Any) -> None:
     check_writable(output, source)
     reading = read_with_progress(source, **options)
     write_requests(reading.requests, output)
-    say_what_was_read(reading)
+    say_what_was_dropped(reading)
     table = reading.requests
     workload = {
         **told_of(reading),
@@ -56,4 +56,12 @@ def convert(source: str, output: str, **options: Any) -> None:
         "mean_decode_length": float(table.decode_length.mean()),
     }
     del workload["file"]  # is the input
-    emit({"input": source, "output": output, "workload": workload}, requests_table)
+    emit(
+        {
+            "input": source,
+            "output": output,
+            "workload": workload,
+            "warnings": list(reading.notes),
+        },
+        requests_table,
+    )

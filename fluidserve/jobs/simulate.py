@@ -135,6 +135,7 @@ def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inpu
         inputs,
         question=Question(engine.requests, engine.instance),
         source={**inputs.source, "injected": told_of(reading)},
+        notes=(*inputs.notes, *reading.notes),
     )
 
 

@@ -111,11 +111,16 @@ def test_seconds_under_the_keys_of_a_millisecond_format_are_seen_and_said(run, t
     done = run("trace", "convert", "q.jsonl", "out.csv")
     assert done.exit_code == 0 and "is read in s" in done.stderr
     assert "--trace-time-unit" in done.stderr
-    result = json.loads(done.stdout)["workload"]
-    assert result["horizon"] == pytest.approx(29 * 1.9)
-    assert "is read in s" in result["notes"][0]
+    result = json.loads(done.stdout)
+    assert result["workload"]["horizon"] == pytest.approx(29 * 1.9)
+    assert "is read in s" in result["warnings"][0]
+    for command in ("simulate", "solve"):
+        done = run(command, "--trace", "q.jsonl", *NODE, "--out", "x")
+        warnings = json.loads(done.stdout)["warnings"]
+        assert sum("is read in s" in each for each in warnings) == 1
+        assert done.stderr.count("is read in s") == 1
     done = run("trace", "convert", "q.jsonl", "out.csv", "--trace-time-unit", "ms")
-    assert done.stderr == ""
+    assert done.stderr == "" and json.loads(done.stdout)["warnings"] == []
     assert json.loads(done.stdout)["workload"]["horizon"] == pytest.approx(29 * 1.9e-3)
 
 
