@@ -56,19 +56,20 @@ class Inputs:
         """Whether requests are generated at a rate that the command line does not shape."""
         return not self.question.is_file and "rate_shape" not in self.source
 
-    def warnings(self, *further: str, batch_size: float | None = None) -> list[str]:
+    def warnings(self, *further: str, largest: Mapping[str, float] | None = None) -> list[str]:
         """Return what to know before trusting an answer, one line each.
 
         Parameters
         ----------
         *further
             What the method says of its own answer.
-        batch_size
-            Requests in the largest batch of the answer, where it is known.
+        largest
+            Largest value of outputs in the answer, by name; see :func:`studies.caveats`.
         """
         from studies import caveats
 
-        found = [*self.notes, self._overload(), *caveats(self.question, batch_size=batch_size), *further]
+        said = caveats(self.question, largest=largest)
+        found = [*self.notes, self._overload(), *said, *further]
         return list(dict.fromkeys(filter(None, found)))
 
     def _overload(self) -> str:

@@ -90,6 +90,12 @@ def summary_of(
     }
 
 
+def largest(outputs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the largest value of each output that caveats ask for, by name."""
+    asked = {name: outputs[name] for name in ("batch_size", "swapped") if name in outputs}
+    return {name: float(np.max(values)) for name, values in asked.items() if len(values)}
+
+
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     """Write arrays of one length as CSV with a header, in full precision."""
     rows = np.column_stack([np.asarray(values, float) for values in columns.values()]).tolist()

@@ -7,6 +7,7 @@ kind of engine does not spend, and batches larger than any that the batch-time l
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from fluid import equilibrium, saturation
 from serving import RequestMix, SolveError, UnsupportedError, kind_of
@@ -17,7 +18,7 @@ PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
 
 
 def caveats(
-    question: Question, *, rate: float | None = None, batch_size: float | None = None
+    question: Question, *, rate: float | None = None, largest: Mapping[str, float] | None = None
 ) -> tuple[str, ...]:
     """Return what to know before trusting any answer to a question, one line each.
 
@@ -27,12 +28,17 @@ def caveats(
         Who arrives and who serves.
     rate
         Arrival rate of the answer [requests/time]; the question's mean rate without it.
-    batch_size
-        Requests in the largest batch of the answer; without it the mean batch size of the
-        equilibrium, or of the node that always has a queue where there is none.
+    largest
+        Largest value of outputs in the answer, by name. Without ``batch_size`` the mean batch size
+        of the equilibrium counts, or that of a node that always has a queue where there is none;
+        without ``swapped`` nobody is swapped out.
     """
-    rate = question.mean_rate if rate is None else rate
-    found = (_prefill_left_out(question, rate), _beyond_the_law(question, rate, batch_size))
+    rate, largest = question.mean_rate if rate is None else rate, largest or {}
+    found = (
+        _prefill_left_out(question, rate),
+        _free_swapping(question, largest.get("swapped", 0.0)),
+        _beyond_the_law(question, rate, largest.get("batch_size")),
+    )
     return tuple(line for line in found if line)
 
 
@@ -64,6 +70,18 @@ def _prefill_left_out(question: Question, rate: float) -> str:
     return (
         f"prefill is left out: this engine takes prompts as computed elsewhere; computing "
         f"{prompts} on this node {share}, {alone}"
+    )
+
+
+def _free_swapping(question: Question, swapped: float) -> str:
+    """Say that requests move to the CPU and back in no time, on a node whose times are real."""
+    instance = question.instance
+    is_real = instance.time_unit != "none"
+    if not (is_real and swapped >= 1 and instance.batch_time.d_swap == 0):
+        return ""
+    return (
+        f"swapping is free: up to {swapped:,.0f} requests were swapped out, and the law has no "
+        "d_swap, the time per token that moves"
     )
 
 

@@ -15,7 +15,7 @@ from fluidserve.pictures import COMPARISON, draw, write_comparison
 from fluidserve.plots import Curve, pressure_spans
 from fluidserve.progress import comparison_progress
 from fluidserve.report import write_report
-from fluidserve.results import parse_goodput
+from fluidserve.results import largest, parse_goodput
 from fluidserve.text import for_people, instance_line
 
 if TYPE_CHECKING:
@@ -142,9 +142,8 @@ def _warnings(done: Comparison, inputs: Inputs) -> list[str]:
             said.setdefault(label, []).append(name)
     labels = [f"{', '.join(names)}: {label}" for label, names in said.items()]
     left_out = [f"left out: {reason}" for reason in done.failed.values()]
-    sizes = done.discrete.mean.outputs.get("batch_size", ())
-    largest = float(max(sizes)) if len(sizes) else None
-    return inputs.warnings(*left_out, *done.warnings, *labels, batch_size=largest)
+    seen = largest(done.discrete.mean.outputs)
+    return inputs.warnings(*left_out, *done.warnings, *labels, largest=seen)
 
 
 def _write_trajectories(path: Path, done: Comparison) -> None:

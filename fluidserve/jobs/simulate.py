@@ -13,7 +13,7 @@ from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file, told_of
 from fluidserve.options import WORKLOAD_KEYS, FlagError
 from fluidserve.progress import ProgressLine
-from fluidserve.results import parse_goodput, summary_of
+from fluidserve.results import largest, parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
 from serving import ConfigError, FluidServeError, kind_of
@@ -57,7 +57,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     run = engine.run()
     with watch("metrics"):
         metrics = run.metrics(thresholds)
-    warnings = inputs.warnings(batch_size=largest_batch(run))
+    warnings = inputs.warnings(largest=largest(_at_batches(run)))
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(),
@@ -74,11 +74,10 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     return summary | {"seconds": watch.seconds}
 
 
-def largest_batch(run: Run) -> float | None:
-    """Return the requests of the largest batch of a run; None where its kind has no such column."""
-    columns = [each.name for each in kind_of(run.instance).snapshot if each.output == "batch_size"]
-    sizes = run.batches[columns[0]] if columns else ()
-    return float(max(sizes)) if len(sizes) else None
+def _at_batches(run: Run) -> dict[str, Any]:
+    """Return the outputs of a run that its kind writes after every batch, by name."""
+    columns = kind_of(run.instance).snapshot
+    return {each.output: run.batches[each.name] for each in columns if each.output is not None}
 
 
 def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:

@@ -10,7 +10,7 @@ from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs
 from fluidserve.methods import method_name, parse_method
-from fluidserve.results import parse_goodput, summary_of, write_trajectory
+from fluidserve.results import largest, parse_goodput, summary_of, write_trajectory
 from fluidserve.text import for_people, instance_line
 from ode import METHODS, InitialState, Solution, solve
 from serving import UnsupportedError
@@ -60,7 +60,7 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         flow = solved(inputs, params)
     with watch("latencies"):
         metrics = flow.metrics(thresholds)
-    warnings = inputs.warnings(*flow.warnings, batch_size=_largest_batch(flow))
+    warnings = inputs.warnings(*flow.warnings, largest=largest(flow.trajectory.outputs))
     summary = summary_of(
         inputs, metrics, warnings, kind="solution", method=flow.method, status=flow.status,
         message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
@@ -75,12 +75,6 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,
     )  # fmt: skip
     return summary | {"seconds": watch.seconds}
-
-
-def _largest_batch(flow: Solution) -> float | None:
-    """Return the requests of the largest batch of a solution; None where it has no such output."""
-    sizes = flow.trajectory.outputs.get("batch_size")
-    return None if sizes is None or not len(sizes) else float(max(sizes))
 
 
 def _method_options(method: str, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a question itself leaves out is said with every answer to it."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_requests_that_arrive_at_once_have_no_share_but_a_time_each():
     table = RequestTable.validated(
         arrival_time=np.zeros(3), prefill_length=np.full(3, 1000), decode_length=np.full(3, 50)
     )
-    (said,) = caveats(Question(table, NODE), batch_size=3)
+    (said,) = caveats(Question(table, NODE), largest={"batch_size": 3})
     assert "0.06 s each" in said and "nan" not in said
 
 
@@ -60,10 +61,10 @@ def test_batches_beyond_the_measured_ones_are_extrapolated_for_lines_and_tables_
     assert running is not None and running.running > 64
     assert said.startswith(f"extrapolated: {running.running:.0f} requests")
     assert "measured up to 64; its line goes on" in said
-    assert len(caveats(asked(line, 60.0), batch_size=64)) == 1
+    assert len(caveats(asked(line, 60.0), largest={"batch_size": 64})) == 1
     table = BatchTimeLaw.tabulated([(1, 0.01), (32, 0.03)])
     tabled = DecodeNode(table, time_unit="s", M_total=10**7, B=None)
-    (said,) = caveats(asked(tabled, 1.0), batch_size=33.0)
+    (said,) = caveats(asked(tabled, 1.0), largest={"batch_size": 33.0})
     assert "33 requests run" in said and "measured up to 32; the last slope" in said
 
 
@@ -92,3 +93,15 @@ def test_every_kind_carries_the_prefill_of_a_law_through_its_configuration(kind)
 
 def test_analyze_says_it_too():
     assert any("prefill is left out" in line for line in analyze(asked(NODE, 10.0)).warnings)
+
+
+def test_swapping_that_costs_nothing_is_said_where_times_are_real():
+    law = BatchTimeLaw.per_token(0.02, 1e-5)
+    for unit, d_swap, swapped, is_said in [
+        ("s", 0.0, 5.0, True), ("s", 0.0, 0.0, False), ("s", 1e-6, 5.0, False),
+        ("none", 0.0, 5.0, False),
+    ]:  # fmt: skip
+        node = DecodeNode(dataclasses.replace(law, d_swap=d_swap), time_unit=unit)
+        said = caveats(asked(node, 0.1, "(30,40,1)"), largest={"swapped": swapped})
+        assert bool(said) == is_said
+        assert not is_said or said[0].startswith("swapping is free: up to 5 requests")
