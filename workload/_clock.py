@@ -136,7 +136,7 @@ def _plausible(
     usual, name, path = trace_format.unit, trace_format.arrival, table.path
     span = float(raw.max() - raw.min())
     enough = raw.size >= ENOUGH and span > 0
-    per_tick = raw.size / span if enough else 0.0
+    per_tick = (raw.size - 1) / span if enough else 0.0
     rate = per_tick * UNITS[usual]
     fractions = bool((raw != np.floor(raw)).any())
     if usual != "s" and enough and rate > FASTEST:

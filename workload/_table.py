@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serving import WorkloadError
+
 
 class Table(Protocol):
     """Columns of a file, as text and JSON readers give them."""
@@ -83,3 +85,10 @@ class TraceFormat:
         return tuple(
             each for each in (self.arrival, self.prefill, self.decode, self.marker) if each
         )
+
+
+def placed(error: WorkloadError, table: Table) -> WorkloadError:
+    """Return an error about a row of a table with the line of the file that the row is on."""
+    if error.row is None or error.line is not None or table.lines is None:
+        return error
+    return error.at_line(int(table.lines[error.row - 1]))

@@ -30,7 +30,7 @@ from workload._formats import (
 )
 from workload._json_rows import is_json, read_json_rows
 from workload._sessions import with_later_turns
-from workload._table import Table, TraceFormat
+from workload._table import Table, TraceFormat, placed
 from workload._text import read_text
 
 ZERO_TOKENS = "zero tokens"
@@ -185,7 +185,7 @@ def read_trace(
             table, format, mapping, trace_time_unit, limit, start, rate_scale, L_filter, say
         )
     except WorkloadError as error:
-        raise _placed(error, table) from error
+        raise placed(error, table) from error
 
 
 def _reading(
@@ -264,7 +264,7 @@ def read_lengths(
         trace_format = _format(table, None, mapping, lengths_suffice=True)
         found = _length_columns(table, trace_format)
     except WorkloadError as error:
-        raise _placed(error, table) from error
+        raise placed(error, table) from error
     kept, dropped = _drop(found, L_filter)
     if not kept.any():
         raise WorkloadError(f"no length is left of {kept.size} rows ({_told(dropped)})", path=path)
@@ -294,13 +294,6 @@ def _format(
     if format is not None:
         return format_named(table, format)
     return detect(table, lengths_suffice=lengths_suffice)
-
-
-def _placed(error: WorkloadError, table: Table) -> WorkloadError:
-    """Return an error about a row with the line of the file that the row is on."""
-    if error.row is None or error.line is not None or table.lines is None:
-        return error
-    return error.at_line(int(table.lines[error.row - 1]))
 
 
 def _check_options(

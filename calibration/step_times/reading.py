@@ -12,10 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.refusal import refuse_first
 from serving import WorkloadError
-from workload import TextTable, read_text
+from workload import TextTable, placed, read_text
 
-TIMES = {"step_time_ms": 1e-3, "step_time_s": 1.0, "step_time_us": 1e-6}
-"""Seconds in the unit of each column that can hold the time of a step."""
+TIMES = {
+    f"{name}_{unit}": size
+    for name in ("step_time", "latency")
+    for unit, size in (("ms", 1e-3), ("s", 1.0), ("us", 1e-6))
+}
+"""Seconds in the unit of each column that can hold the time of a step; the first is taken."""
+
+OTHER_NAMES = {
+    "decode_tokens": ("num_decode_tokens",),
+    "prefill_tokens": ("num_context_tokens", "num_prefill_tokens"),
+}
+"""What other projects (aiconfigurator, Vidur) call a column, where a file lacks its own name."""
 
 FASTEST, SLOWEST = 3e-4, 5.0
 """Bounds [s] of the median step time of a file whose unit is believed."""
@@ -133,17 +143,19 @@ def read_step_times(
 ) -> StepRows:
     """Read a step-time file, plain or gzip.
 
-    One time column is needed (``step_time_ms``, ``step_time_s`` or ``step_time_us``) and the
-    decoding requests (``decode_tokens``; without it ``batch_size``). ``prefill_tokens``,
-    ``kv_tokens`` (all KV that the batch reads), ``prefill_kv_tokens`` (what of it the prefill
-    chunks read), ``gap_steps``, ``hardware``, ``model`` and ``tp`` are optional.
+    One time column is needed (``step_time_ms``, ``step_time_s``, ``step_time_us``, or
+    ``latency_`` with a unit) and the decoding requests (``decode_tokens``; without it
+    ``batch_size``). ``prefill_tokens``, ``kv_tokens`` (all KV that the batch reads),
+    ``prefill_kv_tokens`` (what of it the prefill chunks read), ``gap_steps``, ``hardware``,
+    ``model`` and ``tp`` are optional. :data:`OTHER_NAMES` are understood too.
 
     Parameters
     ----------
     path
         The file.
     hardware, model, tp
-        Keep the rows of this machine; a file of several machines needs enough of them.
+        Keep the rows of this machine; a file of several machines needs enough of them. Where
+        the file has no such column, this is what the machine is called.
     longest_gap
         Rows with more ``gap_steps`` are dropped.
 
@@ -156,20 +168,29 @@ def read_step_times(
     """
     path = Path(path)
     table = TextTable.parse(read_text(path), path)
-    columns = table.columns
+    try:
+        return _rows(table, {"hardware": hardware, "model": model, "tp": tp}, longest_gap)
+    except WorkloadError as error:
+        raise placed(error, table) from error
+
+
+def _rows(table: TextTable, machine: Mapping[str, Any], longest_gap: int) -> StepRows:
+    """Return the rows of a table that are of one machine and can be used."""
+    columns, path = table.columns, table.path
     unit = next((name for name in TIMES if name in columns), None)
     if unit is None:
         raise WorkloadError(f"no column of step times: {' | '.join(TIMES)}", path=path)
-    requests_column = "decode_tokens" if "decode_tokens" in columns else "batch_size"
+    requests_column = _called(columns, "decode_tokens")
+    if requests_column not in columns:
+        requests_column = "batch_size"
     if requests_column not in columns:
         raise WorkloadError("no column 'decode_tokens' (or 'batch_size')", path=path)
     time = table.numbers(unit)
     refuse_first(time <= 0, "a step takes some time", column=unit, values=time, path=path)
-    values = {requests_column: table.numbers(requests_column)}
+    values = {requests_column: _counts(table, requests_column)}
     for name in ("prefill_tokens", "kv_tokens", "prefill_kv_tokens"):
-        values[name] = table.numbers(name) if name in columns else np.zeros(time.size)
-    for name, column in values.items():
-        refuse_first(column < 0, "is negative", column=name, values=column, path=path)
+        called = _called(columns, name)
+        values[name] = _counts(table, called) if called in columns else np.zeros(time.size)
     requests = values[requests_column]
     if requests_column == "batch_size":  # requests of the batch, prefilling ones among them
         requests = np.where(values["prefill_tokens"] > 0, np.maximum(requests - 1, 0), requests)
@@ -181,7 +202,7 @@ def read_step_times(
         context < 0, "is more than kv_tokens",
         column="prefill_kv_tokens", values=prefill_kv, path=path,
     )  # fmt: skip
-    kept, dropped = _kept(table, {"hardware": hardware, "model": model, "tp": tp}, path)
+    kept, dropped = _kept(table, machine, path)
     if "gap_steps" in columns:
         near = table.numbers("gap_steps") <= longest_gap
         dropped[f"gap_steps > {longest_gap}"] = int((kept & ~near).sum())
@@ -199,11 +220,23 @@ def read_step_times(
         time=time * TIMES[unit],
         row=np.arange(1, time.size + 1),
         has_context="kv_tokens" in columns,
-        about={"file": str(path)} | _names(table, kept),
+        about={"file": str(path)} | _names(table, machine, kept),
         dropped={reason: count for reason, count in dropped.items() if count},
     )[kept]
     _check_unit(rows, unit, path)
     return rows
+
+
+def _called(columns: Mapping[str, Any], name: str) -> str:
+    """Return what a file calls a column: the name itself, or one of other projects."""
+    return next((each for each in (name, *OTHER_NAMES.get(name, ())) if each in columns), name)
+
+
+def _counts(table: TextTable, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers none of which is negative."""
+    values = table.numbers(name)
+    refuse_first(values < 0, "is negative", column=name, values=values, path=table.path)
+    return values
 
 
 def _kept(
@@ -214,10 +247,8 @@ def _kept(
     size = len(next(iter(table.columns.values())))
     kept = np.ones(size, bool)
     for name, value in wanted.items():
-        if value is None:
+        if value is None or name not in present:  # a name for what the file does not name
             continue
-        if name not in present:
-            raise WorkloadError(f"no column {name!r} to choose {value} by", path=path)
         match = np.char.lower(present[name]) == str(value).lower()
         if not match.any():
             known = ", ".join(sorted(set(present[name].tolist())))
@@ -235,10 +266,11 @@ def _kept(
     return kept, {"other machines": int(size - kept.sum())}
 
 
-def _names(table: TextTable, kept: NDArray[np.bool_]) -> dict[str, str]:
-    """Return the names of the machine of the rows that are kept."""
+def _names(table: TextTable, machine: Mapping[str, Any], kept: NDArray[np.bool_]) -> dict[str, str]:
+    """Return the names of the machine of the rows that are kept, and those the user gives it."""
     first = int(np.argmax(kept))
-    return {name: table.columns[name][first] for name in GROUP if name in table.columns}
+    given = {name: str(machine[name]) for name in GROUP if machine[name] is not None}
+    return given | {name: table.columns[name][first] for name in GROUP if name in table.columns}
 
 
 def _check_unit(rows: StepRows, unit: str, path: Path) -> None:

@@ -12,8 +12,8 @@ from fluidserve.front import Command, option
 
 @click.command("steps", cls=Command)
 @click.argument("file", metavar="FILE", shell_complete=completion.file)
-@option("--hardware", help="rows of this hardware only")
-@option("--model", help="rows of this model only")
+@option("--hardware", help="rows of this hardware only; its name, where no column says it")
+@option("--model", help="rows of this model only; its name, where no column says it")
 @option("--tp", type=int, help="rows of this tensor-parallel degree only")
 @option(
     "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
@@ -34,7 +34,7 @@ from fluidserve.front import Command, option
 def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params: Any) -> None:
     """Fit the batch-time law to the step times of FILE (CSV, plain or gzip).
 
-    Columns: step_time_ms (or step_time_s, step_time_us) and decode_tokens (or batch_size);
+    Columns: step_time_ms (or _s, _us; or latency_ms) and decode_tokens (or batch_size);
     optional prefill_tokens, kv_tokens, prefill_kv_tokens, gap_steps, hardware, model, tp.
     Prints the law with intervals, what is identified, the error on held-out levels, outliers.
     """
@@ -51,8 +51,6 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
         fit = fit_step_times(
             rows, law=law, kv=kv, compare=compare, progress=lambda text: click.echo(text, err=True)
         )
-    for warning in fit.warnings:
-        click.echo(f"warning: {warning}", err=True)
     result = fit.to_json()
     if out is not None:
         with experiment_folder(out) as (folder, final):

@@ -186,6 +186,31 @@ def test_a_bad_file_is_refused_in_a_line(tmp_path, text, words):
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_the_headers_of_other_projects_are_understood(tmp_path):
+    own, theirs = tmp_path / "own.csv", tmp_path / "theirs.csv"
+    rows = "".join(f"{64 * (k % 3)},{k},{12 + 0.1 * k}\n" for k in range(1, 12))
+    own.write_text("prefill_tokens,decode_tokens,step_time_ms\n" + rows)
+    for head in ("num_context_tokens,num_decode_tokens,latency_ms",
+                 "num_prefill_tokens,num_decode_tokens,latency_ms"):  # fmt: skip
+        theirs.write_text(f"{head}\n\n{rows}")
+        one, other = read_step_times(own), read_step_times(theirs)
+        for name in ("prefill_tokens", "requests", "time"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    theirs.write_text("num_context_tokens,num_decode_tokens,latency_ms\n\n1,2,13\n-1,2,13\n")
+    with pytest.raises(WorkloadError, match=r"csv:4, row 2, column 'num_context_tokens'"):
+        read_step_times(theirs)
+
+
+def test_a_machine_without_a_column_is_a_name_one_with_a_column_a_choice(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("model,decode_tokens,step_time_ms\na,1,12\nb,2,13\n")
+    rows = read_step_times(path, hardware="H100", model="B", tp=2)
+    assert dict(rows.about) == {"file": str(path), "hardware": "H100", "model": "b", "tp": "2"}
+    assert rows.time == pytest.approx([0.013]) and rows.dropped == {"other machines": 1}
+    with pytest.raises(WorkloadError, match="no rows of model c"):
+        read_step_times(path, hardware="H100", model="c")
+
+
 @pytest.mark.skipif(not KERNELS.exists(), reason="the shared measurements are not here")
 @pytest.mark.parametrize(
     ("machine", "decode", "inner", "outer"),
