@@ -105,6 +105,15 @@ def test_a_law_with_a_table_goes_into_a_configuration(run, tmp_path):
         assert read.duration(n * 501, n) == pytest.approx(law.duration(n * 501, n), rel=1e-3)
 
 
+def test_a_machine_that_no_column_names_is_named_by_the_flags(run, measured):
+    done = run("calibrate", "steps", "good.csv", "--hardware", "a", "--tp", 2, "--out", "law",
+               "--no-compare")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    about = json.loads(done.stdout)["about"]
+    assert about["hardware"] == "A" and about["tp"] == "2"
+    assert "A 2" in (measured / "law" / "config_used.yaml").read_text()
+
+
 WRONG = [
     ("nope.csv", ["nope.csv", "No such file"]),
     ("empty.csv", ["empty.csv", "empty"]),
@@ -118,7 +127,6 @@ WRONG = [
     ("one_slip.csv", ["row 25", "0.0125", "another unit"]),
     ("two_cards.csv", ["2 machines", "A; B"]),
     ("good.csv --hardware C", ["no rows of hardware C", "the file has A"]),
-    ("good.csv --tp 2", ["no column 'tp'"]),
     ("good.csv --law cubic", ["cubic", "auto | linear | tabulated"]),
     ("good.csv --longest-gap -1", ["--longest-gap", "-1"]),
     ("good.csv --out few.csv", ["few.csv"]),
