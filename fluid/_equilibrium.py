@@ -209,12 +209,11 @@ def _of_batches_only(
     ``N* = N_0 / (1 - p_0)``. Means given a batch, of X and of X Y alike, are larger by that
     factor, hence ``Cov(X, Y) -> Cov(X, Y) - p_0 E[X] E[Y]``.
     """
+    from scipy.special import lambertw
+
     count = float(running.sum())
-    ticking = count
-    for _ in range(200):
-        before, ticking = ticking, -count * math.expm1(-ticking)
-        if before - ticking < 1e-12:
-            break
+    # N_0 = count (1 - exp(-N_0)); a batch that never holds more than one request leaves N_0 = 0
+    ticking = max(0.0, count + float(lambertw(-count * math.exp(-count)).real))
     empty = math.exp(-ticking)
     return Moments(
         var_batch_tokens=max(0.0, second.var_batch_tokens - empty * tokens**2),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_discrete_lyapunov
 
 from discrete import simulate
-from fluid import equilibrium, moments
+from fluid import capacity, equilibrium, moments
 from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable, SolveError, Tangent
 from workload import LengthDistribution, RequestClass, mix_of
 
@@ -175,6 +175,18 @@ def test_long_lengths_of_many_atoms():
     none = moments(mix, Tangent(5.0, 0.0, 0.0), rate, rate * 5.0)
     assert none.var_batch_tokens == pytest.approx(shot, rel=1e-9)
     assert none.var_running == pytest.approx(rate * 5.0 * mix.mean_decode, rel=1e-9)
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(40, 25), (10, 90)])
+def test_with_hardly_any_arrivals_a_batch_is_one_request_at_any_of_its_stages(prefill, decode):
+    mix, node = RequestMix.from_lengths([prefill], [decode]), DecodeNode()
+    found = equilibrium(mix, node, 1e-7 * capacity(mix, node)).moments
+    uniform = (decode**2 - 1) / 12
+    assert found.var_batch_tokens == pytest.approx(uniform, rel=1e-3)
+    assert found.var_batch_time == pytest.approx(node.batch_time.d_kv**2 * uniform, rel=1e-3)
+    assert found.var_running == pytest.approx(0.0, abs=1e-4)
+    assert found.cov_running_tokens == pytest.approx(0.0, abs=1e-2)
+    assert found.cov_running_time == pytest.approx([0.0], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -211,6 +213,11 @@ def test_known_experiment():
     assert found.message == (
         "limit cycle: expect up to 23.8 % loss; the ODE is blind here: use the Lagrangian engine"
     )
+
+
+def test_without_prompts_an_admission_threshold_does_not_hold_a_cycle_back():
+    mix, node = RequestMix.from_lengths([0], [25]), DecodeNode(B=None, mode="sacrifice")
+    assert worst_cycle(mix, replace(node, admission_threshold=0.5)) == worst_cycle(mix, node)
 
 
 def test_no_number_where_there_is_no_closed_form():

@@ -218,6 +218,16 @@ def test_a_journal_cut_anywhere_goes_on_from_its_last_whole_chunk(tmp_path, keep
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("length", [1, 9, 10, 40])
+def test_a_journal_whose_first_line_was_cut_begins_anew(tmp_path, length):
+    path = tmp_path / "j"
+    Journal(path, "sweep", 3).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:length])
+    Journal(path, "sweep", 3).close()
+    assert path.read_bytes() == whole
+
+
 def test_a_journal_gives_back_rows_of_points_of_its_sweep_and_no_others(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path, "sweep", 3)
