@@ -21,7 +21,7 @@ def _dtype(floats: str, ints: str) -> np.dtype:
 
 CLOCK = _dtype(
     "now seen arrived completed running memory swapped moved owed_tokens owed_requests"
-    " evicted wasted useful theta tokens",
+    " evicted wasted useful theta tokens sample_unit sample_debt gap_unit gap_debt",
     "knot steps samples",
 )
 """The scalars that a march changes; :func:`ode.lagrangian.seed.seed` sets all of them.
@@ -33,7 +33,9 @@ holds ``now``, ``steps`` and ``samples`` count the rows and the latency samples 
 [tokens] is the KV cache that RUNNING holds, ``moved`` [tokens] was swapped since the last batch.
 ``owed_tokens`` and ``owed_requests`` are work that a step of several batches has executed for its
 arrivals and that the next step pays for. ``wasted`` [tokens] is the KV cache lost to sacrifices,
-``useful`` [tokens] the batch tokens that brought a new token, ``tokens`` [tokens] all output."""
+``useful`` [tokens] the batch tokens that brought a new token, ``tokens`` [tokens] all output.
+Latency samples of less than ``sample_unit`` [requests], and gaps between tokens of less than
+``gap_unit`` [tokens], are gathered in ``sample_debt`` and ``gap_debt`` until they are one."""
 
 SETTINGS = _dtype(
     "M_total B admission_threshold horizon end batches_per_step negligible",

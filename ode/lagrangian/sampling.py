@@ -27,11 +27,18 @@ def sample_completion(w, i, weight, finish, length):
     """Record the latencies of ``weight`` [requests] of the parcel at place ``i`` of RUNNING.
 
     Requests that were there before time 0 have none. ``finish`` is a position on the iteration
-    clock [batches], ``length`` the decode length [tokens].
+    clock [batches], ``length`` the decode length [tokens]. Where the table was full, one of several
+    small weights stands for all of them.
     """
     parcels = parcels_of(running_of(w))
     if parcels[UNTIL, i] < 0.0:
         return
+    if weight < w.sample_unit:
+        w.sample_debt += weight
+        if w.sample_debt < w.sample_unit:
+            return
+        w.sample_debt -= w.sample_unit
+        weight = w.sample_unit
     sample = next_sample(w)
     sample[S_WEIGHT] = weight
     sample[S_FROM] = parcels[FROM, i]
@@ -40,6 +47,22 @@ def sample_completion(w, i, weight, finish, length):
     sample[S_FIRST_TOKEN] = parcels[FIRST_TOKEN, i]
     sample[S_FINISH] = finish
     sample[S_LENGTH] = length
+
+
+@compiled
+def _sample_gap(w, weight, last_token):
+    """Record ``weight`` [tokens] that come with the next batch after a token at ``last_token``."""
+    if weight < w.gap_unit:
+        w.gap_debt += weight
+        if w.gap_debt < w.gap_unit:
+            return
+        w.gap_debt -= w.gap_unit
+        weight = w.gap_unit
+    sample = next_sample(w)
+    sample[S_WEIGHT] = weight
+    sample[S_FIRST_TOKEN] = last_token
+    sample[S_FINISH] = w.theta + 1.0
+    sample[S_LENGTH] = -1.0
 
 
 @compiled
@@ -60,11 +83,7 @@ def sample_step(w, first, last, batches, before):
         if tokens > 0.0:
             if parcels[LAST_TOKEN, i] < theta and parcels[UNTIL, i] >= 0.0:
                 once = min(tokens, alive)
-                sample = next_sample(w)
-                sample[S_WEIGHT] = once
-                sample[S_FIRST_TOKEN] = parcels[LAST_TOKEN, i]
-                sample[S_FINISH] = theta + 1.0
-                sample[S_LENGTH] = -1.0
+                _sample_gap(w, once, parcels[LAST_TOKEN, i])
                 tokens -= once
             emitted += tokens
         parcels[LAST_TOKEN, i] = theta + batches

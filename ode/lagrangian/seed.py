@@ -49,6 +49,7 @@ def _clear(w):
     w.now = w.seen = w.arrived = w.completed = w.running = w.memory = w.swapped = w.moved = 0.0
     w.owed_tokens = w.owed_requests = w.evicted = w.wasted = w.useful = w.theta = w.tokens = 0.0
     w.knot = w.steps = w.samples = 0
+    w.sample_unit = w.sample_debt = w.gap_unit = w.gap_debt = 0.0
 
 
 @compiled

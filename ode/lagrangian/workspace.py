@@ -22,6 +22,8 @@ from ode.lagrangian.layout import (
     HISTOGRAM_MASS,
     QUEUE,
     ROW_SIZE,
+    S_LENGTH,
+    S_WEIGHT,
     SAMPLE_SIZE,
     UNLIMITED,
     WORKSPACE,
@@ -39,6 +41,10 @@ from ode.lagrangian.storage import (
     block_size,
 )
 from serving import DecodeNode, RateProfile, RequestMix, SolveError
+
+MOST_SAMPLES = 1 << 19
+"""Latency samples [samples] up to which each completion has its own; beyond, one stands for
+several, so that memory does not grow with the length of a march."""
 
 
 class Workspace:
@@ -122,9 +128,30 @@ class Workspace:
             return
         if answer == Answer.ROWS_FULL:
             self.rows = _doubled(self.rows)
-        else:
+        elif len(self.samples) < MOST_SAMPLES or not self._thin_samples():
             self.samples = _doubled(self.samples)
         bind_sinks(self.record, self.rows, self.samples)
+
+    def _thin_samples(self) -> bool:
+        """Let single latency samples stand for several; return whether there is much more room.
+
+        From now on the march does so as well, see :data:`ode.lagrangian.layout.CLOCK`. What the
+        samples weigh together stays.
+        """
+        clock = self.record[0]
+        kept = self.samples[: clock["samples"]]
+        is_gap = kept[:, S_LENGTH] < 0
+        parts = []
+        for kind, name in ((~is_gap, "sample"), (is_gap, "gap")):
+            part = kept[kind]
+            unit = 4.0 * float(part[:, S_WEIGHT].sum()) / MOST_SAMPLES
+            part, clock[f"{name}_debt"] = thinned(part, unit, float(clock[f"{name}_debt"]))
+            clock[f"{name}_unit"] = unit
+            parts.append(part)
+        thin = np.concatenate(parts)
+        self.samples[: len(thin)] = thin
+        clock["samples"] = len(thin)
+        return 2 * len(thin) <= len(self.samples)
 
     def seed(self, initial: InitialState, until_boundary: float = 0.0) -> None:
         """Set the state at time 0, see :func:`ode.lagrangian.seed.seed`.
@@ -182,6 +209,29 @@ class Workspace:
         first = (at - self._block.ctypes.data) // 8
         storage = self._block[first : first + COLUMNS * extent].reshape(COLUMNS, extent)
         return storage[:, head:tail].copy()
+
+
+def thinned(
+    samples: NDArray[np.float64], unit: float, debt: float
+) -> tuple[NDArray[np.float64], float]:
+    """Return samples of which those that weigh less than ``unit`` are gathered to units.
+
+    Whenever the weights so far reach another unit, the sample at hand stands for them: those that
+    follow one another are alike.
+
+    Returns
+    -------
+    samples, debt
+        And the weight that is left without a sample.
+    """
+    weight = samples[:, S_WEIGHT]
+    small = weight < unit
+    units = np.floor((debt + np.cumsum(np.where(small, weight, 0.0))) / max(unit, 1e-300))
+    rises = np.diff(units, prepend=0.0)
+    out = samples[~small | (rises > 0)].copy()
+    out[:, S_WEIGHT] = np.where(small, rises * unit, weight)[~small | (rises > 0)]
+    left = debt + float(weight[small].sum()) - unit * float(units[-1]) if len(weight) else debt
+    return out, max(left, 0.0)
 
 
 def _doubled(table: NDArray[np.float64]) -> NDArray[np.float64]:
