@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class BatchRows:
         Whether no batch is in two rows.
     kv_is_share
         ``kv_tokens`` is the share of an unknown capacity, 0 to 1.
+    dropped
+        Number of intervals or requests that gave no row, by reason.
     """
 
     time: NDArray[np.float64]
@@ -40,6 +43,7 @@ class BatchRows:
     step_time: NDArray[np.float64]
     disjoint: bool = True
     kv_is_share: bool = False
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -56,6 +60,7 @@ class BatchRows:
             step_time=self.step_time[keep],
             disjoint=self.disjoint,
             kv_is_share=self.kv_is_share,
+            dropped=self.dropped,
         )
 
 

@@ -106,11 +106,13 @@ def fit_law(rows: BatchRows) -> LawFit:
     fit = fit_relative(columns, rows.step_time, row_weights=batches, centred=True)
     scaled = columns * (np.sqrt(batches) / fit.scale)[:, None]
     value, half = np.full(4, np.nan), np.full(4, np.nan)
-    value[told], half[told] = fit.coefficients, _half_widths(scaled, fit)
+    value[told], half[told] = fit.coefficients, _half_widths(scaled, fit, rows)
     return LawFit(value, half, float(np.linalg.cond(scaled / np.linalg.norm(scaled, axis=0))))
 
 
-def _half_widths(scaled: NDArray[np.float64], fit: RelativeFit) -> NDArray[np.float64]:
+def _half_widths(
+    scaled: NDArray[np.float64], fit: RelativeFit, rows: BatchRows
+) -> NDArray[np.float64]:
     """Return 95 % half widths; infinite for a coefficient that is held at zero.
 
     The variance is the sandwich of Huber's estimator. A clipped residual has no slope, so it
@@ -124,6 +126,25 @@ def _half_widths(scaled: NDArray[np.float64], fit: RelativeFit) -> NDArray[np.fl
     bread = np.linalg.pinv(inner.T @ inner)
     leverage = np.einsum("ij,jk,ik->i", x, bread, x)
     score = fit.robust_weight * fit.residual / np.maximum(1 - leverage, 0.1)
-    filling = (x * score[:, None] ** 2).T @ x
+    filled = x * score[:, None]
+    filling = filled.T @ filled if rows.disjoint else _overlapping(filled, rows)
     half[free] = 1.96 * np.sqrt(np.maximum(np.diag(bread @ filling @ bread), 0.0))
     return half
+
+
+def _overlapping(filled: NDArray[np.float64], rows: BatchRows) -> NDArray[np.float64]:
+    """Return the sum of ``filled_i filled_j r_ij`` over all pairs of rows, shape (K, K).
+
+    Two rows share the noise of the batches in both. With equal batches the correlation of two rows
+    is the time that both cover, over the geometric mean of the times that each covers. The sum over
+    pairs is then the integral over time of the square of what covers each moment.
+    """
+    span = rows.steps * rows.step_time
+    begin, end = rows.time - span / 2, rows.time + span / 2
+    events = np.unique(np.concatenate([begin, end]))
+    share = filled / np.sqrt(span)[:, None]
+    covering = np.zeros((events.size, filled.shape[1]))
+    np.add.at(covering, np.searchsorted(events, begin), share)
+    np.subtract.at(covering, np.searchsorted(events, end), share)
+    covering = np.cumsum(covering, axis=0)[:-1]
+    return covering.T @ (covering * np.diff(events)[:, None])

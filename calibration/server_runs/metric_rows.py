@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.server_runs.batch_rows import BatchRows
 from calibration.server_runs.metrics import MetricsLog
 from serving import WorkloadError
+
+FEWEST = 4
+"""Smallest number of intervals that give batch times."""
+
+ENOUGH = 24
+"""Number of intervals without a preemption from which on the others are left out."""
+
+PARTLY_IDLE = "intervals at whose begin or end nothing ran"
+"""Why an interval with batches gives no batch time: part of it was idle."""
+
+PREEMPTING = "intervals in which the server preempted"
+"""Why an interval is left out where there are enough others."""
 
 
 def rows_of_metrics(
@@ -17,8 +31,13 @@ def rows_of_metrics(
 
     ``iterations`` counts the batches where the server tells them. Else the count is tokens over
     running requests, since every batch gives each running request a token (the mean inter-token
-    latency would weigh batches by their requests). KV in tokens is the share in use times the
-    capacity, else the tokens that came in less those that left, else the share itself.
+    latency would weigh batches by their requests). A prompt token that the prefix cache had takes
+    no computation.
+
+    KV is the tokens that came in less those that left: what the requests of a batch read, shared
+    or not. Where the metrics do not tell them, or preempted requests keep their tokens while they
+    wait, KV is the share in use times the capacity, less half a block per request, because blocks
+    are used whole; else the share itself.
 
     Parameters
     ----------
@@ -36,15 +55,20 @@ def rows_of_metrics(
         steps = np.diff(log.iterations)
     else:
         steps = np.divide(generated, running, out=np.zeros_like(span), where=running > 0)
-    capacity = kv_capacity or log.kv_capacity
-    kv, is_share = held_tokens(log), False
-    if log.kv_usage is not None and (capacity or kv is None):
-        kv, is_share = log.kv_usage * (capacity or 1.0), not capacity
-    busy = (np.minimum(log.running[1:], log.running[:-1]) > 0) & (generated > 0) & (steps > 0)
-    if busy.sum() < 4:
-        raise WorkloadError(f"requests ran and tokens came in {busy.sum()} intervals; 4 are needed")
+    worked = (generated > 0) & (steps > 0)
+    throughout = np.minimum(log.running[1:], log.running[:-1]) > 0
+    busy, calm = worked & throughout, worked & throughout & ~_preempted(log)
+    dropped = {PARTLY_IDLE: int((worked & ~throughout).sum())}
+    if calm.sum() >= ENOUGH:
+        dropped[PREEMPTING] = int((busy & ~calm).sum())
+        busy = calm
+    if busy.sum() < FEWEST:
+        raise WorkloadError(
+            f"requests ran and tokens came in {busy.sum()} intervals; {FEWEST} are needed"
+        )
     batches = steps[busy]
-    prompts = np.zeros(batches.size) if remote_prefill else np.diff(log.prompt_tokens)[busy]
+    prompts = np.zeros(batches.size) if remote_prefill else np.diff(_computed(log))[busy]
+    kv, is_share = _kv(log, kv_capacity or log.kv_capacity)
     return BatchRows(
         time=((log.time[1:] + log.time[:-1]) / 2)[busy],
         steps=batches,
@@ -53,7 +77,39 @@ def rows_of_metrics(
         kv_tokens=None if kv is None else ((kv[1:] + kv[:-1]) / 2)[busy],
         step_time=span[busy] / batches,
         kv_is_share=is_share,
+        dropped={reason: count for reason, count in dropped.items() if count},
     )
+
+
+def _preempted(log: MetricsLog) -> NDArray[np.bool_]:
+    """Return whether each interval saw a preemption, shape (T - 1,)."""
+    if log.preemptions is None:
+        return np.zeros(len(log) - 1, dtype=bool)
+    return np.diff(log.preemptions) > 0
+
+
+def _computed(log: MetricsLog) -> NDArray[np.float64]:
+    """Return the prompt tokens that the server computed since any origin, shape (T,)."""
+    if log.computed_prompt_tokens is not None:
+        return log.computed_prompt_tokens
+    if log.cached_prompt_tokens is not None:
+        found = log.prompt_tokens - log.cached_prompt_tokens
+        return np.maximum.accumulate(found)  # hits and prompts are not counted at one moment
+    return log.prompt_tokens
+
+
+def _kv(log: MetricsLog, capacity: float | None) -> tuple[NDArray[np.float64] | None, bool]:
+    """Return the KV that running requests read at each scrape, and whether it is a share."""
+    held = held_tokens(log)
+    preempts = log.preemptions is not None and np.ptp(log.preemptions) > 0
+    if held is not None and not (preempts and log.kv_usage is not None and capacity):
+        return held, False
+    if log.kv_usage is None:
+        return held, False
+    if not capacity:
+        return log.kv_usage, True
+    part = 0.0 if log.block_size is None else (log.block_size - 1) / 2 * log.running
+    return np.maximum(log.kv_usage * capacity - part, 0.0), False
 
 
 def held_tokens(log: MetricsLog) -> NDArray[np.float64] | None:
@@ -72,4 +128,14 @@ def held_tokens(log: MetricsLog) -> NDArray[np.float64] | None:
     if not idle.any():
         return None
     held = inside - left
-    return held - held[np.argmax(idle)]
+    return np.maximum(held - held[np.argmax(idle)], 0.0)
+
+
+def every_second(log: MetricsLog) -> MetricsLog:
+    """Return the log that scrapes half as often would have given."""
+    columns = {
+        name: value[::2]
+        for name in log.__dataclass_fields__
+        if isinstance(value := getattr(log, name), np.ndarray)
+    }
+    return replace(log, **columns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.refusal import refuse_first
+from calibration.server_runs.clock import seconds_of_date
+from calibration.server_runs.series import SeriesSet, added
 from serving import WorkloadError
 from workload import TextTable
 
@@ -25,6 +27,11 @@ GAUGES = {
 
 COUNTERS = {
     "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:prompt_tokens_by_source_total": "computed_prompt_tokens",
+    "vllm:prompt_tokens_cached_total": "cached_prompt_tokens",
+    "vllm:prefix_cache_hits_total": "cached_prompt_tokens",
+    "vllm:gpu_prefix_cache_hits_total": "cached_prompt_tokens",
+    "vllm:num_preemptions_total": "preemptions",
     "vllm:generation_tokens_total": "generation_tokens",
     "vllm:iteration_tokens_total_count": "iterations",
     "vllm:request_prompt_tokens_sum": "finished_prompt_tokens",
@@ -34,6 +41,9 @@ COUNTERS = {
 
 CACHE_CONFIG = "vllm:cache_config_info"
 """Metric of vLLM whose labels give the number and the size of the KV blocks."""
+
+STATED_CAPACITY = "kv_cache_size_tokens"
+"""Label of :data:`CACHE_CONFIG` that states the capacity in tokens, in newer versions of vLLM."""
 
 NAMES = {**GAUGES, **COUNTERS}
 """Columns of a log by vLLM's name of the metric; the first of two names that a server has wins."""
@@ -47,11 +57,19 @@ SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\S+))?\s*$"
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 """One label of a line of Prometheus text."""
 
-TIME = re.compile(r"^#\s*time:?\s+(\S+)\s*$", re.IGNORECASE)
-"""Comment that gives the time [s] of the scrape below it."""
+TIME = re.compile(r"^#\s*time:?\s+(\S+(?:\s\d\S*)?)\s*$", re.IGNORECASE)
+"""Comment that gives the time of the scrape below it: seconds, or a date with a time."""
 
-OTHER_LABELS = ("__name__", "le", "finished_reason", "quantile")
-"""Labels that do not tell one engine from another."""
+PART = {"vllm:prompt_tokens_by_source_total": {"source": "local_compute"}}
+"""Labels of the part of a metric that a column counts."""
+
+WHOLE = frozenset(
+    "vllm:kv_cache_usage_perc vllm:gpu_cache_usage_perc vllm:iteration_tokens_total_count".split()
+)
+"""Metrics of which an engine has one value: two series are two engines."""
+
+TOLD_ANYWAY = frozenset({"preemptions", "cached_prompt_tokens", "computed_prompt_tokens"})
+"""Columns that say something even where they stay 0."""
 
 THROUGHPUT_TABLE = ("prompt_throughput", "gen_throughput", "running")
 """Columns by which a CSV of throughputs is recognised."""
@@ -75,8 +93,17 @@ class MetricsLog:
         Engine steps since any origin.
     finished_prompt_tokens, finished_generation_tokens : shape (T,) [tokens]
         Lengths of the requests that finished since any origin.
-    kv_capacity : [tokens]
-        Capacity that ``vllm:cache_config_info`` gives.
+    computed_prompt_tokens, cached_prompt_tokens : shape (T,) [tokens]
+        Prompt tokens that the server computed, and those that its prefix cache had, since any
+        origin.
+    preemptions : shape (T,)
+        Preempted requests since any origin.
+    kv_capacity, block_size : [tokens]
+        Capacity and size of the KV blocks that ``vllm:cache_config_info`` gives.
+    dropped
+        Number of times that were left out, by reason.
+    notes
+        What a user of the log must know, in sentences.
     """
 
     time: NDArray[np.float64]
@@ -88,19 +115,26 @@ class MetricsLog:
     iterations: NDArray[np.float64] | None = None
     finished_prompt_tokens: NDArray[np.float64] | None = None
     finished_generation_tokens: NDArray[np.float64] | None = None
+    computed_prompt_tokens: NDArray[np.float64] | None = None
+    cached_prompt_tokens: NDArray[np.float64] | None = None
+    preemptions: NDArray[np.float64] | None = None
     kv_capacity: float | None = None
+    block_size: float | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of scrapes."""
         return self.time.size
 
 
-Series = dict[tuple[str, frozenset[tuple[str, str]]], dict[float, float]]
-"""Values by time [s], of each metric with its labels."""
-
-
 def from_exposition(
-    text: str, path: Path, *, interval: float | None = None, engine: str | None = None
+    text: str,
+    path: Path,
+    *,
+    interval: float | None = None,
+    labels: Mapping[str, str] | None = None,
+    skip_gaps: bool = False,
 ) -> MetricsLog:
     """Return the log in scrapes of ``/metrics``, one after the other in one file.
 
@@ -108,21 +142,23 @@ def from_exposition(
     ----------
     text
         Prometheus text. The time of a sample is its own [ms since 1970] where it has one, else
-        that of the last comment ``# time SECONDS``; without both, a scrape begins where a series
-        comes again, and they are ``interval`` apart.
+        that of the last comment ``# time SECONDS`` (or a date with a time); without both, a scrape
+        begins where a series comes again, and they are ``interval`` apart.
     path
         Name of the file, for messages.
     interval : [s]
         Time between scrapes that say none.
-    engine
-        Label ``engine`` of the engine to take, where a server has several.
+    labels
+        Labels of the series to take, where the file has several engines.
+    skip_gaps
+        Whether ``NaN`` is a gap, and not an error.
 
     Raises
     ------
     WorkloadError
         Naming the line that is wrong.
     """
-    series: Series = {}
+    series = SeriesSet(path, labels or {})
     clock: float | None = None
     counted = interval is not None and TIME.search(text.lstrip().partition("\n")[0]) is None
     begun: set[Any] = set()
@@ -130,7 +166,8 @@ def from_exposition(
     for number, line in enumerate(text.splitlines(), start=1):
         stamp = TIME.match(line)
         if stamp:
-            clock = _finite(stamp[1], path, number, "time")
+            date = seconds_of_date(stamp[1])
+            clock = _finite(stamp[1], path, number, "time") if date is None else date
             continue
         if not line.strip() or line.startswith("#"):
             continue
@@ -142,6 +179,9 @@ def from_exposition(
         if name not in NAMES and name != CACHE_CONFIG:
             continue
         key = (name, frozenset(LABEL.findall(inside or "")))
+        points = series.points(*key)
+        if points is None:
+            continue
         if counted:
             if key in begun:
                 scrape, begun = scrape + 1, set()
@@ -157,18 +197,27 @@ def from_exposition(
                 "or say how far apart they are with --interval",
                 path=path, row=number, column=name,
             )  # fmt: skip
-        series.setdefault(key, {})[at] = _finite(value, path, number, name)
-    return _assembled(series, path, engine)
+        if not (skip_gaps and _is_gap(value)):
+            points[at] = _finite(value, path, number, name)
+        else:
+            series.gaps.add(at)
+    return _assembled(series)
 
 
-def from_range_export(content: Any, path: Path, *, engine: str | None = None) -> MetricsLog:
-    """Return the log in the answer of ``/api/v1/query_range`` (a matrix), or in a list of them.
+def from_range_export(
+    answers: Sequence[Any],
+    path: Path,
+    *,
+    labels: Mapping[str, str] | None = None,
+    skip_gaps: bool = False,
+) -> MetricsLog:
+    """Return the log in answers of ``/api/v1/query_range`` (matrices).
 
     Parameters
     ----------
-    content
-        The parsed JSON.
-    path, engine
+    answers
+        The parsed JSON of each.
+    path, labels, skip_gaps
         As for :func:`from_exposition`.
 
     Raises
@@ -176,19 +225,19 @@ def from_range_export(content: Any, path: Path, *, engine: str | None = None) ->
     WorkloadError
         Naming the series, the entry and the value that is wrong.
     """
-    series: Series = {}
-    for answer in content if isinstance(content, list) else [content]:
+    series = SeriesSet(path, labels or {})
+    for answer in answers:
         data = answer.get("data", answer) if isinstance(answer, dict) else None
         if not isinstance(data, dict) or data.get("resultType") != "matrix":
             raise WorkloadError("allowed: 'matrix', as query_range answers", path=path,
                                 column="resultType")  # fmt: skip
         for number, each in enumerate(_listed(data, "result", path), start=1):
-            labels = each.get("metric") if isinstance(each, dict) else None
-            if not isinstance(labels, dict):
+            own = each.get("metric") if isinstance(each, dict) else None
+            if not isinstance(own, dict):
                 raise WorkloadError("allowed: a series with 'metric' and 'values'", path=path,
                                     row=number, column="result")  # fmt: skip
-            labels = {str(key): str(value) for key, value in labels.items()}
-            name = labels.pop("__name__", None)
+            own = {str(key): str(value) for key, value in own.items()}
+            name = own.pop("__name__", None)
             if name is None:
                 raise WorkloadError(
                     "a series has no name: query metrics, not expressions", path=path,
@@ -196,14 +245,19 @@ def from_range_export(content: Any, path: Path, *, engine: str | None = None) ->
                 )  # fmt: skip
             if name not in NAMES and name != CACHE_CONFIG:
                 continue
-            points = series.setdefault((name, frozenset(labels.items())), {})
+            points = series.points(name, own.items())
+            if points is None:
+                continue
             for row, pair in enumerate(_listed(each, "values", path), start=1):
                 if not isinstance(pair, list) or len(pair) != 2:
                     raise WorkloadError("allowed: [time, value]", path=path, row=row,
                                         column=name, value=pair)  # fmt: skip
-                at, value = pair
-                points[_finite(at, path, row, name)] = _finite(value, path, row, name)
-    return _assembled(series, path, engine)
+                at, value = _finite(pair[0], path, row, name), pair[1]
+                if skip_gaps and _is_gap(value):
+                    series.gaps.add(at)
+                else:
+                    points[at] = _finite(value, path, row, name)
+    return _assembled(series)
 
 
 def _listed(content: dict[str, Any], key: str, path: Path) -> list[Any]:
@@ -267,50 +321,75 @@ def checked(
         if name == "kv_usage" and not bad.any():
             bad, words = values > 1.001, "allowed: a share, 0 to 1"
         refuse_first(bad, words, column=name, values=values, path=path)
-    told = {name: values for name, values in columns.items() if values.any() or name in NEEDED}
+    kept = {*NEEDED, *TOLD_ANYWAY}
+    told = {name: values for name, values in columns.items() if values.any() or name in kept}
     return MetricsLog(time=time - time[0], kv_capacity=kv_capacity, **told)
 
 
-def _assembled(series: Series, path: Path, engine: str | None) -> MetricsLog:
-    """Return the log of one engine, at the times at which all series have a value."""
-    config = [dict(labels) for name, labels in series if name == CACHE_CONFIG]
-    told: dict[str, dict[frozenset[tuple[str, str]], dict[float, float]]] = {}
-    sources: dict[str, str] = {}
-    for name in NAMES:
-        for (own, labels), points in series.items():
-            if own != name or sources.setdefault(NAMES[name], name) != name:
-                continue
-            if engine is not None and dict(labels).get("engine") not in (None, engine):
-                continue
-            who = frozenset(each for each in labels if each[0] not in OTHER_LABELS)
-            told.setdefault(NAMES[name], {}).setdefault(who, points)
+def _assembled(series: SeriesSet) -> MetricsLog:
+    """Return the log of one engine, at the times at which all its metrics have a value."""
+    path = series.path
+    series.check_labels()
+    told: dict[str, dict[float, float]] = {}
+    notes = []
+    for name, column in NAMES.items():
+        found, divided = series.of_one_engine(name, whole=name in WHOLE, keep=PART.get(name))
+        if not found or column in told:
+            continue
+        told[column] = added([points for _, points in found], counter=name in COUNTERS)
+        if len(found) > 1:
+            notes.append(f"{name}: {len(found)} series of one engine, by {divided}, are added")
     for name in NEEDED:
         if name not in told:
             metric = next(each for each, own in NAMES.items() if own == name)
             raise WorkloadError("the metric is missing", path=path, column=metric)
-    several = next((name for name, each in told.items() if len(each) > 1), None)
-    if several is not None:
-        engines = sorted({dict(who).get("engine", "?") for who in told[several]})
+    everywhere = set(told["running"]).intersection(*map(set, told.values()))
+    times = sorted(everywhere)
+    columns = {name: np.array([each[at] for at in times]) for name, each in told.items()}
+    left_out = len(set().union(*told.values()) | series.gaps) - len(times)
+    capacity, block = _cache(series)
+    log = checked(np.array(times, dtype=float), columns, capacity, path)
+    dropped = {"times at which a metric has no value": left_out} if left_out else {}
+    return replace(log, block_size=block, notes=tuple(notes), dropped=dropped)
+
+
+def _cache(series: SeriesSet) -> tuple[float | None, float | None]:
+    """Return KV capacity and block size [tokens] in the labels of ``CACHE_CONFIG``, if they are.
+
+    The capacity that a label states comes before the number of blocks times their size: a model
+    with several kinds of layers shares its blocks among them.
+    """
+    found, _ = series.of_one_engine(CACHE_CONFIG, whole=False)
+    stated = {_stated(dict(labels)) for labels, _ in found}
+    stated.discard((None, None))
+    if len(stated) > 1:
+        shown = ", ".join(f"{capacity:g}" for capacity, _ in stated if capacity is not None)
         raise WorkloadError(
-            f"{len(told[several])} series, each of an engine of its own (engine labels: "
-            f"{', '.join(engines)}); choose one with --engine", path=path, column=several,
+            f"several KV capacities ({shown}): the server restarted; cut the file there",
+            path=series.path, column=CACHE_CONFIG,
         )  # fmt: skip
-    points = {name: next(iter(each.values())) for name, each in told.items()}
-    times = sorted(set.intersection(*(set(each) for each in points.values())))
-    columns = {name: np.array([each[at] for at in times]) for name, each in points.items()}
-    return checked(np.array(times, dtype=float), columns, _capacity(config), path)
+    return next(iter(stated), (None, None))
 
 
-def _capacity(configs: list[dict[str, str]]) -> float | None:
-    """Return the KV capacity [tokens] in the labels of ``CACHE_CONFIG``; None without it."""
-    for config in configs:
+def _stated(labels: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Return capacity and block size [tokens] in some labels; None for what they do not tell."""
+
+    def size(key: str) -> float | None:
         try:
-            capacity = float(config["num_gpu_blocks"]) * float(config["block_size"])
+            found = float(labels[key])
         except (KeyError, ValueError):
-            continue
-        if 1 <= capacity < np.inf:
-            return capacity
-    return None
+            return None
+        return found if 1 <= found < 2**53 else None
+
+    blocks, block, capacity = size("num_gpu_blocks"), size("block_size"), size(STATED_CAPACITY)
+    if capacity is None and blocks is not None and block is not None:
+        capacity = blocks * block
+    return capacity, block
+
+
+def _is_gap(value: Any) -> bool:
+    """Return whether a value is the ``NaN`` by which Prometheus says that there is none."""
+    return (isinstance(value, str) and value.strip().lower() == "nan") or value != value
 
 
 def _finite(value: Any, path: Path, row: int, name: str) -> float:

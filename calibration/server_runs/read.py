@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from calibration.server_runs import metrics, requests
+from calibration.server_runs import request_records as records
 from calibration.server_runs.batch_rows import BatchRows, rows_of_table
+from calibration.server_runs.documents import choose, parse_documents
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
@@ -15,15 +19,31 @@ ServerLog = RequestLog | MetricsLog | BatchRows
 """Contents that a file of a running server can have."""
 
 KINDS = (
-    "JSON of vllm bench serve --save-result --save-detailed; JSON of query_range; "
-    "scrapes of /metrics; CSV of arrival, first token, finish and lengths; "
+    "results of vllm bench serve --save-result --save-detailed, guidellm, inference-perf "
+    "(per_request_lifecycle_metrics.json), aiperf (profile_export.jsonl) and LLMServingSim "
+    "(requests.jsonl); JSON of query_range; scrapes of /metrics; "
+    "CSV of arrival, first token, finish and lengths; "
     "CSV of throughputs per interval; CSV of windows (step_time_ms)"
 )
 """Kinds of files that the reader knows, in words for its errors."""
 
+SUMMARIES = {
+    "load_summary": "a summary of inference-perf: per_request_lifecycle_metrics.json of the same "
+    "run has the times of the requests",
+    "input_config": "a summary of aiperf: profile_export.jsonl of the same run has the times of "
+    "the requests",
+}
+"""What a result without single requests is, and where they are, by a key that it has."""
+
 
 def read_server_log(
-    path: str | Path, *, interval: float | None = None, engine: str | None = None
+    path: str | Path,
+    *,
+    interval: float | None = None,
+    engine: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    result: int | None = None,
+    skip_gaps: bool = False,
 ) -> ServerLog:
     """Read a file that a running server left, plain or gzip.
 
@@ -35,6 +55,12 @@ def read_server_log(
         Time between scrapes of ``/metrics`` that say none.
     engine
         Label ``engine`` of the engine to take, where a server has several.
+    labels
+        Further labels of the series to take, such as ``{"pod": "vllm-0"}``.
+    result
+        Number of the result to take, from 1, where a file has several.
+    skip_gaps
+        Whether a value ``NaN`` of a metric is a gap, and not an error.
 
     Returns
     -------
@@ -49,13 +75,16 @@ def read_server_log(
     """
     path = Path(path)
     text = read_text(path)
-    if text.lstrip()[0] in "[{":
-        content = requests.parse_json(text, path)
-        if isinstance(content, dict) and "data" not in content and "resultType" not in content:
-            return requests.from_bench(content, path)
-        return metrics.from_range_export(content, path, engine=engine)
-    if text.lstrip().startswith(("#", "vllm:")):
-        return metrics.from_exposition(text, path, interval=interval, engine=engine)
+    wanted = {**(labels or {}), **({} if engine is None else {"engine": engine})}
+    start = text.lstrip()[:80]
+    if start.startswith(("{", "[")):
+        return _of_documents(parse_documents(text, path), path, wanted, result, skip_gaps)
+    if result is not None:
+        raise WorkloadError("--result is for JSON with several results; this is none", path=path)
+    if start.startswith(("#", "vllm:")):
+        return metrics.from_exposition(
+            text, path, interval=interval, labels=wanted, skip_gaps=skip_gaps
+        )
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:
         return rows_of_table(table)
@@ -66,3 +95,52 @@ def read_server_log(
     raise WorkloadError(
         f"its columns are not those of a server's results; known are: {KINDS}", path=path
     )
+
+
+def _of_documents(
+    documents: list[Any],
+    path: Path,
+    labels: Mapping[str, str],
+    result: int | None,
+    skip_gaps: bool,
+) -> ServerLog:
+    """Return the log in JSON: one document, or several as a list or one after the other."""
+    entries = documents[0] if len(documents) == 1 else documents
+    if not isinstance(entries, list):
+        entries = [entries]
+    if not entries:
+        raise WorkloadError("an empty list: there is nothing to fit", path=path)
+    first = entries[0]
+    if not isinstance(first, dict):
+        raise WorkloadError(f"not the JSON of a server's results; known are: {KINDS}", path=path)
+    for is_such, from_records in RECORDS:
+        if is_such(first):
+            if result not in (None, 1):
+                raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
+            return from_records(entries, path)
+    if "benchmarks" in first and len(entries) == 1:
+        return records.from_guidellm(first, path, result=result)
+    if "data" in first or "resultType" in first:
+        if result not in (None, 1):
+            raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
+        return metrics.from_range_export(entries, path, labels=labels, skip_gaps=skip_gaps)
+    for key, words in SUMMARIES.items():
+        if key in first:
+            raise WorkloadError(words, path=path)
+    if not any(key in first for key in (*requests.BENCH_KEYS, *requests.SUMMARY_KEYS)):
+        raise WorkloadError(f"not the JSON of a server's results; known are: {KINDS}", path=path)
+    for row, each in enumerate(entries, start=1):
+        if not isinstance(each, dict):
+            raise WorkloadError("allowed: an object", path=path, row=row)
+    at = choose(
+        [requests.described(each) for each in entries], result, path, "results of vllm bench serve"
+    )
+    return requests.from_bench(entries[at], path)
+
+
+RECORDS = (
+    (records.is_inference_perf, records.from_inference_perf),
+    (records.is_aiperf, records.from_aiperf),
+    (records.is_llmservingsim, records.from_llmservingsim),
+)
+"""Test and reader of each kind of file that has one record per request."""

@@ -6,7 +6,12 @@ from calibration.server_runs.batch_rows import BatchRows
 from calibration.server_runs.law import Coefficients
 from calibration.server_runs.phase_rows import rows_of_phases
 from calibration.server_runs.requests import RequestLog
-from calibration.server_runs.token_rows import STEPS_PER_ROW, rows_of_tokens
+from calibration.server_runs.token_rows import (
+    BUNDLED,
+    STEPS_PER_ROW,
+    bundled_share,
+    rows_of_tokens,
+)
 
 
 def rows_of_requests(
@@ -35,7 +40,7 @@ def rows_of_requests(
         Coefficients of an earlier fit, for logs without inter-token times; see
         :func:`calibration.server_runs.phase_rows.rows_of_phases`.
     """
-    if log.inter_token is None or max(each.size for each in log.inter_token) < steps_per_row:
+    if not tells_tokens(log, steps_per_row) or log.inter_token is None:
         return rows_of_phases(
             log, remote_prefill=remote_prefill, token_budget=token_budget, law=law
         )
@@ -46,3 +51,10 @@ def rows_of_requests(
         token_budget=token_budget,
         remote_prefill=remote_prefill,
     )
+
+
+def tells_tokens(log: RequestLog, steps_per_row: int = STEPS_PER_ROW) -> bool:
+    """Return whether the times of a log's chunks are the times of its tokens."""
+    if log.inter_token is None or max(each.size for each in log.inter_token) < steps_per_row:
+        return False
+    return bundled_share(log) <= BUNDLED

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.refusal import refuse_first
+from calibration.server_runs.clock import calendar_clock
+from calibration.server_runs.documents import numbers
 from serving import WorkloadError
 from workload import TextTable
 
@@ -30,6 +31,9 @@ FINISH = ("finish_s", "completion_time", "finish_time", "end_s")
 E2EL = ("e2e_s", "e2el_s", "e2el", "e2e")
 """Header names of the time from arrival to last token [s]."""
 
+CLOCKS = frozenset(ARRIVAL + FIRST_TOKEN + FINISH)
+"""Header names whose values are times on a clock and may be dates."""
+
 PROMPT = ("prompt_tokens", "prefill_length", "input_len")
 """Header names of the prompt tokens."""
 
@@ -44,6 +48,9 @@ FAILED = frozenset({"error", "errored", "failed", "failure", "incomplete"})
 
 BENCH_KEYS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
 """Keys of a benchmark result that a log needs."""
+
+SUMMARY_KEYS = ("request_throughput", "mean_ttft_ms", "total_input_tokens")
+"""Keys of a benchmark result by which it is known even without details."""
 
 SHORTEST_STEP, LONGEST_STEP = 1e-4, 3.0
 """Bounds [s] of the median time between two tokens; a file beyond them is in another unit."""
@@ -64,6 +71,8 @@ class RequestLog:
         A server that sends several tokens at once has fewer of them than tokens.
     dropped
         Number of rows that were left out, by reason.
+    notes
+        What a user of the log must know, in sentences.
     """
 
     arrival: NDArray[np.float64]
@@ -73,10 +82,25 @@ class RequestLog:
     output_tokens: NDArray[np.float64]
     inter_token: tuple[NDArray[np.float64], ...] | None
     dropped: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""
         return self.arrival.size
+
+    def with_dropped(self, more: Mapping[str, int]) -> RequestLog:
+        """Return the log with further rows counted as left out."""
+        both = {
+            key: self.dropped.get(key, 0) + more.get(key, 0) for key in {**self.dropped, **more}
+        }
+        return replace(self, dropped=both)
+
+
+def described(content: Mapping[str, Any]) -> str:
+    """Return a result of ``vllm bench serve`` in a few words."""
+    said = [f"{key} {content[key]}" for key in ("date", "request_rate", "max_concurrency")
+            if content.get(key) is not None]  # fmt: skip
+    return ", ".join(said) or "result"
 
 
 def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
@@ -112,11 +136,11 @@ def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
     if failed.size != total:
         raise WorkloadError(f"has {failed.size} entries, input_lens {total}", path=path,
                             column="errors")  # fmt: skip
-    columns = {key: _numbers(content[key], key, path) for key in BENCH_KEYS if key != "itls"}
+    columns = {key: numbers(content[key], key, path) for key in BENCH_KEYS if key != "itls"}
     empty = (columns["output_lens"] == 0) & ~failed
     keep = np.flatnonzero(~(failed | empty))
     gaps = tuple(
-        _numbers(content["itls"][row], "itls", path, row=int(row) + 1, allowed_from=0.0)
+        numbers(content["itls"][row], "itls", path, row=int(row) + 1, allowed_from=0.0)
         for row in keep
     )
     lasts = np.array([each.sum() for each in gaps])
@@ -133,7 +157,7 @@ def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
             "requests without output": int(empty.sum()),
         },
     )
-    return _checked(log, path, rows=keep + 1)
+    return checked_log(log, path, rows=keep + 1)
 
 
 def from_table(table: TextTable) -> RequestLog:
@@ -153,7 +177,7 @@ def from_table(table: TextTable) -> RequestLog:
     status = table.columns.get(STATUS, ())
     failed = np.array([each.strip().lower() in FAILED for each in status], dtype=bool)
 
-    def numbers(*names: Sequence[str]) -> tuple[NDArray[np.float64], int]:
+    def column(*names: Sequence[str]) -> tuple[NDArray[np.float64], int]:
         """Return the first column that the table has, and the number of its group of names."""
         for kind, group in enumerate(names):
             for name in group:
@@ -162,14 +186,14 @@ def from_table(table: TextTable) -> RequestLog:
         wanted = " | ".join(name for group in names for name in group)
         raise WorkloadError(f"a column is missing: one of {wanted}", path=table.path)
 
-    arrival, _ = numbers(ARRIVAL)
-    first, relative = numbers(FIRST_TOKEN, TTFT)
+    arrival, _ = column(ARRIVAL)
+    first, relative = column(FIRST_TOKEN, TTFT)
     first = arrival + first if relative else first
-    finish, relative = numbers(FINISH, E2EL)
+    finish, relative = column(FINISH, E2EL)
     finish = arrival + finish if relative else finish
     rows = np.flatnonzero(~failed) + 1 if failed.size else np.arange(1, arrival.size + 1)
-    prompt, _ = numbers(PROMPT)
-    output, _ = numbers(OUTPUT)
+    prompt, _ = column(PROMPT)
+    output, _ = column(OUTPUT)
     log = RequestLog(
         arrival=arrival,
         first_token=first,
@@ -179,16 +203,23 @@ def from_table(table: TextTable) -> RequestLog:
         inter_token=None,
         dropped={"failed requests": int(failed.sum())},
     )
-    return _checked(log, table.path, rows=rows)
+    return checked_log(log, table.path, rows=rows)
 
 
 def _completed(table: TextTable, name: str, failed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return a column of the requests that completed; failed requests may leave cells empty."""
-    if not failed.any():
-        return table.numbers(name)
-    values = ["0" if bad else value for value, bad in zip(table.columns[name], failed, strict=True)]
-    whole = TextTable(table.path, {name: values})
-    return whole.numbers(name)[~failed]
+    """Return a column of the requests that completed; failed requests may leave cells empty.
+
+    A clock may be written as numbers or as times of day with a date.
+    """
+    values = table.columns[name]
+    if failed.any():
+        filler = next((each for each, bad in zip(values, failed, strict=True) if not bad), "0")
+        values = [filler if bad else each for each, bad in zip(values, failed, strict=True)]
+    if name in CLOCKS and (stamps := calendar_clock(values)) is not None:
+        found = stamps
+    else:
+        found = TextTable(table.path, {name: values}).numbers(name)
+    return found[~failed] if failed.size else found
 
 
 def is_request_table(table: TextTable) -> bool:
@@ -197,7 +228,7 @@ def is_request_table(table: TextTable) -> bool:
     return all(any(name in table.columns for name in group) for group in groups)
 
 
-def _checked(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> RequestLog:
+def checked_log(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> RequestLog:
     """Return a log sorted by arrival, from time 0; refuse values that cannot be.
 
     Parameters
@@ -245,38 +276,5 @@ def _checked(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> Request
         output_tokens=log.output_tokens[order],
         inter_token=None if gaps is None else tuple(gaps[at] for at in order),
         dropped=dict(log.dropped),
+        notes=log.notes,
     )
-
-
-def _numbers(
-    values: Any, key: str, path: Path, *, row: int | None = None, allowed_from: float | None = None
-) -> NDArray[np.float64]:
-    """Return a JSON list as finite numbers; refuse any other value by name."""
-    if not isinstance(values, list):
-        raise WorkloadError("allowed: a list of numbers", path=path, row=row, column=key)
-    out = np.array(
-        [v if isinstance(v, int | float) and not isinstance(v, bool) else np.nan for v in values],
-        dtype=np.float64,
-    )
-    wrong = ~np.isfinite(out) if allowed_from is None else ~(out >= allowed_from) | np.isinf(out)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        words = "allowed: a finite number" + ("" if allowed_from is None else f" >= {allowed_from}")
-        raise WorkloadError(
-            words, path=path, row=at + 1 if row is None else row, column=key, value=values[at]
-        )
-    return out
-
-
-def parse_json(text: str, path: Path) -> Any:
-    """Return the content of a JSON file; a later check refuses ``NaN``.
-
-    Raises
-    ------
-    WorkloadError
-        Naming the line that is not JSON.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise WorkloadError(f"not JSON: {error.msg}", path=path, row=error.lineno) from None
