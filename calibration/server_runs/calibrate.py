@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.chunks import between_chunks
 from calibration.server_runs.drift import Drift, drift
+from calibration.server_runs.intervals import with_model_error
 from calibration.server_runs.law import COEFFICIENTS, Coefficients, LawFit, fit_law
-from calibration.server_runs.metric_rows import rows_of_metrics
+from calibration.server_runs.metric_rows import every_second, rows_of_metrics
 from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.notes import (
+    note_of_paused,
+    notes_of,
+    notes_of_metrics,
+    notes_of_requests,
+)
 from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs.phase_checks import fit_without_pauses, refuse_two_units
+from calibration.server_runs.phase_rows import rows_of_phases
 from calibration.server_runs.read import ServerLog
-from calibration.server_runs.request_rows import rows_of_requests
+from calibration.server_runs.request_rows import rows_of_requests, tells_tokens
 from calibration.server_runs.requests import RequestLog
 from calibration.server_runs.token_rows import STEPS_PER_ROW
-from serving import DEFAULT_KIND, ConfigError, Kind, WorkloadError
+from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind, WorkloadError
 
 TRAINED = 0.7
 """Share of the run, from its start, that the law behind the held-out error is fitted to."""
@@ -30,9 +41,6 @@ PASSES = 3
 """Number of repeated fits of a log without token times.
 
 Each places the batches by the fit before."""
-
-COLLINEAR = 30.0
-"""Condition number beyond which the rows do not tell the coefficients apart."""
 
 SHORTEST_BATCH, LONGEST_BATCH = 1e-4, 3.0
 """Bounds [s] of the median batch time that a server can have."""
@@ -140,6 +148,7 @@ def calibrate_run(
     steps_per_row: int = STEPS_PER_ROW,
     remote_prefill: bool = False,
     windows: int = 8,
+    path: str | Path | None = None,
 ) -> RunCalibration:
     """Fit the batch-time law of a server to the log of a run.
 
@@ -158,73 +167,131 @@ def calibrate_run(
         The server is a decode node: prompts come with their KV.
     windows
         Half-overlapping windows in which the law is fitted again for the drift.
+    path
+        Name of the file that the log comes from, for messages.
 
     Raises
     ------
     WorkloadError
-        If the log is too short or its times are not plausible.
+        If the log is too short, its times are not plausible, or no law describes it.
     """
     for key, value in {"kv_capacity": kv_capacity_tokens, "max_num_batched_tokens": token_budget,
                        "steps_per_row": steps_per_row, "windows": windows}.items():  # fmt: skip
         if value is not None and not 1 <= value < 2**53:
             raise ConfigError(key, value, "a number >= 1")
-    kind, budget, dropped = "windows", None, {}
-    capacity = offset = None
+    try:
+        if isinstance(log, RequestLog):
+            found = _fit_requests(log, token_budget, steps_per_row, remote_prefill)
+        elif isinstance(log, MetricsLog):
+            found = _fit_metrics(log, kv_capacity_tokens, remote_prefill)
+        else:
+            found = _Fitted("windows", log, fit_law(log))
+        _check_plausible(found.rows)
+    except WorkloadError as wrong:
+        raise WorkloadError(
+            wrong.reason, path=path if wrong.path is None else wrong.path, row=wrong.row,
+            column=wrong.column, value=wrong.value,
+        ) from None  # fmt: skip
+    except FluidServeError as wrong:
+        raise WorkloadError(str(wrong), path=path) from None
+    rows, law = found.rows, with_model_error(found.law, found.rows, found.others)
+    offset = None
     if isinstance(log, RequestLog):
-        dropped = dict(log.dropped)
-        rows, budget = _request_rows(log, token_budget, steps_per_row, remote_prefill)
-        kind = "requests with token times" if rows.disjoint else "requests"
-    elif isinstance(log, MetricsLog):
-        kind, capacity = "metrics", kv_capacity(log)
-        if kv_capacity_tokens is None and capacity is not None:
-            kv_capacity_tokens = capacity.value
-        rows = rows_of_metrics(log, kv_capacity=kv_capacity_tokens, remote_prefill=remote_prefill)
-    else:
-        rows = log
+        offset = frontend_offset(
+            log, law, token_budget=found.token_budget, remote_prefill=remote_prefill
+        )
+    dropped = {} if isinstance(log, BatchRows) else dict(log.dropped)
+    moved = drift(rows, law, windows)
+    return RunCalibration(
+        kind=found.kind,
+        rows=rows,
+        law=law,
+        mape=_mape(law, rows),
+        held_out=_held_out(rows),
+        drift=moved,
+        kv_capacity=found.kv_capacity,
+        frontend_offset=offset,
+        token_budget=found.token_budget,
+        budget_inferred=found.token_budget is not None and token_budget is None,
+        notes=(*found.notes, *notes_of(rows, law, moved, remote_prefill=remote_prefill)),
+        dropped={**dropped, **rows.dropped},
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fitted:
+    """What a log of one kind gave: rows, their law, and what only this kind of log tells."""
+
+    kind: str
+    rows: BatchRows
+    law: LawFit
+    others: tuple[LawFit, ...] = ()
+    kv_capacity: Estimate | None = None
+    token_budget: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _check_plausible(rows: BatchRows) -> None:
+    """Refuse batch times that no server has."""
     step = float(np.median(rows.step_time))
     if not SHORTEST_BATCH <= step <= LONGEST_BATCH:
         raise WorkloadError(
             f"the median batch takes {step:.3g} s: not plausible (allowed: {SHORTEST_BATCH} to "
             f"{LONGEST_BATCH}); are its times in another unit?"
         )
-    law = fit_law(rows)
-    if isinstance(log, RequestLog):
-        offset = frontend_offset(log, law, token_budget=budget, remote_prefill=remote_prefill)
-    return RunCalibration(
-        kind=kind,
-        rows=rows,
-        law=law,
-        mape=_mape(law, rows),
-        held_out=_held_out(rows),
-        drift=drift(rows, law, windows),
-        kv_capacity=capacity,
-        frontend_offset=offset,
-        token_budget=budget,
-        budget_inferred=budget is not None and token_budget is None,
-        notes=_notes(rows, law, kind, remote_prefill),
-        dropped=dropped,
-    )
 
 
-def _request_rows(
+def _fit_metrics(log: MetricsLog, capacity: float | None, remote_prefill: bool) -> _Fitted:
+    """Return the fit of the metrics of a server, and the one that scrapes half as often give."""
+    shown = kv_capacity(log)
+    if capacity is None and shown is not None:
+        capacity = shown.value
+
+    def rows(scrapes: MetricsLog) -> BatchRows:
+        return rows_of_metrics(scrapes, kv_capacity=capacity, remote_prefill=remote_prefill)
+
+    found = rows(log)
+    try:
+        others = (fit_law(rows(every_second(log))),)
+    except FluidServeError:
+        others = ()
+    notes = notes_of_metrics(log, found, remote_prefill=remote_prefill)
+    return _Fitted("metrics", found, fit_law(found), others, kv_capacity=shown, notes=notes)
+
+
+def _fit_requests(
+    log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
+) -> _Fitted:
+    """Return the fit of the requests of a run, by token times where these tell the batches."""
+
+    def phases(of: RequestLog, law: Coefficients | None = None) -> BatchRows:
+        return rows_of_phases(of, remote_prefill=remote_prefill, token_budget=budget, law=law)
+
+    refuse_two_units(log, phases)
+    notes = notes_of_requests(log, steps_per_row, remote_prefill=remote_prefill)
+    if tells_tokens(log, steps_per_row):
+        rows, budget = _rows_of_budget(log, budget, steps_per_row, remote_prefill)
+        return _Fitted(
+            "requests with token times", rows, fit_law(rows), token_budget=budget, notes=notes
+        )
+    log = between_chunks(log)
+    fit = fit_without_pauses(lambda law: phases(log, law), PASSES)
+    if fit.paused:
+        notes = (*notes, note_of_paused(fit.paused, len(fit.rows) + fit.paused))
+    return _Fitted("requests", fit.rows, fit.law, token_budget=budget, notes=notes)
+
+
+def _rows_of_budget(
     log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
 ) -> tuple[BatchRows, int | None]:
     """Return the rows under the given token budget, or under the budget that fits best."""
 
-    def rows(tokens: int | None, law: Coefficients | None = None) -> BatchRows:
+    def rows(tokens: int | None) -> BatchRows:
         return rows_of_requests(
-            log,
-            steps_per_row=steps_per_row,
-            token_budget=tokens,
-            remote_prefill=remote_prefill,
-            law=law,
+            log, steps_per_row=steps_per_row, token_budget=tokens, remote_prefill=remote_prefill
         )
 
     plain = rows(budget)
-    if not plain.disjoint:
-        for _ in range(PASSES):
-            plain = rows(budget, fit_law(plain).known())
-        return plain, budget
     if budget is not None or remote_prefill:
         return plain, budget
     longest = log.prompt_tokens.max()
@@ -258,31 +325,3 @@ def _held_out(rows: BatchRows) -> HeldOut | None:
         mape=float(np.mean(np.abs(error))),
         bias=float(np.median(error)),
     )
-
-
-def _notes(rows: BatchRows, law: LawFit, kind: str, remote_prefill: bool) -> tuple[str, ...]:
-    """Return the cautions that the rows and the fit call for."""
-    said = []
-    if rows.kv_tokens is None:
-        said.append(
-            "KV in tokens is not in the metrics: d_kv is not fitted, d_decode carries its mean; "
-            "scrape vllm:kv_cache_usage_perc or the request token histograms"
-        )
-    if rows.kv_is_share:
-        said.append(
-            "the KV cache is known as a share only: d_kv_times_capacity is time per full cache; "
-            "give --kv-capacity"
-        )
-    if not rows.prefill_tokens.any() and not remote_prefill:
-        said.append("no prompt was computed while anything decoded: d_prefill is not told")
-    if law.condition > COLLINEAR:
-        said.append(
-            f"batch contents move together (condition {law.condition:.0f}): trust predictions in "
-            "the range of this run rather than each coefficient"
-        )
-    if kind == "requests":
-        said.append(
-            "without token times each request is one mean over its decode phase: give "
-            "--save-detailed results for sharper coefficients"
-        )
-    return tuple(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from calibration.server_runs.law import LawFit, fit_law
 from serving import FluidServeError
 
 SIGNIFICANT = 3.0
-"""Difference of two biases [standard errors] beyond which chance does not explain it."""
+"""Change from begin to end, over the one that wandering explains, beyond which it is a trend."""
 
 MATTERS = 0.02
 """Difference of two biases beyond which the law is worth a new fit."""
@@ -55,13 +56,17 @@ class Drift:
     slope, slope_error : [1/h]
         Trend of measured over predicted batch time, and its standard error.
     drifting
-        Whether the windows' biases move by more than :data:`MATTERS` and more than chance.
+        Whether the bias moves steadily from begin to end, by more than :data:`MATTERS`.
+    wander
+        Largest less smallest bias of the windows. On a busy machine, batch times wander without a
+        trend.
     """
 
     windows: tuple[Window, ...]
     slope: float
     slope_error: float
     drifting: bool
+    wander: float
 
 
 def drift(rows: BatchRows, law: LawFit, count: int) -> Drift | None:
@@ -94,12 +99,24 @@ def drift(rows: BatchRows, law: LawFit, count: int) -> Drift | None:
     slope = float(centre @ clipped / (centre @ centre))
     left = clipped - clipped.mean() - slope * centre
     error = float(np.sqrt(left @ left / max(len(rows) - 2, 1) / (centre @ centre)))
-    low, high = min(windows, key=lambda w: w.bias), max(windows, key=lambda w: w.bias)
-    moved = high.bias - low.bias
-    chance = SIGNIFICANT * np.hypot(low.bias_error, high.bias_error)
+    biases = [window.bias for window in windows]
     return Drift(
         windows=tuple(windows),
         slope=3600 * slope,
         slope_error=3600 * error,
-        drifting=bool(moved > MATTERS and moved > chance),
+        drifting=_is_steady(ratio, edges),
+        wander=max(biases) - min(biases),
     )
+
+
+def _is_steady(ratio: NDArray[np.float64], edges: NDArray[np.int64]) -> bool:
+    """Return whether the bias moves in one direction from part to part of the run.
+
+    The parts do not overlap. A bias that wanders moves by as much per step as one that drifts, but
+    in both directions: the mean step is then no more than its standard error explains.
+    """
+    medians = [np.median(ratio[a:b]) for a, b in pairwise(edges)]
+    steps = np.diff(medians)
+    moved = float(steps.sum())
+    wandering = float(steps.std(ddof=1)) * np.sqrt(steps.size)
+    return bool(abs(moved) > MATTERS and abs(moved) > SIGNIFICANT * wandering)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.chunks import BUNDLED, bundled_share
 from calibration.server_runs.law import Coefficients
 from calibration.server_runs.phase_rows import rows_of_phases
 from calibration.server_runs.requests import RequestLog
-from calibration.server_runs.token_rows import (
-    BUNDLED,
-    STEPS_PER_ROW,
-    bundled_share,
-    rows_of_tokens,
-)
+from calibration.server_runs.token_rows import STEPS_PER_ROW, rows_of_tokens
 
 
 def rows_of_requests(

@@ -12,74 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.chunks import others_inside, pauses
 from calibration.server_runs.requests import RequestLog
 
 STEPS_PER_ROW = 8
 """Number of batches that one row averages."""
-
-AT_ONCE = 0.05
-"""Time between two chunks, over the median of these times, below which they came as one."""
-
-BUNDLED = 0.005
-"""Largest share of tokens without a chunk of their own at which chunks still tell the batches."""
-
-
-def bundled_share(log: RequestLog) -> float:
-    """Return the share of the tokens after the first that came in no chunk of their own.
-
-    A chunk of several tokens, and several chunks at one moment, hide batches. So do more chunks
-    than tokens: then the lengths of the file are not what the server made.
-    """
-    if log.inter_token is None:
-        return 0.0
-    tokens = log.output_tokens - 1
-    gaps = np.concatenate(log.inter_token)
-    usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
-    apart = np.array([np.count_nonzero(each > AT_ONCE * usual) for each in log.inter_token])
-    return float(np.abs(tokens - apart).sum() / max(tokens.sum(), 1.0))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pauses:
-    """Requests paused between two of their tokens while others went on: the server preempted.
-
-    Parameters
-    ----------
-    begin, end : shape (P,) [s]
-        The two tokens.
-    context : shape (P,) [tokens]
-        Tokens that the request held, which the server computes again before the second.
-    """
-
-    begin: NDArray[np.float64]
-    end: NDArray[np.float64]
-    context: NDArray[np.float64]
-
-
-def pauses(log: RequestLog) -> Pauses:
-    """Return the pauses of a log with token times."""
-    gaps = log.inter_token or ()
-    sizes = np.array([each.size for each in gaps], dtype=int)
-    every = np.concatenate(gaps) if sizes.sum() else np.zeros(0)
-    if not (every > 0).any():
-        return Pauses(*np.zeros((3, 0)))
-    shift = 0.5 * float(np.median(every[every > 0]))
-    end = np.concatenate(
-        [first + np.cumsum(each) for first, each in zip(log.first_token, gaps, strict=True)]
-    )
-    nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    times = np.sort(np.concatenate([log.first_token, end]))
-    paused = _others_inside(times, end - every, end, shift)
-    context = np.repeat(log.prompt_tokens, sizes) + nth + 1
-    return Pauses((end - every)[paused], end[paused], context[paused])
-
-
-def _others_inside(
-    times: NDArray[np.float64], begin: NDArray[np.float64], end: NDArray[np.float64], shift: float
-) -> NDArray[np.bool_]:
-    """Return whether tokens came well inside each interval: it then holds several batches."""
-    margin = np.maximum(shift, (end - begin) / 4)
-    return np.searchsorted(times, end - margin) > np.searchsorted(times, begin + margin)
 
 
 def rows_of_tokens(
@@ -107,7 +44,7 @@ def rows_of_tokens(
     gaps = np.concatenate(inter_token)
     shift = 0.5 * float(np.median(gaps[gaps > 0]))  # the outputs of a batch are not one instant
     begin, end = _batches(log.first_token, emitted, shift)
-    several = _others_inside(np.sort(np.concatenate(emitted)), begin, end, shift)
+    several = others_inside(np.sort(np.concatenate(emitted)), begin, end, shift)
     begin, end = begin[~several], end[~several]  # its marker paused: no batch, but several
     lo, hi = (np.searchsorted(times, edge + shift) for edge in (begin, end))
     decode = (hi - lo).astype(float)

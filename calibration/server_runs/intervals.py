@@ -1,0 +1,70 @@
+"""The interval of a coefficient contains chance, what a run repeats slowly, and model error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from calibration.robust_fit import spread
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.law import LawFit, fit_law
+from serving import FluidServeError
+
+BLOCKS = 10
+"""Number of parts of a run, each of which is left out once."""
+
+NOISE = 0.05
+"""Relative noise of one batch time that counts as chance; what is beyond is the law's error."""
+
+
+def with_model_error(law: LawFit, rows: BatchRows, others: Sequence[LawFit] = ()) -> LawFit:
+    """Return the law with intervals that contain more than the chance of independent rows.
+
+    An interval is at least as wide as that of a jackknife which leaves out one tenth of the run at
+    a time: rows nearby share what the law does not say. A row averages many batches, so that
+    chance leaves little of their noise; errors beyond are those of the law, and widen each interval
+    by the same share. The change to each other law, such as that of scrapes half as often, joins
+    them as squares add.
+
+    Parameters
+    ----------
+    law
+        Fit of the rows.
+    rows
+        Rows of the fit, in order of time.
+    others
+        Laws that differ only by an approximation that the fit makes.
+    """
+    half = np.fmax(law.half_width, _jackknife(rows))
+    beyond = _misfit(law, rows) * np.nan_to_num(law.value)
+    squares = half**2 + beyond**2
+    for other in others:
+        squares = squares + np.nan_to_num(other.value - law.value) ** 2
+    return replace(law, half_width=np.sqrt(squares))
+
+
+def _jackknife(rows: BatchRows) -> NDArray[np.float64]:
+    """Return 95 % half widths by leaving out one part of the run at a time; NaN where too short."""
+    part = np.arange(len(rows)) * BLOCKS // max(len(rows), 1)
+    try:
+        values = np.array([fit_law(rows.where(part != left)).value for left in range(BLOCKS)])
+    except FluidServeError:
+        return np.full(4, np.nan)
+    around = values - values.mean(axis=0)
+    variance = (BLOCKS - 1) / BLOCKS * (around**2).sum(axis=0)
+    return float(student.ppf(0.975, BLOCKS - 1)) * np.sqrt(variance)
+
+
+def _misfit(law: LawFit, rows: BatchRows) -> float:
+    """Return the relative error of the law beyond the noise of single batches."""
+    predicted = law.predict(rows)
+    if not (predicted > 0).all():
+        return 0.0
+    error = rows.step_time / predicted - 1
+    chance = NOISE / np.sqrt(np.maximum(rows.steps, 1.0))
+    observed = spread(error, float(np.median(error)))
+    return float(np.sqrt(max(observed**2 - float(np.median(chance)) ** 2, 0.0)))

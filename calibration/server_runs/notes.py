@@ -1,0 +1,133 @@
+"""What a user of a fitted law must know, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration.server_runs.batch_rows import BatchRows
+from calibration.server_runs.chunks import BUNDLED, bundled_share, pauses
+from calibration.server_runs.drift import MATTERS, Drift
+from calibration.server_runs.law import LawFit
+from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.request_rows import tells_tokens
+from calibration.server_runs.requests import RequestLog
+
+COLLINEAR = 30.0
+"""Condition number beyond which the rows do not tell the coefficients apart."""
+
+WANDERS = 0.05
+"""Difference between the batch times of two parts of a run from which on it is said."""
+
+
+def notes_of(
+    rows: BatchRows, law: LawFit, moved: Drift | None, *, remote_prefill: bool
+) -> tuple[str, ...]:
+    """Return the cautions that the rows and the fit call for."""
+    said = []
+    if rows.kv_tokens is None:
+        said.append(
+            "KV in tokens is not in the metrics: d_kv is not fitted, d_decode carries its mean; "
+            "scrape vllm:kv_cache_usage_perc or the request token histograms"
+        )
+    if rows.kv_is_share:
+        said.append(
+            "the KV cache is known as a share only: d_kv_times_capacity is time per full cache; "
+            "give --kv-capacity"
+        )
+    if not rows.prefill_tokens.any() and not remote_prefill:
+        said.append("no prompt was computed while anything decoded: d_prefill is not told")
+    if law.condition > COLLINEAR:
+        said.append(
+            f"batch contents move together (condition {law.condition:.0f}): trust predictions in "
+            "the range of this run rather than each coefficient"
+        )
+    if moved is not None and not moved.drifting and moved.wander > max(WANDERS, MATTERS):
+        said.append(
+            f"batch times wander: parts of the run differ by up to {moved.wander:.0%} from one "
+            "another without a steady trend (other work on the machine, or content that the law "
+            "does not know)"
+        )
+    return tuple(said)
+
+
+def notes_of_requests(
+    log: RequestLog, steps_per_row: int, *, remote_prefill: bool
+) -> tuple[str, ...]:
+    """Return the cautions that the results of requests call for."""
+    said = list(log.notes)
+    bundled = bundled_share(log)
+    if log.inter_token is not None and bundled > BUNDLED:
+        said.append(
+            f"{bundled:.0%} of the tokens came in no chunk of their own, so that chunks are not "
+            "batches: the fit uses the first and the last token of each request and the token "
+            "counts of the file (if the server makes several tokens in a batch, as speculative "
+            "decoding does, the law is per token and not per batch)"
+        )
+    if not tells_tokens(log, steps_per_row):
+        said.append(
+            "without token times each request is one mean over its decode phase: give "
+            "--save-detailed results for sharper coefficients"
+        )
+    elif paused := pauses(log).begin.size:
+        said.append(
+            f"{paused} times a request got no token while others did (the server preempted it): "
+            "its context is taken as computed again"
+        )
+    if not remote_prefill:
+        said.append(
+            "clients do not see which prompt tokens the prefix cache had: d_prefill is per prompt "
+            "token sent, and too small for tokens computed where the server caches prefixes"
+        )
+    return tuple(said)
+
+
+def note_of_paused(paused: int, total: int) -> str:
+    """Return what is said of requests that took longer than their batches."""
+    return (
+        f"{paused} of {total} requests took longer between their first and last token than their "
+        "batches (the server preempted them, or stalled): they are left out; what it computed "
+        "again is in no file"
+    )
+
+
+def notes_of_metrics(log: MetricsLog, rows: BatchRows, *, remote_prefill: bool) -> tuple[str, ...]:
+    """Return the cautions that the metrics of a server call for."""
+    said = list(log.notes)
+    cached = _grown(log.cached_prompt_tokens)
+    if log.computed_prompt_tokens is not None:
+        cached = _grown(log.prompt_tokens) - _grown(log.computed_prompt_tokens)
+    prompts = _grown(log.prompt_tokens)
+    if not remote_prefill and prompts:
+        if log.cached_prompt_tokens is None and log.computed_prompt_tokens is None:
+            said.append(
+                "the metrics do not tell which prompt tokens the prefix cache had: d_prefill is "
+                "per prompt token; scrape vllm:prompt_tokens_by_source_total"
+            )
+        elif cached > 0:
+            said.append(
+                f"{cached / prompts:.0%} of the prompt tokens were in the prefix cache: d_prefill "
+                "is per token computed"
+            )
+    if cached > 0 and log.finished_prompt_tokens is None and log.kv_usage is not None:
+        said.append(
+            "requests share KV, and the share in use counts it once: KV per batch is too small and "
+            "d_kv too large; scrape vllm:request_prompt_tokens and vllm:request_generation_tokens"
+        )
+    elif log.block_size is None and log.kv_usage is not None and rows.kv_tokens is not None:
+        if log.finished_prompt_tokens is None:
+            said.append(
+                "the share of KV in use counts whole blocks, whose size is not told: KV per batch "
+                "is too large by about half a block per request"
+            )
+    preempted = _grown(log.preemptions)
+    if preempted:
+        said.append(
+            f"{preempted:.0f} preemptions: what the server computed again is in no counter, so "
+            "d_prefill and d_0 may be too large"
+        )
+    return tuple(said)
+
+
+def _grown(counter: np.ndarray | None) -> float:
+    """Return by how much a counter grew in the run; 0 without it."""
+    return 0.0 if counter is None else float(counter[-1] - counter[0])
