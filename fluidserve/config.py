@@ -94,6 +94,8 @@ def load_config(
     ------
     ConfigError
         Naming key, value and what is allowed.
+    FluidServeError
+        If a file in real time leaves law, memory or budget to the defaults, which are a toy's.
     FileAccessError
         If the file cannot be read or is not YAML.
     """
@@ -110,7 +112,40 @@ def load_config(
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
         linear = [key for key in ("d_0", "d_decode", "d_kv") if key in kind.law_keys]
         merged = dict.fromkeys(linear, 0.0) | merged
-    return _checked(kind, merged)
+    config = _checked(kind, merged)
+    if path is not None and written.get("time_unit") in REAL_UNITS:
+        _refuse_toy_defaults(config, path)
+    return config
+
+
+REAL_UNITS = ("s", "ms")
+"""Units of a real server's times."""
+
+LINEAR = ("d_0", "d_decode", "d_kv")
+"""Coefficients that every server has, be they 0."""
+
+
+def toy_defaults(config: Any) -> dict[str, Any]:
+    """Return the keys of law, memory and budget that nobody gave, with their defaults.
+
+    The defaults make a small example without a unit. They describe no server.
+    """
+    kind = kind_named(config.engine)
+    capacity = kind.kv_keys(1, config.model_dump())
+    needed = [*(key for key in LINEAR if key in kind.law_keys), *capacity]
+    return {key: getattr(config, key) for key in needed if key not in config.model_fields_set}
+
+
+def _refuse_toy_defaults(config: Any, path: str | Path) -> None:
+    missing = toy_defaults(config)
+    if missing:
+        flags = ", ".join(settings_of(kind_named(config.engine))[key].flag for key in missing)
+        shown = ", ".join(f"{key} = {value}" for key, value in missing.items())
+        raise FluidServeError(
+            f"{path}: times are in {config.time_unit}, but the file does not say "
+            f"{', '.join(missing)}, whose defaults ({shown}) are those of a toy node; write them "
+            f"into the file, give {flags}, or take them from a profile by --model and --hardware"
+        )
 
 
 def _checked(kind: Kind, merged: Mapping[str, Any]) -> Any:

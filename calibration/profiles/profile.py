@@ -17,7 +17,7 @@ from calibration.profiles.tables import (
     models,
     roofline,
 )
-from serving import DEFAULT_KIND, ConfigError, Kind
+from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind
 
 MOST_CARDS = 64
 """Largest number of cards that a model is divided over."""
@@ -127,7 +127,8 @@ def find(
     Raises
     ------
     FluidServeError
-        For an unknown name, saying what exists, or weights that do not fit.
+        For an unknown name, saying what exists; for a number of cards over which the model does
+        not divide, saying which do; or for weights that do not fit.
     """
     if not isinstance(tp, int) or not 1 <= tp <= MOST_CARDS:
         raise ConfigError("tp", tp, f"a whole number >= 1 and <= {MOST_CARDS}")
@@ -136,6 +137,12 @@ def find(
     name = resolve(model, models(), model_key, "--model")
     card = resolve(hardware, gpus(), gpu_key, "--hardware")
     shape, gpu, base = models()[name], gpus()[card], roofline()
+    if not shape.divides_over(tp):
+        allowed = [str(n) for n in range(1, MOST_CARDS + 1) if shape.divides_over(n)]
+        raise FluidServeError(
+            f"--tp {tp}: the {shape.heads} heads and {shape.kv_heads} KV heads of {name} do not "
+            f"divide over {tp} cards, so no server starts; allowed: {' | '.join(allowed)}"
+        )
     known: Measurement | None = measured().get((name, card, tp))
     if known is not None and known.kv_capacity and gpu_memory_utilization == UTILIZATION:
         capacity, capacity_origin = known.kv_capacity, "measured"

@@ -92,6 +92,14 @@ class ModelShape(_Strict):
             self.parameters
         )
 
+    def divides_over(self, tp: int) -> bool:
+        """Return whether servers divide the model over ``tp`` cards.
+
+        Each card takes equally many heads, and whole KV heads or one that it shares.
+        """
+        shares = self.kv_heads % tp == 0 or tp % self.kv_heads == 0
+        return self.heads % tp == 0 and shares
+
     def kv_bytes(self, tp: int) -> float:
         """Return the KV of one token on each of ``tp`` cards [bytes]; a head is not divided."""
         return 2 * self.layers * max(self.kv_heads / tp, 1) * self.head_dim * 2

@@ -29,7 +29,7 @@ from calibration.server_runs.read import ServerLog
 from calibration.server_runs.request_rows import rows_of_requests, tells_tokens
 from calibration.server_runs.requests import RequestLog
 from calibration.server_runs.token_rows import STEPS_PER_ROW
-from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind, WorkloadError
+from serving import DEFAULT_KIND, BatchTimeLaw, ConfigError, FluidServeError, Kind, WorkloadError
 
 TRAINED = 0.7
 """Share of the run, from its start, that the law behind the held-out error is fitted to."""
@@ -123,21 +123,18 @@ class RunCalibration:
             }
         return found
 
-    def config(self, kind: Kind = DEFAULT_KIND) -> dict[str, Any]:
-        """Return the configuration keys of an instance with this law, to six digits, in seconds.
+    def law_keys(self, kind: Kind = DEFAULT_KIND) -> dict[str, Any]:
+        """Return the configuration keys of the law, to six digits, in seconds.
 
         Parameters
         ----------
         kind
-            Kind of engine: it says which coefficients its batches spend, and which settings give
-            it the KV capacity, if the log shows one.
+            Kind of engine: it says which coefficients its batches spend, and which an instance
+            carries unspent.
         """
-        known = self.law.known()._asdict()
-        law = {name: float(f"{known[name]:.6g}") for name in kind.law_keys if name in known}
-        capacity = {}
-        if self.kv_capacity is not None:
-            capacity = dict(kind.kv_keys(round(self.kv_capacity.value), {}))
-        return {"time_unit": "s", **law, **capacity}
+        known = {key: float(f"{value:.6g}") for key, value in self.law.known()._asdict().items()}
+        most = float(f"{self.rows.decode_tokens.max():.4g}")
+        return kind.law_values(BatchTimeLaw(**known, measured_requests=most or None))
 
 
 def calibrate_run(
@@ -209,13 +206,18 @@ def calibrate_run(
         mape=_mape(law, rows),
         held_out=_held_out(rows),
         drift=moved,
-        kv_capacity=found.kv_capacity,
+        kv_capacity=_given(kv_capacity_tokens) or found.kv_capacity,
         frontend_offset=offset,
         token_budget=found.token_budget,
         budget_inferred=found.token_budget is not None and token_budget is None,
         notes=(*found.notes, *notes_of(rows, law, moved, remote_prefill=remote_prefill)),
         dropped={**dropped, **rows.dropped},
     )
+
+
+def _given(tokens: float | None) -> Estimate | None:
+    """Return a capacity that the user states."""
+    return None if tokens is None else Estimate(tokens, tokens, tokens, 0, source="--kv-capacity")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -47,13 +47,24 @@ class Estimate:
     source: str
 
 
-def _median(values: NDArray[np.float64], source: str) -> Estimate:
-    """Return the median of observations as an estimate."""
+def _median(values: NDArray[np.float64], source: str, beside: float = 0.0) -> Estimate:
+    """Return the median of observations as an estimate.
+
+    Parameters
+    ----------
+    values
+        The observations.
+    source
+        Where they come from, in words.
+    beside
+        Half width of the interval of what all observations share.
+    """
     middle, error = median_and_error(values)
+    half = float(np.hypot(1.96 * error, beside))
     return Estimate(
         value=middle,
-        low=middle - 1.96 * error,
-        high=middle + 1.96 * error,
+        low=middle - half,
+        high=middle + half,
         samples=int(values.size),
         source=source,
     )
@@ -91,8 +102,23 @@ def frontend_offset(
         own = batch + known.d_prefill * prompt
     ttft = log.first_token[quiet] - log.arrival[quiet]
     waited = np.where(running > 0, batch / 2, 0.0)
-    return _median(ttft - own - waited, f"TTFT of the {quiet.size} requests that found the "
-                   f"fewest others (at most {int(running.max())})")  # fmt: skip
+    content = np.array([1.0, 0.0 if remote_prefill else float(np.median(prompt)),
+                        float(np.median(running)), 0.0])  # fmt: skip
+    return _median(
+        ttft - own - waited,
+        f"TTFT of the {quiet.size} requests that found the fewest others "
+        f"(at most {int(running.max())})",
+        beside=_half_width(law, content),
+    )
+
+
+def _half_width(law: LawFit, content: NDArray[np.float64]) -> float:
+    """Return a half width of the time that the law gives a batch, as of independent coefficients.
+
+    A coefficient at zero, whose interval is not known, counts with none.
+    """
+    half = np.where(np.isfinite(law.half_width), law.half_width, 0.0)
+    return float(np.sqrt(((half * content) ** 2).sum()))
 
 
 def _running_at_arrival(log: RequestLog) -> NDArray[np.float64]:

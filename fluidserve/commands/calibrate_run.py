@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 @option("--max-num-batched-tokens", "token_budget", type=int, default=None,
               help="token budget of the server; found where FILE has token times")  # fmt: skip
 @option("--kv-capacity", "kv_capacity_tokens", type=float, default=None,
-              help="KV cache [tokens], where metrics say only the share in use")  # fmt: skip
+              help="KV cache [tokens] of the server, where FILE does not say it")  # fmt: skip
 @option("--interval", type=float, default=None,
               help="seconds between scrapes of /metrics that say no time")  # fmt: skip
 @option("--engine", default=None, help="label 'engine' of the one to take, of several")
+@option("--label", "labels", multiple=True, metavar="KEY=VALUE",
+        help="take the metrics with this label, such as pod=vllm-0; repeatable")  # fmt: skip
+@option("--result", type=int, default=None,
+        help="number of the result to take, where FILE has several")  # fmt: skip
+@option("--skip-gaps", is_flag=True, help="leave out times at which a metric is NaN")
 @option("--decode-node", "remote_prefill", is_flag=True,
               help="prompts come with their KV: the server computes no prefill")  # fmt: skip
 @option("--steps-per-row", type=int, default=None,
@@ -31,15 +36,24 @@ if TYPE_CHECKING:
 @option("--config-out", default=None, metavar="FILE", section="Output",
               help="write the law, and the KV capacity if visible, as a configuration")  # fmt: skip
 def run(
-    source: str, interval: float | None, engine: str | None, config_out: str | None, **options: Any
+    source: str,
+    interval: float | None,
+    engine: str | None,
+    labels: tuple[str, ...],
+    result: int | None,
+    skip_gaps: bool,
+    config_out: str | None,
+    **options: Any,
 ) -> None:
     """Fit the batch-time law to what a server wrote while it ran.
 
-    FILE is a result of `vllm bench serve --save-result --save-detailed` (JSON), a CSV of arrival,
-    first token, finish and lengths, scrapes of /metrics one after the other, the answer of
-    Prometheus' query_range (JSON), a CSV of throughputs per interval, or one of windows. Printed
-    are the law with intervals and what is identified, its error on the later part of the run,
-    drift in a sliding window, the front end's share of TTFT, and the KV capacity if it shows.
+    FILE is a result of `vllm bench serve --save-result --save-detailed`, guidellm, inference-perf
+    (per_request_lifecycle_metrics.json), aiperf (profile_export.jsonl) or LLMServingSim
+    (requests.jsonl), a CSV of arrival, first token, finish and lengths, scrapes of /metrics one
+    after the other, the answer of Prometheus' query_range, a CSV of throughputs per interval, or
+    one of windows; plain or gzip, and its content shows which. Printed are the law with intervals
+    and what is identified, its error on the later part of the run, drift in a sliding window, the
+    front end's share of TTFT, and the KV capacity if it shows.
     """
     from calibration.server_runs import calibrate_run, read_server_log
     from fluidserve.folders import emit
@@ -49,12 +63,27 @@ def run(
     if interval is not None and not 0 < interval < float("inf"):
         raise FlagError("--interval", interval, "a finite number > 0")
     given = {key: value for key, value in options.items() if value is not None}
-    found = calibrate_run(read_server_log(source, interval=interval, engine=engine), **given)
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+    log = read_server_log(
+        source, interval=interval, engine=engine, labels=_labels(labels), result=result,
+        skip_gaps=skip_gaps,
+    )  # fmt: skip
+    found = calibrate_run(log, path=source, **given)
     if config_out is not None:
         _write_config(found, source, config_out)
     emit({"input": source, **_told(found)}, run_fit_table)
+
+
+def _labels(given: tuple[str, ...]) -> dict[str, str]:
+    """Return labels by name; refuse what is no label."""
+    from fluidserve.options import FlagError
+
+    labels: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key in labels:
+            raise FlagError("--label", text, "KEY=VALUE, each key once")
+        labels[key] = value.strip('"')
+    return labels
 
 
 def _told(found: RunCalibration) -> dict[str, Any]:
@@ -78,7 +107,7 @@ def _told(found: RunCalibration) -> dict[str, Any]:
         "max_num_batched_tokens": found.token_budget,
         "max_num_batched_tokens_inferred": found.budget_inferred,
         "dropped": dict(found.dropped),
-        "notes": list(found.notes),
+        "warnings": list(found.notes),
     }
 
 
@@ -108,14 +137,17 @@ def _drift(found: Drift) -> dict[str, Any]:
 
 
 def _write_config(found: RunCalibration, source: str, path: str) -> None:
-    """Write the configuration of a decode node with this law."""
-    import yaml
-
+    """Write the configuration of a decode node with this law, and say what it lacks."""
+    from fluidserve.law_files import LACKING, Memory, law_file
     from serving import UnsupportedError
     from serving.files import atomic_write
 
     if found.rows.kv_is_share or found.rows.kv_tokens is None:
         raise UnsupportedError("--config-out needs d_kv per token: give --kv-capacity")
-    head = f"# Batch-time law fitted to {source} by fluidserve calibrate run\n"
+    size = found.kv_capacity
+    memory = None if size is None else Memory(round(size.value), size.source)
+    title = f"Batch-time law fitted to {source} by fluidserve calibrate run"
     with atomic_write(path) as file:
-        file.write(head + yaml.safe_dump(found.config(), sort_keys=False))
+        file.write(law_file(title, found.law_keys(), memory))
+    if memory is None:
+        click.echo(f"note: {path} {LACKING}", err=True)

@@ -15,6 +15,8 @@ from fluidserve.front import Command, option
 @option("--hardware", help="rows of this hardware only; its name, where no column says it")
 @option("--model", help="rows of this model only; its name, where no column says it")
 @option("--tp", type=int, help="rows of this tensor-parallel degree only")
+@option("--kv-capacity", "kv_capacity", type=click.IntRange(1), default=None,
+        help="KV cache of the server [tokens]; else that of the profile, if any")  # fmt: skip
 @option(
     "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
 )
@@ -31,7 +33,14 @@ from fluidserve.front import Command, option
     section="Output",
     help="experiment folder: law, pictures, summary",
 )
-def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params: Any) -> None:
+def steps(
+    file: str,
+    out: str | None,
+    compare: bool,
+    longest_gap: int,
+    kv_capacity: int | None,
+    **params: Any,
+) -> None:
     """Fit the batch-time law to the step times of FILE (CSV, plain or gzip).
 
     Columns: step_time_ms (or _s, _us; or latency_ms) and decode_tokens (or batch_size);
@@ -41,6 +50,7 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
     from calibration import fit_step_times, read_step_times
     from fluidserve.folders import Stopwatch, emit, experiment_folder
     from fluidserve.jobs.calibrate_steps import write_fit
+    from fluidserve.law_files import LACKING, Memory, memory_of_profile
     from fluidserve.tables import step_fit_table
 
     watch = Stopwatch()
@@ -54,6 +64,11 @@ def steps(file: str, out: str | None, compare: bool, longest_gap: int, **params:
     result = fit.to_json()
     if out is not None:
         with experiment_folder(out) as (folder, final):
-            write_fit(folder, final, fit, watch.seconds)
+            memory = memory_of_profile(rows.about)
+            if kv_capacity is not None:
+                memory = Memory(kv_capacity, "--kv-capacity")
+            write_fit(folder, final, fit, memory, watch.seconds)
+        if memory is None:
+            click.echo(f"note: {final}/config_used.yaml {LACKING}", err=True)
         result |= {"output_dir": str(final)}
     emit(result, step_fit_table)

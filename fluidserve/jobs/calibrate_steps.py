@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from calibration import StepTimeFit
 from fluidserve import plots
 from fluidserve.folders import write_common
+from fluidserve.law_files import Memory, law_file
 from serving import DEFAULT_KIND
 
 
-def law_yaml(fit: StepTimeFit) -> str:
-    """Return a configuration file of the fitted decode law, in seconds.
-
-    Terms of prefill are no keys of a decode node: ``summary.json`` has them.
-    """
+def law_yaml(fit: StepTimeFit, memory: Memory | None) -> str:
+    """Return a configuration file of the fitted law, in seconds, with the memory of its server."""
     about = fit.rows.about
-    keys = {"time_unit": "s", **DEFAULT_KIND.law_values(fit.law)}
     source = " ".join(str(about[key]) for key in ("hardware", "model", "tp") if key in about)
     file = Path(str(about.get("file", "rows"))).name
-    head = f"# Batch-time law fitted to {file}{': ' + source if source else ''}\n"
-    return head + yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)
+    title = f"Batch-time law fitted to {file}{': ' + source if source else ''}"
+    most = int(fit.rows.requests.max())
+    law = DEFAULT_KIND.law_values(replace(fit.law, measured_requests=most or None))
+    return law_file(title, law, memory)
 
 
 def people(fit: StepTimeFit) -> str:
@@ -50,12 +48,18 @@ def _percent(value: float) -> str:
     return f"{value:6.2f}" if math.isfinite(value) else f"{'-':>6}"
 
 
-def write_fit(folder: Path, final: Path, fit: StepTimeFit, seconds: Mapping[str, float]) -> None:
+def write_fit(
+    folder: Path,
+    final: Path,
+    fit: StepTimeFit,
+    memory: Memory | None,
+    seconds: Mapping[str, float],
+) -> None:
     """Write the law as ``config_used.yaml``, two pictures and the summary into ``folder``."""
     plots.step_time_fit(fit, folder / "step_time_fit.png")
     plots.step_time_residuals(fit, folder / "step_time_residuals.png")
     write_common(
         folder, final,
-        config_yaml=law_yaml(fit), summary=fit.to_json(), people=people(fit), seed=0,
+        config_yaml=law_yaml(fit, memory), summary=fit.to_json(), people=people(fit), seed=0,
         timings=seconds,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from calibration.profiles import (
     read,
     roofline,
 )
+from calibration.profiles.names import gpu_key, model_key
 from serving import ConfigError, FileAccessError, FluidServeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,12 +64,81 @@ def test_a_name_is_found_in_any_spelling(model, card):
     assert (found.model, found.hardware) == ("meta-llama/Llama-3.1-8B", "RTX4090")
 
 
+@pytest.mark.parametrize(
+    ("model", "card", "expected"),
+    [
+        ("llama3.1-70b", "H100-SXM", ("meta-llama/Llama-3.1-70B", "H100")),
+        ("llama3.1:70b", "NVIDIA H100 80GB HBM3", ("meta-llama/Llama-3.1-70B", "H100")),
+        ("/models/Meta-Llama-3.1-70B-Instruct/", "h100 sxm5", ("meta-llama/Llama-3.1-70B", "H100")),
+        ("QWEN3_30B_a3b", "NVIDIA A100-SXM4-80GB", ("Qwen/Qwen3-30B-A3B", "A100")),
+        ("mixtral 8x7b instruct v0.1", "nvidia/a100-sxm4-40gb",
+         ("mistralai/Mixtral-8x7B-v0.1", "A100-40GB")),
+        ("phi4", "Tesla A40", ("microsoft/phi-4", "A40")),
+        ("gemma2-9b-it", "RTX PRO 6000 Blackwell Workstation Edition",
+         ("google/gemma-2-9b", "RTXPRO6000")),
+    ],
+)  # fmt: skip
+def test_names_of_daily_use_mean_their_entry(model, card, expected):
+    found = find(model, card, 8 if "70" in expected[0] else 4 if "8x7" in expected[0] else 1)
+    assert (found.model, found.hardware) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "words"),
+    [
+        ("llama-70b", "H100",
+         ["--model llama-70b", "meta-llama/Llama-2-70b-hf or meta-llama/Llama-3.1-70B?"]),
+        ("Qwen-38B", "H100", ["--model Qwen-38B", "did you mean"]),
+        ("Llama-3.1-70B-FP8", "H100", ["not known", "did you mean meta-llama/Llama-3.1-70B?"]),
+        ("llama-3.1-8b", "H100 PCIe", ["--hardware H100 PCIe", "did you mean H100?"]),
+        ("llama-3.1-8b", "", ["--hardware", "known are"]),
+        ("///", "H100", ["--model ///", "known are"]),
+    ],
+)  # fmt: skip
+def test_what_could_be_another_machine_is_asked_about_and_not_guessed(model, card, words):
+    with pytest.raises(FluidServeError) as wrong:
+        find(model, card)
+    for word in words:
+        assert word in str(wrong.value), str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "degrees"),
+    [
+        ("Llama-3.1-8B", [1, 2, 4, 8, 16, 32]),  # 32 heads, 8 KV heads
+        ("phi-4", [1, 2, 5, 10, 20, 40]),  # 40 and 10
+        ("Qwen2.5-7B", [1, 2, 4, 28]),  # 28 and 4
+        ("Llama-2-7b", [1, 2, 4, 8, 16, 32]),  # 32 and 32
+    ],
+)
+def test_a_model_divides_over_the_cards_that_its_heads_divide_over(model, degrees):
+    started = []
+    for tp in range(1, 65):
+        try:
+            started.append(find(model, "B200", tp).tp)
+        except FluidServeError as wrong:
+            assert f"--tp {tp}" in str(
+                wrong
+            ) and f"allowed: {' | '.join(map(str, degrees))}" in str(wrong)
+    assert started == degrees
+
+
+def test_every_measured_number_of_cards_is_one_that_a_server_starts_with():
+    for model, _, tp in measured():
+        assert models()[model].divides_over(tp), (model, tp)
+
+
 def test_no_two_entries_share_a_name():
     for table in (models(), gpus()):
         names = [each for entry, value in table.items() for each in (entry, *value.aliases)]
         assert len(names) == len(set(names))
+    for table, key in ((models(), model_key), (gpus(), gpu_key)):
+        entries = {}
+        for entry, value in table.items():
+            for each in (entry, *value.aliases):
+                assert entries.setdefault(key(each), entry) == entry, each
     for name in (*models(), *(a for each in models().values() for a in each.aliases)):
-        assert name in (find(name, "B200", 8).model, *models()[find(name, "B200", 8).model].aliases)
+        assert name in (find(name, "B200", 2).model, *models()[find(name, "B200", 2).model].aliases)
 
 
 def test_the_measured_law_of_a_card_is_the_published_one():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from calibration.profiles import find
 from fluidserve.config import instance_of, load_config
 from serving import BatchTimeLaw
 
@@ -75,8 +77,8 @@ def test_the_law_comes_back_and_goes_into_a_configuration(run, tmp_path):
     assert without and min(line["mape"] for line in without) > 10
 
     assert said["output_dir"] == "law"
-    config = load_config(tmp_path / "law" / "config_used.yaml")
-    assert config.time_unit == "s"
+    config = load_config(tmp_path / "law" / "config_used.yaml", {"M_total": 100_000})
+    assert config.time_unit == "s" and config.B is None and config.measured_requests == 128
     law = instance_of(config).batch_time
     for name in ("d_0", "d_decode", "d_kv"):
         assert getattr(law, name) == said["law"][name]
@@ -85,8 +87,32 @@ def test_the_law_comes_back_and_goes_into_a_configuration(run, tmp_path):
         assert min(pixels.shape) > 300 and (pixels < 200).mean() > 0.005
     summary = (tmp_path / "law" / "summary.txt").read_text()
     assert "d_kv" in summary and "nan" not in summary
-    used = run("simulate", "--config", "law/config_used.yaml", "--num-requests", 50)
+    arguments = ("simulate", "--config", "law/config_used.yaml", "--num-requests", 50)
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    for word in ("law/config_used.yaml", "M_total = 10000", "--M-total", "--model"):
+        assert word in refused.stderr
+    used = run(*arguments, "--M-total", 100_000)
     assert used.exit_code == 0, used.stderr
+    assert "toy" not in used.stderr
+
+
+def test_the_memory_that_a_law_runs_in_is_stated_or_estimated(run, tmp_path):
+    (tmp_path / "steps.csv").write_text(HEAD.replace("hardware", "card") + steps())
+    for flags, tokens, source in (
+        (("--kv-capacity", 123_456), 123_456, "--kv-capacity"),
+        (("--model", "llama3.1-8b", "--hardware", "H100-SXM"), None, "estimated for meta-llama/"),
+    ):
+        done = run("calibrate", "steps", "steps.csv", *flags, "--out", "law", "--no-compare")
+        assert done.exit_code == 0, done.stderr
+        assert source in (tmp_path / "law" / "config_used.yaml").read_text()
+        config = load_config(tmp_path / "law" / "config_used.yaml")
+        assert config.B is None and config.M_total == (
+            tokens or find("llama3.1-8b", "H100").kv_capacity
+        )
+        used = run("simulate", "--config", "law/config_used.yaml", "--num-requests", 50)
+        assert used.exit_code == 0, used.stderr
+        shutil.rmtree(tmp_path / "law")
 
 
 def test_a_law_with_a_table_goes_into_a_configuration(run, tmp_path):
@@ -100,7 +126,8 @@ def test_a_law_with_a_table_goes_into_a_configuration(run, tmp_path):
     done = run("calibrate", "steps", "steps.csv", "--out", "law", "--no-compare")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["recipe"]["decode"] == "tabulated"
-    read = instance_of(load_config(tmp_path / "law" / "config_used.yaml")).batch_time
+    file = tmp_path / "law" / "config_used.yaml"
+    read = instance_of(load_config(file, {"M_total": 100_000})).batch_time
     for n in (1, 5, 16, 100):
         assert read.duration(n * 501, n) == pytest.approx(law.duration(n * 501, n), rel=1e-3)
 
@@ -127,6 +154,7 @@ WRONG = [
     ("one_slip.csv", ["row 25", "0.0125", "another unit"]),
     ("two_cards.csv", ["2 machines", "A; B"]),
     ("good.csv --hardware C", ["no rows of hardware C", "the file has A"]),
+    ("good.csv --kv-capacity 0", ["--kv-capacity", "0"]),
     ("good.csv --law cubic", ["cubic", "auto | linear | tabulated"]),
     ("good.csv --longest-gap -1", ["--longest-gap", "-1"]),
     ("good.csv --out few.csv", ["few.csv"]),

@@ -1,0 +1,89 @@
+"""Write a fitted law as a configuration that ``--config`` reads, with the memory it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from serving import DEFAULT_KIND, FluidServeError, Kind
+
+LACKING = (
+    "lacks the KV memory, which the measurements do not show: give --kv-capacity here, or "
+    "--M-total, or --model and --hardware, to the command that reads it"
+)
+"""What is said of a law without memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The KV memory of a server has a size and a source.
+
+    Parameters
+    ----------
+    tokens
+        The size [tokens].
+    source
+        Where it comes from, in words.
+    """
+
+    tokens: int
+    source: str
+
+
+def law_file(
+    title: str, law: Mapping[str, Any], memory: Memory | None, kind: Kind = DEFAULT_KIND
+) -> str:
+    """Return a configuration: unit and law, then the memory and where it comes from.
+
+    Parameters
+    ----------
+    title
+        What was fitted to what.
+    law
+        Keys of the law in seconds.
+    memory
+        KV memory of the server; None where nobody knows it. The file then has no memory, and a
+        command that reads it asks for one.
+    kind
+        Kind of engine that the configuration is for.
+    """
+    tokens = 1 if memory is None else memory.tokens
+    node = kind.kv_keys(tokens, {})
+    if memory is None:
+        node = {key: value for key, value in node.items() if value is None}
+        said = f"# This file {LACKING}."
+    else:
+        said = f"# KV memory [tokens]: {memory.source}."
+    unlimited = [key for key, value in node.items() if value is None]
+    if unlimited:
+        said += f"\n# {', '.join(unlimited)}: unlimited, as a server limits its batches by memory."
+    keys = _lines({"time_unit": "s", **law})
+    return f"# {title}\n{keys}{said}\n{_lines(node)}"
+
+
+def _lines(keys: Mapping[str, Any]) -> str:
+    """Return keys as YAML, one a line, each row of a table in one line."""
+    return "".join(
+        yaml.safe_dump({key: value}, default_flow_style=None if isinstance(value, list) else False)
+        for key, value in keys.items()
+    )
+
+
+def memory_of_profile(about: Mapping[str, Any]) -> Memory | None:
+    """Return the KV memory of the model on the hardware that measurements name, if it is known."""
+    if "model" not in about or "hardware" not in about:
+        return None
+    from calibration.profiles import find
+
+    try:
+        tp = int(about.get("tp", 1))
+        found = find(str(about["model"]), str(about["hardware"]), tp)
+    except (FluidServeError, ValueError):
+        return None
+    said = (
+        f"{found.kv_capacity_origin} for {found.model} on {found.tp} x {found.hardware} (profile)"
+    )
+    return Memory(found.kv_capacity, said)
