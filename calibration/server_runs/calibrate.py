@@ -132,7 +132,9 @@ class RunCalibration:
             Kind of engine: it says which coefficients its batches spend, and which an instance
             carries unspent.
         """
-        known = {key: float(f"{value:.6g}") for key, value in self.law.known()._asdict().items()}
+        known: dict[str, Any] = {
+            key: float(f"{value:.6g}") for key, value in self.law.known()._asdict().items()
+        }
         most = float(f"{self.rows.decode_tokens.max():.4g}")
         return kind.law_values(BatchTimeLaw(**known, measured_requests=most or None))
 

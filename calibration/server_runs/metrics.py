@@ -322,7 +322,9 @@ def checked(
             bad, words = values > 1.001, "allowed: a share, 0 to 1"
         refuse_first(bad, words, column=name, values=values, path=path)
     kept = {*NEEDED, *TOLD_ANYWAY}
-    told = {name: values for name, values in columns.items() if values.any() or name in kept}
+    told: dict[str, Any] = {
+        name: values for name, values in columns.items() if values.any() or name in kept
+    }
     return MetricsLog(time=time - time[0], kv_capacity=kv_capacity, **told)
 
 
