@@ -31,7 +31,8 @@ class Bulk(Mapping[str, tuple[str, ...]]):
     Parameters
     ----------
     data
-        The rows without the header, one per line, each ending in a newline.
+        The rows without the header, one per line, each ending in a newline; the first is not
+        blank.
     delimiter
         What separates the fields.
     header
@@ -69,8 +70,8 @@ class Bulk(Mapping[str, tuple[str, ...]]):
 
     def first(self, name: str) -> str:
         """Return the first value of a column."""
-        start, end = self._bounds(name)
-        return self.data[start[0] : end[0]].decode()
+        line = self.data[: self.data.index(b"\n")].decode()
+        return line.split(self.delimiter)[self.names.index(name)]
 
     def numbers(self, name: str) -> NDArray[np.float64] | None:
         """Return a column as finite numbers, shape (R,); None where a value is none."""
@@ -157,11 +158,13 @@ def bulk_of(text: str, delimiter: str) -> Bulk | None:
     """Return a large table of plain rows; None for any other, which has to be read row by row."""
     if len(text) < BULK_BYTES or '"' in text or text.count("\r") != text.count("\r\n"):
         return None
-    body = text.replace("\r\n", "\n").lstrip("\n")
-    above = len(text.replace("\r\n", "\n")) - len(body)
-    head, _, body = body.partition("\n")
-    header = head.split(delimiter)
-    data = body.encode()
+    text = text.replace("\r\n", "\n")
+    start = len(text) - len(text.lstrip("\n"))
+    end = text.find("\n", start) + 1 or len(text)
+    header = text[start:end].rstrip("\n").split(delimiter)
+    rest = text[end:].lstrip("\n")
+    above = start + 1 + len(text) - end - len(rest)
+    data = rest.encode()
     if not data.endswith(b"\n"):
         data += b"\n"
     raw = np.frombuffer(data, np.uint8)
@@ -171,7 +174,7 @@ def bulk_of(text: str, delimiter: str) -> Bulk | None:
     if ends.size == 0 or (between != (len(header) - 1) * np.arange(1, ends.size + 1)).any():
         return None  # a row has another number of fields, or is blank but for spaces
     newlines = np.flatnonzero(raw == ord("\n"))
-    lines = np.searchsorted(newlines, ends) + above + 2
+    lines = np.searchsorted(newlines, ends) + above + 1
     return Bulk(data, delimiter, header, lines)
 
 
