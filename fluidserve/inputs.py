@@ -11,16 +11,17 @@ import click
 from fluidserve.options import (
     FILE_KEYS,
     GENERATOR_KEYS,
+    LENGTHS_KEYS,
     PROFILE_KEYS,
     FlagError,
     config_flags,
 )
-from serving import FluidServeError, Instance, RequestMix
+from serving import FluidServeError, Instance, RequestMix, kind_of
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
     from studies import Question
-    from workload import TraceReading
+    from workload import TraceReading, Workload
 
 LARGEST_SCALE = 1_000_000
 
@@ -142,10 +143,11 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
     path, is_trace = _file(params, config)
     instance = instance_of(config)
+    largest = instance if scale == 1 else instance.scaled(int(scale))
     if path is None:
-        inputs = _generated(params, config, instance)
+        inputs = _generated(params, config, instance, largest)
     else:
-        inputs = _from_file(params, config, instance, path, is_trace, scale)
+        inputs = _from_file(params, config, instance, path, is_trace, largest)
     question = inputs.question if scale == 1 else inputs.question.scaled(int(scale))
     if _given(params, "load"):
         load = _number(params, "load", 1.0)
@@ -193,14 +195,16 @@ def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:
         path = params.get("trace") or config.request_file
     if path is None:
         for key in FILE_KEYS:
-            if _given(params, key):
+            if _given(params, key) and not (key in LENGTHS_KEYS and _given(params, "lengths")):
                 raise FluidServeError(f"--{key.replace('_', '-')} needs --requests or --trace")
     return path, "trace" in named
 
 
-def _generated(params: Mapping[str, Any], config: Any, instance: Instance) -> Inputs:
+def _generated(
+    params: Mapping[str, Any], config: Any, instance: Instance, largest: Instance
+) -> Inputs:
     from studies import Question
-    from workload import describe
+    from workload import describe, read_lengths
 
     options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
     for key in ("types", "lengths"):
@@ -210,7 +214,12 @@ def _generated(params: Mapping[str, Any], config: Any, instance: Instance) -> In
                 "scenario by --rate-shape"
             )
     scenario = options.pop("scenario", "normal")
+    source = {key: str(value) for key, value in options.items()}
+    if _given(params, "columns"):
+        options["lengths"] = read_lengths(options["lengths"], columns=params["columns"])
     workload = describe(scenario, L_filter=config.L_filter, **options)
+    if params.get("drop_oversized"):
+        workload = _fitting(workload, largest, source["lengths"])
     horizon = params.get("horizon")
     count = params.get("num_requests")
     if horizon is not None and count is not None:
@@ -218,8 +227,22 @@ def _generated(params: Mapping[str, Any], config: Any, instance: Instance) -> In
     if horizon is None and count is None:
         count = 100
     named = {"types": options["types"]} if "types" in options else {"scenario": scenario}
-    source = {"source": "generator", **named} | {k: str(v) for k, v in options.items()}
+    source = {"source": "generator", **named, **source}
     return Inputs(config, Question(workload, instance, count, horizon, config.seed), source)
+
+
+def _fitting(workload: Workload, instance: Instance, path: str) -> Workload:
+    """Return a workload without the lengths of a file that can never finish on an instance."""
+    most = kind_of(instance).largest_request(instance)
+    try:
+        short = workload.fitting(most.value)
+    except FluidServeError as error:
+        raise FluidServeError(f"{path}: {error}; allowed: <= {most.words}") from error
+    if short is not workload:
+        share = 100 * (1 - short.rate / workload.rate)
+        said = f"dropped {share:.2g} % of the requests: longer than the node can hold"
+        click.echo(f"{path}: {said} ({most.words})", err=True)
+    return short
 
 
 def _from_file(
@@ -228,14 +251,13 @@ def _from_file(
     instance: Instance,
     path: str,
     is_trace: bool,
-    scale: float,
+    largest: Instance,
 ) -> Inputs:
     from studies import Question
 
     cuts = {key: params.get(key) for key in FILE_KEYS}
     if cuts["start"] is None and path == config.request_file:
         cuts["start"] = config.request_start
-    largest = instance if scale == 1 else instance.scaled(int(scale))
     reading = read_file(path, largest, L_filter=config.L_filter, **cuts)
     source = {"source": "trace" if is_trace else "requests", **told_of(reading)}
     question = Question(reading.requests, instance, seed=config.seed)

@@ -21,6 +21,9 @@ GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", 
 FILE_KEYS = (
     "limit", "start", "rate_scale", "format", "columns", "trace_time_unit", "drop_oversized",
 )  # fmt: skip
+LENGTHS_KEYS = ("columns", "drop_oversized")
+"""Keys of a file that apply to ``--lengths`` as well."""
+
 PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
     *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
@@ -134,7 +137,7 @@ def workload_options(function: Any) -> Any:
         add(["--format"], help="format of the trace; detected without it", shell_complete=formats),
         *trace_columns(),
         add(["--drop-oversized"], is_flag=True,
-            help="leave out and count a file's requests that can never finish on the node"),
+            help="leave out and count requests of a file that can never finish on the node"),
         add(["--limit"], type=int, help="first so many requests of a file"),
         add(["--start"], type=float, help="skip a file's arrivals before this time"),
         add(["--rate-scale"], type=float, help="multiply a file's arrival rate"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving import ConfigError, RateProfile, RequestMix, RequestTable, WorkloadError
 from workload.arrivals import crossing_times, profile_reaching, unit_renewals
-from workload.lengths import restricted
+from workload.lengths import no_longer_than, restricted
 from workload.rate_shape import Constant, RateShape
 
 MOST_REQUESTS = 10**9
@@ -104,6 +104,13 @@ class Workload:
         if L_filter is None:
             return self
         mix, share = restricted(self.mix, L_filter)
+        return replace(self, mix=mix, rate=self.rate * share)
+
+    def fitting(self, tokens: float) -> Workload:
+        """Return the workload without requests of p + D > ``tokens``, its rate thinned."""
+        if (self.mix.prefill + self.mix.decode).max() <= tokens:
+            return self
+        mix, share = no_longer_than(self.mix, tokens)
         return replace(self, mix=mix, rate=self.rate * share)
 
     def sample(

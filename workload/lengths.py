@@ -199,7 +199,25 @@ def restricted(mix: RequestMix, L_filter: int) -> tuple[RequestMix, float]:
         raise WorkloadError(
             f"L_filter = {L_filter} drops every request; the shortest decodes {mix.decode.min()}"
         )
-    short = RequestMix(
+    return _part(mix, kept)
+
+
+def no_longer_than(mix: RequestMix, tokens: float) -> tuple[RequestMix, float]:
+    """Return the mix of the requests with p + D <= ``tokens`` and the share they are.
+
+    Raises
+    ------
+    WorkloadError
+        If no request is that short.
+    """
+    need = mix.prefill + mix.decode
+    if need.min() > tokens:
+        raise WorkloadError(f"no request fits: the shortest holds {need.min():g} tokens")
+    return _part(mix, need <= tokens)
+
+
+def _part(mix: RequestMix, kept: NDArray[np.bool_]) -> tuple[RequestMix, float]:
+    part = RequestMix(
         mix.prefill[kept], mix.decode[kept], mix.probability[kept], mix.request_class[kept]
     )
-    return short, float(mix.probability[kept].sum())
+    return part, float(mix.probability[kept].sum())

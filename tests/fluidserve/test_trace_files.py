@@ -219,3 +219,22 @@ def test_convert_keeps_the_gaps_of_a_request_file(run, tmp_path):
     assert np.diff(read_trace(tmp_path / "o.csv").requests.arrival_time) == pytest.approx(
         np.diff(read_trace(tmp_path / "r.csv").requests.arrival_time), abs=1e-9
     )
+
+
+def test_lengths_that_never_fit_and_columns_of_a_length_file(run, tmp_path):
+    text = "in,out\n" + "300,20\n" * 3 + "20000,10\n"
+    (tmp_path / "l.csv").write_text(text)
+    node = (*NODE, "--M-total", 5000, "--arrival-rate", 2)
+    source = ("--lengths", "l.csv", "--columns", "prompt=in,output=out")
+    done = run("solve", *source, *node, "--horizon", 100, "--drop-oversized", "--out", "x")
+    assert done.exit_code == 0, done.stderr
+    assert "l.csv: dropped 25 % of the requests: longer than the node can hold" in done.stderr
+    workload = json.loads(done.stdout)["workload"]
+    assert workload["mean_prefill_length"] == 300
+    assert workload["mean_arrival_rate"] == pytest.approx(1.5)
+    done = run("generate", *source, *node, "--num-requests", 50)
+    assert done.exit_code == 2 and "M_total = 5000" in done.stderr
+    done = run("solve", *source, *NODE, "--M-total", 50, "--drop-oversized", "--out", "x")
+    assert done.exit_code == 2 and "l.csv: no request fits" in done.stderr
+    done = run("solve", "--drop-oversized", *NODE)
+    assert done.exit_code == 2 and "--drop-oversized needs" in done.stderr
