@@ -158,6 +158,17 @@ def test_values_are_those_of_the_solve():
 
 
 @pytest.mark.slow
+def test_values_are_those_of_the_solve_where_requests_are_evicted():
+    """Those evicted before their first token wait for it; those evicted later do not."""
+    node = DecodeNode(SPLIT, M_total=4000, B=None, mode="swapping")
+    profile = RateProfile.constant(30.0, 10.0)
+    found = gradients(profile, MIX, node, step=0.4)
+    metrics = solve(profile, MIX, node, method="eulerian_jax", step=0.4).metrics()
+    for name in ("e2el", "ttft"):
+        assert found.values[name] == pytest.approx(metrics.latencies[name].mean, rel=0.01), name
+
+
+@pytest.mark.slow
 def test_swapping_time_matters_where_requests_are_evicted():
     law = replace(SPLIT, d_swap=1e-3)
     node = DecodeNode(law, M_total=4000, B=None)

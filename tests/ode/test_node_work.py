@@ -265,6 +265,17 @@ def test_long_runs_tend_to_equilibrium():
         )
 
 
+@pytest.mark.parametrize("load", [0.5, 0.95])
+def test_behind_much_work_every_batch_is_that_of_a_saturated_set(load):
+    node = DecodeNode(BatchTimeLaw(d_0=1.0, d_decode=0.05, d_kv=1e-3))
+    closure = work_closure(MIX, node, load * capacity(MIX, node))
+    levels = levels_of(closure, node.batch_time, *grid_of(closure, 20 * closure.set_mean))
+    much = levels.work > 4 * closure.set_mean
+    assert levels.batch[much] == pytest.approx(closure.saturation.batch_tokens)
+    assert levels.batch_time[much] == pytest.approx(closure.set_time)
+    assert levels.service[much] == pytest.approx(closure.fastest)
+
+
 @settings(max_examples=50, deadline=None)
 @given(*[st.floats(0.1, 10.0)] * 5)
 def test_the_rate_of_those_who_execute_relaxes_to_the_arrival_rate(first, second, a, b, memory):
