@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from workload import TraceReading, Workload
 
 LARGEST_SCALE = 1_000_000
+DEFAULT_LOAD = 0.8
+"""Load of generated requests where nobody says a rate: one that any node bears."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,15 @@ class Inputs:
         What the requests are, for people and programs.
     notes
         What was assumed about the file that the requests come from, one line each.
+    rate_is_default
+        Whether nobody said a rate, so that the load is :data:`DEFAULT_LOAD`.
     """
 
     config: Any
     question: Question
     source: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    rate_is_default: bool = False
 
     @property
     def instance(self) -> Instance:
@@ -56,6 +61,14 @@ class Inputs:
     def is_constant(self) -> bool:
         """Whether requests are generated at a rate that the command line does not shape."""
         return not self.question.is_file and "rate_shape" not in self.source
+
+    @property
+    def rate_note(self) -> dict[str, str]:
+        """The note, under its key in JSON, that nobody said a rate; nothing where one was given."""
+        if not self.rate_is_default:
+            return {}
+        said = f"no rate was given, the load is {DEFAULT_LOAD:g} of capacity; see --load"
+        return {"note": said}
 
     def warnings(self, *further: str, largest: Mapping[str, float] | None = None) -> list[str]:
         """Return what to know before trusting an answer, one line each.
@@ -106,6 +119,7 @@ class Inputs:
             **mean_lengths(question.mix),
             "capacity": question.capacity,
             "load": question.load,
+            **self.rate_note,
         }
 
 
@@ -149,6 +163,10 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     else:
         inputs = _from_file(params, config, instance, path, is_trace, largest)
     question = inputs.question if scale == 1 else inputs.question.scaled(int(scale))
+    rated = any(_given(params, key) for key in ("load", "arrival_rate", "types"))
+    if path is None and not rated and _has_capacity(question):
+        default = question.at_load(DEFAULT_LOAD)
+        return replace(inputs, question=default, rate_is_default=True)
     if _given(params, "load"):
         load = _number(params, "load", 1.0)
         try:
@@ -157,6 +175,14 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             where = "" if path is None else f"{path}: "
             raise FluidServeError(f"{where}--load {load:g}: {error}") from error
     return replace(inputs, question=question)
+
+
+def _has_capacity(question: Question) -> bool:
+    """Return whether a load has a meaning: not for an engine or a law that has no capacity."""
+    try:
+        return 0 < question.capacity < float("inf")
+    except FluidServeError:
+        return False
 
 
 def load_config_of(params: Mapping[str, Any]) -> Any:

@@ -148,7 +148,7 @@ def workload_options(function: Any) -> Any:
         add(["--lengths"], metavar="FILE", help="lengths from this trace, arrivals generated"),
         add(["--num-requests"], type=int, help="requests to generate  [default: 100]"),
         add(["--horizon"], type=float, help="generate arrivals up to this time instead"),
-        add(["--arrival-rate"], type=float, help="base rate  [default: the scenario's, 0.5]"),
+        add(["--arrival-rate"], type=float, help="base rate  [default: that of --load]"),
         add(["--burstiness"], type=float, help="gamma shape of gaps: 1 Poisson, <1 burstier"),
         add(
             ["--rate-shape", "--profile"],
@@ -159,7 +159,8 @@ def workload_options(function: Any) -> Any:
         add(
             ["--load"],
             type=float,
-            help="base rate = load x capacity of the instance (a file's times are stretched)",
+            help="base rate = load x capacity of the instance (a file's times are stretched)  "
+            "[default: 0.8, where requests are generated and no rate is given]",
         ),
         add(
             ["--scale"],
