@@ -146,16 +146,22 @@ def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:
 
     Notes
     -----
-    What to know before trusting the result, its ``warnings``, is said on stderr.
+    What to know before trusting the result, its ``warnings``, is said on stderr: below a table,
+    where one reads on, and before JSON, whose reader may stop listening.
     """
-    for warning in value.get("warnings", ()) if isinstance(value, Mapping) else ():
-        click.echo(f"warning: {warning}", err=True)
     if _as_json():
+        _warn(value)
         click.echo(to_json(value))
         return
     from fluidserve.tables import plain_table
 
     click.echo((table or plain_table)(plain(value)))
+    _warn(value)
+
+
+def _warn(value: Any) -> None:
+    for warning in value.get("warnings", ()) if isinstance(value, Mapping) else ():
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _as_json() -> bool:

@@ -184,9 +184,13 @@ def trace_columns() -> list[Option]:
 
 
 def run_options(function: Any) -> Any:
-    """Add ``--out`` and what governs progress."""
-    keys = ("output_dir", "verbose", "progress_interval")
-    return attached(*(_option(all_settings()[key]) for key in keys))(function)
+    """Add ``--out`` and whether progress is told."""
+    return attached(*(_option(all_settings()[key]) for key in ("output_dir", "verbose")))(function)
+
+
+def progress_option(function: Any) -> Any:
+    """Add ``--progress-interval``, for what goes batch by batch."""
+    return attached(_option(all_settings()["progress_interval"]))(function)
 
 
 def goodput_option(function: Any) -> Any:

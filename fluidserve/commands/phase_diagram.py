@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fluidserve.front import Command, option
-from serving import MODES
+from serving import MODES, FluidServeError
 
 QUICK = {
     "cv": (0.0, 0.1, 0.2, 0.3, 0.4),
@@ -23,14 +23,20 @@ QUICK = {
 @option("--loads", default="0.6,0.8,0.95,1.1", show_default=True, help="a panel for each")
 @option("--mean-decode", type=click.IntRange(2, 1000), default=40, show_default=True, help="E[D]")
 @option("--engine/--no-engine", default=True, show_default=True, help="ask the engine too")
-@option("--seed", type=click.IntRange(0), default=42, show_default=True, help="engine runs")
+@option("--seed", type=click.IntRange(0), help="of the engine runs  [default: 42]")
 @option("--quick", is_flag=True, help="a coarse map and few engine runs, some seconds")
 @option(
     "--output", default="phase_diagram", show_default=True, metavar="STEM", section="Output",
     help="writes STEM.json and STEM.png",
 )  # fmt: skip
 def command(
-    mode: str, loads: str, mean_decode: int, engine: bool, seed: int, quick: bool, output: str
+    mode: str,
+    loads: str,
+    mean_decode: int,
+    engine: bool,
+    seed: int | None,
+    quick: bool,
+    output: str,
 ) -> None:
     """Map the regimes of a node over (CV of the decode lengths, prompt per decode, load).
 
@@ -49,13 +55,15 @@ def command(
 
     options: dict[str, Any] = dict(QUICK) if quick else {}
     if not engine:
+        if seed is not None:
+            raise FluidServeError("--seed and --no-engine: nothing is random without it")
         options |= {"marked_cv": (), "marked_ratio": ()}
     line = ProgressLine()
     diagram = phase_diagram(
         load=_loads(loads),
         mode=mode,
         mean_decode=mean_decode,
-        seed=seed,
+        seed=42 if seed is None else seed,
         progress=lambda done, total: line.say(f"{done} of {total}", final=done >= total),
         **options,
     )

@@ -7,16 +7,23 @@ from typing import Any
 import click
 
 from fluidserve.front import Command, option
-from fluidserve.options import goodput_option, instance_options, run_options, workload_options
+from fluidserve.options import (
+    goodput_option,
+    instance_options,
+    progress_option,
+    run_options,
+    workload_options,
+)
 
 
 @click.command("simulate", cls=Command)
 @workload_options
 @instance_options
 @run_options
+@progress_option
 @goodput_option
 @option("--until", type=float, help="stop at the first batch boundary at or after this")
-@option("--events/--no-events", default=True, show_default=True, help="write event files",
+@option("--events/--no-events", default=None, help="write event files  [default: events]",
         section="Output")  # fmt: skip
 @option(
     "--save-state",

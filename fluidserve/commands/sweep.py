@@ -31,5 +31,8 @@ def command(
     """
     from fluidserve.folders import emit
     from fluidserve.jobs.sweep import swept
+    from serving import FluidServeError
 
+    if scheduler is not None and workers is not None:
+        raise FluidServeError("--workers and --scheduler: a cluster brings its own; give one")
     emit(swept(grid, output, workers=workers, scheduler=scheduler, verbose=verbose))

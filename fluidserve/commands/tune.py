@@ -70,6 +70,7 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.tune import tune_into, tuned
+    from fluidserve.tables import tuning_table
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
     options["bracket"] = bracket
@@ -80,7 +81,7 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
         with experiment_folder(out) as (folder, final):
             result, status = tune_into(folder, final, params, knob, slos, options)
         result |= {"output_dir": str(final)}
-    emit(result)
+    emit(result, tuning_table)
     return status
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file, told_of
-from fluidserve.options import WORKLOAD_KEYS, FlagError
+from fluidserve.options import PROFILE_KEYS, WORKLOAD_KEYS, FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import largest, parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
@@ -89,12 +89,15 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
         inputs = load_inputs(params)
         engine = discrete.engine_for(
             inputs.question.requests, inputs.instance, seed=inputs.config.seed,
-            record_events=params["events"],
+            record_events=params["events"] is not False,
         )  # fmt: skip
         return engine, inputs
     fixed = [item.key for item in all_settings().values() if item.group != "run"]
     own = ("engine", "config_file", "request_file", "seed")
-    for key in (*fixed, D_1.key, *own, *WORKLOAD_KEYS):
+    if params["events"] is not None:
+        flag = "--events" if params["events"] else "--no-events"
+        raise FluidServeError(f"{flag}: a state goes on to write the files that its run began")
+    for key in (*fixed, D_1.key, *own, *WORKLOAD_KEYS, *PROFILE_KEYS):
         if params.get(key) is not None:
             flag = {"config_file": "config", "request_file": "requests"}.get(key, key)
             raise FluidServeError(

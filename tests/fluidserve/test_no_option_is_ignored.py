@@ -1,0 +1,187 @@
+"""Every option of a command changes what the command answers, or is refused; none is ignored."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+from fluidserve.cli import cli
+from fluidserve.options import WORKLOAD_KEYS
+
+FILE = "arrival_time,prefill_length,decode_length,priority,predicted_decode_length\n" + "".join(
+    f"{0.7 * i},{20 + 7 * (i % 5)},{10 + 5 * (i % 7)},{i % 3},{40 - 5 * (i % 7)}\n"
+    for i in range(40)
+)
+TIGHT = ("--requests", "r.csv", "--M-total", 300, "--B", "none")
+"""A file that fills the memory, so that everything about evictions matters."""
+
+DRAWN = ("--num-requests", 40, "--load", 0.9)
+PROFILE = ("--model", "Llama-3.1-8B", "--hardware", "RTX4090")
+POLICY = "def order(requests):\n    return -requests.prefill_length\n"
+
+SAMPLES = {
+    "request_file": (DRAWN[2:], "--requests", "r.csv"),
+    "trace": ((), "--trace", "r.csv"),
+    "format": (("--trace", "azure.csv"), "--format", "own"),
+    "limit": (TIGHT, "--limit", 20),
+    "start": (TIGHT, "--start", 9),
+    "rate_scale": (TIGHT, "--rate-scale", 1.5),
+    "L_filter": (TIGHT, "--L-filter", 25),
+    "scenario": (DRAWN, "--scenario", "heavy"),
+    "types": (DRAWN[:2], "--types", "(20,20,0.05)"),
+    "lengths": (DRAWN, "--lengths", "r.csv"),
+    "num_requests": (DRAWN[2:], "--num-requests", 50),
+    "horizon": (DRAWN[2:], "--horizon", 500),
+    "arrival_rate": (DRAWN[:2], "--arrival-rate", 0.07),
+    "burstiness": (DRAWN, "--burstiness", 0.5),
+    "rate_shape": (DRAWN, "--rate-shape", "steps(0:0.5,200:1.5)"),
+    "load": (DRAWN[:2], "--load", 0.5),
+    "scale": (DRAWN, "--scale", 3),
+    "seed": (DRAWN, "--seed", 7),
+    "config_file": (DRAWN, "--config", "node.yaml"),
+    "model": ((*DRAWN, *PROFILE[2:]), "--model", "Llama-3.1-8B"),
+    "hardware": ((*DRAWN, *PROFILE[:2]), "--hardware", "RTX4090"),
+    "tp": ((*DRAWN, "--model", "Llama-3.1-8B", "--hardware", "A100"), "--tp", 2),
+    "gpu_memory_utilization": ((*DRAWN, *PROFILE), "--gpu-memory-utilization", 0.8),
+    "engine": (DRAWN, "--engine", "vllm_v1"),
+    "time_unit": (DRAWN, "--time-unit", "ms"),
+    "mode": (TIGHT, "--mode", "sacrifice"),
+    "M_total": (DRAWN, "--M-total", 700),
+    "B": (DRAWN, "--B", 1000),
+    "admission_threshold": (TIGHT, "--admission-threshold", 0.5),
+    "queue_policy": (TIGHT, "--queue-policy", "SJF"),
+    "victim_policy": (TIGHT, "--victim-policy", "FIFO"),
+    "length_source": ((*TIGHT, "--queue-policy", "SJF"), "--length-source", "predicted"),
+    "d_0": (DRAWN, "--d-0", 2),
+    "d_decode": (DRAWN, "--d-decode", 0.01),
+    "d_kv": (DRAWN, "--d-kv", 0.002),
+    "d_swap": (TIGHT, "--d-swap", 0.1),
+    "d_decode_table": (DRAWN, "--d-decode-table", "1:1,8:2"),
+    "d_1": (DRAWN, "--d-1", 0.002),
+    "goodput": (DRAWN, "--goodput", "ttft:5"),
+    "until": (TIGHT, "--until", 20),
+    "resume": ((), "--resume", "s.npz"),
+    "at_batch": (DRAWN, "--at-batch", 5),
+    "inject": (DRAWN, "--inject", "r.csv"),
+    "inject_at": ((*DRAWN, "--inject", "r.csv"), "--inject-at", 90),
+    "keep_arrivals": ((*DRAWN, "--inject", "r.csv"), "--keep-arrivals"),
+    "method": (DRAWN, "--method", "node_work"),
+    "methods": (DRAWN, "--methods", "node_work"),
+    "drain": (DRAWN, "--no-drain"),
+    "initial_waiting": (DRAWN, "--initial-waiting", 30),
+    "step": ((*DRAWN, "--method", "eulerian_jax"), "--step", 0.25),
+    "batches_per_step": (DRAWN, "--batches-per-step", 4),
+    "approximate": ((*TIGHT, "--queue-policy", "SJF"), "--approximate"),
+    "transient": (DRAWN, "--transient"),
+    "replications": (DRAWN, "--replications", 3),
+}
+"""What makes each option matter, and a value of it that is not its default."""
+
+ELSEWHERE = {
+    "output_dir", "output", "verbose", "progress_interval", "workers", "pictures", "events",
+    "save_state", "solve_gradients", "batch_priority", "help", "as_json",
+}  # fmt: skip
+"""Options about files, progress and processes (tests of their own), and one of a single choice."""
+
+COMMANDS = {
+    "simulate": (),
+    "solve": (),
+    "compare": ("--replications", 2, "--methods", "lagrangian", "--no-pictures", "--workers", 1),
+    "analyze": (),
+    "generate": (),
+}
+
+
+def options_of(name):
+    command = cli.get_command(click.Context(cli), name)
+    shown = [p.name for p in command.params if isinstance(p, click.Option) and not p.hidden]
+    if name == "generate":  # its node is there for --load and for requests that can never finish
+        shown = [p for p in shown if p in WORKLOAD_KEYS]
+    # who reads lengths is refused, or read as FCFS, where no engine runs: nothing is left to change
+    return [p for p in shown if p != "length_source" or name == "simulate"]
+
+
+def answer(run, line, out):
+    """Return what a command answers: its result, or why it refuses."""
+    done = run(*line) if line[0] == "generate" else run(*line, "--no-verbose", "--out", out)
+    if done.exit_code != 0:
+        assert done.exit_code == 2, (done.exception, done.stderr)
+        return done.stderr
+    found = json.loads(done.stdout)
+    for key in ("seconds", "output_dir"):
+        found.pop(key, None)
+    if line[0] == "compare":
+        for each in (found["discrete"], *found["methods"].values()):
+            each.pop("seconds"), each.pop("speedup", None)
+    for key in ("instance", "seed"):  # echoes of what was given are no answer
+        found.pop(key, None)
+    if line[0] == "generate":
+        with open("requests.csv") as file:
+            found["requests"] = file.read()
+    return json.dumps(found)
+
+
+@pytest.fixture
+def folder(run, tmp_path):
+    (tmp_path / "r.csv").write_text(FILE)
+    (tmp_path / "azure.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,20,30\n"
+        "2023-11-16 18:16:46.68,25,9\n"
+    )
+    (tmp_path / "node.yaml").write_text("M_total: 600\nd_0: 1.5\n")
+    done = run("simulate", *DRAWN, "--until", 50, "--save-state", "s.npz", "--out", "s")
+    assert done.exit_code == 0, done.stderr
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simulate",
+        "generate",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("solve", "compare", "analyze")),
+    ],
+)
+def test_no_option_is_ignored(run, folder, name):
+    ignored, answers = [], {}
+    for option in options_of(name):
+        if option in ELSEWHERE:
+            continue
+        base, *given = SAMPLES[option]
+        own = without(COMMANDS[name], given[0])
+        if (*own, *base) not in answers:
+            answers[*own, *base] = answer(run, (name, *own, *base), "before")
+        if answer(run, (name, *own, *base, *given), "after") == answers[*own, *base]:
+            ignored.append(option)
+    assert ignored == []
+
+
+def without(line, flag):
+    """Return a line without an option and its value."""
+    if flag not in line:
+        return line
+    at = line.index(flag)
+    return line[:at] + line[at + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("simulate --resume s.npz --no-events", "--no-events"),
+        ("simulate --resume s.npz --model Llama-3.1-8B --hardware RTX4090", "--model"),
+        ("simulate --resume s.npz --load 0.5", "--load"),
+        ("sweep grid.yaml --scheduler tcp://10.0.0.1:8786 --workers 2", "--workers"),
+        ("phase-diagram --quick --no-engine --seed 7", "--seed"),
+    ],
+)
+def test_an_option_that_cannot_matter_is_refused(run, folder, line, flag):
+    (folder / "grid.yaml").write_text("kind: solve\ngrid: {load: [0.5]}\n")
+    done = run(*line.split())
+    assert done.exit_code == 2 and flag in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_progress_is_told_of_the_engine_alone(run):
+    """Only the engine goes batch by batch: no other command takes the batches between two looks."""
+    assert [name for name in COMMANDS if "progress_interval" in options_of(name)] == ["simulate"]
