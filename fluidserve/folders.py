@@ -160,7 +160,13 @@ def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:
 
 
 def _warn(value: Any) -> None:
-    for warning in value.get("warnings", ()) if isinstance(value, Mapping) else ():
+    """Say on stderr what was chosen for the user, and what to know before trusting the result."""
+    if not isinstance(value, Mapping):
+        return
+    note = (value.get("workload") or {}).get("note")
+    if note:
+        click.echo(f"note: {note}", err=True)
+    for warning in value.get("warnings", ()):
         click.echo(f"warning: {warning}", err=True)
 
 

@@ -120,7 +120,8 @@ def _search(
         else:
             found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
             result = found.to_json()
-    return result | _context(inputs, question), status, found
+    note = {} if "max-rate" in result.get("knobs", [result.get("knob")]) else inputs.rate_note
+    return result | _context(inputs, question, note), status, found
 
 
 def _told(inputs: Inputs) -> Callable[[str], None] | None:
@@ -213,8 +214,8 @@ def _typed(value: Any) -> str:
     return ":".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
-def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
-    """Return what was tuned: the rate given counts only where it is no knob."""
+def _context(inputs: Inputs, question: Question, note: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was tuned: the rate counts, with the note on it, only where it is no knob."""
     return {
         "time_unit": question.instance.time_unit,
         "seed": question.seed,
@@ -224,6 +225,7 @@ def _context(inputs: Inputs, question: Question) -> dict[str, Any]:
             **inputs.source,
             "mean_arrival_rate": question.stream.mean_rate,
             **mean_lengths(question.mix),
+            **note,
         },
     }
 
