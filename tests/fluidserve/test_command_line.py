@@ -97,8 +97,9 @@ def test_load_stretches_a_file(run, tmp_path):
 
 
 def test_scale_multiplies_the_node_and_the_rate(run):
-    small = strict_json(run("generate", "--num-requests", 200).stdout)["workload"]
-    done = run("simulate", "--num-requests", 200, "--scale", 10, "--out", "x", "--no-verbose")
+    given = ("--num-requests", 200, "--arrival-rate", 0.1)
+    small = strict_json(run("generate", *given).stdout)["workload"]
+    done = run("simulate", *given, "--scale", 10, "--out", "x", "--no-verbose")
     large = strict_json(done.stdout)
     assert large["instance"]["M_total"] == 100_000 and large["instance"]["B"] == 20_000
     assert large["instance"]["d_1"] == pytest.approx(1e-4)

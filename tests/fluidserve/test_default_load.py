@@ -59,6 +59,6 @@ def test_a_bare_simulate_and_solve_are_not_overloaded(run):
 
 
 def test_a_search_for_a_rate_has_no_note_and_one_for_memory_has(run):
-    few = ("--no-verbose", "--run-length", 500, "--max-run-length", 500, "--replications", 3)
+    few = ("--no-verbose", "--run-length", 2000, "--max-run-length", 2000, "--replications", 3)
     assert "note" not in run("tune", "max-rate", *few, "--bracket", "0.02:0.2").stderr
     assert NOTE in run("tune", "M-total", *few, "--bracket", "2000:9000").stderr
