@@ -326,7 +326,10 @@ def read_with_progress(path: str, **options: Any) -> TraceReading:
     from fluidserve.progress import ProgressLine
     from workload import read_trace
 
-    return read_trace(path, progress=ProgressLine(every=1.0).say, **options)
+    line = ProgressLine(every=1.0)
+    reading = read_trace(path, progress=line.say, **options)
+    line.say(f"read {path}: {len(reading.requests):,} requests", final=True)
+    return reading
 
 
 def say_what_was_dropped(reading: TraceReading) -> None:

@@ -81,7 +81,8 @@ def _utc(match: re.Match[str]) -> np.datetime64 | None:
     ahead = ahead_of_utc(match)
     if ahead is None or not FIRST_YEAR <= match[1][:4] <= LAST_YEAR:
         return None
-    try:
-        return np.datetime64(f"{match[1]}T{match[2]}", "ns") - ahead
+    clock, _, fraction = match[2].partition(".")
+    try:  # NumPy takes further digits for a zone
+        return np.datetime64(f"{match[1]}T{clock}.{fraction[:9]}".rstrip("."), "ns") - ahead
     except ValueError:
         return None

@@ -59,7 +59,10 @@ def run(
     from fluidserve.folders import emit
     from fluidserve.options import FlagError
     from fluidserve.tables import run_fit_table
+    from serving.files import check_writable
 
+    if config_out is not None:
+        check_writable(config_out, source)
     if interval is not None and not 0 < interval < float("inf"):
         raise FlagError("--interval", interval, "a finite number > 0")
     given = {key: value for key, value in options.items() if value is not None}

@@ -50,9 +50,11 @@ def command(
     from fluidserve.folders import emit, to_json
     from fluidserve.plots import phase_diagram as picture
     from fluidserve.progress import ProgressLine
-    from serving.files import atomic_write
+    from serving.files import atomic_write, check_writable
     from studies.phase_diagram import phase_diagram
 
+    for suffix in ("json", "png"):
+        check_writable(f"{output}.{suffix}")
     options: dict[str, Any] = dict(QUICK) if quick else {}
     if not engine:
         if seed is not None:

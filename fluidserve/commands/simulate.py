@@ -54,7 +54,10 @@ def command(**params: Any) -> None:
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.simulate import simulate_into
     from fluidserve.tables import run_table
+    from serving.files import check_writable
 
+    if params["save_state"] is not None:
+        check_writable(params["save_state"])
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params)
     emit(result | {"output_dir": str(final)}, run_table)

@@ -198,6 +198,9 @@ def test_any_columns_can_be_named(run, tmp_path):
         "trace convert none.csv none/out.csv",
         "trace convert r.csv folder",
         "generate --requests none.csv --output none/out.csv",
+        "phase-diagram --output none/map",
+        "simulate --requests none.csv --out x --save-state none/state.npz",
+        "calibrate run none.csv --config-out none/server.yaml",
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_any_work(run, tmp_path, line):
@@ -211,6 +214,15 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(run, tmp_path, line
     assert line.split()[-1].removeprefix("./") in done.stderr
     assert (tmp_path / "r.csv").read_text() == text
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_file_that_takes_long_to_read_says_how_far_it_is(run, tmp_path, monkeypatch):
+    (tmp_path / "r.csv").write_text(request_file())
+    assert run("trace", "convert", "r.csv", "o.csv").stderr == ""
+    seconds = iter(range(1000))
+    monkeypatch.setattr("fluidserve.progress.time.monotonic", lambda: 0.6 * next(seconds))
+    said = run("trace", "convert", "r.csv", "o.csv").stderr.splitlines()
+    assert said[0] == "reading r.csv: 0 MB" and said[-1] == "read r.csv: 120 requests"
 
 
 def test_convert_keeps_the_gaps_of_a_request_file(run, tmp_path):

@@ -32,8 +32,12 @@ EXAMPLES = tuple(
 )
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_few_hundred_damaged_traces_are_read_or_refused_in_one_line(tmp_path, seed):
+@pytest.mark.parametrize(("seed", "in_bulk"), [(1, False), (2, True)])
+def test_a_few_hundred_damaged_traces_are_read_or_refused(tmp_path, monkeypatch, seed, in_bulk):
+    if in_bulk:
+        monkeypatch.setattr("workload._bulk.BULK_BYTES", 0)
+        monkeypatch.setattr("workload._json_rows.MANY", 0)
+        monkeypatch.setattr("workload._json_rows.CHUNK", 60)
     read, refused = read_or_refused(
         mutants(EXAMPLES, 200, seed), tmp_path / "t", read_trace, read_lengths
     )
