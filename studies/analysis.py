@@ -38,6 +38,10 @@ STEP = 0.02
 
 PERCENTILES = (50, 95, 99)
 LATENCIES = ("ttft", "e2el")
+BEND, NOTABLE = 2.0, 0.05
+"""Ratio of the slopes of the batch time to both sides of the mean, and part of it that two standard
+deviations of the requests must change, from which a bend is said."""
+
 NEAR = 0.9
 """Load from which the nearness of saturation is said."""
 
@@ -123,6 +127,7 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
         healthy = None
         labels.append(f"no healthy equilibrium: {error.reason}")
     labels += caveats(question)
+    labels += _at_a_bend(healthy, instance)
     kind = regime(mix, instance, arrival_rate)
     verdict = certificate(mix, instance)
     latencies, what = _latencies(question, profile, approximate, labels)
@@ -169,6 +174,26 @@ def _latencies(
     except SolveError as error:
         labels.append(f"no stationary latencies: {error.reason}")
         return {}, "none: give a horizon for latencies over time"
+
+
+def _at_a_bend(healthy: Equilibrium | None, instance: Instance) -> tuple[str, ...]:
+    """Return the caveat of second moments where the time of a batch bends within their spread."""
+    law = instance.batch_time
+    if healthy is None or law.is_affine:
+        return ()
+    spread = 2.0 * math.sqrt(max(healthy.moments.var_running, 0.0))
+    fewer, usual, more = (
+        float(law.duration(healthy.batch_tokens, max(healthy.running + by, 0.0)))
+        for by in (-spread, 0.0, spread)
+    )
+    steps = sorted((usual - fewer, more - usual))
+    if steps[1] <= BEND * steps[0] or steps[1] <= NOTABLE * usual:
+        return ()
+    return (
+        f"approximate: the time of a batch bends where {healthy.running:.3g} requests run; the "
+        "second moments of the equilibrium read it as a line, and the variance of the batch time "
+        "comes out too small",
+    )
 
 
 def _at_mean_rate(question: Question) -> tuple[str, ...]:

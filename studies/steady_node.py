@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from serving import Distribution, RateProfile, RequestMix, RequestTable
+from serving import Distribution, RequestMix, RequestTable
 from studies.one_node import LATENCIES, STATISTICS, Cell
 from studies.question import Question
 from workload import replication_seed
@@ -109,8 +109,8 @@ def predicted_by(method: str) -> Predict:
 
         mix, instance, rate = question.mix, question.instance, question.mean_rate
         if method == "stationary":
-            return stationary(mix, instance, rate).latencies
-        profile = RateProfile.constant(rate, horizon)
+            return stationary(mix, instance, rate, dispersion=question.dispersion).latencies
+        profile = question.until(horizon).profile
         return solve(profile, mix, instance, method=method).metrics().latencies
 
     return predict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluid import requests_that_fit, saturation
+from fluid import healthy_batch_time, requests_that_fit, saturation
 from ode._caveats import validity_labels
 from serving import DecodeNode, RequestMix
 
@@ -12,12 +12,18 @@ MOST_REQUESTS = 10_000
 TRUSTED = 4.0
 """Dispersion of arrivals, or one over it, up to which predictions were compared with the engine."""
 
-STEEP = 1.25
-"""Time of a batch of two requests over that of one beyond which a table is called steep."""
+STEEP, FEW = 1.25, 16.0
+"""Time of a batch of two requests over that of one beyond which a table is steep, and how many run
+[requests] where this matters."""
 
 
 def work_labels(
-    mix: RequestMix, instance: DecodeNode, dispersion: float, *, given_times: bool = False
+    mix: RequestMix,
+    instance: DecodeNode,
+    rate: float,
+    dispersion: float,
+    *,
+    given_times: bool = False,
 ) -> tuple[str, ...]:
     """Return the caveats of an answer that comes from the work in system.
 
@@ -25,6 +31,8 @@ def work_labels(
     ----------
     mix, instance
         Who arrives and who serves.
+    rate : [requests/time]
+        Mean arrival rate.
     dispersion
         Variance of the number of arrivals in a long time over its mean.
     given_times
@@ -58,12 +66,17 @@ def work_labels(
             "approximate: the work that sacrifices repeat is left out; evictions of one node are "
             "few while it is healthy (see the certificate)"
         )
-    if _is_steep(mix, instance):
+    if _is_steep(mix, instance) and _running(mix, instance, rate) < FEW:
         labels.append(
-            "approximate: the time of a batch rises steeply with its first requests, and the model "
-            "reads it at the mean number of them; where few run, latencies are up to 7 % off"
+            "approximate: few requests run, the time of a batch rises steeply with each of them, "
+            "and the model reads it at their mean number: means are up to 7 % off, percentiles 25 %"
         )
     return tuple(labels)
+
+
+def _running(mix: RequestMix, instance: DecodeNode, rate: float) -> float:
+    """Return the mean number of requests that run on a large node."""
+    return rate * mix.mean_decode * healthy_batch_time(mix, instance, rate)
 
 
 def _is_steep(mix: RequestMix, instance: DecodeNode) -> bool:

@@ -130,7 +130,8 @@ def solve_node_work(
         )
     problem = _posed(profile, mix, instance, initial, horizon)
     given_times = bool((np.diff(profile.time) == 0).any())
-    own = work_labels(mix, instance, problem.base.dispersion, given_times=given_times)
+    base = problem.base
+    own = work_labels(mix, instance, base.rate, base.dispersion, given_times=given_times)
     labels = tuple(dict.fromkeys((*labels, *own)))
     passage = _passage(problem)
     arrivals = max(profile.total + initial.waiting, 1e-300)

@@ -134,7 +134,6 @@ def stationary(
         For a policy that is not modelled.
     """
     labels = policy_labels(instance, approximate=approximate)
-    labels += work_labels(mix, instance, dispersion)
     closure = work_closure(mix, instance, arrival_rate, dispersion)
     full = closure.saturation
     if not 0 < arrival_rate < full.throughput:
@@ -144,6 +143,7 @@ def stationary(
             f"the arrival rate {arrival_rate:g} is not between 0 and the capacity "
             f"{full.throughput:g}: queues have no equilibrium",
         )
+    labels += work_labels(mix, instance, arrival_rate, dispersion)
     # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
     spare = closure.fastest - arrival_rate * closure.work.mean
     excess = arrival_rate * closure.variance / (2 * spare)

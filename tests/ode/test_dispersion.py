@@ -124,7 +124,7 @@ MOE = BatchTimeLaw.tabulated([(1, 0.005), (16, 0.042), (128, 0.046)], 6e-8)
 )
 @pytest.mark.parametrize("dispersion", [1.0, 3.0, 20.0])
 def test_equilibrium_and_time_carry_the_same_labels(mix, node, said, dispersion):
-    rate = 0.3 * capacity(mix, node)
+    rate = (0.1 if said == "steeply" else 0.3) * capacity(mix, node)
     steady = stationary(mix, node, rate, dispersion=dispersion).labels
     curve = RateProfile.constant(rate, 20 / rate)
     profile = RateProfile(curve.time, curve.cumulative, dispersion)
@@ -134,6 +134,8 @@ def test_equilibrium_and_time_carry_the_same_labels(mix, node, said, dispersion)
         if said
         else len(steady) == ({1.0: 0, 3.0: 1, 20.0: 2}[dispersion])
     )
+    busy = stationary(mix, node, 0.9 * capacity(mix, node), dispersion=dispersion).labels
+    assert not any("steeply" in label for label in busy)
     assert any("not Poisson" in label for label in steady) == (dispersion != 1)
     assert any("beyond what was compared" in label for label in steady) == (dispersion > 4)
 
