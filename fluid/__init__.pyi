@@ -24,6 +24,7 @@ from ._length_classes import classes_by_length as classes_by_length
 from ._length_classes import classes_of_mix as classes_of_mix
 from ._moments import Moments as Moments
 from ._moments import moments as moments
+from ._operating_point import check_takes_time as check_takes_time
 from ._operating_point import healthy_batch_time as healthy_batch_time
 from ._parameters import LAW_PARAMETERS as LAW_PARAMETERS
 from ._parameters import PARAMETER_UNITS as PARAMETER_UNITS

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fluid._capacity import fastest_batch, saturation
 from fluid._moments import Moments, moments
-from fluid._operating_point import OperatingPoint, operating_point
+from fluid._operating_point import OperatingPoint, check_takes_time, operating_point
 from fluid._statistical_line import Spread
 from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent, answers
 
@@ -116,10 +116,12 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
     Raises
     ------
     SolveError
-        If load >= 1: the backlog grows and there is no equilibrium.
+        If load >= 1: the backlog grows and there is no equilibrium; or if an empty batch takes no
+        time.
     """
     if not (math.isfinite(arrival_rate) and arrival_rate > 0):
         raise SolveError("equilibrium", "arrival_rate", f"{arrival_rate} is not a number > 0")
+    check_takes_time(instance.batch_time, "equilibrium")
     full = saturation(mix, instance)
     load = arrival_rate / full.throughput
     if load >= 1:
@@ -151,7 +153,7 @@ def equilibrium(mix: RequestMix, instance: DecodeNode, arrival_rate: float) -> E
 def _overload(mix: RequestMix, instance: DecodeNode, load: float) -> str:
     """Return in words that the node has no equilibrium, and whether a smaller batch would help."""
     full, best = saturation(mix, instance), fastest_batch(mix, instance)
-    words = f"load is {load:.4f}, the backlog grows"
+    words = f"load is {load:.5g}, the backlog grows"
     if best is not full:
         words += (
             f"; the batch-time law bends upwards: batches of {best.batch_tokens:.0f} tokens "

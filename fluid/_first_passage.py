@@ -72,6 +72,8 @@ def mean_time_to_full(mix: RequestMix, instance: DecodeNode, arrival_rate: float
     edges = np.linspace(0.0, last, CELLS + 1)
     tokens = np.minimum(per_work * 0.5 * (edges[1:] + edges[:-1]), budget)
     tau = instance.batch_time.duration(tokens, tokens * mix.mean_decode / mix.work)
+    if not (tau > 0).all():  # who takes no time fills no memory
+        return math.inf
     drift = arrival_rate * mix.work * tau - tokens
     variance = arrival_rate * tau * square
     variance *= _exact_over_diffusion(mix, instance, arrival_rate, per_work, square)

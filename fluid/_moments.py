@@ -126,6 +126,10 @@ def _tails(
     return alive, first, square
 
 
+NO_RESPONSE = 1e-12
+"""Share rho of the batch time that follows the arrivals below which no batch heeds another."""
+
+
 def _slowest(shock: NDArray[np.float64], arrival_rate: float) -> float:
     """Return ``log z0``, where z0 > 1 is the real root of ``lambda z w(z) = 1``.
 
@@ -140,7 +144,7 @@ def _slowest(shock: NDArray[np.float64], arrival_rate: float) -> float:
     rho = arrival_rate * shock.sum()
     if rho >= 1:
         raise SolveError("moments", "saturated", f"rho is {rho:.6f}; allowed: below 1")
-    if rho <= 0:
+    if rho < NO_RESPONSE:
         return np.inf
     # by Jensen the root is at or below this first guess; Newton goes down to it
     log_z = -np.log(rho) * shock.sum() / (lag @ shock)

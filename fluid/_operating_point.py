@@ -47,6 +47,19 @@ class OperatingPoint:
         return self.tau + self.idle
 
 
+def check_takes_time(law: BatchTimeLaw, method: str) -> None:
+    """Refuse a law by which a batch of nobody takes no time: the clock of batches would stand.
+
+    Raises
+    ------
+    SolveError
+        Naming ``method``.
+    """
+    if not float(law.duration(0.0, 0.0)) > 0:
+        reason = "by this law an empty batch takes no time, and the fluid model divides time by it"
+        raise SolveError(method, "stalled", f"{reason}; give d_0 > 0")
+
+
 def operating_point(
     mix: RequestMix,
     law: BatchTimeLaw,
@@ -117,7 +130,13 @@ def healthy_batch_time(mix: RequestMix, instance: DecodeNode, arrival_rate: floa
         Lengths, and the node.
     arrival_rate : [requests/time]
         lambda > 0.
+
+    Raises
+    ------
+    SolveError
+        If an empty batch takes no time.
     """
+    check_takes_time(instance.batch_time, "batch_time")
     full = saturation(mix, instance).batch_tokens
     try:
         return operating_point(mix, instance.batch_time, arrival_rate, full, idles=False).tau

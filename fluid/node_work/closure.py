@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluid._capacity import Saturation, saturation
+from fluid._operating_point import check_takes_time
 from fluid.node_work.crowds import crowd_jumps
 from fluid.node_work.request_work import (
     BY_TOKENS,
@@ -195,7 +196,13 @@ def work_closure(
         At or above capacity, those who execute are as at the capacity.
     dispersion
         Variance of the number of arrivals in a long time over its mean.
+
+    Raises
+    ------
+    SolveError
+        If an empty batch takes no time.
     """
+    check_takes_time(instance.batch_time, "node_work")
     full = saturation(mix, instance)
     work = request_work(mix, tokens_besides(instance, full))
     set_mean, set_sd, set_size, set_time = _saturated_set(work, instance, full, rate, dispersion)

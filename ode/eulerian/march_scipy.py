@@ -31,7 +31,7 @@ def march_scipy(problem: EulerianProblem, *, max_steps: int) -> March:
             rtol=RELATIVE,
             atol=scale,
         )
-        if not done.success:
+        if not done.success or len(done.t) < len(times):
             raise SolveError("eulerian_scipy", "step_size", done.message)
         return done.y.T, done.nfev // 6, done.nfev
 

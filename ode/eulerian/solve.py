@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fluid import check_takes_time
 from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode.eulerian.delays import delay_samples
@@ -54,8 +55,9 @@ def solve_eulerian(
     Raises
     ------
     SolveError
-        If the state is not finite or ``max_steps`` is reached.
+        If an empty batch takes no time, the state is not finite or ``max_steps`` is reached.
     """
+    check_takes_time(instance.batch_time, f"eulerian_{backend}")
     problem = eulerian_problem(profile, mix, instance, initial, horizon, drain, classes, transport)
     march, options = _back_end(backend, step)
     done = march(problem, max_steps=max_steps, **options)

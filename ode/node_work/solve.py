@@ -279,6 +279,8 @@ def _samples(flows: dict[float, NDArray[np.float64]], regimes: Regimes) -> Laten
         node = node_of(regime.closure, regime.levels, regimes.instance, flow)
         parts.append(samples_of(node, regimes.instance, flow, max(FEWEST, int(SAMPLES * share))))
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
+    if not parts:  # nobody arrives
+        return LatencySamples(**dict.fromkeys(names, np.empty(0)))
     return LatencySamples(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )

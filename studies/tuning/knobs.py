@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from serving import ConfigError, Kind, KnobSpec, UnsupportedError
+from serving import ConfigError, Kind, KnobSpec, SolveError, UnsupportedError
 from studies.question import Question
 
 LEAST_LOAD = 0.01
@@ -83,6 +83,11 @@ def _around_capacity(question: Question) -> tuple[float, float]:
     from fluid import capacity
 
     most = capacity(question.mix, question.instance)
+    if not math.isfinite(most):
+        reason = (
+            "a full batch takes no time by this law, so that no rate is too large; give d_0 > 0"
+        )
+        raise SolveError("tune", "no_capacity", reason)
     return LEAST_LOAD * most, MOST_LOAD * most
 
 
