@@ -83,30 +83,34 @@ class Inputs:
         from studies import caveats
 
         said = caveats(self.question, largest=largest)
-        found = [*self.notes, self._overload(), self._toy_defaults(), *said, *further]
-        return list(dict.fromkeys(filter(None, found)))
+        return list(dict.fromkeys([*self.assumed, *self._overload(), *said, *further]))
 
-    def _overload(self) -> str:
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was assumed about the file of the requests and about the node, one line each."""
+        return (*self.notes, *self._toy_defaults())
+
+    def _overload(self) -> list[str]:
         """Say that more is offered than the node can do."""
         load = self.question.load
         if not load > 1 + 1e-9:  # 1 itself, but for rounding
-            return ""
+            return []
         if self.is_constant:
-            return f"load {load:.3g} of capacity: queues grow as long as it lasts"
-        return f"mean load {load:.3g} of capacity: more arrives than the node can serve"
+            return [f"load {load:.3g} of capacity: queues grow as long as it lasts"]
+        return [f"mean load {load:.3g} of capacity: more arrives than the node can serve"]
 
-    def _toy_defaults(self) -> str:
+    def _toy_defaults(self) -> list[str]:
         """Say that flags in real time leave law, memory or budget to the defaults of a toy."""
         from fluidserve.config import REAL_UNITS, toy_defaults
 
         missing = toy_defaults(self.config) if self.config.time_unit in REAL_UNITS else {}
         if not missing:
-            return ""
+            return []
         shown = ", ".join(f"{key} = {value}" for key, value in missing.items())
-        return (
+        return [
             f"times are in {self.config.time_unit}, but {shown} are the defaults of a toy node and "
             "not those of a server"
-        )
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return the workload in numbers, for JSON."""

@@ -62,6 +62,7 @@ def analyze_into(
         "instance": flat(question.instance),
         "workload": inputs.describe(),
         **result,
+        "warnings": [*inputs.assumed, *result["warnings"]],
     }
     ran = REQUESTS if question.is_file else None
     if ran is not None:  # the exact mix of a generator is in no file

@@ -121,6 +121,7 @@ def _search(
             found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
             result = found.to_json()
     note = {} if "max-rate" in result.get("knobs", [result.get("knob")]) else inputs.rate_note
+    result["warnings"] = [*inputs.assumed, *result["warnings"]]
     return result | _context(inputs, question, note), status, found
 
 
