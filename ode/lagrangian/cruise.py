@@ -23,6 +23,7 @@ from ode.lagrangian.layout import (
     L_ALIVE,
     L_COST,
     L_MEMORY,
+    LAST_TOKEN,
     MASS,
     PREFILL,
     R_COMPLETED,
@@ -42,6 +43,7 @@ from ode.lagrangian.layout import (
 )
 from ode.lagrangian.memory import lanes_of, parcels_of, row_of, running_of, tables_of
 from ode.lagrangian.parcels import at, use_spare
+from ode.lagrangian.sampling import sample_cruising
 from serving.compilation import compiled
 from serving.compiled_memory import matrix_at
 
@@ -59,6 +61,13 @@ def aligned_extent(length):
 
 
 @compiled
+def _was_suspended(w, parcels, i):
+    """Say whether a parcel did not produce all of its tokens in successive batches."""
+    first = parcels[FIRST_TOKEN, i] - (w.theta - parcels[AGE, i] + 1.0)
+    return parcels[LAST_TOKEN, i] != w.theta or abs(first) > 1e-6
+
+
+@compiled
 def align(w):
     """Lay RUNNING out by age in the spare storage, one place per step of age, if its ages allow.
 
@@ -68,7 +77,8 @@ def align(w):
     -------
     bool
         False, and nothing has changed, if a parcel was suspended, restarted or is not a whole
-        number of steps old.
+        number of steps old. While latencies are recorded, not even a suspension whose marks on the
+        ages have gone is allowed.
     """
     queue, batches = running_of(w), w.batches_per_step
     parcels = parcels_of(queue)
@@ -77,6 +87,8 @@ def align(w):
     for i in range(queue.head, queue.tail):
         if parcels[ALIVE, i] > 0.0:
             age = parcels[AGE, i]
+            if w.samples_size > 0 and parcels[UNTIL, i] >= 0.0 and _was_suspended(w, parcels, i):
+                return False
             steps = (age - first) / batches
             if age != parcels[FURTHEST, i] or steps != np.floor(steps) or steps < 1.0:
                 return False
@@ -138,6 +150,7 @@ def _write_ages(w):
         parcels[ALIVE, i] = mass * at(tables, SURVIVE, age)
         parcels[PREFILL, i] = mass * at(tables, HELD, age)
         parcels[FIRST_TOKEN, i] = theta - age + 1.0
+        parcels[LAST_TOKEN, i] = theta
 
 
 @compiled
@@ -153,7 +166,10 @@ def cruise(w, limit):
     worked = at(tables, WORK, backdated)
     masses, costs = parcels[MASS], lanes[L_COST]
     alives, memories = lanes[L_ALIVE], lanes[L_MEMORY]
+    recording = w.samples_size > 0
     while w.steps < limit and queue.tail < queue.extent and w.now < w.end:
+        if recording and w.samples + 2 * (queue.tail - queue.head) + 16 > w.samples_size:
+            break
         fresh = fresh_arrivals(w)
         held = fresh * tables[0, HELD]
         if w.memory + w.running + held + fresh > w.M_total - w.negligible:
@@ -203,6 +219,8 @@ def cruise(w, limit):
         row[R_SIZE] = size
         row[R_EVICTED] = w.evicted
         row[R_EMITTED] = 0.0
+        if recording:
+            row[R_EMITTED] = sample_cruising(w, head, tail - 1, alives, shift, survives)
         w.steps += 1
         w.owed_tokens = 0.0
         w.owed_requests = 0.0

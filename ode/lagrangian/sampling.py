@@ -9,6 +9,7 @@ from ode.lagrangian.layout import (
     FROM,
     FURTHEST,
     LAST_TOKEN,
+    MASS,
     S_ADMITTED,
     S_FINISH,
     S_FIRST_TOKEN,
@@ -92,3 +93,50 @@ def sample_step(w, first, last, batches, before):
             length = 0.5 * (furthest + reached + 1.0)
             sample_completion(w, i, done, finish, length)
     return emitted
+
+
+@compiled
+def sample_cruising(w, head, newest, alives, shift, survives):
+    """Record the completions of a step while cruising, as :func:`sample_step` would.
+
+    Parameters
+    ----------
+    head, newest
+        Places of the oldest parcel that counts and of the newest, which has just joined.
+    alives : shape (L,)
+        Lane of the requests alive after a step, from ``shift`` on those of the parcels.
+    survives
+        Share of the newest parcel that its own backdated batches leave alive.
+
+    Returns
+    -------
+    [tokens]
+        Tokens that follow one of the step before.
+    """
+    parcels, theta, batches = parcels_of(running_of(w)), w.theta, w.batches_per_step
+    masses, until = parcels[MASS], parcels[UNTIL]
+    backdated = 0.5 * (batches - 1.0)
+    fresh = masses[newest]
+    if survives < 1.0:
+        length = 0.5 * (backdated + 1.0)
+        parcels[FIRST_TOKEN, newest] = theta - backdated + 1.0
+        sample_completion(w, newest, fresh * (1.0 - survives), theta - backdated + length, length)
+    finish = theta + 0.5 * (batches + 1.0)
+    debt, unit, lane = w.sample_debt, w.sample_unit, shift
+    for i in range(head, newest + 1):
+        before = alives[lane + 1] if i < newest else survives
+        done = masses[i] * (before - alives[lane])
+        lane += 1
+        if until[i] < 0.0 or done <= 0.0:
+            continue
+        if debt + done < unit:
+            debt += done
+            continue
+        age = backdated + (newest - i) * batches
+        parcels[FIRST_TOKEN, i] = theta - age + 1.0
+        w.sample_debt = debt
+        sample_completion(w, i, done, finish, age + 0.5 * (batches + 1.0))
+        debt = w.sample_debt
+    w.sample_debt = debt
+    fresh *= survives
+    return batches * w.running + fresh * (backdated + batches - max(backdated, 1.0))
