@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 from discrete.decode_node.memory import arrival_time, history, request
 from serving import ConfigError
 from serving.compilation import compiled
+from serving.errors import hint
 
 PARAMETERS = (
     "now",
@@ -95,7 +96,9 @@ def _find(key: str, reference: str) -> Callable[..., Any]:
     function = module.get(name)
     function = getattr(function, "py_func", function)
     if not inspect.isfunction(function):
-        raise ConfigError(key, reference, f"path.py:function; {path} defines no function {name!r}")
+        known = [each for each, value in module.items() if inspect.isfunction(value)]
+        no_such = f"path.py:function; {path} defines no function {name!r}{hint(name, known)}"
+        raise ConfigError(key, reference, no_such)
     return function
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from fluidserve.cli import COMMANDS, cli
+from fluidserve.text import number
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [
@@ -51,6 +53,24 @@ def test_commands_in_a_guide_exist_with_their_options(root, guide):
             shown = CliRunner().invoke(cli, [*words[1 : 3 if has_more else 2], "--help"]).stdout
             for option in (word for word in words[2:] if word.startswith("--")):
                 assert re.search(rf"{re.escape(option)}\b", shown), (line, option)
+
+
+def test_the_example_of_a_policy_gives_what_its_guide_says(root, tmp_path, monkeypatch):
+    (code,) = blocks(root, "docs/policies.md", "python")
+    (tmp_path / "policies.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks(root, "docs/policies.md", "bash")
+    for line in commands.splitlines():
+        quick = ["--no-events", "--no-verbose"] if "simulate" in line else []
+        done = CliRunner().invoke(cli, [*shlex.split(line)[1:], *quick])
+        assert done.exit_code == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    text = (root / "docs/policies.md").read_text(encoding="utf-8")
+    for row, mean, p99 in zip(
+        ("`FCFS`", "`SJF`", "`policies.py:short_first`"),
+        metrics["mean_e2el"]["values"], metrics["p99_e2el"]["values"], strict=True,
+    ):  # fmt: skip
+        assert f"| {row} | {number(mean)} | {number(p99)} |" in text
 
 
 @pytest.mark.parametrize("guide", GUIDES)
