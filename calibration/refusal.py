@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import WorkloadError
+
+MOST_TOKENS = 2.0**53
+"""Up to this number a float64 holds every whole number; no server counts further."""
+
+LATEST = 1e12
+"""Largest time [s] of a clock: 1970 was 2e9 seconds ago, and 2e18 nanoseconds."""
 
 
 def refuse_first(
@@ -45,3 +52,38 @@ def refuse_first(
         at = int(np.argmax(wrong))
         row = at + 1 if rows is None else int(rows[at])
         raise WorkloadError(reason, path=path, row=row, column=column, value=float(values[at]))
+
+
+def refuse_implausible(
+    columns: Mapping[str, NDArray],
+    *,
+    path: Path | None = None,
+    rows: NDArray[np.int64] | None = None,
+) -> None:
+    """Refuse the first time beyond :data:`LATEST` and the first count that cannot be one.
+
+    Parameters
+    ----------
+    columns
+        Columns by name; those of :data:`CLOCKS` are times [s], the others counts.
+    path, rows
+        As for :func:`refuse_first`.
+
+    Raises
+    ------
+    WorkloadError
+        Naming path, row, column and value.
+    """
+    for name, values in columns.items():
+        if name in CLOCKS:
+            wrong, allowed = np.abs(values) > LATEST, "allowed: seconds up to 1e12"
+        else:
+            wrong, allowed = (
+                (values < 0) | (values > MOST_TOKENS),
+                "allowed: a number from 0 to 2^53",
+            )
+        refuse_first(wrong, allowed, column=name, values=values, path=path, rows=rows)
+
+
+CLOCKS = frozenset({"time", "t_s", "arrival", "first token", "finish"})
+"""Names of columns that hold times."""

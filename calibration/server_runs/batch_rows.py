@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refusal import refuse_first
+from calibration.refusal import refuse_first, refuse_implausible
+from serving import WorkloadError
 from workload import TextTable
 
 
@@ -64,6 +65,10 @@ class BatchRows:
         )
 
 
+CONTENTS = ("prefill_tokens", "decode_tokens", "kv_tokens")
+"""Columns of what a batch holds."""
+
+
 def rows_of_table(table: TextTable) -> BatchRows:
     """Return the rows of a CSV of windows.
 
@@ -75,6 +80,9 @@ def rows_of_table(table: TextTable) -> BatchRows:
     WorkloadError
         Naming the row of the first value that is wrong.
     """
+    for name in ("t_s", *CONTENTS):
+        if name not in table.columns:
+            raise WorkloadError("the column is missing", path=table.path, column=name)
     milliseconds, time = table.numbers("step_time_ms"), table.numbers("t_s")
     refuse_first(
         milliseconds <= 0, "allowed: a number > 0",
@@ -84,11 +92,8 @@ def rows_of_table(table: TextTable) -> BatchRows:
         np.diff(time, prepend=-np.inf) <= 0, "time does not increase",
         column="t_s", values=time, path=table.path,
     )  # fmt: skip
+    contents = {name: table.numbers(name) for name in CONTENTS}
+    refuse_implausible({"t_s": time, "step_time_ms": milliseconds} | contents, path=table.path)
     return BatchRows(
-        time=time,
-        steps=np.ones(time.size),
-        prefill_tokens=table.numbers("prefill_tokens"),
-        decode_tokens=table.numbers("decode_tokens"),
-        kv_tokens=table.numbers("kv_tokens"),
-        step_time=milliseconds / 1000.0,
+        time=time, steps=np.ones(time.size), step_time=milliseconds / 1000.0, **contents
     )

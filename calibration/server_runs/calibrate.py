@@ -193,7 +193,7 @@ def calibrate_run(
         ) from None  # fmt: skip
     except FluidServeError as wrong:
         raise WorkloadError(str(wrong), path=path) from None
-    rows, law = found.rows, with_model_error(found.law, found.rows, found.others)
+    rows, law = found.rows, with_model_error(found.law, found.rows, found.others, found.left_out)
     offset = None
     if isinstance(log, RequestLog):
         offset = frontend_offset(
@@ -233,6 +233,7 @@ class _Fitted:
     kv_capacity: Estimate | None = None
     token_budget: int | None = None
     notes: tuple[str, ...] = ()
+    left_out: float = 0.0
 
 
 def _check_plausible(rows: BatchRows) -> None:
@@ -280,9 +281,13 @@ def _fit_requests(
         )
     log = between_chunks(log)
     fit = fit_without_pauses(lambda law: phases(log, law), PASSES)
+    total = len(fit.rows) + fit.paused
     if fit.paused:
-        notes = (*notes, note_of_paused(fit.paused, len(fit.rows) + fit.paused))
-    return _Fitted("requests", fit.rows, fit.law, token_budget=budget, notes=notes)
+        notes = (*notes, note_of_paused(fit.paused, total))
+    return _Fitted(
+        "requests", fit.rows, fit.law, token_budget=budget, notes=notes,
+        left_out=fit.paused / total,
+    )  # fmt: skip
 
 
 def _rows_of_budget(

@@ -32,7 +32,7 @@ def seconds_of_date(text: str) -> float | None:
 
 
 def calendar_clock(values: Sequence[str]) -> NDArray[np.float64] | None:
-    """Return dates with times as seconds since the first, shape (R,); None where one is none."""
+    """Return dates with times as seconds since 1970, shape (R,); None where one is none."""
     if not values or not DATE.match(values[0].strip()):
         return None
     found = [seconds_of_date(each) for each in values]

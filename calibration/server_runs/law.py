@@ -94,6 +94,8 @@ def fit_law(rows: BatchRows) -> LawFit:
     FluidServeError
         If there are fewer rows than three per coefficient.
     """
+    if not len(rows):
+        raise FluidServeError("no batch times; 3 per coefficient are needed: give a longer run")
     x = design(rows)
     # A column that never varies is part of d_0; a column of zeros says nothing.
     told = np.array([True, *(np.ptp(x[:, 1:], axis=0) > 1e-9 * (1 + np.abs(x[:, 1:]).max(0)))])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refusal import refuse_first
+from calibration.refusal import MOST_TOKENS, refuse_first, refuse_implausible
 from calibration.server_runs.clock import seconds_of_date
 from calibration.server_runs.series import SeriesSet, added
 from serving import WorkloadError
@@ -310,11 +310,12 @@ def checked(
     """
     if time.size < 3:
         raise WorkloadError(f"holds {time.size} times; at least 3 are needed", path=path)
+    refuse_implausible({"time": time}, path=path)
     late = np.diff(time, prepend=-np.inf) <= 0
     refuse_first(late, "time does not increase", column="time", values=time, path=path)
     for name, values in columns.items():
-        bad = ~np.isfinite(values) | (values < 0)
-        words = "allowed: a finite number >= 0"
+        bad = ~((values >= 0) & (values <= MOST_TOKENS))
+        words = "allowed: a number from 0 to 2^53"
         if name in COUNTERS.values() and not bad.any():
             bad = np.diff(values, prepend=values[0]) < 0
             words = "a counter fell: the server restarted; cut the file there"
@@ -361,7 +362,7 @@ def _cache(series: SeriesSet) -> tuple[float | None, float | None]:
     The capacity that a label states comes before the number of blocks times their size: a model
     with several kinds of layers shares its blocks among them.
     """
-    found, _ = series.of_one_engine(CACHE_CONFIG, whole=False)
+    found, _ = series.of_one_engine(CACHE_CONFIG, whole=False, is_info=True)
     stated = {_stated(dict(labels)) for labels, _ in found}
     stated.discard((None, None))
     if len(stated) > 1:
@@ -398,9 +399,10 @@ def _finite(value: Any, path: Path, row: int, name: str) -> float:
     """Return a value as a finite number; refuse any other."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not np.isfinite(number):
-        raise WorkloadError("allowed: a finite number", path=path, row=row, column=name,
+        more = "; --skip-gaps leaves such times out" if _is_gap(value) else ""
+        raise WorkloadError("allowed: a finite number" + more, path=path, row=row, column=name,
                             value=value)  # fmt: skip
     return number

@@ -32,7 +32,7 @@ ONE_SIDED = 0.25
 NEAR = 0.03
 """Largest usual error of the times that are too short at which pauses can be told apart."""
 
-HELD = 0.6
+HELD = 0.65
 """Smallest share of the requests that the law must describe where others paused."""
 
 UNEXPLAINED = 0.12

@@ -43,9 +43,7 @@ def rows_of_phases(
     first, finish, m = log.first_token[decodes], log.finish[decodes], steps[decodes]
     prompt = log.prompt_tokens[decodes]
     shortest = float(np.min((finish - first) / m)) / 2
-    t0, t1 = float(log.arrival.min()), float(finish.max())
-    t = np.linspace(t0, t1, int(min(max((t1 - t0) / shortest, 1000), MOST_POINTS)))
-    t = np.unique(np.concatenate([t, log.first_token, first, finish]))
+    t = _points(log, first, finish, shortest)
     batches = t.copy()  # equally long: any clock that runs evenly will do
     if law is not None:
         n, context = _held(t, t, first, finish, m, prompt)  # tokens equidistant: a start
@@ -84,6 +82,27 @@ def rows_of_phases(
         disjoint=False,
     )
     return rows.where(np.argsort(rows.time, kind="stable"))
+
+
+def _points(
+    log: RequestLog, first: NDArray[np.float64], finish: NDArray[np.float64], spacing: float
+) -> NDArray[np.float64]:
+    """Return the events of a run and points at most ``spacing`` apart while anything decodes.
+
+    A run of many hours in which little happens then needs no more points than its batches.
+    """
+    begin = log.arrival.min()
+    edges = np.unique(np.concatenate([[begin], log.first_token, first, finish]))
+    decoding = np.searchsorted(np.sort(first), edges[:-1], side="right") > np.searchsorted(
+        np.sort(finish), edges[:-1], side="right"
+    )
+    width = np.diff(edges)
+    busy = float(width[decoding].sum())
+    spacing = max(spacing, busy / MOST_POINTS)
+    parts = np.where(decoding, np.ceil(width / spacing), 1.0).astype(np.int64)
+    nth = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    inside = np.repeat(edges[:-1], parts) + nth * np.repeat(width / parts, parts)
+    return np.unique(np.concatenate([inside, edges]))
 
 
 def _held(

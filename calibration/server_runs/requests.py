@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refusal import refuse_first
+from calibration.refusal import refuse_first, refuse_implausible
 from calibration.server_runs.clock import calendar_clock
 from calibration.server_runs.documents import numbers
 from serving import WorkloadError
@@ -247,14 +247,14 @@ def checked_log(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> Requ
     def refuse(wrong: NDArray[np.bool_], column: str, values: NDArray, reason: str) -> None:
         refuse_first(wrong, reason, column=column, values=values, path=path, rows=rows)
 
+    clocks = {"arrival": log.arrival, "first token": log.first_token, "finish": log.finish}
+    counts = {"prompt tokens": log.prompt_tokens, "output tokens": log.output_tokens}
+    refuse_implausible(clocks | counts, path=path, rows=rows)
     ttft, decoding = log.first_token - log.arrival, log.finish - log.first_token
     refuse(log.first_token < log.arrival, "first token", ttft, "it comes before the arrival")
     early = log.finish < log.first_token - 1e-9
     refuse(early, "finish", decoding, "it comes before the first token")
-    for name, tokens in (
-        ("prompt tokens", log.prompt_tokens),
-        ("output tokens", log.output_tokens),
-    ):
+    for name, tokens in counts.items():
         refuse((tokens < 1) | (tokens % 1 != 0), name, tokens, "allowed: a whole number >= 1")
     several = log.output_tokens > 1
     if several.any():

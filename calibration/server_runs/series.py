@@ -67,7 +67,12 @@ class SeriesSet:
                 raise WorkloadError(words, path=self.path, column=flag)
 
     def of_one_engine(
-        self, name: str, *, whole: bool, keep: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        whole: bool,
+        keep: Mapping[str, str] | None = None,
+        is_info: bool = False,
     ) -> tuple[list[tuple[Labels, dict[float, float]]], str | None]:
         """Return the series of a metric, all of one engine, and which label divides them.
 
@@ -80,6 +85,9 @@ class SeriesSet:
             two series are then two engines.
         keep
             Further labels that a series must have.
+        is_info
+            Whether the labels are what the metric says; only those that other metrics have too
+            then tell engines apart.
 
         Raises
         ------
@@ -92,6 +100,9 @@ class SeriesSet:
             if own == name and points and set((keep or {}).items()) <= labels
         ]
         apart = _apart([labels for labels, _ in found])
+        if is_info:
+            common = {key for own, labels in self.values if own != name for key, _ in labels}
+            apart = {key: values for key, values in apart.items() if key in common}
         engines = apart if whole else {key: v for key, v in apart.items() if key not in SPLITTING}
         if len(found) > 1 and engines:
             flags = "; ".join(_choices(key, sorted(values)) for key, values in engines.items())
