@@ -205,8 +205,8 @@ def _at_mean_rate(question: Question) -> tuple[str, ...]:
     else:
         return ()
     return (
-        f"approximate: these are latencies of the equilibrium at the mean rate of {what}; give a "
-        "horizon for latencies that follow its changes",
+        f"approximate: these are latencies of the equilibrium at the mean rate of {what}; those "
+        "over time follow its changes (--transient) and may be many times as long",
     )
 
 
