@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from pandas import read_csv
 
 from fluidserve.inputs import load_inputs
 from workload import read_trace
@@ -114,14 +115,21 @@ def test_seconds_under_the_keys_of_a_millisecond_format_are_seen_and_said(run, t
     result = json.loads(done.stdout)
     assert result["workload"]["horizon"] == pytest.approx(29 * 1.9)
     assert "is read in s" in result["warnings"][0]
-    for command in ("simulate", "solve"):
-        done = run(command, "--trace", "q.jsonl", *NODE, "--out", "x")
-        warnings = json.loads(done.stdout)["warnings"]
-        assert sum("is read in s" in each for each in warnings) == 1
-        assert done.stderr.count("is read in s") == 1
     done = run("trace", "convert", "q.jsonl", "out.csv", "--trace-time-unit", "ms")
     assert done.stderr == "" and json.loads(done.stdout)["warnings"] == []
     assert json.loads(done.stdout)["workload"]["horizon"] == pytest.approx(29 * 1.9e-3)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("simulate",), ("solve",), pytest.param(("analyze", "--stationary"), marks=pytest.mark.slow)],
+)
+def test_every_answer_says_once_what_was_assumed_about_its_trace(run, tmp_path, command):
+    (tmp_path / "q.jsonl").write_text(QWEN)
+    done = run(*command, "--trace", "q.jsonl", *NODE, "--out", "x")
+    warnings = json.loads(done.stdout)["warnings"]
+    assert sum("is read in s" in each for each in warnings) == 1
+    assert done.stderr.count("is read in s") == 1
 
 
 def test_whole_seconds_under_those_keys_are_refused_until_somebody_says_the_unit(run, tmp_path):
@@ -250,3 +258,17 @@ def test_lengths_that_never_fit_and_columns_of_a_length_file(run, tmp_path):
     assert done.exit_code == 2 and "l.csv: no request fits" in done.stderr
     done = run("solve", "--drop-oversized", *NODE)
     assert done.exit_code == 2 and "--drop-oversized needs" in done.stderr
+
+
+def test_a_sweep_reads_files_by_the_same_options(run, tmp_path):
+    (tmp_path / "q.jsonl").write_text(QWEN.replace('"timestamp"', '"at"'))
+    (tmp_path / "grid.yaml").write_text(
+        "kind: simulate\nbase:\n  trace: q.jsonl\n  time_unit: s\n  d_0: 0.02\n  d_1: 2.0e-5\n"
+        "  columns: arrival=at,prompt=input_length,output=output_length\n"
+        "  trace_time_unit: us\ngrid: {M_total: [5000, 9000]}\n"
+    )
+    done = run("sweep", "grid.yaml", "--workers", 1)
+    assert done.exit_code == 0, done.stderr
+    rows = read_csv(json.loads(done.stdout)["output"])
+    assert rows["requests"].tolist() == [30, 30]
+    assert rows["mean_arrival_rate"].tolist() == pytest.approx([30 / 29 / 1.9e-6] * 2)
