@@ -18,7 +18,7 @@ from fluid import (
     saturation_sensitivity,
     with_parameter,
 )
-from ode import policy_labels, regime, solve, stationary
+from ode import collapsed_throughput, policy_labels, regime, solve, stationary
 from serving import (
     Distribution,
     Instance,
@@ -129,6 +129,9 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     labels += caveats(question)
     labels += _at_a_bend(healthy, instance)
     kind = regime(mix, instance, arrival_rate)
+    collapsed = None
+    if kind == "bistable":
+        collapsed = collapsed_throughput(mix, instance).throughput
     verdict = certificate(mix, instance)
     latencies, what = _latencies(question, profile, approximate, labels)
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
@@ -147,7 +150,9 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
         elasticity=elasticity,
         sensitivity_is=f"central differences of +-{STEP:.0%}, the node-work process solved anew",
         flips=flips,
-        warnings=tuple(dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate)])),
+        warnings=tuple(
+            dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
+        ),
     )
 
 
@@ -271,7 +276,14 @@ def _central(
     return derivative, elasticity
 
 
-def _warnings(kind: str, verdict: Certificate, flips: tuple[Flip, ...], rate: float) -> list[str]:
+def _warnings(
+    kind: str,
+    verdict: Certificate,
+    flips: tuple[Flip, ...],
+    rate: float,
+    collapsed: float | None,
+) -> list[str]:
+    """Return what endangers the verdict; ``collapsed`` is theta_sac of a bistable node."""
     said = []
     if flips:
         worst = flips[0]
@@ -279,11 +291,10 @@ def _warnings(kind: str, verdict: Certificate, flips: tuple[Flip, ...], rate: fl
             f"saturation-sensitive: +-5 % of a single parameter turns the verdict "
             f"({len(flips)} of them do; {worst})"
         )
-    if kind == "bistable":
-        theta = "" if verdict.theta_sac is None else f" of {verdict.theta_sac:.6g}"
+    if collapsed is not None:
         said.append(
             f"bistable: from an empty start the node is healthy; once its memory has filled it "
-            f"completes{theta} less than the {rate:.6g} that arrive, and does not recover"
+            f"completes {collapsed:.4g} of the {rate:.4g} that arrive per time and does not recover"
         )
     if kind == "limit_cycle" or (not verdict.stable and verdict.memory_binds):
         said.append(verdict.message)

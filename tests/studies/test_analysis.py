@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from discrete import simulate
 from fluid import capacity, equilibrium
 from ode import solve, stationary
-from serving import BatchTimeLaw, DecodeNode, RequestMix, UnsupportedError
+from serving import BatchTimeLaw, DecodeNode, RequestMix, RequestTable, UnsupportedError
 from studies import Question, analyze
 from workload import Workload, describe
 
@@ -62,6 +64,26 @@ def test_overload_has_latencies_over_time_only():
     assert over_time.elasticity["mean_ttft"]["arrival_rate"] > 1
 
 
+def test_a_small_bistable_node_of_mixed_lengths_is_said_what_it_completes():
+    """No closed form has its theta_sac, and no cycle lives on in the limit: chance starts them."""
+    mix = RequestMix.from_lengths(np.full(39, 50), np.arange(20, 401, 10))
+    node = DecodeNode(BatchTimeLaw.per_token(0.02, 1e-5), M_total=2500, B=None, mode="sacrifice")
+    rate = 0.95 * capacity(mix, node)
+    found = analyze(asked(rate, node, mix))
+    assert found.regime == "bistable" and found.certificate.theta_sac is None
+    (said,) = [line for line in found.warnings if line.startswith("bistable")]
+    count, rng = 8000, np.random.default_rng(1)
+    at = rng.integers(len(mix), size=count)
+    table = RequestTable.validated(
+        np.cumsum(rng.exponential(1 / rate, count)), mix.prefill[at].astype(int), mix.decode[at]
+    )
+    done = simulate(table, node, record_batches=False).requests["completion_time"]
+    last = table.arrival_time[-1]
+    completed = float((done <= last).sum()) / last
+    assert completed < 0.93 * rate  # overloaded, although the load is .95
+    assert float(said.split("completes ")[1].split()[0]) == pytest.approx(completed, rel=0.05)
+
+
 def test_a_bistable_node_is_said_to_be():
     mix = RequestMix.from_lengths([20], [20])
     node = DecodeNode(
@@ -70,7 +92,8 @@ def test_a_bistable_node_is_said_to_be():
     found = analyze(asked(5.05, node, mix))
     assert found.regime == "bistable"
     assert found.certificate.theta_sac == pytest.approx(3.9026, abs=5e-4)
-    assert any("bistable" in line for line in found.warnings)
+    (said,) = [line for line in found.warnings if line.startswith("bistable")]
+    assert "completes 3.903 of the 5.05 that arrive" in said
     assert any("limit cycle" in line for line in found.warnings)
     swapping = DecodeNode(M_total=10_000, B=None, batch_time=BatchTimeLaw.per_token(0.003, 0.00032))
     assert analyze(asked(5.05, swapping, mix)).regime == "healthy"
