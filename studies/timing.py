@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-LONG = 20.0
-"""Time of a first turn [s] that no compilation explains: once more would take as long."""
+LONG = 180.0
+"""Time of a first turn [s] that no compilation explains, on a busy machine either: once more would
+take as long."""
 
 ENOUGH = 0.5
 """Time to spend on repetitions [s]."""

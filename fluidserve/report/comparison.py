@@ -36,6 +36,11 @@ METRIC_ROWS = (
 )
 """Rows of the table of metrics: key in JSON, and words."""
 
+LATENCY_ROWS = {
+    f"{stat}_{name}" for stat in ("mean", "p50", "p95", "p99") for name in LATENCY_NAMES
+}
+"""Keys of the rows of latencies, which are times."""
+
 MOST_SPANS = 6
 """Spans of memory pressure that a caption lists."""
 OFF, OVER_NOISE = 0.05, 3.0
@@ -276,7 +281,8 @@ def _metrics(methods: Mapping[str, Any], discrete: Mapping[str, Any], unit: str)
             continue
         truth = discrete["metrics"][name]
         values = [method["metrics"].get(name) for method in methods.values()]
-        shown = words + (" [ms]" if name.endswith("_ms") else "")
+        time = "ms" if name.endswith("_ms") else "time" if key in LATENCY_ROWS else ""
+        shown = f"{words} [{time}]" if time else words
         rows.append([shown, number(truth), *(_with_error(value, truth) for value in values)])
     return table(
         ["", "discrete\nmean of the runs", *map(method_name, methods)],
@@ -304,11 +310,13 @@ def _method_text(summary: Mapping[str, Any]) -> str:
             "the first run is the file itself; the others keep its arrival times and deal its "
             "(prefill, decode) pairs out anew"
         )
+    unit = summary["instance"]["time_unit"]
+    end = number(workload["horizon"]) + ("" if unit == "none" else f" {unit}")
     return paragraph(
         f"{discrete['replications']} runs of the discrete engine from seed {summary['seed']}; "
         f"{drawn}. Each fluid method solves the same instance under the expected arrivals and the "
         f"length mix of the same workload, with nothing measured from the discrete runs. Scores "
-        f"cover 0 to {number(workload['horizon'])} (the end of arrivals); metrics cover every "
+        f"cover 0 to {end} (the end of arrivals); metrics cover every "
         "request until it finished."
     )
 

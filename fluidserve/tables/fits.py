@@ -78,7 +78,10 @@ def run_fit_table(result: Mapping[str, Any]) -> str:
                 ("condition", number(result["condition"])),
                 ("drift", None if drift is None else "yes" if drift["drifting"] else "none seen"),
                 ("KV capacity", _estimate(capacity, "tokens")),
-                ("front end", _estimate(offset, "s of TTFT")),
+                (
+                    "front end",
+                    None if offset is None else f"{1e3 * offset['value']:.3g} ms of TTFT",
+                ),
                 ("token budget", _budget(result)),
             ]
         ),

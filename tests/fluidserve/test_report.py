@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fluidserve.report.comparison import _cautions, _headline, _pressure, _verdict
+from fluidserve.report.comparison import _cautions, _headline, _metrics, _pressure, _verdict
 from fluidserve.text import deviation, duration, number, percent
 
 METRICS = {"mean_ttft_ms": 20.0, "mean_e2el_ms": 80.0}
@@ -86,3 +86,12 @@ def test_words_for_numbers():
     assert [deviation(x, 1.0) for x in (0.9999, 1.0001, 0.5)] == ["0.0 %", "0.0 %", "-50.0 %"]
     assert [duration(x) for x in (2, 0.002, 2e-5, None)] == ["2 s", "2 ms", "20 \u00b5s", "-"]
     assert number(float("inf")) == "inf"
+
+
+def test_every_latency_of_the_table_has_its_unit():
+    truth = {"mean_ttft": 2.0, "p99_e2el": 9.0, "duration": 3.0, "gpu_utilization": 0.5}
+    page = _metrics({"lagrangian": {"metrics": truth}}, {"metrics": truth}, "none")
+    assert "TTFT mean [time]" in page and "E2EL p99 [time]" in page and "GPU utilization<" in page
+    in_ms = {"mean_ttft_ms": 2.0, "gpu_utilization": 0.5}
+    page = _metrics({"lagrangian": {"metrics": in_ms}}, {"metrics": in_ms}, "s")
+    assert "TTFT mean [ms]" in page and "GPU utilization<" in page
