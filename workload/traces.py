@@ -18,7 +18,7 @@ from serving import (
     kind_of,
 )
 from serving.request_mix import LONGEST_DECODE
-from workload._clock import check_unit, read_clock
+from workload._clock import Clock, check_unit, read_clock
 from workload._columns import TextTable
 from workload._formats import (
     TRACE_FORMATS,
@@ -173,7 +173,9 @@ def read_trace(
     ConfigError
         If an option has a value that is not allowed.
     """
-    _check_options(format, limit, start, rate_scale, L_filter)
+    cut = _Cut(limit, start, rate_scale, L_filter)
+    if format is not None and format not in TRACE_FORMATS:
+        raise ConfigError("format", format, " | ".join(TRACE_FORMATS))
     check_unit(trace_time_unit)
     mapping = parse_columns(columns)
     if mapping is not None and (format is not None or "arrival" not in mapping):
@@ -181,57 +183,65 @@ def read_trace(
     path, say = Path(path), progress or (lambda text: None)
     table = _table(path, mapping, say)
     try:
-        return _reading(
-            table, format, mapping, trace_time_unit, limit, start, rate_scale, L_filter, say
-        )
+        trace_format = _format(table, format, mapping)
+        table, notes = with_later_turns(table, trace_format.arrival)
+        say(f"reading {path}: {len(table):,} rows")
+        clock = read_clock(table, trace_format, trace_time_unit)
+        reading = _reading(table, trace_format, clock, cut)
     except WorkloadError as error:
         raise placed(error, table) from error
+    return replace(reading, notes=(*clock.notes, *notes))
 
 
-def _reading(
-    table: Table,
-    format: str | None,
-    mapping: Mapping[str, str] | None,
-    unit: str | None,
-    limit: int | None,
-    start: float | None,
-    rate_scale: float | None,
-    L_filter: int | None,
-    say: Callable[[str], None],
-) -> TraceReading:
-    """Return the requests of a table whose options are checked."""
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What part of a trace is asked for, and at what rate; see :func:`read_trace`."""
+
+    limit: int | None
+    start: float | None
+    rate_scale: float | None
+    L_filter: int | None
+
+    def __post_init__(self) -> None:
+        for key in ("limit", "L_filter"):
+            value = getattr(self, key)
+            if value is not None and (value != int(value) or value < 1):
+                raise ConfigError(key, value, "a whole number >= 1")
+        if self.start is not None and not 0 <= self.start < np.inf:
+            raise ConfigError("start", self.start, "a finite number >= 0")
+        if self.rate_scale is not None and not 0 < self.rate_scale < np.inf:
+            raise ConfigError("rate_scale", self.rate_scale, "a finite number > 0")
+
+
+def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -> TraceReading:
+    """Return the requests of a part of a table, in order of arrival from time 0."""
     path = table.path
-    trace_format = _format(table, format, mapping)
-    table, notes = with_later_turns(table, trace_format.arrival)
-    say(f"reading {path}: {len(table):,} rows")
-    clock = read_clock(table, trace_format, unit)
     columns = _length_columns(table, trace_format) | _optional_columns(table, trace_format)
-    kept, dropped = _drop(columns, L_filter)
+    kept, dropped = _drop(columns, cut.L_filter)
     if not kept.any():
         raise WorkloadError(f"no request is left of {kept.size} rows ({_told(dropped)})", path=path)
     row = np.flatnonzero(kept)
     row = row[np.argsort(clock.time[row], kind="stable")]
     time = clock.time[row]
     own = trace_format.name == "own"
-    if not own or start is None:
+    if not own or cut.start is None:
         time = time - time[0]
-    if start is not None:
-        late = time >= start
-        row, time = row[late], time[late] - start
+    if cut.start is not None:
+        late = time >= cut.start
+        row, time = row[late], time[late] - cut.start
         if row.size == 0:
-            raise WorkloadError(f"no request arrives from start = {start:g} on", path=path)
+            raise WorkloadError(f"no request arrives from start = {cut.start:g} on", path=path)
         if not own:
             time = time - time[0]
-    row, time = row[:limit], time[:limit]
+    row, time = row[: cut.limit], time[: cut.limit]
     extra = {name: columns[name][row] for name in trace_format.optional if name in columns}
     requests = RequestTable.validated(
-        time / (rate_scale or 1.0), columns["prefill"][row], columns["decode"][row],
+        time / (cut.rate_scale or 1.0), columns["prefill"][row], columns["decode"][row],
         path=path, **extra,
     )  # fmt: skip
     return TraceReading(
-        requests, trace_format.name, dropped, row + 1, path, clock.unit,
-        (*clock.notes, *notes), table.lines,
-    )  # fmt: skip
+        requests, trace_format.name, dropped, row + 1, path, clock.unit, lines=table.lines
+    )
 
 
 def read_lengths(
@@ -294,24 +304,6 @@ def _format(
     if format is not None:
         return format_named(table, format)
     return detect(table, lengths_suffice=lengths_suffice)
-
-
-def _check_options(
-    format: str | None,
-    limit: int | None,
-    start: float | None,
-    rate_scale: float | None,
-    L_filter: int | None,
-) -> None:
-    if format is not None and format not in TRACE_FORMATS:
-        raise ConfigError("format", format, " | ".join(TRACE_FORMATS))
-    for key, value in (("limit", limit), ("L_filter", L_filter)):
-        if value is not None and (value != int(value) or value < 1):
-            raise ConfigError(key, value, "a whole number >= 1")
-    if start is not None and not 0 <= start < np.inf:
-        raise ConfigError("start", start, "a finite number >= 0")
-    if rate_scale is not None and not 0 < rate_scale < np.inf:
-        raise ConfigError("rate_scale", rate_scale, "a finite number > 0")
 
 
 def _length_columns(table: Table, trace_format: TraceFormat) -> Columns:

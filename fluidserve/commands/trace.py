@@ -24,12 +24,19 @@ def command() -> None:
     default=None,
     help="format of IN; detected without it",
     shell_complete=completion.of_words(completion.trace_formats),
+    section="Workload",
 )
 @attached(*trace_columns())
-@option("--limit", type=int, default=None, help="first so many requests")
-@option("--start", type=float, default=None, help="skip arrivals before this time")
-@option("--rate-scale", type=float, default=None, help="multiply the arrival rate")
-@option("--L-filter", "L_filter", type=int, default=None, help="drop longer decodes")
+@option("--limit", type=int, default=None, help="first so many requests", section="Workload")
+@option(
+    "--start", type=float, default=None, help="skip arrivals before this time", section="Workload"
+)
+@option(
+    "--rate-scale", type=float, default=None, help="multiply the arrival rate", section="Workload"
+)
+@option(
+    "--L-filter", "L_filter", type=int, default=None, help="drop longer decodes", section="Workload"
+)
 def convert(source: str, output: str, **options: Any) -> None:
     """Write the trace IN, cleaned, as the request file OUT.
 
