@@ -212,14 +212,24 @@ def write_common(
 
 
 class Stopwatch:
-    """Seconds by name, for ``meta.json``."""
+    """Seconds by name, for ``meta.json``.
+
+    Attributes
+    ----------
+    speaks
+        Whether to say on stderr what begins once a second of work has passed.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.speaks = False
+        self._made = time.perf_counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the block under ``name``."""
         start = time.perf_counter()
+        if self.speaks and start - self._made > 1.0:
+            click.echo(f"{start - self._made:.0f} s: {name} ...", err=True)
         yield
         self.seconds[name] = round(time.perf_counter() - start, 6)

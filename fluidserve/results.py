@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from fluidserve.inputs import Inputs
 
 
+MOST_TIMES = 1 << 18
+"""Times that the file of a trajectory holds at most: some 45 MB."""
+
+ROWS_AT_ONCE = 50_000
+"""Rows that become text at once."""
+
+
 def parse_goodput(
     given: tuple[str, ...], time_unit: str, longest_decode: int
 ) -> dict[str, float] | None:
@@ -98,10 +105,12 @@ def largest(outputs: Mapping[str, Any]) -> dict[str, float]:
 
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     """Write arrays of one length as CSV with a header, in full precision."""
-    rows = np.column_stack([np.asarray(values, float) for values in columns.values()]).tolist()
+    rows = np.column_stack([np.asarray(values, float) for values in columns.values()])
     with atomic_write(path) as file:
         file.write(",".join(columns) + "\n")
-        file.writelines(",".join(map(repr, row)) + "\n" for row in rows)
+        for first in range(0, len(rows), ROWS_AT_ONCE):  # lists of them all are large
+            part = rows[first : first + ROWS_AT_ONCE].tolist()
+            file.writelines([",".join(map(repr, row)) + "\n" for row in part])
 
 
 def write_rows(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
@@ -113,6 +122,23 @@ def write_rows(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
             writer.writerow(
                 ["" if isinstance(x, float) and not math.isfinite(x) else x for x in row]
             )
+
+
+def thin_trajectory(trajectory: Trajectory) -> tuple[Trajectory, list[str]]:
+    """Return a trajectory of at most :data:`MOST_TIMES`, and a sentence where times are left out.
+
+    It keeps every k-th time with its outputs as they are, and the last one.
+    """
+    size = trajectory.time.size
+    every = -(-size // MOST_TIMES)
+    if every <= 1:
+        return trajectory, []
+    kept = np.append(np.arange(0, size - 1, every), size - 1)
+    outputs = {name: values[kept] for name, values in trajectory.outputs.items()}
+    said = (
+        f"trajectory.csv holds {kept.size:,} of the {size:,} times that were solved: 1 in {every}"
+    )
+    return Trajectory(trajectory.time[kept], outputs, trajectory.held), [said]
 
 
 def write_trajectory(path: Path, trajectory: Trajectory) -> None:

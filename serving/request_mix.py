@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,7 @@ class RequestMix:
     decode: NDArray[np.int64]
     probability: NDArray[np.float64]
     request_class: NDArray[np.int64]
+    _means: tuple[float, float, float] = field(init=False, repr=False)  # asked for very often
 
     def __post_init__(self) -> None:
         if not (self.prefill.shape == self.decode.shape == self.probability.shape):
@@ -44,7 +45,11 @@ class RequestMix:
                 column="decode_length",
                 value=int(self.decode.max()),
             )
-        object.__setattr__(self, "probability", self.probability / self.probability.sum())
+        probability = self.probability / self.probability.sum()
+        d = self.decode.astype(float)
+        means = self.prefill, self.decode, self.prefill * d + d * (d + 1) / 2
+        object.__setattr__(self, "probability", probability)
+        object.__setattr__(self, "_means", tuple(float(probability @ each) for each in means))
 
     @classmethod
     def from_lengths(
@@ -78,12 +83,12 @@ class RequestMix:
     @property
     def mean_prefill(self) -> float:
         """E[p] [tokens]."""
-        return float(self.probability @ self.prefill)
+        return self._means[0]
 
     @property
     def mean_decode(self) -> float:
         """E[D] [tokens]."""
-        return float(self.probability @ self.decode)
+        return self._means[1]
 
     @property
     def longest_decode(self) -> int:
@@ -93,8 +98,7 @@ class RequestMix:
     @property
     def work(self) -> float:
         """W = E[p D + D (D + 1) / 2] [token-iterations] (model: work of a request)."""
-        d = self.decode.astype(float)
-        return float(self.probability @ (self.prefill * d + d * (d + 1) / 2))
+        return self._means[2]
 
     def survival(self) -> NDArray[np.float64]:
         """Return G(k) = P(D > k) for k = 0..D_max, shape (D_max + 1,)."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from numpy.typing import NDArray
 
 from serving import RequestTable
 from serving.files import atomic_write
+
+ROWS_AT_ONCE = 50_000
+"""Rows that become text at once."""
 
 
 def write_requests(requests: RequestTable, path: str | Path) -> None:
@@ -22,20 +27,27 @@ def write_requests(requests: RequestTable, path: str | Path) -> None:
     FileAccessError
         If the file cannot be written.
     """
-    columns: dict[str, list] = {
-        "arrival_time": requests.arrival_time.tolist(),
-        "prefill_length": requests.prefill_length.tolist(),
-        "decode_length": requests.decode_length.tolist(),
+    columns: dict[str, NDArray] = {
+        "arrival_time": requests.arrival_time,
+        "prefill_length": requests.prefill_length,
+        "decode_length": requests.decode_length,
     }
     if requests.priority.any():
-        columns["priority"] = requests.priority.tolist()
+        columns["priority"] = requests.priority
     if (requests.predicted_decode_length != requests.decode_length).any():
-        columns["predicted_decode_length"] = requests.predicted_decode_length.tolist()
-    text = io.StringIO()
-    text.write(",".join(columns) + "\n")
-    text.writelines(
-        ",".join(map(repr, values)) + "\n" for values in zip(*columns.values(), strict=True)
-    )
-    data = text.getvalue().encode()
+        columns["predicted_decode_length"] = requests.predicted_decode_length
     with atomic_write(path, "wb") as file:
-        file.write(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+        if str(path).endswith(".gz"):
+            file.write(gzip.compress(b"".join(_text(columns, len(requests))), mtime=0))
+        else:
+            file.writelines(_text(columns, len(requests)))
+
+
+def _text(columns: Mapping[str, NDArray], size: int) -> Iterator[bytes]:
+    """Yield the file in pieces: an object for every number would take much memory."""
+    yield (",".join(columns) + "\n").encode()
+    for first in range(0, size, ROWS_AT_ONCE):
+        texts = (
+            map(repr, each[first : first + ROWS_AT_ONCE].tolist()) for each in columns.values()
+        )
+        yield "".join([",".join(row) + "\n" for row in zip(*texts, strict=True)]).encode()

@@ -48,6 +48,7 @@ def analyze_into(
         Read policies that are not modelled as FCFS and LIFO.
     """
     watch, question = Stopwatch(), inputs.question
+    watch.speaks = inputs.config.verbose
     if transient is None:
         transient = not inputs.is_constant or question.load >= 1
     with watch("analyze"):

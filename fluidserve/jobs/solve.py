@@ -10,7 +10,7 @@ from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs
 from fluidserve.methods import method_name, parse_method
-from fluidserve.results import largest, parse_goodput, summary_of, write_trajectory
+from fluidserve.results import largest, parse_goodput, summary_of, thin_trajectory, write_trajectory
 from fluidserve.text import for_people, instance_line
 from ode import METHODS, InitialState, Solution, solve
 from serving import UnsupportedError
@@ -55,20 +55,25 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
     """
     watch, inputs = Stopwatch(), load_inputs(params)
     node = inputs.instance
+    watch.speaks = inputs.config.verbose
     thresholds = parse_goodput(params["goodput"], node.time_unit, inputs.question.longest_decode)
     with watch("solve"):
         flow = solved(inputs, params)
     with watch("latencies"):
         metrics = flow.metrics(thresholds)
-    warnings = inputs.warnings(*flow.warnings, largest=largest(flow.trajectory.outputs))
+    with watch("trajectory"):
+        path, thinned = thin_trajectory(flow.trajectory)
+        limits = largest(flow.trajectory.outputs)
+    warnings = inputs.warnings(*flow.warnings, *thinned, largest=limits)
     summary = summary_of(
         inputs, metrics, warnings, kind="solution", method=flow.method, status=flow.status,
         message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
     )  # fmt: skip
-    write_trajectory(folder / "trajectory.csv", flow.trajectory)
     ran = REQUESTS if inputs.question.is_file else None
-    if ran is not None:  # the exact mix of a generator is in no file
-        write_requests(inputs.question.requests, folder / ran)
+    with watch("write"):
+        write_trajectory(folder / "trajectory.csv", path)
+        if ran is not None:  # the exact mix of a generator is in no file
+            write_requests(inputs.question.requests, folder / ran)
     title = f"Fluid solution, {method_name(flow.method)}: {instance_line(node)}"
     write_common(
         folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
