@@ -1,4 +1,4 @@
-"""Large request tables and trajectories: bytes as written the plain way, in pieces; a bound said."""
+"""Large request tables and trajectories: the bytes of the plain way, in pieces; a bound said."""
 
 from __future__ import annotations
 
