@@ -13,7 +13,7 @@ from fluidserve.front import Command
 def command(folder: str) -> None:
     """Draw the pictures of the experiment folder DIR (again), and its report if it compares.
 
-    Works on what simulate, solve and compare have written.
+    Works on what simulate, solve, compare and tune have written.
     """
     from pathlib import Path
 

@@ -36,7 +36,16 @@ def asked(mix, node, rate, **length) -> Question:
 
 
 def solved(method):
-    return lambda m, n, r: ode.solve(RateProfile.constant(r, 5.0), m, n, method=method).metrics()
+    def of(mix, node, rate):
+        flow = ode.solve(
+            RateProfile.constant(rate, 5.0), mix, node, method=method, **OPTIONS[method]
+        )
+        return flow.metrics()
+
+    return of
+
+
+OPTIONS = {"lagrangian": {}, "node_work": {}, "eulerian_scipy": {"drain": False}}
 
 
 OF_NODE = {
