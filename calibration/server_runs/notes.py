@@ -70,8 +70,8 @@ def notes_of_requests(
         )
     elif paused := pauses(log).begin.size:
         said.append(
-            f"{paused} times a request got no token while others did (the server preempted it): "
-            "its context is taken as computed again"
+            f"{paused} times a request got no token while others did (the server preempted it, or "
+            "a client stalled): its context is taken as computed again"
         )
     if not remote_prefill:
         said.append(

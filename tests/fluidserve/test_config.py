@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.profiles import find
 from fluidserve.config import flat, instance_of, load_config, resolved_yaml, schema
 from fluidserve.settings import all_settings, settings_of
 from serving import KINDS, BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
@@ -194,3 +195,38 @@ def test_what_is_written_runs_the_same_again(M_total, B, d_decode, d_kv, same, m
     again = load_config(None, yaml.safe_load(resolved_yaml(config, node)))
     assert instance_of(again) == node and again.seed == 7
     assert ("d_1" in flat(node)) == (law.d_decode == law.d_kv)
+
+
+SERVER = {"time_unit": "s", "d_0": 0.01, "d_1": 1e-7, "M_total": 50_000, "B": None}
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+@pytest.mark.parametrize(
+    ("left_out", "named"),
+    [("M_total", ["M_total"]), ("B", ["B"]), ("d_0", ["d_0"]), ("d_1", ["d_decode", "d_kv"])],
+)
+def test_a_file_in_real_time_does_not_fall_back_to_the_toy(tmp_path, unit, left_out, named):
+    path = tmp_path / "server.yaml"
+    keys = {**SERVER, "time_unit": unit}
+    path.write_text(yaml.safe_dump(keys))
+    assert load_config(path).M_total == 50_000
+    del keys[left_out]
+    path.write_text(yaml.safe_dump(keys))
+    with pytest.raises(FluidServeError) as wrong:
+        load_config(path)
+    for word in (str(path), f"times are in {unit}", ", ".join(named), "--model"):
+        assert word in str(wrong.value), str(wrong.value)
+    flags = {left_out: SERVER[left_out]}
+    assert load_config(path, flags).B is None
+    path.write_text(yaml.safe_dump({**keys, "time_unit": "none"}))
+    load_config(path)
+
+
+def test_a_table_says_the_whole_law_and_a_profile_the_whole_node(tmp_path):
+    path = tmp_path / "server.yaml"
+    table = {"d_decode_table": [[1, 0.01], [8, 0.02]]}
+    path.write_text(yaml.safe_dump({"time_unit": "s", "M_total": 9000, "B": 9000} | table))
+    assert load_config(path).d_0 == 0
+    path.write_text("time_unit: s\n")
+    profile = find("llama-3.1-8b", "H100")
+    assert load_config(path, None, profile).M_total == profile.kv_capacity

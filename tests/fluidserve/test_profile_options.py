@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from chunked_prefill_server import serve
 from served import Served, exposition
 
 import discrete
@@ -140,3 +141,54 @@ def test_calibrate_run_prints_the_law_and_writes_a_configuration(run, tmp_path):
     config = load_config(tmp_path / "law.yaml")
     assert config.time_unit == "s" and config.M_total == 160_000
     assert config.d_kv == pytest.approx(said["law"]["d_kv"]["value"], rel=1e-4)
+
+
+def test_the_law_of_a_run_is_used_with_a_stated_memory_or_asks_for_one(run, tmp_path):
+    """A client sees no memory: the file of its law says so, and no command takes a toy's."""
+    rng = np.random.default_rng(1)
+    arrival = np.cumsum(rng.exponential(np.where(np.arange(120) // 20 % 2, 0.4, 0.1)))
+    served = serve(arrival, rng.integers(10, 900, 120), rng.integers(20, 90, 120),
+                   (0.011, 4e-5, 6e-5, 1e-7), noise=0.02)  # fmt: skip
+    (tmp_path / "run.csv").write_text(served.csv())
+    calibrate = ("calibrate", "run", "run.csv", "--config-out")
+    done = run(*calibrate, "a.yaml")
+    assert done.exit_code == 0 and "note: a.yaml lacks the KV memory" in done.stderr
+    said = json.loads(done.stdout)["warnings"]
+    assert said and all(f"warning: {each}" in done.stderr for each in said)
+    simulate = ("simulate", "--num-requests", 60, "--load", 0.5, "--config")
+    refused = run(*simulate, "a.yaml")
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert "a.yaml: times are in s" in refused.stderr and "M_total" in refused.stderr
+    for arguments in (("a.yaml", "--M-total", 80_000), ("a.yaml", *PROFILE)):
+        assert run(*simulate, *arguments).exit_code == 0
+    assert run(*calibrate, "b.yaml", "--kv-capacity", 80_000).exit_code == 0
+    assert "# KV memory [tokens]: --kv-capacity." in (tmp_path / "b.yaml").read_text()
+    done = run(*simulate, "b.yaml")
+    assert done.exit_code == 0, done.stderr
+    warnings = json.loads(done.stdout)["warnings"]
+    assert any("prefill is left out" in each for each in warnings)
+    assert not any("toy" in each for each in warnings)
+
+
+def test_flags_in_real_time_that_leave_the_rest_to_the_toy_are_warned_of(run):
+    flags = ("simulate", "--time-unit", "s", "--d-0", 0.02, "--d-1", 1e-7, "--num-requests", 20)
+    (line,) = [each for each in json.loads(run(*flags).stdout)["warnings"] if "toy" in each]
+    assert "M_total = 10000, B = 2000" in line and "times are in s" in line
+    whole = run(*flags, "--M-total", 50_000, "--B", "none")
+    assert not any("toy" in each for each in json.loads(whole.stdout)["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--label", "pod"), ["--label", "pod", "KEY=VALUE"]),
+        (("--label", "a=1", "--label", "a=2"), ["--label", "a=2", "each key once"]),
+        (("--result", 2), ["run.csv", "--result"]),
+    ],
+)
+def test_what_chooses_nothing_is_refused(run, tmp_path, flags, words):
+    (tmp_path / "run.csv").write_text("a,b\n1,2\n")
+    done = run("calibrate", "run", "run.csv", *flags)
+    assert done.exit_code == 2 and done.stdout == ""
+    for word in words:
+        assert word in done.stderr, done.stderr
