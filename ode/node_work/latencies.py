@@ -137,7 +137,8 @@ def _moved(law: NDArray[np.float64], work: NDArray[np.float64], by: float) -> ND
         at[IDLE] = 0.0
     lower = np.minimum(at.astype(np.intp), work.size - 2)
     below = np.bincount(lower, law * (lower + 1 - at), work.size)
-    return below + np.bincount(lower + 1, law * (at - lower), work.size)
+    above = np.bincount(lower + 1, law * (at - lower), work.size)
+    return np.asarray(below + above, float)
 
 
 def samples_of(

@@ -12,6 +12,7 @@ from fluid.node_work.crowds import crowd_jumps
 from ode import solve, stationary
 from ode.node_work.forward import equilibrium
 from ode.node_work.generator import generator, grid_of, levels_of
+from ode.node_work.latencies import met_by_arrivals
 from ode.node_work.windows import WINDOWS, dispersion_within, edges_of
 from serving import BatchTimeLaw, DecodeNode, RateProfile, RequestMix, WorkloadError
 from studies import Question
@@ -81,6 +82,23 @@ def test_constant_service_has_the_mean_work_of_a_queue_with_such_arrivals(disper
     spare = r - closure.rate * closure.work.mean
     expected = closure.rate * closure.variance / (2 * spare)
     assert law @ levels.work == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("dispersion", SPREADS)
+def test_an_arrival_meets_the_requests_of_its_crowd_as_well(dispersion):
+    closure, levels = problem(0.9, dispersion)
+    law = equilibrium(*generator(levels, closure, closure.rate))
+    met = met_by_arrivals(closure, levels.work, law)
+    assert met.sum() == pytest.approx(law.sum())
+    expected = 0.5 * (dispersion - 1.0) * closure.work.mean
+    # a node that is empty or nearly so cannot hold less
+    allowed = 0.02 * expected if dispersion > 1 else 0.15 * abs(expected)
+    assert (met - law) @ levels.work == pytest.approx(expected, abs=allowed)
+    if dispersion < 1:
+        assert met[0] == pytest.approx(law[0])
+    poisson, same = problem(0.9, 1.0)
+    law = equilibrium(*generator(same, poisson, poisson.rate))
+    assert met_by_arrivals(poisson, same.work, law) is law
 
 
 @pytest.mark.parametrize(("burstiness", "bound"), [(0.25, 0.12), (4.0, 0.15)])
