@@ -54,7 +54,7 @@ NEEDED = ("running", "prompt_tokens", "generation_tokens")
 SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\S+))?\s*$")
 """Line of Prometheus text: name, labels, value and time [ms since 1970]."""
 
-LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+LABEL = re.compile(r'(?<!\w)(\w+)="((?:[^"\\]|\\.)*)"')
 """One label of a line of Prometheus text."""
 
 TIME = re.compile(r"^#\s*time:?\s+(\S+(?:\s\d\S*)?)\s*$", re.IGNORECASE)

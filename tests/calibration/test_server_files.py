@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from time import process_time
 
 import numpy as np
 import pytest
@@ -272,3 +273,12 @@ def test_a_gap_is_refused_or_left_out_and_counted(served, log):
     assert len(found) == times.size - 1
     del lines[at]
     assert log("\n".join(lines)).dropped == {"times at which a metric has no value": 1}
+
+
+def test_a_label_of_any_length_is_read_in_a_moment(served, log):
+    """Each digit of a label name was once tried as its begin, so that this took minutes."""
+    times, metrics = served.metrics(1.0, CAPACITY)
+    text = exposition(times[:5], metrics, CAPACITY, labels=f'{"1" * 20_000}x,engine="0"')
+    began = process_time()
+    assert len(log(text)) == 5
+    assert process_time() - began < 5

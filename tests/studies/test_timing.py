@@ -7,9 +7,7 @@ import pytest
 from studies import timing
 
 
-@pytest.mark.parametrize(
-    ("first", "told"), [(54.7, 0.25), (3.0, 0.25), (400.0, 400.0)]
-)
+@pytest.mark.parametrize(("first", "told"), [(54.7, 0.25), (3.0, 0.25), (400.0, 400.0)])
 def test_a_first_turn_that_compiles_does_not_count(monkeypatch, first, told):
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
