@@ -24,6 +24,7 @@ from calibration.server_runs import (
     fit_law,
     read_server_log,
 )
+from calibration.server_runs.law import _overlapping
 from calibration.server_runs.offsets import frontend_offset
 from serving import BatchTimeLaw, DecodeNode, FluidServeError, RequestTable, WorkloadError
 
@@ -206,19 +207,34 @@ def test_intervals_hold_the_law_as_often_as_they_say(spread):
     assert (share < 1.0).all(), share
 
 
+@pytest.mark.parametrize("others", [0, 3])
 @pytest.mark.parametrize("remote", [False, True], ids=["own prompt", "remote prompt"])
-def test_the_frontend_offset_is_what_no_batch_of_a_steady_server_explains(remote):
-    """All but the first find three others, who hold their prompt and half of their output."""
+def test_the_frontend_offset_is_what_no_batch_of_a_steady_server_explains(remote, others):
+    """All but the first find so many others, who hold their prompt and half of their output."""
     law = LawFit(np.array([0.02, 2e-5, 1e-3, 1e-6]), np.zeros(4), 1.0)
-    prompt, output, others, stay = 900.0, 200.0, 3, 4.0
-    step = 0.02 + 3 * 1e-3 + 3 * 1000 * 1e-6  # a batch of the three, who hold 1,000 tokens each
+    prompt, output, stay = 900.0, 200.0, 4.0
+    step = 0.02 + others * (1e-3 + 1000 * 1e-6)  # a batch of the others: 1,000 tokens each
     own = step + (1e-3 + 900 * 1e-6 if remote else 900 * 2e-5)
+    wait = step / 2 if others else 0.0  # the arrival falls in the middle of a batch
     arrival = np.arange(60) * stay / (others + 0.5)
-    first = arrival + 0.03 + step / 2 + own  # the arrival falls in the middle of a batch
+    first = arrival + 0.03 + wait + own
     count = np.ones(60)
     log = RequestLog(arrival, first, first + stay, count * prompt, count * output, None, {})
     found = frontend_offset(log, law, token_budget=None, remote_prefill=remote)
     assert found is not None and found.value == pytest.approx(0.03, abs=1e-12)
+
+
+def test_rows_share_the_noise_of_the_batches_in_both():
+    """Every pair of rows, by the time that both cover."""
+    rng = np.random.default_rng(5)
+    time, steps, step_time = rng.uniform(0, 30, 40), rng.integers(1, 9, 40), rng.uniform(0.2, 1, 40)
+    span, none = steps * step_time, np.zeros(40)
+    begin, end = time - span / 2, time + span / 2
+    filled = rng.normal(size=(40, 3))
+    both = np.minimum.outer(end, end) - np.maximum.outer(begin, begin)
+    correlation = np.maximum(both, 0) / np.sqrt(np.outer(span, span))
+    rows = BatchRows(time, steps.astype(float), none, none, none, step_time, disjoint=False)
+    assert _overlapping(filled, rows) == pytest.approx(filled.T @ correlation @ filled)
 
 
 def test_an_outlier_does_not_move_the_fit():
