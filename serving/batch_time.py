@@ -152,6 +152,11 @@ class BatchTimeLaw:
         table = inf if self.d_decode_table is None else self.d_decode_table[-1][0]
         return table if self.measured_requests is None else min(table, self.measured_requests)
 
+    @property
+    def swaps_for_free(self) -> bool:
+        """Whether tokens move between GPU and CPU in no time."""
+        return self.d_swap == 0
+
     def prefill_time(self, prefill: Any) -> Any:
         """Return the least time [time] that computing a prompt adds to the batches that do it.
 

@@ -77,7 +77,7 @@ def _free_swapping(question: Question, swapped: float) -> str:
     """Say that requests move to the CPU and back in no time, on a node whose times are real."""
     instance = question.instance
     is_real = instance.time_unit != "none"
-    if not (is_real and swapped >= 1 and instance.batch_time.d_swap == 0):
+    if not (is_real and swapped >= 1 and instance.batch_time.swaps_for_free):
         return ""
     return (
         f"swapping is free: up to {swapped:,.0f} requests were swapped out, and the law has no "
