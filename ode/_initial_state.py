@@ -8,7 +8,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import FluidServeError
+from serving import ConfigError, FluidServeError
 
 
 def _none() -> NDArray[np.float64]:
@@ -51,7 +51,7 @@ class InitialState:
                 )
             object.__setattr__(self, name, rows)
         if not (isfinite(self.waiting) and self.waiting >= 0):
-            raise FluidServeError(f"initial waiting: {self.waiting} is not allowed; allowed: >= 0")
+            raise ConfigError("initial_waiting", self.waiting, "a finite number >= 0")
 
     @property
     def mass(self) -> float:

@@ -13,7 +13,7 @@ from ode._solution import Solution
 from ode.eulerian.delays import delay_samples
 from ode.eulerian.problem import EulerianProblem, March, eulerian_problem
 from ode.eulerian.progress import decoded_anew, evicting
-from serving import DecodeNode, RateProfile, RequestMix, Trajectory, UnsupportedError
+from serving import ConfigError, DecodeNode, RateProfile, RequestMix, Trajectory
 
 UNDER_EVICTION = "approximate: latencies under eviction follow the mean progress of all requests"
 CUT_SHORT = (
@@ -80,7 +80,7 @@ def _back_end(backend: str, step: float | None) -> tuple[Callable[..., March], d
 
         step = 1.0 if step is None else float(step)
         if not 0 < step <= 1:
-            raise UnsupportedError(f"step: {step} is not allowed; allowed: 0 < step <= 1")
+            raise ConfigError("step", step, "a number > 0 and <= 1")
         return march_jax, {"step": step}
     if backend == "diffrax":
         from ode.eulerian.march_diffrax import march_diffrax

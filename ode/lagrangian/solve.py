@@ -14,7 +14,7 @@ from ode._solution import Solution
 from ode.lagrangian.layout import Answer
 from ode.lagrangian.outputs import March, latencies_of, totals_of, trajectory_of
 from ode.lagrangian.workspace import Workspace
-from serving import DecodeNode, RateProfile, RequestMix, SolveError, UnsupportedError
+from serving import ConfigError, DecodeNode, RateProfile, RequestMix, SolveError
 
 FIRST_ROWS = 4096
 """Rows that a march keeps room for at first [steps]."""
@@ -55,17 +55,15 @@ def solve_lagrangian(
     ------
     SolveError
         If ``max_steps`` is reached or a batch takes no time.
-    UnsupportedError
+    ConfigError
         If ``batches_per_step`` is too coarse for the mix.
     """
     if batches_per_step is None:
         batches_per_step = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
     coarsest = max(1, int(mix.mean_decode / COARSEST_RESOLVED))
     if not 1 <= batches_per_step <= coarsest:
-        raise UnsupportedError(
-            f"batches_per_step: {batches_per_step} is not allowed; allowed: 1 to {coarsest}, "
-            f"the mean decode length over {COARSEST_RESOLVED}"
-        )
+        allowed = f"1 to {coarsest}, the mean decode length over {COARSEST_RESOLVED}"
+        raise ConfigError("batches_per_step", batches_per_step, allowed)
 
     def march(first_samples: int) -> March:
         workspace = Workspace(

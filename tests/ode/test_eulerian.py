@@ -11,6 +11,7 @@ from fluid import capacity
 from ode import InitialState, solve
 from serving import (
     BatchTimeLaw,
+    ConfigError,
     DecodeNode,
     RateProfile,
     RequestMix,
@@ -282,7 +283,7 @@ def test_failures_say_what_happened():
         initial = InitialState(running=np.array([[1.0, 25.0, 25.0]]))
         solve(profile, CHECK_1, ROOMY, method="eulerian_jax", initial=initial)
     for step in (0.0, 1.5, float("nan")):
-        with pytest.raises(UnsupportedError, match="allowed: 0 < step <= 1"):
+        with pytest.raises(ConfigError, match=r"step.*allowed: a number > 0 and <= 1"):
             solve(profile, CHECK_1, ROOMY, method="eulerian_jax", step=step)
     with pytest.raises(UnsupportedError, match="step is no option of eulerian_scipy"):
         solve(profile, CHECK_1, ROOMY, method="eulerian_scipy", step=0.5)

@@ -30,12 +30,12 @@ from ode.lagrangian.solve import march_from
 from ode.lagrangian.workspace import Workspace
 from serving import (
     BatchTimeLaw,
+    ConfigError,
     DecodeNode,
     FluidServeError,
     RateProfile,
     RequestMix,
     SolveError,
-    UnsupportedError,
 )
 from serving.compiled_memory import vector_at
 
@@ -255,7 +255,7 @@ def test_requests_present_at_the_start_have_no_latencies(normal_mix):
 
 def test_what_cannot_be_resolved_is_refused(normal_mix):
     profile = RateProfile.constant(0.1, 200.0)
-    with pytest.raises(UnsupportedError, match="batches_per_step: 5 is not allowed; allowed: 1 to"):
+    with pytest.raises(ConfigError, match="batches_per_step': 5 is not allowed; allowed: 1 to"):
         solve(profile, normal_mix, DecodeNode(), batches_per_step=5)
     for horizon in (-1.0, float("nan"), float("inf")):
         with pytest.raises(FluidServeError, match="horizon"):
