@@ -162,7 +162,7 @@ def test_a_request_file_in_another_unit_than_the_node(run, tmp_path):
 
 
 def test_requests_that_never_fit_are_dropped_only_if_asked(run, tmp_path):
-    rows = "0,300,20\n1,400,30\n2,20000,10\n3,200,10\n\n4,30000,10\n"
+    rows = "0,300,20\n1,4970,30\n2,20000,10\n3,200,10\n\n4,30000,10\n"  # 5000 just fits
     (tmp_path / "o.csv").write_text(HEAD + rows)
     done = run("simulate", "--requests", "o.csv", *NODE, "--M-total", 5000, "--out", "x")
     assert done.exit_code == 2 and "o.csv:4, row 3" in done.stderr

@@ -96,15 +96,14 @@ def test_dates_read_in_bulk_equal_dates_read_one_by_one(rows, zone):
 
 
 def test_a_date_with_an_offset_is_moved_to_utc():
-    text = (
-        "t,x\n2024-05-10T01:00:00+08:00,1\n2024-05-09T17:00:02.5Z,2\n2024-05-09 12:00:03-0500,3\n"
-    )
+    text = "t,x\n2024-05-10T01:00:00+08:00,1\n2024-05-09T17:00:02.5Z,2\n"
+    text += "2024-05-09 12:00:03-0500,3\n2024-05-09T22:30:04+05:30,4\n"
     seconds = exactly(text).seconds_of_day("t")
-    assert seconds.tolist() == [17 * 3600, 17 * 3600 + 2.5, 17 * 3600 + 3]
+    assert seconds.tolist() == [17 * 3600, 17 * 3600 + 2.5, 17 * 3600 + 3, 17 * 3600 + 4]
 
 
 @pytest.mark.parametrize(
-    "text", ['a,b\n"1",2\n', "a,b\n1,2\r3,4\n", "a,b\n1,2\n3\n", "a,b\n1,2\n \n", "a,b\n", "a\n\n"]
+    "text", ['a,b\n"1",2\n', "a,b\n1,\r2\n", "a,b\n1,2\n3\n", "a,b\n1,2\n \n", "a,b\n", "a\n\n"]
 )
 def test_what_is_not_plain_is_left_to_the_exact_reader(monkeypatch, text):
     monkeypatch.setattr(workload._bulk, "BULK_BYTES", 0)
@@ -142,6 +141,8 @@ def test_json_lines_read_by_pattern_equal_json_lines_parsed(entries, blank, comp
     for key in "tp":
         exact = np.array([float(entry[key]) for _, entry in parsed])
         assert table.numbers(key).tobytes() == exact.tobytes()
+        if all(type(entry[key]) is int for _, entry in parsed):
+            assert table.integers_or_numbers(key).tolist() == [entry[key] for _, entry in parsed]
 
 
 @pytest.mark.parametrize(

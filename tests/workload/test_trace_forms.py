@@ -151,7 +151,7 @@ def test_a_bad_line_is_named_whatever_stands_before_it(tmp_path):
     (tmp_path / "t").write_text(f"[\n{good},\n\n{good.replace('9', '-9')}\n]")
     with pytest.raises(WorkloadError, match=r"t:4, row 2, column 'input_length', value -9"):
         read_trace(tmp_path / "t")
-    (tmp_path / "t").write_text("\narrival_time,prefill_length,decode_length\n\n0,1,1\n\n1,x,1\n")
+    (tmp_path / "t").write_text("\narrival_time,prefill_length,decode_length\n\n0,1,1\n \n1,x,1\n")
     with pytest.raises(WorkloadError, match=r"t:6, row 2, column 'prefill_length', value 'x'"):
         read_trace(tmp_path / "t")
     text = 'arrival_time,prefill_length,decode_length,a\n0,1,1,"1\n2"\n\n1,1,1,b\n0,9,x,c\n'
