@@ -95,5 +95,10 @@ def rows_of_table(table: TextTable) -> BatchRows:
     contents = {name: table.numbers(name) for name in CONTENTS}
     refuse_implausible({"t_s": time, "step_time_ms": milliseconds} | contents, path=table.path)
     return BatchRows(
-        time=time, steps=np.ones(time.size), step_time=milliseconds / 1000.0, **contents
+        time=time,
+        steps=np.ones(time.size),
+        prefill_tokens=contents["prefill_tokens"],
+        decode_tokens=contents["decode_tokens"],
+        kv_tokens=contents["kv_tokens"],
+        step_time=milliseconds / 1000.0,
     )
