@@ -156,3 +156,9 @@ def test_a_line_of_another_form_is_left_to_the_parser(wrong):
     listed = '{"t": 1, "p": 2, "x": [1, 2]}\n' * 3 + wrong + "\n"
     assert _uniform_lines(listed, PATH, {"t", "p"}, print) is None
     assert _uniform_lines(listed[: -len(wrong) - 1], PATH, {"t", "p"}, print) is not None
+
+
+def test_whole_numbers_of_json_lines_beyond_a_float_lose_nothing():
+    clock = [1_700_000_000_000_000_001 + step for step in (0, 1, 130)]
+    text = "".join(json.dumps({"t": tick, "p": 1}) + "\n" for tick in clock)
+    assert read_json_rows(text, PATH, {"t", "p"}).integers_or_numbers("t").tolist() == clock
