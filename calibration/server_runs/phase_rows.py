@@ -115,7 +115,13 @@ def _held(
     are linear in this number between two events.
     """
     a, b = np.searchsorted(t, first), np.searchsorted(t, finish)
-    begun, slope = batches[a], m / (batches[b] - batches[a])
+    passed = batches[b] - batches[a]
+    if not (passed > 0).all():  # beside a prompt of 1e15 tokens, others take no time
+        raise WorkloadError(
+            "no batch lies between the first and the last token of a request: the lengths or the "
+            "times are not those of a server"
+        )
+    begun, slope = batches[a], m / passed
 
     def active(values: NDArray[np.float64]) -> NDArray[np.float64]:
         change = np.zeros(t.size)

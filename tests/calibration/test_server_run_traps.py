@@ -149,13 +149,6 @@ def test_requests_that_never_meet_are_no_sign_of_another_unit(tmp_path):
     assert found.law.value[0] + np.nan_to_num(found.law.value[2]) == pytest.approx(alone, rel=0.02)
 
 
-def with_cache(served, share):
-    """Metrics of a server whose prefix cache had a share of every prompt."""
-    times, metrics = served.metrics(1.0, CAPACITY)
-    hits = share * metrics["vllm:prompt_tokens_total"]
-    return times, metrics, hits
-
-
 @pytest.mark.parametrize("name", ["source", "vllm:prefix_cache_hits_total"])
 def test_a_prompt_token_in_the_prefix_cache_is_not_computed(tmp_path, name):
     """The run computed all its prompts, so that with 3 times more sent, 75 % were cached."""
