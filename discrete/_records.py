@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from serving.csv_text import csv_pieces
 from serving.files import atomic_write
-
-ROWS_AT_ONCE = 50_000
 
 
 class Records(Mapping[str, NDArray]):
@@ -60,19 +58,5 @@ class Records(Mapping[str, NDArray]):
         FileAccessError
             If the file cannot be written.
         """
-        with atomic_write(path) as file:
-            file.write(",".join(self._in_file) + "\n")
-            for first in range(0, self.rows, ROWS_AT_ONCE):
-                part = slice(first, first + ROWS_AT_ONCE)
-                texts = [_texts(self._columns[name][part]) for name in self._in_file]
-                file.writelines([",".join(row) + "\n" for row in zip(*texts, strict=True)])
-
-
-def _texts(column: NDArray) -> list[str]:
-    values = column.tolist()
-    if column.dtype.kind == "f":
-        texts = list(map(repr, values))
-        for i in np.flatnonzero(np.isnan(column)):
-            texts[i] = "NaN"
-        return texts
-    return values if column.dtype.kind == "U" else list(map(str, values))
+        with atomic_write(path, "wb") as file:
+            file.writelines(csv_pieces({name: self._columns[name] for name in self._in_file}))

@@ -18,6 +18,7 @@ from serving import (
     UnsupportedError,
     check_defined,
 )
+from serving.csv_text import csv_pieces
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 MOST_TIMES = 1 << 18
 """Times that the file of a trajectory holds at most: some 45 MB."""
-
-ROWS_AT_ONCE = 50_000
-"""Rows that become text at once."""
 
 
 def parse_goodput(
@@ -105,12 +103,9 @@ def largest(outputs: Mapping[str, Any]) -> dict[str, float]:
 
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     """Write arrays of one length as CSV with a header, in full precision."""
-    rows = np.column_stack([np.asarray(values, float) for values in columns.values()])
-    with atomic_write(path) as file:
-        file.write(",".join(columns) + "\n")
-        for first in range(0, len(rows), ROWS_AT_ONCE):  # lists of them all are large
-            part = rows[first : first + ROWS_AT_ONCE].tolist()
-            file.writelines([",".join(map(repr, row)) + "\n" for row in part])
+    floats = {name: np.asarray(values, float) for name, values in columns.items()}
+    with atomic_write(path, "wb") as file:
+        file.writelines(csv_pieces(floats, nan="nan"))
 
 
 def write_rows(path: Path, columns: Mapping[str, Sequence[object]]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from numpy.typing import NDArray
 
 from serving import RequestTable
+from serving.csv_text import csv_pieces
 from serving.files import atomic_write
-
-ROWS_AT_ONCE = 50_000
-"""Rows that become text at once."""
 
 
 def write_requests(requests: RequestTable, path: str | Path) -> None:
@@ -38,16 +35,6 @@ def write_requests(requests: RequestTable, path: str | Path) -> None:
         columns["predicted_decode_length"] = requests.predicted_decode_length
     with atomic_write(path, "wb") as file:
         if str(path).endswith(".gz"):
-            file.write(gzip.compress(b"".join(_text(columns, len(requests))), mtime=0))
+            file.write(gzip.compress(b"".join(csv_pieces(columns)), mtime=0))
         else:
-            file.writelines(_text(columns, len(requests)))
-
-
-def _text(columns: Mapping[str, NDArray], size: int) -> Iterator[bytes]:
-    """Yield the file in pieces: an object for every number would take much memory."""
-    yield (",".join(columns) + "\n").encode()
-    for first in range(0, size, ROWS_AT_ONCE):
-        texts = (
-            map(repr, each[first : first + ROWS_AT_ONCE].tolist()) for each in columns.values()
-        )
-        yield "".join([",".join(row) + "\n" for row in zip(*texts, strict=True)]).encode()
+            file.writelines(csv_pieces(columns))

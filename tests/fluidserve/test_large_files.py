@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import fluidserve.results as results
-import workload.written as written
 from fluidserve.cli import cli
-from serving import RequestMix, RequestTable, Trajectory
+from serving import RequestMix, RequestTable, Trajectory, csv_text
 from workload import write_requests
 
 
@@ -28,7 +27,7 @@ def table(size: int) -> RequestTable:
 @pytest.mark.parametrize("name", ["requests.csv", "requests.csv.gz"])
 @pytest.mark.parametrize("size", [1, 6, 7, 8, 30])
 def test_pieces_are_the_plain_text(tmp_path, monkeypatch, size, name):
-    monkeypatch.setattr(written, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(csv_text, "ROWS_AT_ONCE", 7)
     requests = table(size)
     write_requests(requests, tmp_path / name)
     shown = [requests.arrival_time, requests.prefill_length, requests.decode_length]
@@ -60,7 +59,7 @@ def test_a_long_trajectory_is_written_in_part_and_says_so(tmp_path, monkeypatch,
     assert np.isin(thin.time, whole.time).all() and (np.diff(thin.time) > 0).all()
     assert np.array_equal(thin("running", thin.time), whole("running", thin.time))
     assert bool(said) == (thin.time.size < size)
-    monkeypatch.setattr(results, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(csv_text, "ROWS_AT_ONCE", 4)
     results.write_trajectory(tmp_path / "t.csv", thin)
     again = results.read_trajectory(tmp_path / "t.csv")
     assert np.array_equal(again.time, thin.time)
