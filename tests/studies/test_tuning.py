@@ -21,6 +21,7 @@ from serving import (
     ConfigError,
     DecodeNode,
     FluidServeError,
+    SolveError,
     UnsupportedError,
     kind_of,
 )
@@ -243,6 +244,15 @@ def test_a_wrong_scout_costs_runs_but_no_truth():
     assert misled.value == pytest.approx(right.value, rel=0.03)
     assert alone.value == pytest.approx(right.value, rel=0.03) and alone.fluid_value is None
     assert any("could not scout" in each for each in alone.warnings)
+
+
+def test_the_fluid_model_scouts_up_to_the_capacity_and_no_further():
+    from studies.tuning import predict
+
+    waits = [predict(at_mean_rate(QUESTION, x * LAMBDA_M))["ttft"].mean for x in (0.3, 0.9, 0.99)]
+    assert 0 < waits[0] < waits[1] < waits[2]
+    with pytest.raises(SolveError, match="no steady state"):
+        predict(at_mean_rate(QUESTION, 1.001 * LAMBDA_M))
 
 
 def test_an_impossible_objective_says_so():
