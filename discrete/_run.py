@@ -18,6 +18,7 @@ from serving import (
     ServingMetrics,
     Trajectory,
 )
+from serving.arguments import checked
 
 FILES = {
     "batches": "batch_snapshots.csv",
@@ -98,6 +99,7 @@ class Run:
         if not recorded:
             raise FluidServeError(f"this run did not record {what}; simulate(record_{what}=True)")
 
+    @checked()
     def trajectory(self, t: ArrayLike | None = None) -> Trajectory:
         """Return every output over time, exactly as the scheduler set it.
 
@@ -135,6 +137,7 @@ class Run:
             )
         return self._log.grid, self._log.sampled()
 
+    @checked()
     def samples(self, first: int = 0) -> LatencySamples:
         """Return the latencies of completed requests, and of their tokens if recorded.
 
@@ -163,6 +166,7 @@ class Run:
             **itl,
         )
 
+    @checked()
     def metrics(self, goodput: Mapping[str, float] | None = None) -> ServingMetrics:
         """Return the metrics of the run.
 
@@ -177,6 +181,7 @@ class Run:
         """Return the KV that is wasted, in the senses that the engine tells apart."""
         return self._log.fragmentation()
 
+    @checked()
     def write(self, folder: str | Path) -> list[Path]:
         """Write the run files of what was recorded; each appears whole or not at all.
 

@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike
 from discrete._engine import Progress, engine_for
 from discrete._run import Run
 from serving import DecodeNode, Instance, RequestTable
+from serving.arguments import checked
 
 
+@checked(sample_times="any")
 def simulate(
     requests: RequestTable,
     instance: Instance | None = None,

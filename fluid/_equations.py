@@ -27,6 +27,7 @@ import sympy as sp
 
 from fluid._flows import RANGES, Flow, J, State, i, j, r, right_hand_side, summed
 from serving import MODES, ConfigError
+from serving.arguments import checked
 
 TRANSPORTS = ("superbee", "upwind")
 
@@ -148,6 +149,7 @@ TABLE = (
 """Parameters of a law whose batch time is tabulated in the batch size."""
 
 
+@checked()
 def equations(
     mode: str = "swapping", transport: str = "superbee", *, tabulated: bool = False
 ) -> Equations:

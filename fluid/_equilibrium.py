@@ -13,6 +13,7 @@ from fluid._moments import Moments, moments
 from fluid._operating_point import OperatingPoint, check_takes_time, operating_point
 from fluid._statistical_line import Spread
 from serving import BatchTimeLaw, DecodeNode, RequestMix, SolveError, Tangent, answers
+from serving.arguments import checked
 
 STEPS = 60
 """Iterations of the line and the variance of the requests at most."""
@@ -68,10 +69,12 @@ class Equilibrium:
         """Var B over iterations [tokens^2]."""
         return self.moments.var_batch_tokens
 
+    @checked(probability=">= 0 and <= 1")
     def batch_tokens_quantile(self, probability: ArrayLike) -> NDArray[np.float64]:
         """Return quantiles [tokens] of the batch size, as Gamma with its two moments."""
         return gamma_quantiles(self.batch_tokens, self.var_batch_tokens, probability)
 
+    @checked()
     def chance_beyond(self, tokens: float) -> float:
         """Return the share of iterations beyond ``tokens``, Gamma with the two moments."""
         from scipy.special import gammaincc

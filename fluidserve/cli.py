@@ -36,6 +36,9 @@ COMMANDS = {
 }
 """Every command and its one line; the module ``fluidserve.commands.<name>`` loads when it runs."""
 
+LONGEST = 2000
+"""Characters of an error."""
+
 
 class FrontDoor(Group):
     """Loads a command when it is asked for, and turns every error into one line and a status."""
@@ -124,7 +127,10 @@ def _past_click() -> Iterator[None]:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    click.echo(f"fluidserve: {' '.join(message.split())}", err=True)
+    words = " ".join(message.split())
+    if len(words) > LONGEST:  # of a value that somebody pasted
+        words = f"{words[: LONGEST // 2]} ... {words[-LONGEST // 2 :]}"
+    click.echo(f"fluidserve: {words}", err=True)
     sys.exit(status)
 
 

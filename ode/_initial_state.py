@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import ConfigError, FluidServeError
+from serving.arguments import check_fields
 
 
 def _none() -> NDArray[np.float64]:
@@ -38,6 +39,7 @@ class InitialState:
     swapped: NDArray[np.float64] = field(default_factory=_none)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("running", "swapped"):
             rows = np.array(getattr(self, name), float, order="C")
             if rows.size == 0:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fluid import Certificate
 from serving import DecodeNode, LatencySamples, ServingMetrics, Trajectory, UnsupportedError
+from serving.arguments import checked
 
 GOLDEN = 0.5 * (5**0.5 - 1)
 """Latency samples read a continuum at successive multiples of this, modulo 1: any run of them fills
@@ -107,6 +108,7 @@ class Solution:
         """Return latencies of the flow, weighted by mass."""
         return self.latencies()
 
+    @checked()
     def metrics(self, goodput: Mapping[str, float] | None = None) -> ServingMetrics:
         """Return the same metrics object that a discrete run returns."""
         return ServingMetrics.summarise(self.samples(), self.totals, goodput)

@@ -8,6 +8,7 @@ coefficients are read here, in the symbolic equations and where laws are fitted;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import inf
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.arguments import checked
 from serving.errors import ConfigError
 from serving.setting import check_settings, setting
 
@@ -182,6 +184,7 @@ class BatchTimeLaw:
         """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
         return self.d_decode - self.d_kv
 
+    @checked(n="> 0")
     def scaled(self, n: float) -> BatchTimeLaw:
         """Return the law by which a batch ``n`` times as large takes as long."""
         given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -193,6 +196,7 @@ class BatchTimeLaw:
             values["measured_requests"] = self.measured_requests * n
         return replace(self, **values)
 
+    @checked(factor="> 0")
     def in_unit(self, factor: float) -> BatchTimeLaw:
         """Return the law with every time multiplied by ``factor``: 1000 for s to ms."""
         given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -349,7 +353,11 @@ def checked_table(rows: Any, key: str = "d_decode_table") -> Table:
         Naming the row that is not allowed.
     """
     found: list[tuple[float, float]] = []
-    if isinstance(rows, str | bytes) or not hasattr(rows, "__len__") or not len(rows):
+    if (
+        isinstance(rows, str | bytes)
+        or not isinstance(rows, Sequence | np.ndarray)
+        or not len(rows)
+    ):
         raise ConfigError(key, rows, TABLE_ALLOWED)
     for number, row in enumerate(rows, 1):
         pair = _pair(row)

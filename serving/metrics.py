@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.errors import FluidServeError, UnsupportedError
+from serving.arguments import checked
+from serving.errors import ConfigError, FluidServeError, UnsupportedError
 from serving.totals import TOTALS, checked_totals
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_delay")
@@ -69,8 +70,11 @@ class LatencySamples:
     itl: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
     itl_weight: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
 
+    @checked()
     def of(self, latency: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return values and weights of one of :data:`LATENCIES`, without the undefined."""
+        if latency not in LATENCIES:
+            raise ConfigError("latency", latency, " | ".join(LATENCIES))
         values = getattr(self, latency)
         weight = self.itl_weight if latency == "itl" else self.weight
         defined = np.isfinite(values)
@@ -82,7 +86,10 @@ def latency_scale(time_unit: str) -> tuple[str, float]:
 
     Latencies are in ms, and their names end in ``_ms``, where the time unit is s or ms.
     """
-    return {"none": ("", 1.0), "s": ("_ms", 1e3), "ms": ("_ms", 1.0)}[time_unit]
+    scales = {"none": ("", 1.0), "s": ("_ms", 1e3), "ms": ("_ms", 1.0)}
+    if time_unit not in scales:
+        raise ConfigError("time_unit", time_unit, " | ".join(scales))
+    return scales[time_unit]
 
 
 def weighted_percentile(values: ArrayLike, weight: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
@@ -151,6 +158,7 @@ class ServingMetrics:
         return self.totals[name]
 
     @classmethod
+    @checked()
     def summarise(
         cls,
         samples: LatencySamples,
@@ -188,6 +196,7 @@ class ServingMetrics:
             good = float(samples.weight[met].sum() / totals["duration"])
         return cls(latencies, good, totals)
 
+    @checked()
     def to_json(self, time_unit: str = "none") -> dict[str, Any]:
         """Return the metrics under the names of ``vllm bench serve``.
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.arguments import checked
 from serving.errors import WorkloadError
+
+MOST_KNOTS = 50_000_000
+"""Of a curve that is drawn from a shape: 800 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +44,11 @@ class RateProfile:
     dispersion: float = 1.0
 
     def __post_init__(self) -> None:
-        time = np.ascontiguousarray(self.time, dtype=np.float64)
-        cumulative = np.ascontiguousarray(self.cumulative, dtype=np.float64)
+        try:
+            time = np.ascontiguousarray(self.time, dtype=np.float64)
+            cumulative = np.ascontiguousarray(self.cumulative, dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):
+            raise WorkloadError("a rate profile needs two arrays of numbers") from None
         if time.ndim != 1 or time.shape != cumulative.shape or time.size < 2:
             raise WorkloadError("a rate profile needs two arrays of equal length >= 2")
         if not (np.isfinite(time).all() and np.isfinite(cumulative).all()):
@@ -58,11 +65,13 @@ class RateProfile:
         object.__setattr__(self, "cumulative", cumulative)
 
     @classmethod
+    @checked(rate="any", horizon="any")
     def constant(cls, rate: float, horizon: float) -> RateProfile:
         """Return a constant ``rate`` [requests/time] on [0, horizon]."""
         return cls.steps([0.0], [rate], horizon)
 
     @classmethod
+    @checked(start="any", rate="any", horizon="any")
     def steps(cls, start: ArrayLike, rate: ArrayLike, horizon: float) -> RateProfile:
         """Return rates that hold from each start to the next, up to ``horizon``.
 
@@ -72,11 +81,14 @@ class RateProfile:
             First is 0, increasing, all below ``horizon``.
         rate : shape (K,) [requests/time]
         """
+        if np.shape(start) != np.shape(rate):
+            raise WorkloadError("the steps of a rate need as many starts as rates")
         edges = np.append(np.asarray(start, float), float(horizon))
         counts = np.asarray(rate, float) * np.diff(edges)
         return cls(edges, np.append(0.0, np.cumsum(counts)))
 
     @classmethod
+    @checked(time="any", rate="any")
     def from_rate(cls, time: ArrayLike, rate: ArrayLike) -> RateProfile:
         """Return the profile whose rate is linear between samples (trapezoidal cumulative)."""
         time, rate = np.asarray(time, float), np.asarray(rate, float)
@@ -84,22 +96,30 @@ class RateProfile:
         return cls(time, np.append(0.0, np.cumsum(area)))
 
     @classmethod
+    @checked(period="> 0", horizon="> 0", points=">= 2")
     def sine(
         cls, mean: float, amplitude: float, period: float, horizon: float, points: int = 64
     ) -> RateProfile:
         """Return ``mean * (1 + amplitude * sin(2 pi t / period))``, ``points`` knots a period."""
+        if horizon / period * points > MOST_KNOTS:
+            raise WorkloadError(
+                f"a sine of {horizon / period:g} periods, {points} knots each; allowed: at most "
+                f"{MOST_KNOTS} knots"
+            )
         knots = max(2, int(np.ceil(horizon / period * points)) + 1)
         t = np.linspace(0.0, horizon, knots)
         phase = 2 * np.pi / period
         return cls(t, mean * (t + amplitude / phase * (1 - np.cos(phase * t))))
 
     @classmethod
+    @checked(horizon="> 0", points=">= 2")
     def ramp(cls, first: float, last: float, horizon: float, points: int = 256) -> RateProfile:
         """Return a rate that goes linearly from ``first`` to ``last`` over [0, horizon]."""
         t = np.linspace(0.0, horizon, points)
         return cls(t, first * t + (last - first) * t**2 / (2 * horizon))
 
     @classmethod
+    @checked(arrival_time="any", horizon="any")
     def from_arrivals(cls, arrival_time: ArrayLike, horizon: float | None = None) -> RateProfile:
         """Return the cumulative curve of a trace itself: one step per arrival.
 
@@ -111,6 +131,8 @@ class RateProfile:
             End of the curve [time]; the last arrival by default.
         """
         t = np.asarray(arrival_time, float)
+        if t.size == 0:
+            raise WorkloadError("there are no arrivals")
         end = float(t[-1]) if horizon is None else float(horizon)
         count = np.arange(t.size + 1, dtype=float)
         time = np.concatenate(([0.0], np.repeat(t, 2), [max(end, float(t[-1]))]))
@@ -131,6 +153,7 @@ class RateProfile:
         """Arrivals per time over [0, horizon] [requests/time]."""
         return self.total / self.horizon
 
+    @checked()
     def count(self, t: ArrayLike) -> NDArray[np.float64]:
         """Return expected arrivals up to and including ``t`` [requests]."""
         t = np.asarray(t, float)
@@ -141,6 +164,7 @@ class RateProfile:
         rise = self.cumulative[after] - self.cumulative[before]
         return np.where(k == 0, 0.0, self.cumulative[before] + share * rise)
 
+    @checked(edges="any")
     def mean_rate_between(self, edges: ArrayLike) -> NDArray[np.float64]:
         """Return the mean rate over each interval of ``edges`` (K+1,), shape (K,)."""
         edges = np.asarray(edges, float)
@@ -166,10 +190,12 @@ class RateProfile:
         spread = np.sum((counts - counts.mean(axis=1, keepdims=True)) ** 2)
         return float(spread / total * parts / (parts - 1)) if total > 0 else 0.0
 
+    @checked(factor=">= 0")
     def scaled(self, factor: float) -> RateProfile:
         """Return the profile with every rate multiplied by ``factor``."""
         return replace(self, cumulative=self.cumulative * factor)
 
+    @checked(factor="> 0")
     def stretched(self, factor: float) -> RateProfile:
         """Return the profile with time multiplied by ``factor`` (rates divided by it)."""
         return replace(self, time=self.time * factor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.arguments import check_fields, checked
 from serving.errors import WorkloadError
 
 LONGEST_DECODE = 10**8
@@ -35,6 +36,7 @@ class RequestMix:
     _means: tuple[float, float, float] = field(init=False, repr=False)  # asked for very often
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.prefill.shape == self.decode.shape == self.probability.shape):
             raise WorkloadError("the arrays of a request mix must have one length")
         if self.prefill.size == 0 or (self.decode < 1).any() or (self.probability < 0).any():
@@ -52,6 +54,7 @@ class RequestMix:
         object.__setattr__(self, "_means", tuple(float(probability @ each) for each in means))
 
     @classmethod
+    @checked()
     def from_lengths(
         cls,
         prefill: ArrayLike,
@@ -68,6 +71,10 @@ class RequestMix:
             Relative frequency of each; equal by default.
         request_class : shape (R,)
         """
+        sizes = {np.shape(each) for each in (prefill, decode, weight, request_class)
+                 if each is not None}  # fmt: skip
+        if len(sizes) != 1 or len(sizes.pop()) != 1:
+            raise WorkloadError("the lengths, weights and classes of a mix are lists of one length")
         p = np.asarray(prefill, float)
         d = np.asarray(decode, np.int64)
         w = np.ones(p.size) if weight is None else np.asarray(weight, float)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.errors import WorkloadError
+from serving.arguments import checked
+from serving.errors import ConfigError, WorkloadError
 from serving.rate_profile import RateProfile
 from serving.request_mix import LONGEST_DECODE, RequestMix
 
@@ -63,7 +64,12 @@ class RequestTable:
         WorkloadError
             Naming path, row (from 1), column and value of the first that is wrong.
         """
-        arrival = np.asarray(arrival_time, dtype=np.float64)
+        try:
+            arrival = np.asarray(arrival_time, dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):
+            arrival = np.empty((0, 0))
+        if arrival.ndim != 1:
+            raise WorkloadError("arrival times are a list of numbers", path=path)
         if arrival.size == 0:
             raise WorkloadError("there are no requests", path=path)
         _refuse(
@@ -104,24 +110,38 @@ class RequestTable:
         """Return the table's own cumulative arrival curve."""
         return RateProfile.from_arrivals(self.arrival_time)
 
+    @checked()
     def take(self, rows: ArrayLike) -> RequestTable:
         """Return the requests of ``rows`` (indices or a mask), still in arrival order."""
         rows = np.asarray(rows)
+        if rows.size == 0:
+            rows = rows.astype(int)
+        if rows.ndim != 1 or rows.dtype.kind not in "biu":
+            raise ConfigError("rows", rows, "a list of indices, or a mask")
+        if rows.dtype.kind == "b":
+            in_range = rows.size == len(self)
+        else:
+            in_range = bool((np.abs(rows + 0.5) < len(self)).all())
+        if not in_range:
+            raise ConfigError("rows", rows, f"indices of {len(self)} requests, or as long a mask")
         columns = {name: getattr(self, name)[rows] for name in self.__slots__}
         order = np.argsort(columns["arrival_time"], kind="stable")
         return RequestTable(**{name: column[order] for name, column in columns.items()})
 
+    @checked(factor="> 0")
     def stretched(self, factor: float) -> RequestTable:
         """Return the table with every arrival time multiplied by ``factor``."""
         columns = {name: getattr(self, name) for name in self.__slots__}
         return RequestTable(**{**columns, "arrival_time": self.arrival_time * factor})
 
+    @checked()
     def with_lengths_permuted(self, rng: np.random.Generator) -> RequestTable:
         """Return the same arrival times with the rest of each row dealt out anew."""
         rows = rng.permutation(len(self))
         columns = {name: getattr(self, name)[rows] for name in self.__slots__}
         return RequestTable(**{**columns, "arrival_time": self.arrival_time})
 
+    @checked()
     def refuse_longer_than(self, tokens: int, words: str, path: str | Path | None = None) -> None:
         """Refuse a request whose prompt and answer together have more than ``tokens`` tokens.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Mapping
 from dataclasses import field, fields
 from numbers import Real
@@ -82,8 +83,10 @@ def _is_allowed(value: Any, kind: str, rules: Mapping[str, Any]) -> bool:
         return True
     if "choices" in rules:
         is_function = bool(rules.get("user_function")) and ".py:" in str(value)
-        return is_function or value in rules["choices"]
+        return is_function or (isinstance(value, str) and value in rules["choices"])
     if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    if abs(value) > sys.float_info.max:  # infinite, or a whole number of hundreds of digits
         return False
     held = all(ask(value, rules[name]) for name, (_, ask) in BOUNDS.items() if name in rules)
     return held and math.isfinite(value) and (kind != "int" or value % 1 == 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serving.arguments import check_fields, checked
 from serving.errors import FluidServeError
 
 OUTPUTS = {
@@ -30,6 +31,7 @@ NRMSE_OUTPUTS = ("waiting", "running", "swapped", "in_system", "completed")
 """The outputs on which a fluid trajectory is scored against the discrete engine."""
 
 
+@checked()
 def output_key(name: str) -> str:
     """Return the full key, ``"waiting [requests]"`` for ``"waiting"``.
 
@@ -65,11 +67,13 @@ class Trajectory:
     held: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, values in self.outputs.items():
             output_key(name)
             if values.shape != self.time.shape:
                 raise FluidServeError(f"output {name!r} does not have one value per time")
 
+    @checked()
     def __call__(self, name: str, t: ArrayLike) -> NDArray[np.float64]:
         """Return an output (by name or full key) at times ``t``; constant beyond both ends."""
         key = output_key(name).split(" [")[0]
@@ -81,6 +85,7 @@ class Trajectory:
         k = np.searchsorted(self.time, t, side="right") - 1
         return values[np.clip(k, 0, None)]
 
+    @checked()
     def rate(self, name: str, start: float, end: float) -> float:
         """Return the mean rate of change of a cumulative output over [start, end] [1/time].
 
@@ -92,6 +97,7 @@ class Trajectory:
         FluidServeError
             If the window has no length.
         """
+        start, end = float(start), float(end)
         if not end > start:
             raise FluidServeError(f"a rate over [{start:g}, {end:g}]; allowed: an end after start")
         inside = self.time[(self.time > start) & (self.time < end)]
@@ -100,6 +106,7 @@ class Trajectory:
         weight = u - np.sin(2 * np.pi * u) / (2 * np.pi)
         return float(np.sum(np.diff(self(name, t)) / np.diff(t) * np.diff(weight)))
 
+    @checked()
     def sampled(self, t: ArrayLike) -> Trajectory:
         """Return every output on the grid ``t`` (linear in between from then on)."""
         t = np.asarray(t, float)

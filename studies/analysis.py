@@ -26,6 +26,7 @@ from serving import (
     RequestMix,
     SolveError,
 )
+from serving.arguments import checked
 from studies.caveats import caveats
 from studies.question import Question
 from workload import Constant
@@ -93,6 +94,7 @@ class Analysis:
     warnings: tuple[str, ...]
 
 
+@checked()
 def analyze(question: Question, *, over_time: bool = False, approximate: bool = False) -> Analysis:
     """Return the analysis of one node.
 

@@ -26,6 +26,7 @@ from serving import (
     WorkloadError,
     check_fits,
 )
+from serving.arguments import check_fields, checked
 from workload import Workload, replicated, replication_seed
 
 Source = Workload | RequestTable
@@ -71,6 +72,7 @@ class Question:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
             raise ConfigError("seed", self.seed, "a whole number >= 0")
         if self.horizon is not None and not 0 < self.horizon < math.inf:
@@ -111,6 +113,7 @@ class Question:
         check_fits(table, self.instance)
         return table
 
+    @checked(number=">= 0")
     def replication(self, number: int) -> RequestTable | None:
         """Return the requests of a replication, a function of its number alone.
 
@@ -213,14 +216,17 @@ class Question:
         """Return the same requests asked of another instance."""
         return self._changed(instance=instance)
 
+    @checked()
     def until(self, horizon: float) -> Question:
         """Return the question with arrivals up to ``horizon`` [time]."""
         return self._changed(num_requests=None, horizon=horizon)
 
+    @checked()
     def of_requests(self, number: int) -> Question:
         """Return the question with ``number`` requests in every replication."""
         return self._changed(num_requests=number, horizon=None)
 
+    @checked()
     def at_rate(self, rate: float) -> Question:
         """Return the question at a base rate of its workload [requests/time].
 
@@ -240,6 +246,7 @@ class Question:
         end = None if self.horizon is None else self.horizon * factor
         return self._changed(source=self.source.stretched(factor), horizon=end)
 
+    @checked()
     def at_load(self, load: float) -> Question:
         """Return the question at a base rate of ``load`` times the capacity of the instance.
 
@@ -252,6 +259,7 @@ class Question:
 
         return self.at_rate(load * capacity(self.mix, self.instance))
 
+    @checked()
     def scaled(self, n: int) -> Question:
         """Return the question of an instance ``n`` times as large under ``n`` times the arrivals.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from serving import ConfigError, RateProfile, RequestMix, RequestTable, WorkloadError
+from serving.arguments import check_fields, checked
 from workload.arrivals import crossing_times, profile_reaching, unit_renewals
 from workload.lengths import no_longer_than, restricted
 from workload.rate_shape import Constant, RateShape
@@ -47,14 +48,17 @@ class Workload:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _positive("arrival_rate", self.rate)
         _positive("burstiness", self.burstiness)
 
+    @checked()
     def profile(self, horizon: float) -> RateProfile:
         """Return the expected arrivals over [0, horizon] [time]."""
         _positive("horizon", horizon)
         return replace(self.shape.profile(self.rate, horizon), dispersion=self.dispersion)
 
+    @checked()
     def at_rate(self, rate: float) -> Workload:
         """Return the workload with base ``rate`` [requests/time], its times unchanged."""
         return replace(self, rate=rate)
@@ -69,6 +73,7 @@ class Workload:
         """Mean arrival rate [requests/time] of a steady stream, over its period if it has one."""
         return self.rate * self._mean_factor
 
+    @checked()
     def at_mean_rate(self, rate: float) -> Workload:
         """Return a steady stream at a mean arrival rate [requests/time], its draws stretched."""
         return self.at_rate(rate / self._mean_factor)
@@ -89,16 +94,19 @@ class Workload:
         if not self.shape.is_steady:
             raise ConfigError("rate_shape", self.shape, "a constant or periodic rate")
 
+    @checked()
     def scaled(self, n: float) -> Workload:
         """Return the workload with ``n`` times the rate."""
         _positive("scale", n)
         return replace(self, rate=n * self.rate)
 
+    @checked()
     def stretched(self, factor: float) -> Workload:
         """Return the workload with time multiplied by ``factor`` (its rate divided by it)."""
         _positive("stretch", factor)
         return replace(self, rate=self.rate / factor, shape=self.shape.stretched(factor))
 
+    @checked()
     def filtered(self, L_filter: int | None) -> Workload:
         """Return the workload without requests of D > ``L_filter`` [tokens], its rate thinned."""
         if L_filter is None:
@@ -113,6 +121,7 @@ class Workload:
         mix, share = no_longer_than(self.mix, tokens)
         return replace(self, mix=mix, rate=self.rate * share)
 
+    @checked()
     def sample(
         self,
         seed: int | np.random.SeedSequence = 42,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving import ConfigError, RequestMix, RequestTable
+from serving.arguments import checked
 from serving.request_mix import LONGEST_DECODE
 from workload.description import Workload
 from workload.lengths import LengthDistribution, RequestClass, mix_of
@@ -69,6 +70,7 @@ def parse_types(text: str) -> tuple[RequestMix, float, tuple[str, ...]]:
     return mix_of(classes), sum(rate for _, _, rate in streams), names
 
 
+@checked()
 def describe(
     scenario: str = "normal",
     *,
@@ -127,6 +129,7 @@ def describe(
     return Workload(mix, rate, shape, burstiness, names).filtered(L_filter).scaled(scale)
 
 
+@checked()
 def generate(
     scenario: str = "normal",
     *,

@@ -17,6 +17,7 @@ from serving import (
     WorkloadError,
     kind_of,
 )
+from serving.arguments import checked
 from serving.request_mix import LONGEST_DECODE
 from workload._clock import Clock, check_unit, read_clock
 from workload._columns import TextTable
@@ -121,6 +122,7 @@ class TraceReading:
         return self.requests.prefill_length + self.requests.decode_length
 
 
+@checked()
 def read_trace(
     path: str | Path,
     format: str | None = None,

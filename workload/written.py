@@ -8,10 +8,12 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from serving import RequestTable
+from serving.arguments import checked
 from serving.csv_text import csv_pieces
 from serving.files import atomic_write
 
 
+@checked()
 def write_requests(requests: RequestTable, path: str | Path) -> None:
     """Write a table in the project's own CSV format, whole or not at all.
 

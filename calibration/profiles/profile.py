@@ -18,6 +18,7 @@ from calibration.profiles.tables import (
     roofline,
 )
 from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind
+from serving.arguments import checked
 
 MOST_CARDS = 64
 """Largest number of cards that a model is divided over."""
@@ -110,6 +111,7 @@ class Profile:
         )
 
 
+@checked()
 def find(
     model: str, hardware: str, tp: int = 1, *, gpu_memory_utilization: float = UTILIZATION
 ) -> Profile:

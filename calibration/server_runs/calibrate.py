@@ -30,6 +30,7 @@ from calibration.server_runs.request_rows import rows_of_requests, tells_tokens
 from calibration.server_runs.requests import RequestLog
 from calibration.server_runs.token_rows import STEPS_PER_ROW
 from serving import DEFAULT_KIND, BatchTimeLaw, ConfigError, FluidServeError, Kind, WorkloadError
+from serving.arguments import checked
 
 TRAINED = 0.7
 """Share of the run, from its start, that the law behind the held-out error is fitted to."""
@@ -139,6 +140,7 @@ class RunCalibration:
         return kind.law_values(BatchTimeLaw(**known, measured_requests=most or None))
 
 
+@checked()
 def calibrate_run(
     log: ServerLog,
     *,

@@ -13,6 +13,7 @@ from calibration.server_runs.documents import choose, parse_documents
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
+from serving.arguments import checked
 from workload import TextTable, read_text
 
 ServerLog = RequestLog | MetricsLog | BatchRows
@@ -36,6 +37,7 @@ SUMMARIES = {
 """What a result without single requests is, and where they are, by a key that it has."""
 
 
+@checked()
 def read_server_log(
     path: str | Path,
     *,

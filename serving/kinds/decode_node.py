@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit, Reading
 from serving.request_mix import RequestMix
@@ -66,6 +67,7 @@ class DecodeNode:
         """``B`` [tokens]; a number that never binds where ``B`` is None."""
         return 2**62 if self.B is None else self.B
 
+    @checked(n="> 0")
     def scaled(self, n: int) -> DecodeNode:
         """Return a node ``n`` times as large whose batches take as long.
 

@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from serving.arguments import checked
 from serving.errors import UnsupportedError
 from serving.kinds.kind import Instance, Reading
 from serving.kinds.registry import kind_of
@@ -47,7 +48,8 @@ def answers(model: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     reading gives. Callers may hand in an instance of any kind, which the type of the door allows.
     """
 
-    def declare(function: Callable[..., R]) -> Callable[..., R]:
+    def declare(answer_of_model: Callable[..., R]) -> Callable[..., R]:
+        function = checked()(answer_of_model)
         at = list(inspect.signature(function).parameters).index("instance")
 
         @wraps(function)

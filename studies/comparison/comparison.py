@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from serving import ServingMetrics, SolveError, check_defined, reading_of
+from serving.arguments import checked
 from studies.comparison.ensemble import run_ensemble
 from studies.comparison.gathering import Ensemble
 from studies.comparison.phase import phase_warning
@@ -95,6 +96,7 @@ class Comparison:
         }
 
 
+@checked()
 def compare(
     question: Question,
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = DEFAULT_METHODS,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import OUTPUTS, ConfigError
+from serving import OUTPUTS
+from serving.arguments import check, check_fields
 
 GRID_POINTS = 1000
 """Points of the grid on which trajectories are compared."""
@@ -63,6 +64,6 @@ class Replications:
     wanted: Wanted | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("replications", self.count), ("workers", self.workers)):
-            if value is not None and (value != int(value) or value < 1):
-                raise ConfigError(name, value, "a whole number >= 1")
+        check("replications", self.count, "int", ">= 1")
+        check("workers", self.workers, "int | None", ">= 1")
+        check_fields(self, points=">= 2")

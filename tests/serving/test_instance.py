@@ -65,7 +65,7 @@ def test_a_setting_that_is_not_allowed_names_key_value_and_what_is(options, allo
     with pytest.raises(ConfigError) as caught:
         DecodeNode(**options)
     message = str(caught.value)
-    assert caught.value.key == key and allowed in message and repr(value) in message
+    assert caught.value.key == key and allowed in message and repr(value)[:120] in message
 
 
 @pytest.mark.parametrize("key", ["d_0", "d_decode", "d_kv", "d_prefill", "d_swap"])
