@@ -87,3 +87,13 @@ def test_the_spread_is_that_of_normal_values_and_a_few_wild_ones_do_not_move_it(
     medians = [np.median(rng.standard_normal(100)) for _ in range(2000)]
     _, error = median_and_error(rng.standard_normal(40_000))
     assert error * np.sqrt(40_000 / 100) == pytest.approx(np.std(medians), rel=0.06)
+
+
+@pytest.mark.parametrize("apart", [3e-7, 1e-7, 5e-8])
+def test_columns_that_hardly_differ_are_told_apart_where_times_are_exact(apart):
+    """Their triangle alone would lose the coefficients: it squares how nearly they depend."""
+    rng = np.random.default_rng(0)
+    n = rng.uniform(1, 2, 200)
+    columns = np.column_stack([n, n * (1 + apart * rng.normal(size=200))])
+    found = fit_relative(columns, columns @ [1.0, 2.0], relative_to="measured", robust=False)
+    assert found.coefficients == pytest.approx([1.0, 2.0], rel=1e-4)
