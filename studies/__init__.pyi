@@ -6,13 +6,13 @@ from . import score_card as score_card
 from . import steady_node as steady_node
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
-from .caveats import caveats as caveats
 from .comparison import Comparison as Comparison
 from .comparison import Ensemble as Ensemble
 from .comparison import MethodResult as MethodResult
 from .comparison import Replications as Replications
 from .comparison import compare as compare
 from .comparison import run_ensemble as run_ensemble
+from .limitations import caveats as caveats
 from .question import Question as Question
 from .tuning import Tuning as Tuning
 from .tuning import most_goodput as most_goodput

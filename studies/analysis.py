@@ -27,7 +27,7 @@ from serving import (
     SolveError,
 )
 from serving.arguments import checked
-from studies.caveats import caveats
+from studies.limitations import caveats
 from studies.question import Question
 from workload import Constant
 

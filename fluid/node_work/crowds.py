@@ -37,7 +37,7 @@ def crowd_jumps(jumps: Jumps, crowd: float) -> Jumps:
     law, work = law[kept] / law[kept].sum(), work[kept]
     mass = np.cumsum(law * (work + 0.5 * step) ** 2)
     group = np.minimum((mass / mass[-1] * JUMP_BINS).astype(np.intp), JUMP_BINS - 1)
-    share = np.bincount(group, law, JUMP_BINS)
+    share = np.asarray(np.bincount(group, law, JUMP_BINS), float)
     filled = share > 0
     sizes = np.bincount(group, law * work, JUMP_BINS)[filled] / share[filled]
     # the last steps cut the tail: the mean is that of the crowd

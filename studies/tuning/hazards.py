@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving import FluidServeError
-from studies.caveats import caveats
+from studies.limitations import caveats
 from studies.question import Question
 
 

@@ -16,7 +16,9 @@ def test_every_public_name_loads():
 
 
 ROOMS = ("fluid", "ode", "calibration", "studies")
-MODULES = ("accuracy", "full_memory", "one_node", "phase_diagram", "profiles", "score_card")
+MODULES = (
+    "accuracy", "full_memory", "one_node", "phase_diagram", "profiles", "score_card", "steady_node",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("room", ROOMS)
