@@ -165,7 +165,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_too_long(value: Any) -> bool:
-    return isinstance(value, Integral) and abs(value) > LARGEST  # arrays would hold it as an object
+    return (
+        isinstance(value, Integral) and abs(int(value)) > LARGEST
+    )  # arrays would hold it as an object
 
 
 def _is_any_number(value: Any, dimensions: int) -> bool:
@@ -178,7 +180,9 @@ def _is_any_number(value: Any, dimensions: int) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST
+    )
 
 
 def _is_numeric(value: Any) -> bool:

@@ -86,7 +86,8 @@ def _is_allowed(value: Any, kind: str, rules: Mapping[str, Any]) -> bool:
         return is_function or (isinstance(value, str) and value in rules["choices"])
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    if abs(value) > sys.float_info.max:  # infinite, or a whole number of hundreds of digits
+    size: Any = abs(value)
+    if size > sys.float_info.max:  # infinite, or a whole number of hundreds of digits
         return False
     held = all(ask(value, rules[name]) for name, (_, ask) in BOUNDS.items() if name in rules)
     return held and math.isfinite(value) and (kind != "int" or value % 1 == 0)
