@@ -32,7 +32,8 @@ SIGNS = {
 
 VOCABULARY = {
     "RequestMix", "RateProfile", "RequestTable", "BatchTimeLaw", "InitialState", "LatencySamples",
-    "Question", "Replications", "Trajectory", "ServerLog", "Workload", "Generator", "SeedSequence",
+    "Question", "Replications", "Trajectory", "Workload", "Generator", "SeedSequence",
+    "RequestLog", "MetricsLog", "BatchRows",
 }  # fmt: skip
 """Classes by which an annotation is held; of other names nothing is asked."""
 
@@ -109,6 +110,7 @@ def _words(kind: str, rule: str) -> str:
 @cache
 def _kinds(annotation: str) -> tuple[str, ...]:
     """Return the alternatives of an annotation, none where one of them is not known here."""
+    annotation = ALIASES.get(annotation, annotation)
     parts, depth, start = [], 0, 0
     for at, sign in enumerate(annotation):
         depth += (sign in "[(") - (sign in "])")
@@ -122,6 +124,9 @@ def _kinds(annotation: str) -> tuple[str, ...]:
         found.append(LONG_NAMES.get(text, text.partition("[")[0].rpartition(".")[2]))
     return tuple(found) if all(kind in WORDS or kind in VOCABULARY for kind in found) else ()
 
+
+ALIASES = {"ServerLog": "RequestLog | MetricsLog | BatchRows"}
+"""Annotations that stand for several classes, none of which has that name."""
 
 LONG_NAMES = {
     "Sequence[str]": "texts",
