@@ -128,7 +128,7 @@ class RequestTable:
         order = np.argsort(columns["arrival_time"], kind="stable")
         return RequestTable(**{name: column[order] for name, column in columns.items()})
 
-    @checked(factor="> 0")
+    @checked(factor=">= 0")
     def stretched(self, factor: float) -> RequestTable:
         """Return the table with every arrival time multiplied by ``factor``."""
         columns = {name: getattr(self, name) for name in self.__slots__}
