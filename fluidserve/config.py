@@ -108,7 +108,11 @@ def load_config(
     merged |= _with_shorthand(kind, given, "")
     if profile is not None:
         given = _checked(kind, {"time_unit": "s"} | merged)
-        merged = profile.config(given.time_unit, kind, given.model_dump()) | merged
+        keys = profile.config(given.time_unit, kind, given.model_dump())
+        if _is_whole_law(merged):  # of two laws one holds: terms of both are no law at all
+            law = {*kind.law_keys, *kind.carried_keys}
+            keys = {key: value for key, value in keys.items() if key not in law}
+        merged = keys | merged
     if merged.get("d_decode_table") is not None:  # the default law is no part of another
         linear = [key for key in ("d_0", "d_decode", "d_kv") if key in kind.law_keys]
         merged = dict.fromkeys(linear, 0.0) | merged
@@ -116,6 +120,11 @@ def load_config(
     if path is not None and written.get("time_unit") in REAL_UNITS:
         _refuse_toy_defaults(config, path)
     return config
+
+
+def _is_whole_law(given: Mapping[str, Any]) -> bool:
+    """Return whether some keys say the whole time of a decode batch."""
+    return "d_decode_table" in given or {"d_0", *D_1_KEYS} <= given.keys()
 
 
 REAL_UNITS = ("s", "ms")

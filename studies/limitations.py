@@ -69,7 +69,8 @@ def _prefill_left_out(question: Question, rate: float) -> str:
         share = f"would take {_short(each)} {unit if unit != 'none' else 'time'} each"
     return (
         f"prefill is left out: this engine takes prompts as computed elsewhere; computing "
-        f"{prompts} on this node {share}, {alone}"
+        f"{prompts} on this node {share}, {alone}; a node that does both is slower by more than "
+        "that"
     )
 
 

@@ -20,6 +20,9 @@ from calibration.profiles.tables import (
 from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind
 from serving.arguments import checked
 
+TESTED_REQUESTS = 256
+"""Requests of the largest measured batch that estimated laws are held against."""
+
 MOST_CARDS = 64
 """Largest number of cards that a model is divided over."""
 
@@ -51,7 +54,8 @@ class Profile:
     wall
         Bias against batches timed on a running server, where there are some.
     most_requests
-        Requests in the largest measured batch; None where the law is estimated.
+        Requests in the largest batch that was measured or, of an estimated law, in the largest that
+        estimates were held against.
     """
 
     model: str
@@ -166,6 +170,7 @@ def find(
             expected_error=error,
             basis="roofline of data sheet and model shape",
             source=base.source,
+            most_requests=TESTED_REQUESTS,
             licence="none: computed",
             date=base.date,
         )

@@ -18,7 +18,7 @@ from fluidserve.front import Command, option
     shell_complete=completion.of_words(completion.methods, listed=True),
 )
 def command(quick: bool, methods: str) -> None:
-    """Measure speed and print it as JSON: kernels warm, best of several, no files written.
+    """Measure speed and print it: kernels warm, best of several, no files written.
 
     Engine requests and batches per second; the fluid model next to one discrete run for systems of
     n = 1 to 10,000; each fluid method.

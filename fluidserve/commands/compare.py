@@ -29,7 +29,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 def command(pictures: bool, **params: Any) -> None:
     """Put the fluid model next to the discrete engine on the same instance and workload.
 
-    Prints scores, times and metrics as JSON and writes pictures and a report. A generated
+    Prints scores, times and metrics, and writes pictures and a report. A generated
     workload is drawn anew in every replication; a file keeps its arrival times and its
     (prefill, decode) pairs are dealt out anew in every replication but the first.
     """

@@ -45,7 +45,7 @@ from fluidserve.options import (
 @option("--inject-at", type=float, help="time from which --inject counts; else now")
 @option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
 def command(**params: Any) -> None:
-    """Simulate a workload batch by batch; print metrics as JSON and write every record.
+    """Simulate a workload batch by batch; print its metrics and write every record.
 
     A state saved at a batch is resumed bit for bit. --inject replaces what would have arrived
     from a time on: a load change studied from a saved state.

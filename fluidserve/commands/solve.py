@@ -30,7 +30,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option("--step", type=float, help="step of eulerian_jax, in batch times, <= 1")
 @option("--batches-per-step", type=int, help="batches per step of lagrangian")
 def command(methods: bool, **params: Any) -> None:
-    """Solve the fluid model; print its metrics as JSON and write its trajectory."""
+    """Solve the fluid model; print its metrics and write its trajectory."""
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
 

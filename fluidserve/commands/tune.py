@@ -25,7 +25,7 @@ SETTINGS = {
 def help_text() -> str:
     """Return the help of the command, with the knobs that each kind of engine has."""
     paragraphs = [
-        "Find the value of KNOB at which objectives stop being met; print it as JSON.",
+        "Find the value of KNOB at which objectives stop being met, and print it.",
         "KNOB is max-rate (largest mean arrival rate [requests/time]), or a setting of the engine:",
     ]
     for kind in KINDS.values():

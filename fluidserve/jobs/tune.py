@@ -120,9 +120,9 @@ def _search(
         else:
             found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
             result = found.to_json()
-    note = {} if "max-rate" in result.get("knobs", [result.get("knob")]) else inputs.rate_note
+    is_rate_tuned = "max-rate" in result.get("knobs", [result.get("knob")])
     result["warnings"] = [*inputs.assumed, *result["warnings"]]
-    return result | _context(inputs, question, note), status, found
+    return result | _context(inputs, question, is_rate_tuned=is_rate_tuned), status, found
 
 
 def _told(inputs: Inputs) -> Callable[[str], None] | None:
@@ -215,8 +215,11 @@ def _typed(value: Any) -> str:
     return ":".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
-def _context(inputs: Inputs, question: Question, note: Mapping[str, str]) -> dict[str, Any]:
+def _context(inputs: Inputs, question: Question, *, is_rate_tuned: bool) -> dict[str, Any]:
     """Return what was tuned: the rate counts, with the note on it, only where it is no knob."""
+    rate: dict[str, Any] = {}
+    if not is_rate_tuned:
+        rate = {"mean_arrival_rate": question.stream.mean_rate, **inputs.rate_note}
     return {
         "time_unit": question.instance.time_unit,
         "seed": question.seed,
@@ -224,9 +227,8 @@ def _context(inputs: Inputs, question: Question, note: Mapping[str, str]) -> dic
         "instance": flat(question.instance),
         "workload": {
             **inputs.source,
-            "mean_arrival_rate": question.stream.mean_rate,
+            **rate,
             **mean_lengths(question.mix),
-            **note,
         },
     }
 

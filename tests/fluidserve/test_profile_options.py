@@ -38,7 +38,28 @@ def test_flags_and_file_win_over_a_profile(run, tmp_path):
     assert (node.M_total, node.time_unit, node.B) == (7000, "s", None)
     law = node.batch_time
     assert (law.d_0, law.d_decode, law.d_kv, law.d_decode_table) == (3.0, 0.5, 0.5, None)
-    assert law.d_prefill_table is not None and law.most_requests == 256  # still the profile's
+    assert law.d_prefill_table is None and law.measured_requests is None  # of another law
+
+
+def test_a_coefficient_that_is_given_alone_changes_the_profile_s_law(run, tmp_path):
+    done = run("simulate", *PROFILE, "--d-0", 0.03, "--num-requests", 9, "--out", "x")
+    assert done.exit_code == 0, done.stderr
+    law = instance_of(load_config(tmp_path / "x" / "config_used.yaml")).batch_time
+    assert law.d_0 == 0.03 and law.d_decode > 0
+    assert law.d_prefill_table is not None and law.most_requests == 256
+
+
+def test_a_law_of_a_file_takes_no_term_of_the_profile_beside_it(run, tmp_path):
+    """A table of another law on top of a line would be a wrong number without a word."""
+    (tmp_path / "own.yaml").write_text(
+        "time_unit: s\nd_0: 0.02\nd_decode: 1.0e-5\nd_kv: 1.0e-7\nd_prefill: 1.0e-4\nB: null\n"
+        "M_total: 90000\n"
+    )
+    mixture = ("--model", "Qwen/Qwen3-30B-A3B", "--hardware", "RTXPRO6000")
+    done = run("simulate", *mixture, "--config", "own.yaml", "--num-requests", 9, "--out", "x")
+    assert done.exit_code == 0, done.stderr
+    law = instance_of(load_config(tmp_path / "x" / "config_used.yaml")).batch_time
+    assert law == BatchTimeLaw(d_0=0.02, d_decode=1e-5, d_kv=1e-7, d_prefill=1e-4)
 
 
 @pytest.mark.parametrize(
