@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -83,6 +83,7 @@ class FrontDoor(Group):
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
         try:
+            _check_words(extra.get("args") or (args[0] if args and args[0] else sys.argv[1:]))
             status = super().main(*args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except (KeyboardInterrupt, click.Abort):
@@ -126,6 +127,15 @@ def _past_click() -> Iterator[None]:
         raise OSError(errno.EIO, f"it ends too early: {wrong}", "a file") from wrong
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that no text file and no file's name can hold."""
+    for word in words:
+        if any("\ud800" <= each <= "\udfff" for each in word):
+            _stop(f"{word!a} is no UTF-8 text: files and results could not name it", 2)
+        if "\0" in word:
+            _stop(f"{word!a} holds a zero byte: no file can have such a name", 2)
+
+
 def _stop(message: str, status: int) -> NoReturn:
     words = " ".join(message.split())
     if len(words) > LONGEST:  # of a value that somebody pasted
@@ -161,9 +171,6 @@ def main() -> NoReturn:
     install()
     if not prepare():
         _stop("stdout is closed, so that no result can be printed; /dev/null would take it", 2)
-    for word in sys.argv[1:]:
-        if any("\ud800" <= each <= "\udfff" for each in word):
-            _stop(f"{word!a} is no UTF-8 text: files and results could not name it", 2)
     try:
         cli.main(prog_name="fluidserve")
     finally:

@@ -222,7 +222,7 @@ def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:
     if generator:
         path = None
     else:
-        path = params.get("trace") or config.request_file
+        path = params["trace"] if _given(params, "trace") else config.request_file
     if path is None:
         for key in FILE_KEYS:
             if _given(params, key) and not (key in LENGTHS_KEYS and _given(params, "lengths")):

@@ -130,7 +130,7 @@ class RequestTable:
 
     @checked(factor=">= 0")
     def stretched(self, factor: float) -> RequestTable:
-        """Return the table with every arrival time multiplied by ``factor``."""
+        """Return the table with every arrival time multiplied by ``factor``; 0: all at once."""
         columns = {name: getattr(self, name) for name in self.__slots__}
         return RequestTable(**{**columns, "arrival_time": self.arrival_time * factor})
 

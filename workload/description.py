@@ -14,6 +14,10 @@ from workload.lengths import no_longer_than, restricted
 from workload.rate_shape import Constant, RateShape
 
 MOST_REQUESTS = 10**9
+
+SLOWEST = 1e-250
+"""Rate [requests/time] down to which the arrival times of so many requests are numbers."""
+
 """In one table: some 50 GB."""
 
 
@@ -38,7 +42,8 @@ class Workload:
     Raises
     ------
     ConfigError
-        If ``rate`` or ``burstiness`` is not a finite number above 0.
+        If ``rate`` or ``burstiness`` is not a finite number above 0, or ``rate`` is below
+        :data:`SLOWEST`.
     """
 
     mix: RequestMix
@@ -50,6 +55,8 @@ class Workload:
     def __post_init__(self) -> None:
         check_fields(self)
         _positive("arrival_rate", self.rate)
+        if self.rate < SLOWEST:
+            raise ConfigError("arrival_rate", self.rate, f"a finite number >= {SLOWEST:g}")
         _positive("burstiness", self.burstiness)
 
     @checked()

@@ -80,13 +80,19 @@ def read_server_log(
     wanted = {**(labels or {}), **({} if engine is None else {"engine": engine})}
     start = text.lstrip()[:80]
     if start.startswith(("{", "[")):
-        return _of_documents(parse_documents(text, path), path, wanted, result, skip_gaps)
+        documents = parse_documents(text, path)
+        if not _is_range_export(documents):
+            _refuse_scraping(path, engine, labels, interval, skip_gaps)
+        elif interval is not None:
+            raise WorkloadError("--interval is for scrapes that say no time; these do", path=path)
+        return _of_documents(documents, path, wanted, result, skip_gaps)
     if result is not None:
         raise WorkloadError("--result is for JSON with several results; this is none", path=path)
     if start.startswith(("#", "vllm:")):
         return metrics.from_exposition(
             text, path, interval=interval, labels=wanted, skip_gaps=skip_gaps
         )
+    _refuse_scraping(path, engine, labels, interval, skip_gaps)
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:
         return rows_of_table(table)
@@ -97,6 +103,32 @@ def read_server_log(
     raise WorkloadError(
         f"its columns are not those of a server's results; known are: {KINDS}", path=path
     )
+
+
+def _is_range_export(documents: list[Any]) -> bool:
+    """Return whether JSON is the answer of Prometheus' query_range, or several of them."""
+    entries = documents[0] if len(documents) == 1 else documents
+    first = entries[0] if isinstance(entries, list) and entries else entries
+    return isinstance(first, dict) and ("data" in first or "resultType" in first)
+
+
+def _refuse_scraping(
+    path: Path,
+    engine: str | None,
+    labels: Mapping[str, str] | None,
+    interval: float | None,
+    skip_gaps: bool,
+) -> None:
+    """Refuse the options of scraped metrics beside a file that holds none."""
+    given = {
+        "--engine": engine is not None,
+        "--label": bool(labels),
+        "--interval": interval is not None,
+        "--skip-gaps": skip_gaps,
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            raise WorkloadError(f"{flag} is for scraped metrics; this file holds none", path=path)
 
 
 def _of_documents(
@@ -122,7 +154,7 @@ def _of_documents(
             return from_records(entries, path)
     if "benchmarks" in first and len(entries) == 1:
         return records.from_guidellm(first, path, result=result)
-    if "data" in first or "resultType" in first:
+    if _is_range_export(documents):
         if result not in (None, 1):
             raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
         return metrics.from_range_export(entries, path, labels=labels, skip_gaps=skip_gaps)

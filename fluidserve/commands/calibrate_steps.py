@@ -8,6 +8,7 @@ import click
 
 from fluidserve import completion
 from fluidserve.front import Command, option
+from serving import FluidServeError
 
 
 @click.command("steps", cls=Command)
@@ -55,20 +56,28 @@ def steps(
 
     watch = Stopwatch()
     law, kv = params.pop("law"), params.pop("kv")
-    with watch("read"):
-        rows = read_step_times(file, longest_gap=longest_gap, **params)
-    with watch("fit"):
-        fit = fit_step_times(
-            rows, law=law, kv=kv, compare=compare, progress=lambda text: click.echo(text, err=True)
-        )
-    result = fit.to_json()
-    if out is not None:
-        with experiment_folder(out) as (folder, final):
-            memory = memory_of_profile(rows.about)
-            if kv_capacity is not None:
-                memory = Memory(kv_capacity, "--kv-capacity")
-            write_fit(folder, final, fit, memory, watch.seconds)
-        if memory is None:
-            click.echo(f"note: {final}/config_used.yaml {LACKING}", err=True)
-        result |= {"output_dir": str(final)}
-    emit(result, step_fit_table)
+
+    def fitted() -> Any:
+        with watch("read"):
+            rows = read_step_times(file, longest_gap=longest_gap, **params)
+        with watch("fit"):
+            return rows, fit_step_times(
+                rows, law=law, kv=kv, compare=compare,
+                progress=lambda text: click.echo(text, err=True),
+            )  # fmt: skip
+
+    if out is None:
+        if kv_capacity is not None:
+            raise FluidServeError("--kv-capacity is for the configuration that --out writes")
+        _, fit = fitted()
+        emit(fit.to_json(), step_fit_table)
+        return
+    with experiment_folder(out) as (folder, final):
+        rows, fit = fitted()
+        memory = memory_of_profile(rows.about)
+        if kv_capacity is not None:
+            memory = Memory(kv_capacity, "--kv-capacity")
+        write_fit(folder, final, fit, memory, watch.seconds)
+    if memory is None:
+        click.echo(f"note: {final}/config_used.yaml {LACKING}", err=True)
+    emit(fit.to_json() | {"output_dir": str(final)}, step_fit_table)

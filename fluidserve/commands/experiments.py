@@ -25,7 +25,10 @@ def command() -> None:
 
 def _chosen(names: tuple[str, ...], home: str) -> list[Any]:
     from fluidserve.experiments import find_experiments, open_experiment
+    from fluidserve.options import FlagError
 
+    if not home:
+        raise FlagError("--home", home, "a folder")
     if names:
         return [open_experiment(name, Path(home)) for name in names]
     return find_experiments(Path(home))

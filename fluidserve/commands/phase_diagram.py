@@ -48,11 +48,14 @@ def command(
     from typing import Any
 
     from fluidserve.folders import emit, to_json
+    from fluidserve.options import FlagError
     from fluidserve.plots import phase_diagram as picture
     from fluidserve.progress import ProgressLine
     from serving.files import atomic_write, check_writable
     from studies.phase_diagram import phase_diagram
 
+    if not output:
+        raise FlagError("--output", output, "the STEM of two names")
     for suffix in ("json", "png"):
         check_writable(f"{output}.{suffix}")
     options: dict[str, Any] = dict(QUICK) if quick else {}

@@ -146,8 +146,8 @@ def _advance(engine: Engine, params: Mapping[str, Any], config: Any) -> None:
     from discrete import Stop, save_state
 
     until, at_batch, state = params["until"], params["at_batch"], params["save_state"]
-    if until is not None and not until >= 0:
-        raise FlagError("--until", until, "a time >= 0")
+    if until is not None and not 0 <= until < float("inf"):
+        raise FlagError("--until", until, "a finite time >= 0")
     told = _progress(config)
     if at_batch is not None:
         if state is None:

@@ -251,6 +251,8 @@ def parse_brackets(text: str | None, knobs: int) -> list[tuple[float, float] | N
     """
     if text is None:
         return [None] * knobs
+    if knobs == 1 and not text:
+        raise FlagError("--bracket", text, "LOW:HIGH, two numbers")
     try:
         brackets: list[Any] = [
             tuple(map(float, part.split(":"))) if part else None for part in text.split(",")

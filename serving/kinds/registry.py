@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ConfigError, UnsupportedError
+from serving.errors import ConfigError, UnsupportedError, WorkloadError
 from serving.kinds.decode_node import DECODE_NODE
 from serving.kinds.kind import Instance, Kind
 from serving.request_table import RequestTable
@@ -16,6 +17,9 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (DECODE_NODE,)}
 
 DEFAULT_KIND = DECODE_NODE
 """The kind where nothing names one."""
+
+CLOCK_SHARE = 1e-4
+"""Part of a batch down to which the clock must count at the last arrival."""
 
 
 def register(kind: Kind) -> None:
@@ -60,13 +64,22 @@ def kind_of(instance: Any) -> Kind:
 
 
 def check_fits(requests: RequestTable, instance: Instance, path: str | Path | None = None) -> None:
-    """Refuse a request that can never finish on an instance.
+    """Refuse a request that can never finish on an instance, or comes too late to be timed.
 
     Raises
     ------
     WorkloadError
-        Naming the first row whose prompt and answer together are too long.
+        Naming the first row whose prompt and answer together are too long, or the arrival beside
+        which a batch is lost: a time of 1e20 and a batch of 1 have the sum 1e20.
     """
     most = kind_of(instance).largest_request(instance)
     if math.isfinite(most.value):
         requests.refuse_longer_than(int(most.value), most.words, path)
+    batch = float(instance.batch_time.duration(1, 1))
+    last = float(requests.arrival_time[-1]) if len(requests) else 0.0
+    if batch > 0 and math.ulp(last) > CLOCK_SHARE * batch:
+        raise WorkloadError(
+            f"the last request comes at {last:g}, too late to time batches of {batch:g}; "
+            f"allowed: arrivals up to {CLOCK_SHARE * batch / sys.float_info.epsilon:.3g}",
+            path=path,
+        )
