@@ -22,7 +22,8 @@ def csv_pieces(columns: Mapping[str, NDArray], nan: str = "NaN") -> Iterator[byt
     Parameters
     ----------
     columns
-        Arrays of one length by name: floats, whole numbers, booleans or words without commas.
+        Arrays of one length by name: floats, whole numbers, booleans or words without commas
+        and line breaks.
     nan
         What stands for a float that is not a number.
 
@@ -54,8 +55,8 @@ def _kind(column: NDArray) -> str:
 def _texts(kind: str, columns: list[NDArray], nan: bytes) -> list[bytes]:
     """Return the rows of columns of one kind, each as text."""
     if kind == "words":
-        rows = zip(*(each.tolist() for each in columns), strict=True)
-        return [",".join(map(str, row)).encode() for row in rows]
+        rows = [_words(each) for each in columns]
+        return rows[0] if len(rows) == 1 else list(map(b",".join, zip(*rows, strict=True)))
     if kind == "whole":
         return _json_rows(np.column_stack(columns).astype(np.int64))
     matrix = np.column_stack(columns).astype(np.float64)
@@ -68,6 +69,11 @@ def _texts(kind: str, columns: list[NDArray], nan: bytes) -> list[bytes]:
         words = (nan.decode() if x != x else repr(x) for x in matrix[i].tolist())
         rows[i] = ",".join(words).encode()
     return rows
+
+
+def _words(column: NDArray) -> list[bytes]:
+    """Return words as bytes; one text of them all is encoded faster than each."""
+    return "\n".join(map(str, column.tolist())).encode().split(b"\n")
 
 
 def _json_rows(matrix: NDArray) -> list[bytes]:
