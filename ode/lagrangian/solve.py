@@ -112,6 +112,7 @@ def march_from(workspace: Workspace, initial: InitialState) -> March:
     answer = workspace.advance()
     state = workspace.record[0]
     if answer == Answer.STEP_LIMIT:
-        message = f"t = {state['now']:g} after {state['steps']} steps"
+        reached = f"t = {state['now']:g} after {state['steps']} steps"
+        message = f"{reached}; shorten the horizon or allow more by max_steps"
         raise SolveError("lagrangian", "step_limit", message)
     return March(workspace.rows[: state["steps"]], workspace.samples[: state["samples"]], state)
