@@ -28,6 +28,9 @@ TABLE_ALLOWED = "rows [requests, time] of finite numbers >= 0, requests rising, 
 """What a table may be, in words."""
 
 
+LONGEST = 1e100
+"""Largest coefficient of a law: sums and squares of times stay numbers."""
+
 LAW_VECTOR = np.dtype(
     [(name, np.float64) for name in ("d_0", "d_kv", "per_request_extra", "d_swap", "pieces")]
 )
@@ -82,19 +85,34 @@ class BatchTimeLaw:
     by KV tokens read in place of ``d_kv``; ``d_mixed_decode`` comes on top per decoding request.
     """
 
-    d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0)
-    d_decode: float = setting(0.001, "time per decoding request [time/request]", minimum=0)
-    d_kv: float = setting(0.001, "time per KV token read [time/token]", minimum=0)
-    d_prefill: float = setting(0.0, "time per prefill token computed [time/token]", minimum=0)
-    d_swap: float = setting(0.0, "time per token moved GPU <-> CPU [time/token]", minimum=0)
+    d_0: float = setting(1.0, "fixed time of a batch [time]", minimum=0, maximum=LONGEST)
+    d_decode: float = setting(
+        0.001, "time per decoding request [time/request]", minimum=0, maximum=LONGEST
+    )
+    d_kv: float = setting(0.001, "time per KV token read [time/token]", minimum=0, maximum=LONGEST)
+    d_prefill: float = setting(
+        0.0, "time per prefill token computed [time/token]", minimum=0, maximum=LONGEST
+    )
+    d_swap: float = setting(
+        0.0, "time per token moved GPU <-> CPU [time/token]", minimum=0, maximum=LONGEST
+    )
     d_prefill_attention: float = setting(
-        0.0, "time per pair of a prefill token and a token it attends [time/token^2]", minimum=0
+        0.0,
+        "time per pair of a prefill token and a token it attends [time/token^2]",
+        minimum=0,
+        maximum=LONGEST,
     )
     d_prefill_context: float = setting(
-        0.0, "time per token that a prefill chunk finds in the KV cache [time/token]", minimum=0
+        0.0,
+        "time per token that a prefill chunk finds in the KV cache [time/token]",
+        minimum=0,
+        maximum=LONGEST,
     )
     d_mixed_decode: float = setting(
-        0.0, "further time per decoding request in a batch with prefill [time/request]", minimum=0
+        0.0,
+        "further time per decoding request in a batch with prefill [time/request]",
+        minimum=0,
+        maximum=LONGEST,
     )
     d_decode_table: Table | None = setting(  # noqa: RUF009
         None, "further time of so many decoding requests, interpolated [time]", rows=TABLE_ALLOWED

@@ -353,8 +353,10 @@ def test_more_than_a_node_can_serve_is_noted_beside_the_result(run, command, wor
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_a_node_too_slow_to_have_a_capacity(run):
+    """A time whose square is no number any more is refused before any work."""
     done = run("solve", "--num-requests", 3, "--d-0", "1e308")
-    assert done.exit_code == 0 and strict_json(done.stdout)["workload"]["load"] is None
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+    assert "--d-0 1e308" in done.stderr and "<= 1e+100" in done.stderr
 
 
 @pytest.mark.parametrize("style", ["text", "latex", "python"])

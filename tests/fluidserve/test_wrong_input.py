@@ -95,7 +95,7 @@ WRONG = [
     ("simulate --inject good.csv --inject-at -1", ["--inject-at -1.0", "not before the present"]),
     ("simulate --inject big.csv", ["big.csv", "row 2", "10001", "M_total = 10000"]),
     ("simulate --at-batch 5", ["--at-batch", "--save-state"]),
-    ("simulate --at-batch 100000 --save-state s.npz", ["--at-batch", "ended after"]),
+    ("simulate --no-verbose --at-batch 100000 --save-state s.npz", ["--at-batch", "ended after"]),
     ("simulate --out file", ["file", "not a folder"]),
     ("simulate --out file/x", ["file"]),
     ("simulate --nonsense 1", ["--nonsense"]),
