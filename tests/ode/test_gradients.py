@@ -298,7 +298,7 @@ def test_chosen_metrics_units_and_a_run_that_is_cut_short():
         ({"metrics": ("e2el",), "drain": False}, "need drain"),
         ({"step": 0.9}, "step: 0.9"),
         ({"parameters": ("mean_decode",)}, "needs transport"),
-        ({"horizon": float("nan")}, "horizon: nan"),
+        ({"horizon": float("nan")}, "horizon': nan"),
     ],
 )
 def test_bad_input(options, message):
