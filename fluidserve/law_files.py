@@ -59,7 +59,10 @@ def law_file(
         said = f"# KV memory [tokens]: {memory.source}."
     unlimited = [key for key, value in node.items() if value is None]
     if unlimited:
-        said += f"\n# {', '.join(unlimited)}: unlimited, as a server limits its batches by memory."
+        names = ", ".join(unlimited)
+        said += (
+            f"\n# {names}: unlimited. A server's limit of requests (max_num_seqs) has no key here."
+        )
     keys = _lines({"time_unit": "s", **law})
     return f"# {title}\n{keys}{said}\n{_lines(node)}"
 

@@ -99,7 +99,17 @@ def _beyond_the_law(question: Question, rate: float, batch_size: float | None) -
     goes_on = "its line goes on" if law.is_affine else "the last slope of its table goes on"
     return (
         f"extrapolated: {batch_size:,.0f} requests run in a batch, and the batch-time law was "
-        f"measured up to {known:,.0f}; {goes_on}"
+        f"measured up to {known:,.0f}; {goes_on}{_no_limit(question)}"
+    )
+
+
+def _no_limit(question: Question) -> str:
+    """Say that an engine runs as many requests as its memory holds, which few servers do."""
+    if "batch_size" in kind_of(question.instance).limits(question.instance):
+        return ""
+    return (
+        "; this engine has no limit of requests, such as max_num_seqs, beyond which a server makes "
+        "them wait"
     )
 
 

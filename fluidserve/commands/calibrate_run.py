@@ -110,8 +110,19 @@ def _told(found: RunCalibration) -> dict[str, Any]:
         "max_num_batched_tokens": found.token_budget,
         "max_num_batched_tokens_inferred": found.budget_inferred,
         "dropped": dict(found.dropped),
-        "warnings": list(found.notes),
+        "warnings": [*found.notes, *_front_end(found)],
     }
+
+
+def _front_end(found: RunCalibration) -> list[str]:
+    """Say that predictions with the law do not contain the time of the front end."""
+    offset = found.frontend_offset
+    if offset is None:
+        return []
+    return [
+        f"the front end takes {1e3 * offset.value:.3g} ms of each request's time to the first "
+        "token; predictions with the law do not contain it"
+    ]
 
 
 def _drift(found: Drift) -> dict[str, Any]:
@@ -150,6 +161,7 @@ def _write_config(found: RunCalibration, source: str, path: str) -> None:
     size = found.kv_capacity
     memory = None if size is None else Memory(round(size.value), size.source)
     title = f"Batch-time law fitted to {source} by fluidserve calibrate run"
+    title = "\n# ".join([title, *_front_end(found)])
     with atomic_write(path) as file:
         file.write(law_file(title, found.law_keys(), memory))
     if memory is None:

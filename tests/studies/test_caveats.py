@@ -61,6 +61,7 @@ def test_batches_beyond_the_measured_ones_are_extrapolated_for_lines_and_tables_
     assert running is not None and running.running > 64
     assert said.startswith(f"extrapolated: {running.running:.0f} requests")
     assert "measured up to 64; its line goes on" in said
+    assert "no limit of requests, such as max_num_seqs" in said
     assert len(caveats(asked(line, 60.0), largest={"batch_size": 64})) == 1
     table = BatchTimeLaw.tabulated([(1, 0.01), (32, 0.03)])
     tabled = DecodeNode(table, time_unit="s", M_total=10**7, B=None)
