@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-ROWS_AT_ONCE = 50_000
-"""Rows of a piece: an object for every number of a large file would take much memory."""
+ROWS_AT_ONCE = 10_000
+"""Rows of a piece: few enough that its memory is used again and not asked of the system anew."""
 
 PLAIN = (1e-4, 1e16)
 """Magnitudes from and below which Python writes a float without an exponent."""

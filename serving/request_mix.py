@@ -79,10 +79,11 @@ class RequestMix:
         d = np.asarray(decode, np.int64)
         w = np.ones(p.size) if weight is None else np.asarray(weight, float)
         c = np.zeros(p.size, np.int64) if request_class is None else np.asarray(request_class)
-        atoms, where = np.unique(np.column_stack([c, p, d]), axis=0, return_inverse=True)
-        mass = np.bincount(where.ravel(), weights=w, minlength=len(atoms)).astype(float)
-        classes, lengths = atoms[:, 0].astype(np.int64), atoms[:, 2].astype(np.int64)
-        return cls(atoms[:, 1].astype(float), lengths, mass, classes)
+        order = np.lexsort((d, p, c))
+        c, p, d = c[order], p[order], d[order]
+        is_new = np.append(True, (np.diff(c) != 0) | (np.diff(p) != 0) | (np.diff(d) != 0))[: p.size]
+        mass = np.bincount(np.cumsum(is_new) - 1, weights=w[order]).astype(float)
+        return cls(p[is_new], d[is_new], mass, c[is_new].astype(np.int64))
 
     def __len__(self) -> int:
         return self.prefill.size
