@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ FIELD_OF = {"batch_size": "size", "batch_tokens": "tokens", "batch_duration": "d
 """Fields of the kernel's rows whose names are shorter than those of the outputs."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class DecodeNodeLog:
     """The arrays of a decode node at rest; see ``_layout`` for their fields.
 
@@ -154,27 +155,29 @@ class DecodeNodeLog:
             SNAPSHOT,
         )
 
+    @cached_property
     def _events_in_time(self) -> NDArray:
         return self.events[np.argsort(self.events["time"], kind="stable")]
 
     def event_records(self) -> Records:
         """Return the events in order of time; ``details`` holds the tokens decoded so far."""
-        rows = self._events_in_time()
-        decoded, which = np.unique(rows["decoded"], return_inverse=True)
-        details = np.array([f"decoded={k}" for k in decoded] or [""])[which.ravel()]
-        arrivals = rows["kind"] == Kind.ARRIVE
+        rows = self._events_in_time
+        seen = np.flatnonzero(np.bincount(rows["decoded"]))
+        details = np.array(["", *(f"decoded={k}" for k in seen)])
+        which = np.searchsorted(seen, rows["decoded"]) + 1
+        which[rows["kind"] == Kind.ARRIVE] = 0
         return Records(
             {
                 "time": rows["time"].copy(),
                 "event_type": KIND_NAMES[rows["kind"]],
                 "req_id": rows["request"].copy(),
-                "details": np.where(arrivals, "", details),
+                "details": details[which],
             }
         )
 
     def memory_event_records(self) -> Records:
         """Return who took or gave back KV; in between it grows by a token per executed request."""
-        rows = self._events_in_time()
+        rows = self._events_in_time
         rows = rows[rows["kind"] != Kind.ARRIVE]
         takes = np.isin(rows["kind"], (Kind.ADMIT, Kind.SWAP_IN))
         tokens = self.req["prefill"][rows["request"]] + rows["decoded"]
