@@ -16,6 +16,9 @@ MOST_TOKENS = 2.0**53
 LATEST = 1e12
 """Largest time [s] of a clock: 1970 was 2e9 seconds ago, and 2e18 nanoseconds."""
 
+SHORTEST = 1e-9
+"""Smallest time [s] that a batch can take."""
+
 
 def refuse_first(
     wrong: NDArray[np.bool_],
@@ -52,6 +55,29 @@ def refuse_first(
         at = int(np.argmax(wrong))
         row = at + 1 if rows is None else int(rows[at])
         raise WorkloadError(reason, path=path, row=row, column=column, value=float(values[at]))
+
+
+def refuse_no_duration(
+    seconds: NDArray, *, column: str, values: NDArray, path: Path | None = None
+) -> None:
+    """Refuse the first time that no batch can take.
+
+    Parameters
+    ----------
+    seconds : shape (R,) [s]
+        Times of batches.
+    column, values, path
+        As for :func:`refuse_first`, the values in the unit of the file.
+
+    Raises
+    ------
+    WorkloadError
+        Naming path, row, column and value.
+    """
+    refuse_first(
+        (seconds < SHORTEST) | (seconds > LATEST), "allowed: a time from 1e-9 to 1e12 s",
+        column=column, values=values, path=path,
+    )  # fmt: skip
 
 
 def refuse_implausible(

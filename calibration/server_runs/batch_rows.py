@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refusal import refuse_first, refuse_implausible
+from calibration.refusal import refuse_first, refuse_implausible, refuse_no_duration
 from serving import WorkloadError
 from workload import TextTable
 
@@ -84,21 +84,19 @@ def rows_of_table(table: TextTable) -> BatchRows:
         if name not in table.columns:
             raise WorkloadError("the column is missing", path=table.path, column=name)
     milliseconds, time = table.numbers("step_time_ms"), table.numbers("t_s")
-    refuse_first(
-        milliseconds <= 0, "allowed: a number > 0",
-        column="step_time_ms", values=milliseconds, path=table.path,
-    )  # fmt: skip
+    step_time = milliseconds / 1000.0
+    refuse_no_duration(step_time, column="step_time_ms", values=milliseconds, path=table.path)
     refuse_first(
         np.diff(time, prepend=-np.inf) <= 0, "time does not increase",
         column="t_s", values=time, path=table.path,
     )  # fmt: skip
     contents = {name: table.numbers(name) for name in CONTENTS}
-    refuse_implausible({"t_s": time, "step_time_ms": milliseconds} | contents, path=table.path)
+    refuse_implausible({"t_s": time} | contents, path=table.path)
     return BatchRows(
         time=time,
         steps=np.ones(time.size),
         prefill_tokens=contents["prefill_tokens"],
         decode_tokens=contents["decode_tokens"],
         kv_tokens=contents["kv_tokens"],
-        step_time=milliseconds / 1000.0,
+        step_time=step_time,
     )

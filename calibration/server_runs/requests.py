@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refusal import refuse_first, refuse_implausible
+from calibration.refusal import LATEST, refuse_first, refuse_implausible
 from calibration.server_runs.clock import calendar_clock
 from calibration.server_runs.documents import numbers
 from serving import WorkloadError
@@ -254,6 +254,9 @@ def checked_log(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> Requ
     refuse(log.first_token < log.arrival, "first token", ttft, "it comes before the arrival")
     early = log.finish < log.first_token - 1e-9
     refuse(early, "finish", decoding, "it comes before the first token")
+    if log.inter_token is not None:
+        longest = np.array([gaps.max(initial=0.0) for gaps in log.inter_token])
+        refuse(longest > LATEST, "times between outputs", longest, "allowed: seconds up to 1e12")
     for name, tokens in counts.items():
         refuse((tokens < 1) | (tokens % 1 != 0), name, tokens, "allowed: a whole number >= 1")
     several = log.output_tokens > 1

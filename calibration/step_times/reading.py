@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calibration.refusal import refuse_first
+from calibration.refusal import refuse_first, refuse_implausible, refuse_no_duration
 from serving import WorkloadError
 from workload import TextTable, placed, read_text
 
@@ -98,10 +98,10 @@ class StepRows:
             )
         }  # fmt: skip
         for name, values in columns.items():
-            refuse_first(values < 0, "is negative", column=name, values=values)
             finite = np.isfinite(values)
             refuse_first(~finite, "is no finite number", column=name, values=values)
-        refuse_first(duration == 0, "a batch takes some time", column="time", values=duration)
+        refuse_no_duration(duration, column="time", values=duration)
+        refuse_implausible(columns)
         row = np.arange(1, duration.size + 1)
         return cls(**columns, row=row, has_context=context is not None)
 
@@ -186,7 +186,8 @@ def _rows(table: TextTable, machine: Mapping[str, Any], longest_gap: int) -> Ste
     if requests_column not in columns:
         raise WorkloadError("no column 'decode_tokens' (or 'batch_size')", path=path)
     time = table.numbers(unit)
-    refuse_first(time <= 0, "a step takes some time", column=unit, values=time, path=path)
+    seconds = time * TIMES[unit]
+    refuse_no_duration(seconds, column=unit, values=time, path=path)
     values = {requests_column: _counts(table, requests_column)}
     for name in ("prefill_tokens", "kv_tokens", "prefill_kv_tokens"):
         called = _called(columns, name)
@@ -217,7 +218,7 @@ def _rows(table: TextTable, machine: Mapping[str, Any], longest_gap: int) -> Ste
         requests=requests,
         context=context,
         prefill_context=prefill_kv,
-        time=time * TIMES[unit],
+        time=seconds,
         row=np.arange(1, time.size + 1),
         has_context="kv_tokens" in columns,
         about={"file": str(path)} | _names(table, machine, kept),
@@ -233,9 +234,9 @@ def _called(columns: Mapping[str, Any], name: str) -> str:
 
 
 def _counts(table: TextTable, name: str) -> NDArray[np.float64]:
-    """Return a column of numbers none of which is negative."""
+    """Return a column of plausible counts."""
     values = table.numbers(name)
-    refuse_first(values < 0, "is negative", column=name, values=values, path=table.path)
+    refuse_implausible({name: values}, path=table.path)
     return values
 
 

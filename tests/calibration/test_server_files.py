@@ -147,6 +147,14 @@ REFUSED = [
     ("t_s,step_time_ms,prefill_tokens,decode_tokens,kv_tokens\n1,5,-3,1,9\n",
      ["row 1", "prefill_tokens", "-3"]),
     ("t_s,step_time_ms,prefill_tokens,decode_tokens\n1,5,0,1\n", ["kv_tokens", "missing"]),
+    ("t_s,step_time_ms,prefill_tokens,decode_tokens,kv_tokens\n1,5e-324,3,1,9\n",
+     ["row 1", "step_time_ms", "5e-324", "1e-9"]),  # 0 in seconds
+    (json.dumps({"metadata": {"request_start_ns": 1}, "metrics": {
+        "ttft": {"value": 1, "unit": "ms"}, "request_latency": {"value": 9, "unit": "ms"},
+        "inter_chunk_latency": {"value": [2, 1e308], "unit": "ms"},
+        "input_sequence_length": {"value": 1, "unit": "tokens"},
+        "output_sequence_length": {"value": 3, "unit": "tokens"},
+    }}), ["row 1", "times between outputs", "1e+305", "1e12"]),
 ]  # fmt: skip
 
 
