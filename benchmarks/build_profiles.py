@@ -72,9 +72,9 @@ def measured_steps(rows: StepRows, name: str, d_prefill: float | None) -> dict:
         f"{rows.prefill_tokens.max():.0f} prefill tokens",
         "fit": {
             regime: {
-                "rows": count, "mape": fit.quality.mape[regime] / 100,
+                "rows": count, "mape": fit.quality.mape[regime],
                 "held_out": {
-                    f"{each.levels_of}, {each.split}": each.mape / 100
+                    f"{each.levels_of}, {each.split}": each.mape
                     for each in fit.quality.held_out
                     if each.regime == regime and each.recipe == fit.recipe
                 },

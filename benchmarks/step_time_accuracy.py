@@ -37,7 +37,9 @@ def main(folder: Path) -> None:
             lines = held_out(rows, Recipe(decode, prefill, kv))
             for regime, levels_of in dict.fromkeys((x.regime, x.levels_of) for x in lines):
                 of = {
-                    x.split: x.mape for x in lines if (x.regime, x.levels_of) == (regime, levels_of)
+                    x.split: 100 * x.mape
+                    for x in lines
+                    if (x.regime, x.levels_of) == (regime, levels_of)
                 }
                 print(
                     f"| {name} | {regime} | {levels_of} | {'yes' if kv else 'no'} |"

@@ -30,6 +30,9 @@ FEWEST = 12
 WORTH = 0.9
 """Held-out error of a table, over that of the linear law, below which the table is chosen."""
 
+LARGE_ERROR = 0.1
+"""Held-out error of the chosen law above which the fit warns."""
+
 
 @dataclass(frozen=True, slots=True)
 class FitQuality:
@@ -39,8 +42,8 @@ class FitQuality:
     ----------
     rows
         Number of rows by regime.
-    mape : [%]
-        Mean absolute relative error on the rows of the fit, by regime.
+    mape
+        Mean absolute relative error on the rows of the fit, as a share, by regime.
     held_out
         Errors on rows that were not in the fit, of the chosen recipe and of the others, so that
         the choice can be judged.
@@ -49,15 +52,6 @@ class FitQuality:
     rows: Mapping[str, int]
     mape: Mapping[str, float]
     held_out: tuple[HeldOut, ...]
-
-    def error(self, regime: str, levels_of: str, split: str, recipe: Recipe) -> float:
-        """Return the MAPE [%] of a line of the table; NaN where there is none."""
-        for each in self.held_out:
-            if (each.regime, each.levels_of, each.split) == (regime, levels_of, split) and (
-                each.recipe == recipe
-            ):
-                return each.mape
-        return float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +94,7 @@ class StepTimeFit:
         return {
             "about": about,
             "dropped": dict(self.rows.dropped),
-            "unit": "s",
+            "time_unit": "s",
             "law": {key: value for key, value in asdict(self.law).items() if value is not None},
             "recipe": asdict(self.recipe),
             "coefficients": [asdict(each) for each in self.coefficients],
@@ -111,7 +105,7 @@ class StepTimeFit:
             },
             "quality": {
                 "rows": dict(self.quality.rows),
-                "mape_percent": dict(self.quality.mape),
+                "mape": dict(self.quality.mape),
                 "held_out": [
                     asdict(each)
                     | {"recipe": each.recipe.name, "chosen": each.recipe == self.recipe}
@@ -226,7 +220,7 @@ def _fit(rows: StepRows, recipe: Recipe, scores: tuple[HeldOut, ...]) -> StepTim
         known += coefficients(part.design, part.coefficients, level, prefill)
     predicted = predict(law, rows)
     far = outliers(rows, predicted)
-    error, regime = 100 * np.abs(predicted / rows.time - 1), rows.regime
+    error, regime = np.abs(predicted / rows.time - 1), rows.regime
     present = [name for name in ("decode", "mixed", "prefill") if (regime == name).any()]
     quality = FitQuality(
         rows={name: int((regime == name).sum()) for name in present},
@@ -265,9 +259,9 @@ def _warnings(
     if not rows.has_context:
         found.append("no kv_tokens: the time per KV token is part of the other terms")
     for each in quality.held_out:
-        if each.recipe == recipe and each.mape > 10:
+        if each.recipe == recipe and each.mape > LARGE_ERROR:
             found.append(
-                f"{each.mape:.0f} % off in {each.regime} batches, {each.split} in"
+                f"{100 * each.mape:.0f} % off in {each.regime} batches, {each.split} in"
                 f" {each.levels_of} (worst at {each.worst_level:g})"
             )
     return found

@@ -36,13 +36,13 @@ class HeldOut:
         ``interpolating`` (inner levels) or ``extrapolating`` (the largest level).
     recipe
         Form of the fitted laws.
-    mape, p95 : [%]
-        Mean and 95th percentile of the absolute relative error over the held-out rows.
-    mape_small, mape_large : [%]
+    mape, p95
+        Mean and 95th percentile of the absolute relative error over the held-out rows, as shares.
+    mape_small, mape_large
         The same mean over held-out rows below and above the regime's middle batch size; NaN
         where there are none.
     worst_level, worst_mape
-        Level with the largest mean error, and this error [%].
+        Level with the largest mean error, and this error.
     levels, rows
         Number of levels and of rows that were held out.
     """
@@ -151,8 +151,8 @@ def _score(
 ) -> HeldOut:
     """Return the errors of all folds of one way of holding out."""
     tested = np.concatenate([fold.tested for fold in folds])
-    error = 100 * np.abs(np.concatenate([fold.error for fold in folds]))
-    by_level = {fold.level: 100 * float(np.abs(fold.error).mean()) for fold in folds}
+    error = np.abs(np.concatenate([fold.error for fold in folds]))
+    by_level = {fold.level: float(np.abs(fold.error).mean()) for fold in folds}
     worst = max(by_level, key=by_level.__getitem__)
     size = rows.requests if regime != "prefill" else rows.prefill_tokens
     large = size[tested] > np.median(np.unique(size[rows.regime == regime]))

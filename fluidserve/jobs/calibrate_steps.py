@@ -35,7 +35,7 @@ def people(fit: StepTimeFit) -> str:
     ]
     lines += ["", "Held-out error, whole levels out at a time (MAPE %)", ""]
     lines += [
-        f"  {each.regime:<8} {each.split:<14} in {each.levels_of:<20} {each.mape:6.2f}"
+        f"  {each.regime:<8} {each.split:<14} in {each.levels_of:<20} {_percent(each.mape)}"
         f"  small {_percent(each.mape_small)}  large {_percent(each.mape_large)}"
         f"  [{each.recipe.name}]" + ("  <-" if each.recipe == fit.recipe else "")
         for each in fit.quality.held_out
@@ -44,8 +44,8 @@ def people(fit: StepTimeFit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(value: float) -> str:
-    return f"{value:6.2f}" if math.isfinite(value) else f"{'-':>6}"
+def _percent(share: float) -> str:
+    return f"{100 * share:6.2f}" if math.isfinite(share) else f"{'-':>6}"
 
 
 def write_fit(

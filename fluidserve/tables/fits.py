@@ -38,8 +38,8 @@ def step_fit_table(result: Mapping[str, Any]) -> str:
     quality = result["quality"]
     held_out = [each for each in quality["held_out"] if each["chosen"]]
     rows = [
-        [f"{each['regime']}, {each['levels_of']} {each['split']}", f"{each['mape']:.2f} %",
-         f"{each['p95']:.2f} %", f"{each['worst_mape']:.2f} %"]
+        [f"{each['regime']}, {each['levels_of']} {each['split']}", percent(each["mape"]),
+         percent(each["p95"]), percent(each["worst_mape"])]
         for each in held_out
     ]  # fmt: skip
     counted = ", ".join(f"{number(count)} {regime}" for regime, count in quality["rows"].items())
