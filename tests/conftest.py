@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("fluidserve", deadline=None)  # on a busy machine a first call is slow
+settings.load_profile("fluidserve")
+
 
 def pytest_configure() -> None:
     """Let commands that tests start be interrupted: a shell's background jobs ignore Ctrl-C."""

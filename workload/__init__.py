@@ -2,6 +2,7 @@
 
 from workload._columns import TextTable as TextTable
 from workload._formats import TRACE_FORMATS as TRACE_FORMATS
+from workload._results import load_generator as load_generator
 from workload._table import placed as placed
 from workload._text import read_text as read_text
 from workload.description import Workload as Workload

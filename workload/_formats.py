@@ -1,7 +1,7 @@
 """Declare each trace format: the names of its columns, and the unit of its times.
 
 A format says what is in a file. How it is written does not matter: every format is read from
-commas, tabs, JSON lines and a JSON array alike.
+commas, tabs, JSON lines, a JSON array and a JSON object of lists alike.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from serving import ConfigError, WorkloadError
 from workload._clock import unit_in_name
+from workload._results import load_generator
 from workload._sessions import DELAY, SESSION
 from workload._table import Table, TraceFormat
 
@@ -36,10 +37,12 @@ FORMATS = (
         marker="cached_prefix_tokens_inf",
     ),
     TraceFormat("azure_tidy", "arrival_s", "prompt_tokens", "output_tokens"),
+    TraceFormat("vllm_bench", "start_times", "input_lens", "output_lens"),
     TraceFormat("lengths", "", "prompt_tokens", "output_tokens"),
     TraceFormat("vidur_lengths", "", "num_prefill_tokens", "num_decode_tokens"),
     TraceFormat("sharegpt_lengths", "", "input_toks", "output_toks"),
     TraceFormat("mooncake_lengths", "", "input_length", "output_length"),
+    TraceFormat("vllm_bench_lengths", "", "input_lens", "output_lens"),
 )
 
 TRACE_FORMATS = tuple(each.name for each in FORMATS if each.arrival)
@@ -142,6 +145,9 @@ def detect(table: Table, *, lengths_suffice: bool = False) -> TraceFormat:
         return fitting[0]
     traces = [each for each in FORMATS if each.arrival]
     closest = max(traces, key=lambda each: sum(name in table.columns for name in each.required))
+    generator = load_generator(table.columns)
+    if generator is not None:
+        raise WorkloadError(_of_result(generator), path=table.path)
     if fitting:
         raise WorkloadError(
             "holds lengths only, no arrival times; use it as a length source (--lengths)",
@@ -161,6 +167,19 @@ def detect(table: Table, *, lengths_suffice: bool = False) -> TraceFormat:
     raise WorkloadError(
         f"not a trace: the columns are {_some(table)!r}. Known formats: {known}{name_them}",
         path=table.path,
+    )
+
+
+def _of_result(generator: str) -> str:
+    """Return what to do with a result of a load generator that is no trace."""
+    if generator == "vllm bench serve":
+        return (
+            f"a result of {generator} without the times of its requests: write it with "
+            "--save-result --save-detailed (start_times since vLLM 0.9)"
+        )
+    return (
+        f"a result of {generator}, which `fluidserve calibrate run` fits a law to; as a trace, "
+        "give arrival times and lengths of its requests in a table"
     )
 
 

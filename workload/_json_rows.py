@@ -1,4 +1,4 @@
-"""Read JSON lines, or one JSON array of objects, as columns; name the line of what is wrong."""
+"""Read JSON (lines, an array of objects, an object of lists) as columns; name what is wrong."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ CHUNK = 4_000_000
 
 MANY = 5_000
 """Rows from which on it pays to load pandas."""
+
+SPACE = re.compile(r"[ \t\r\n]*")
+"""What may stand between the parts of a JSON document."""
 
 _NUMBER = r"-?(?:0|[1-9]\d*+)(?:\.\d++)?+(?:[eE][+-]?\d++)?+"
 _WHOLE = r"(?:0|[1-9]\d*+)"
@@ -108,7 +111,8 @@ def read_json_rows(
     Parameters
     ----------
     text
-        One object a line, where blank lines are skipped; or one array of objects.
+        One object a line, where blank lines are skipped; one array of objects; or one object with
+        a list under each of its keys that matter.
     path
         The file, for messages.
     keys
@@ -123,8 +127,41 @@ def read_json_rows(
     """
     if text.lstrip().startswith("["):
         return _assembled(_array(text, path), path, keys)
-    table = _uniform_lines(text, path, keys, say)
+    table = _only_object(text, path, keys)
+    if table is None:
+        table = _uniform_lines(text, path, keys, say)
     return _assembled(_lines(text, path), path, keys) if table is None else table
+
+
+def _only_object(text: str, path: Path, keys: Collection[str]) -> JsonTable | None:
+    """Return the columns of a file that is one object; None for any other file.
+
+    Raises
+    ------
+    WorkloadError
+        If it has lists, and they are empty or of different lengths.
+    """
+    start = text.index("{")
+    try:
+        entry, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    if SPACE.fullmatch(text, end) is None:
+        return None
+    line = text.count("\n", 0, start) + 1
+    lists = {key: value for key, value in entry.items() if key in keys}
+    if not lists or not all(isinstance(values, list) for values in lists.values()):
+        return _assembled(iter([(line, entry)]), path, keys)
+    (first, rows), *others = lists.items()
+    for key, values in others:
+        if len(values) != len(rows):
+            raise WorkloadError(
+                f"has {len(values)} values, and {first} has {len(rows)}", path=path, column=key
+            )
+    if not rows:
+        raise WorkloadError("holds no request", path=path, column=first)
+    unread = dict.fromkeys((key for key in entry if key not in lists), ())
+    return JsonTable(path, {**lists, **unread}, np.full(len(rows), line))
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,10 +186,10 @@ def _not_json(error: Exception, path: Path, row: int, line: int) -> WorkloadErro
 
 def _array(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of every entry of one JSON array."""
-    decode, space = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*")
+    decode = json.JSONDecoder().raw_decode
 
     def after_space(at: int) -> int:
-        found = space.match(text, at)
+        found = SPACE.match(text, at)
         return at if found is None else found.end()
 
     at = after_space(text.index("[") + 1)

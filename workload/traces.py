@@ -122,7 +122,7 @@ class TraceReading:
         return self.requests.prefill_length + self.requests.decode_length
 
 
-@checked()
+@checked(limit=">= 1", start=">= 0", rate_scale="> 0", L_filter=">= 1")
 def read_trace(
     path: str | Path,
     format: str | None = None,
@@ -204,16 +204,6 @@ class _Cut:
     rate_scale: float | None
     L_filter: int | None
 
-    def __post_init__(self) -> None:
-        for key in ("limit", "L_filter"):
-            value = getattr(self, key)
-            if value is not None and (value != int(value) or value < 1):
-                raise ConfigError(key, value, "a whole number >= 1")
-        if self.start is not None and not 0 <= self.start < np.inf:
-            raise ConfigError("start", self.start, "a finite number >= 0")
-        if self.rate_scale is not None and not 0 < self.rate_scale < np.inf:
-            raise ConfigError("rate_scale", self.rate_scale, "a finite number > 0")
-
 
 def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -> TraceReading:
     """Return the requests of a part of a table, in order of arrival from time 0."""
@@ -246,6 +236,7 @@ def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -
     )
 
 
+@checked(L_filter=">= 1")
 def read_lengths(
     path: str | Path,
     L_filter: int | None = None,

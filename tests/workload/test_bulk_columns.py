@@ -84,6 +84,7 @@ dates = st.one_of(
 
 
 @settings(deadline=None, max_examples=80)
+@example(rows=["1796-05-04 03:12:45", "2183-10-29 21:37:08", "2040-12-31 10:59:59"], zone="")
 @given(rows=st.lists(dates, min_size=1, max_size=5),
        zone=st.sampled_from(["", "Z", "+08:00", "-0330", "+00:00", "+23:00", " +01"]))  # fmt: skip
 def test_dates_read_in_bulk_equal_dates_read_one_by_one(rows, zone):

@@ -67,8 +67,8 @@ def test_mixture_follows_the_laws_of_total_mean_and_variance(parts):
 @pytest.mark.parametrize(
     ("value", "probability", "reason"),
     [
-        ([0], [1.0], "whole number >= 1"),
-        ([1.5], [1.0], "whole number >= 1"),
+        ([1, 0], [1.0, 1.0], "value 0: allowed: a whole number >= 1"),
+        ([1, 1.5], [1.0, 1.0], "value 1.5: allowed: a whole number >= 1"),
         ([1, 2], [1.0], "one probability per length"),
         ([1], [-1.0], "probabilities"),
         ([1], [float("nan")], "probabilities"),

@@ -37,6 +37,11 @@ def table(rows, delimiter=","):
     return out.getvalue()
 
 
+def columns_of(rows):
+    """Return rows as one object with a list per column."""
+    return {key: [row[key] for row in rows] for key in rows[0]} | {"rows": len(rows)}
+
+
 FORMS = {
     "csv": table,
     "tsv": lambda rows: table(rows, "\t"),
@@ -48,6 +53,8 @@ FORMS = {
     ),
     "JSON array": lambda rows: json.dumps(rows, indent=1),
     "JSON array on one line": json.dumps,
+    "JSON object of lists": lambda rows: json.dumps(columns_of(rows)),
+    "JSON object of lists, indented": lambda rows: "\n" + json.dumps(columns_of(rows), indent=1),
 }
 
 
@@ -228,3 +235,53 @@ def test_a_mapping_that_says_too_little_is_refused(tmp_path, columns):
         read_trace(tmp_path / "none", columns=columns)
     with pytest.raises(ConfigError, match="'trace_time_unit'"):
         read_trace(tmp_path / "none", trace_time_unit="min")
+
+
+RESULTS = [
+    ({"info": {"input_tokens": 3}, "start_time": 1.0}, "inference-perf", "calibrate run"),
+    ({"metadata": {}, "metrics": {}}, "aiperf", "calibrate run"),
+    ({"input_toks": 1, "output_toks": 2, "last_token_ts": 3.0, "arrival_time": 4.0},
+     "LLMServingSim", "calibrate run"),
+    ({"metadata": {}, "benchmarks": [{"requests": {}}]}, "guidellm", "calibrate run"),
+    ({"request_throughput": 3.0, "total_input_tokens": 5}, "vllm bench serve", "--save-detailed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(("record", "name", "advice"), RESULTS)
+def test_a_result_that_is_no_trace_is_called_what_it_is(tmp_path, record, name, advice, indent):
+    path = tmp_path / "r.json"
+    for content in (record, [record]):
+        path.write_text(json.dumps(content, indent=indent))
+        with pytest.raises(WorkloadError, match=f"a result of {name}.*{advice}"):
+            read_trace(path)
+
+
+WRONG_LISTS = [
+    ({"start_times": [0, 1], "input_lens": [3, 4], "output_lens": [5]},
+     "column .output_lens.: has 1 values, and start_times has 2"),
+    ({"start_times": [], "input_lens": [], "output_lens": []}, "no request"),
+    ({"start_times": [0, "a"], "input_lens": [3, 4], "output_lens": [5, 6]},
+     r"row 2, column 'start_times', value 'a'"),
+    ({"start_times": 0, "input_lens": [3, 4], "output_lens": [5, 6]}, "column 'input_lens'"),
+    ({"input_lens": [3], "output_lens": [5]}, "lengths only"),
+    ({"input_lens": [3], "output_lens": [5], "request_throughput": 1, "total_input_tokens": 3},
+     "start_times since vLLM"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "words"), WRONG_LISTS)
+def test_lists_that_are_no_columns_are_refused(tmp_path, content, words):
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(WorkloadError, match=words):
+        read_trace(tmp_path / "r.json")
+
+
+def test_requests_that_failed_in_a_benchmark_are_left_out_and_counted(tmp_path):
+    (tmp_path / "r.json").write_text(
+        json.dumps({"input_lens": [3, 4, 5], "output_lens": [7, 0, 9], "start_times": [5.5, 3, 4]})
+    )
+    reading = read_trace(tmp_path / "r.json")
+    assert reading.dropped == {"zero tokens": 1} and reading.row.tolist() == [3, 1]
+    assert reading.requests.arrival_time.tolist() == [0.0, 1.5]
+    assert read_lengths(tmp_path / "r.json").decode.tolist() == [7, 9]

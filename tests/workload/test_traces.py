@@ -28,6 +28,8 @@ FILES = {
     "azure_tidy": "arrival_s,prompt_tokens,output_tokens\n0.0,10,3\n0.0,11,4\n1.75,12,5\n",
     "mooncake_tidy": "arrival_s,prompt_tokens,output_tokens,cached_prefix_tokens_inf\n"
     "0.0,10,3,0\n0.0,11,4,5\n1.75,12,5,10\n",
+    "vllm_bench": '{"date": "20260101", "request_throughput": 2.0,\n"input_lens": [10, 11, 12], '
+    '"output_lens": [3, 4, 5],\n"start_times": [7.25, 7.25, 9.0], "errors": ["", "", ""]}\n',
     "mooncake": '{"timestamp": 250, "input_length": 10, "output_length": 3, "hash_ids": [1, 2]}\n'
     '{"timestamp": 250, "input_length": 11, "output_length": 4, "hash_ids": []}\n'
     '{"timestamp": 2000.0, "input_length": 12, "output_length": 5}\n',
@@ -126,6 +128,9 @@ def test_limit_start_and_rate_scale(tmp_path):
 def test_options_out_of_range_are_refused_by_name(tmp_path, option, value):
     with pytest.raises(ConfigError, match=f"config key '{option}'"):
         read_trace(written(tmp_path, FILES["own"]), **{option: value})
+    if option == "L_filter":
+        with pytest.raises(ConfigError, match="config key 'L_filter'"):
+            read_lengths(written(tmp_path, FILES["own"]), **{option: value})
 
 
 WRONG = {
@@ -137,6 +142,7 @@ WRONG = {
     "NaN": (OWN + "0,1,1\n0,nan,1\n", 2, "prefill_length", "nan"),
     "infinite": (OWN + "inf,1,1\n", 1, "arrival_time", "inf"),
     "negative length": (OWN + "0,0,1\n0,1,1\n0,1,-3\n", 3, "decode_length", -3),
+    "prompt beyond 2^53": (OWN + "0,9007199254740994,1\n", 1, "prefill_length", 2**53 + 2),
     "negative time": (OWN + "0,0,1\n-1,1,1\n", 2, "arrival_time", -1),
     "fraction": (OWN + "0,1.5,1\n", 1, "prefill_length", 1.5),
     "wrong in a row that is dropped": (OWN + "x,0,1\n1,1,1\n", 1, "arrival_time", "x"),
