@@ -14,7 +14,7 @@ from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 from serving.arguments import checked
-from workload import TextTable, read_text
+from workload import TextTable, load_generator, read_text
 
 ServerLog = RequestLog | MetricsLog | BatchRows
 """Contents that a file of a running server can have."""
@@ -147,12 +147,12 @@ def _of_documents(
     first = entries[0]
     if not isinstance(first, dict):
         raise WorkloadError(f"not the JSON of a server's results; known are: {KINDS}", path=path)
-    for is_such, from_records in RECORDS:
-        if is_such(first):
-            if result not in (None, 1):
-                raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
-            return from_records(entries, path)
-    if "benchmarks" in first and len(entries) == 1:
+    generator = load_generator(first)
+    if generator in records.READERS:
+        if result not in (None, 1):
+            raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
+        return records.READERS[generator](entries, path)
+    if generator == "guidellm" and len(entries) == 1:
         return records.from_guidellm(first, path, result=result)
     if _is_range_export(documents):
         if result not in (None, 1):
@@ -170,11 +170,3 @@ def _of_documents(
         [requests.described(each) for each in entries], result, path, "results of vllm bench serve"
     )
     return requests.from_bench(entries[at], path)
-
-
-RECORDS = (
-    (records.is_inference_perf, records.from_inference_perf),
-    (records.is_aiperf, records.from_aiperf),
-    (records.is_llmservingsim, records.from_llmservingsim),
-)
-"""Test and reader of each kind of file that has one record per request."""

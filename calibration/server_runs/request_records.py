@@ -102,11 +102,6 @@ def _first(content: Mapping[str, Any], keys: Sequence[str], path: Path, row: int
 # --- inference-perf -------------------------------------------------------------------------------
 
 
-def is_inference_perf(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is one of inference-perf's ``per_request_lifecycle_metrics.json``."""
-    return "info" in record and "start_time" in record
-
-
 def from_inference_perf(records: Sequence[Any], path: Path) -> RequestLog:
     """Return the log in ``per_request_lifecycle_metrics.json`` of inference-perf.
 
@@ -232,11 +227,6 @@ def _guidellm(record: Mapping[str, Any], path: Path, row: int) -> Record | str:
 # --- aiperf ---------------------------------------------------------------------------------------
 
 
-def is_aiperf(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is one of aiperf's ``profile_export.jsonl``."""
-    return "metadata" in record and "metrics" in record
-
-
 def from_aiperf(records: Sequence[Any], path: Path) -> RequestLog:
     """Return the log in ``profile_export.jsonl`` of aiperf.
 
@@ -300,11 +290,6 @@ def _unit(metric: Mapping[str, Any], key: str, path: Path, row: int) -> float:
 # --- LLMServingSim --------------------------------------------------------------------------------
 
 
-def is_llmservingsim(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is one of the ``requests.jsonl`` of an LLMServingSim bundle."""
-    return "input_toks" in record and "last_token_ts" in record
-
-
 def from_llmservingsim(records: Sequence[Any], path: Path) -> RequestLog:
     """Return the log in ``requests.jsonl`` of an LLMServingSim bundle.
 
@@ -333,3 +318,11 @@ def _llmservingsim(record: Mapping[str, Any], path: Path, row: int) -> Record | 
         output,
         None,
     )
+
+
+READERS: Mapping[str, Callable[[Sequence[Any], Path], RequestLog]] = {
+    "inference-perf": from_inference_perf,
+    "aiperf": from_aiperf,
+    "LLMServingSim": from_llmservingsim,
+}
+"""Reader of the records of each load generator that writes one per request."""
