@@ -81,7 +81,9 @@ class RequestMix:
         c = np.zeros(p.size, np.int64) if request_class is None else np.asarray(request_class)
         order = np.lexsort((d, p, c))
         c, p, d = c[order], p[order], d[order]
-        is_new = np.append(True, (np.diff(c) != 0) | (np.diff(p) != 0) | (np.diff(d) != 0))[: p.size]
+        is_new = np.append(True, (np.diff(c) != 0) | (np.diff(p) != 0) | (np.diff(d) != 0))[
+            : p.size
+        ]
         mass = np.bincount(np.cumsum(is_new) - 1, weights=w[order]).astype(float)
         return cls(p[is_new], d[is_new], mass, c[is_new].astype(np.int64))
 
