@@ -11,10 +11,14 @@ from math import inf
 from fluid import requests_that_fit
 from ode._initial_state import InitialState
 from ode._solution import Solution
+from ode.lagrangian.bounds import check_reach
 from ode.lagrangian.layout import Answer
 from ode.lagrangian.outputs import March, latencies_of, totals_of, trajectory_of
 from ode.lagrangian.workspace import Workspace
 from serving import ConfigError, DecodeNode, RateProfile, RequestMix, SolveError
+
+MOST_STEPS = 5_000_000
+"""Steps of a march unless more are allowed [steps]: some 2 GB with the trajectory made of them."""
 
 FIRST_ROWS = 4096
 """Rows that a march keeps room for at first [steps]."""
@@ -39,7 +43,7 @@ def solve_lagrangian(
     drain: bool,
     labels: tuple[str, ...],
     batches_per_step: int | None = None,
-    max_steps: int = 20_000_000,
+    max_steps: int = MOST_STEPS,
 ) -> Solution:
     """Solve on the iteration clock; see :func:`ode.solve` for the shared parameters.
 
@@ -56,7 +60,8 @@ def solve_lagrangian(
     SolveError
         If ``max_steps`` is reached or a batch takes no time.
     ConfigError
-        If ``batches_per_step`` is too coarse for the mix.
+        If ``batches_per_step`` is too coarse for the mix, or a horizon, a queue or an admission
+        threshold is out of reach of ``max_steps``.
     """
     if batches_per_step is None:
         batches_per_step = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
@@ -64,6 +69,9 @@ def solve_lagrangian(
     if not 1 <= batches_per_step <= coarsest:
         allowed = f"1 to {coarsest}, the mean decode length over {COARSEST_RESOLVED}"
         raise ConfigError("batches_per_step", batches_per_step, allowed)
+    check_reach(
+        profile, mix, instance, initial, horizon, drain, batches_per_step, max_steps
+    )  # fmt: skip
 
     def march(first_samples: int) -> March:
         workspace = Workspace(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ode._initial_state import InitialState
+from ode.lagrangian.bounds import NEGLIGIBLE
 from ode.lagrangian.cruise import aligned_extent
 from ode.lagrangian.kernel import advance
 from ode.lagrangian.layout import (
@@ -30,6 +31,7 @@ from ode.lagrangian.layout import (
     Answer,
 )
 from ode.lagrangian.parcels import mix_lanes, mix_tables, roomy_extent
+from ode.lagrangian.room import has_sample_room
 from ode.lagrangian.seed import FIRST_EXTENT, seed
 from ode.lagrangian.storage import (
     QUEUES,
@@ -104,7 +106,7 @@ class Workspace:
         s["M_total"], s["admission_threshold"] = instance.M_total, instance.admission_threshold
         s["B"] = inf if instance.B is None else instance.B
         s["sacrifice"] = instance.mode == "sacrifice"
-        s["negligible"] = 1e-9 * instance.M_total
+        s["negligible"] = NEGLIGIBLE * instance.M_total
         s["horizon"], s["end"], s["most_steps"] = horizon, end, most_steps
         s["batches_per_step"] = batches_per_step
         s["queues_at"] = self.queues.ctypes.data
@@ -135,8 +137,9 @@ class Workspace:
     def _thin_samples(self) -> bool:
         """Let single latency samples stand for several; return whether there is much more room.
 
-        From now on the march does so as well, see :data:`ode.lagrangian.layout.CLOCK`. What the
-        samples weigh together stays.
+        Room for the next step too, which asks for two samples of each parcel, those in a long queue
+        included. From now on the march does so as well, see :data:`ode.lagrangian.layout.CLOCK`.
+        What the samples weigh together stays.
         """
         clock = self.record[0]
         kept = self.samples[: clock["samples"]]
@@ -151,7 +154,7 @@ class Workspace:
         thin = np.concatenate(parts)
         self.samples[: len(thin)] = thin
         clock["samples"] = len(thin)
-        return 2 * len(thin) <= len(self.samples)
+        return 2 * len(thin) <= len(self.samples) and bool(has_sample_room(clock))
 
     def seed(self, initial: InitialState, until_boundary: float = 0.0) -> None:
         """Set the state at time 0, see :func:`ode.lagrangian.seed.seed`.

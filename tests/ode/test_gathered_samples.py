@@ -8,7 +8,7 @@ import pytest
 from fluid import capacity
 from ode import solve
 from ode.lagrangian.layout import S_LENGTH, S_WEIGHT, SAMPLE_SIZE
-from ode.lagrangian.workspace import thinned
+from ode.lagrangian.workspace import Workspace, thinned
 from serving import DecodeNode, Distribution, RateProfile, RequestMix
 from serving.metrics import weighted_percentile
 
@@ -52,3 +52,24 @@ def test_few_samples_have_the_latencies_of_many(monkeypatch, mode):
         assert one.mean == pytest.approx(other.mean, rel=0.01)
         for q in (50, 95, 99):
             assert one.percentiles[q] == pytest.approx(other.percentiles[q], rel=0.02)
+
+
+def test_a_queue_of_more_parcels_than_samples_does_not_stop_a_march(monkeypatch):
+    """A step asks for room for two samples of each parcel, however few samples are kept."""
+    mix = RequestMix.from_lengths(np.full(40, 50), np.arange(1, 41))
+    node = DecodeNode(M_total=4000, B=None)
+    rate = 2 * capacity(mix, node)
+    profile = RateProfile.constant(rate, 4000.0)
+    enlarged, grow = [], Workspace.grow
+
+    def counted(workspace, answer):
+        enlarged.append(answer)
+        assert len(enlarged) < 500, "the march asks for room again and again"
+        grow(workspace, answer)
+
+    monkeypatch.setattr("ode.lagrangian.workspace.MOST_SAMPLES", 1 << 10)
+    monkeypatch.setattr(Workspace, "grow", counted)
+    found = solve(profile, mix, node).samples()
+    assert found.weight.sum() == pytest.approx(rate * 4000.0, rel=2e-3)
+    # the last half of the work is done after the arrivals have ended
+    assert Distribution.of(*found.of("ttft")).mean == pytest.approx(2000.0, rel=0.05)
