@@ -16,16 +16,29 @@ def factorise(band, below):
     """Replace ``band`` by its LU factors, L with a unit diagonal."""
     n, width = band.shape
     above = width - 1 - below
-    for k in range(n):
-        pivot = 1.0 / band[k, below]
-        for i in range(k + 1, min(n, k + below + 1)):
+    inverse = np.empty(n)
+    for i in range(n):
+        for k in range(max(0, i - below), i):
             factor = band[i, below + k - i]
             if factor == 0.0:
                 continue
-            factor *= pivot
+            factor *= inverse[k]
             band[i, below + k - i] = factor
             for j in range(k + 1, min(n, k + above + 1)):
                 band[i, below + j - i] -= factor * band[k, below + j - k]
+        inverse[i] = 1.0 / band[i, below]
+
+
+# Unsigned positions spare the loop the check for negative indices, which would keep it scalar.
+
+
+@compiled(fastmath={"reassoc", "contract", "nsz"})
+def _dot(row, first, x, at, count):
+    """Return the sum of ``row[first + k] * x[at + k]`` over ``count`` places."""
+    total = 0.0
+    for k in range(np.uint64(count)):
+        total += row[np.uint64(first) + k] * x[np.uint64(at) + k]
+    return total
 
 
 @compiled
@@ -34,10 +47,8 @@ def solve(band, below, x):
     n, width = band.shape
     above = width - 1 - below
     for i in range(n):
-        total = x[i]
-        for j in range(max(0, i - below), i):
-            total -= band[i, below + j - i] * x[j]
-        x[i] = total
+        known = min(below, i)
+        x[i] -= _dot(band[i], below - known, x, i - known, known)
     for i in range(n - 1, -1, -1):
         total = x[i]
         for j in range(i + 1, min(n, i + above + 1)):
@@ -72,10 +83,8 @@ def multiply(band, below, x, out):
     """Write ``band @ x`` into ``out``."""
     n, width = band.shape
     for i in range(n):
-        total = 0.0
-        for column in range(max(0, below - i), min(width, n + below - i)):
-            total += band[i, column] * x[i + column - below]
-        out[i] = total
+        first = max(0, below - i)
+        out[i] = _dot(band[i], first, x, i + first - below, min(width, n + below - i) - first)
 
 
 @compiled
