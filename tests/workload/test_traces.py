@@ -373,5 +373,5 @@ def test_published_traces_are_read(name):
 
 def test_a_length_that_no_float_counts_is_refused_of_a_file_of_lengths_too(tmp_path):
     path = written(tmp_path, "prompt_tokens,output_tokens\n1,1\n9007199254740994,1\n")
-    with pytest.raises(WorkloadError, match="row 2, column .*: allowed: <= 9007199254740992"):
+    with pytest.raises(WorkloadError, match=r"row 2, column .*: allowed: <= 9007199254740992"):
         read_lengths(path)
