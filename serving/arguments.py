@@ -1,4 +1,9 @@
-"""Hold the arguments of public functions to what their annotations say, before anything is done."""
+"""Hold the arguments of public functions to their annotations, before anything is done.
+
+No library does it: beartype, typeguard and pydantic's ``validate_call`` take NaN for a number and
+``True`` for a whole one; the first two refuse NumPy's numbers, the last reads the text ``"2"`` as
+one. To each the rules below would have to be taught, and its errors put into one line.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from serving.errors import ConfigError
 
@@ -30,13 +38,6 @@ SIGNS = {
 }
 """What a rule such as ``"> 0"`` asks of a number."""
 
-VOCABULARY = {
-    "RequestMix", "RateProfile", "RequestTable", "BatchTimeLaw", "InitialState", "LatencySamples",
-    "Question", "Replications", "Trajectory", "Workload", "Generator", "SeedSequence",
-    "RequestLog", "MetricsLog", "BatchRows",
-}  # fmt: skip
-"""Classes by which an annotation is held; of other names nothing is asked."""
-
 
 def checked(**rules: str) -> Callable[[F], F]:
     """Have a function refuse arguments that its annotations do not allow.
@@ -49,8 +50,8 @@ def checked(**rules: str) -> Callable[[F], F]:
 
     Notes
     -----
-    The annotations must be texts (``from __future__ import annotations``). A number of arguments
-    that is wrong stays Python's ``TypeError``.
+    A whole number may be given as a float, ``1e6``: the function gets 1000000. A number of
+    arguments that is wrong stays Python's ``TypeError``.
     """
 
     def declare(function: F) -> F:
@@ -58,12 +59,12 @@ def checked(**rules: str) -> Callable[[F], F]:
 
         @wraps(function)
         def door(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            for name, value in given.items():
-                parameter = signature.parameters[name]
-                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                    check(name, value, str(parameter.annotation), rules.get(name, ""))
-            return function(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
+            kinds = _kinds_of(function)  # not before the first call: they name later modules
+            for name, value in given.arguments.items():
+                if kinds.get(name):
+                    given.arguments[name] = _held(name, value, kinds[name], rules.get(name, ""))
+            return function(*given.args, **given.kwargs)
 
         return door  # pyright: ignore[reportReturnType]
 
@@ -72,12 +73,16 @@ def checked(**rules: str) -> Callable[[F], F]:
 
 def check_fields(record: Any, **rules: str) -> None:
     """Hold the fields of a dataclass to their annotations; for its ``__post_init__``."""
+    kinds = _kinds_of(type(record))
     for item in fields(record):
-        if item.init:
-            check(item.name, getattr(record, item.name), str(item.type), rules.get(item.name, ""))
+        if item.init and kinds[item.name]:
+            value = getattr(record, item.name)
+            held = _held(item.name, value, kinds[item.name], rules.get(item.name, ""))
+            if held is not value:
+                object.__setattr__(record, item.name, held)
 
 
-def check(name: str, value: object, annotation: str, rule: str = "") -> None:
+def check(name: str, value: object, annotation: Any, rule: str = "") -> None:
     """Refuse a value that an annotation, or a rule on numbers, does not allow.
 
     Raises
@@ -85,94 +90,67 @@ def check(name: str, value: object, annotation: str, rule: str = "") -> None:
     ConfigError
         Naming the parameter, its value and what is allowed.
     """
-    kinds = _kinds(annotation)
-    if not kinds:
-        return
-    dimensions = int("ArrayLike" in kinds)
+    _held(name, value, _kinds(annotation), rule)
+
+
+def _held(name: str, value: Any, kinds: Sequence[Any], rule: str) -> Any:
+    """Return a value that one of several kinds allows, a whole number as an ``int``."""
     for kind in kinds:
-        if rule == ANY and kind in ("float", "ArrayLike"):
-            if _is_any_number(value, dimensions):
-                return
-            continue
-        if _is(kind, value) and (kind not in ("float", "int") or _holds(value, rule)):
-            return
-    words = [_words(kind, rule) for kind in kinds if kind != "None"]
-    optional = ", or None" if "None" in kinds else ""
+        if rule == ANY and kind in (float, NUMBERS):
+            if _is_any_number(value, dimensions=int(NUMBERS in kinds)):
+                return value
+        elif _is(kind, value) and (kind not in (float, int) or _obeys(value, rule)):
+            return int(value) if kind is int else value
+    words = [_words(kind, rule) for kind in kinds if kind is not NoneType]
+    optional = ", or None" if NoneType in kinds else ""
     raise ConfigError(name, value, " or ".join(dict.fromkeys(words)) + optional)
 
 
-def _words(kind: str, rule: str) -> str:
-    """Say what a kind of annotation allows."""
-    words = WORDS.get(kind, f"a {kind}")
-    return f"{words} {rule}" if rule not in ("", ANY) and kind in ("float", "int") else words
-
-
 @cache
-def _kinds(annotation: str) -> tuple[str, ...]:
-    """Return the alternatives of an annotation, none where one of them is not known here."""
-    annotation = ALIASES.get(annotation, annotation)
-    parts, depth, start = [], 0, 0
-    for at, sign in enumerate(annotation):
-        depth += (sign in "[(") - (sign in "])")
-        if sign == "|" and depth == 0:
-            parts.append(annotation[start:at])
-            start = at + 1
-    parts.append(annotation[start:])
-    found = []
-    for part in parts:
-        text = part.strip()
-        found.append(LONG_NAMES.get(text, text.partition("[")[0].rpartition(".")[2]))
-    return tuple(found) if all(kind in WORDS or kind in VOCABULARY for kind in found) else ()
+def _kinds_of(annotated: Any) -> Mapping[str, tuple[Any, ...]]:
+    """Return the kinds of each annotation of a function or a class."""
+    return {name: _kinds(hint) for name, hint in get_type_hints(annotated).items()}
 
 
-ALIASES = {"ServerLog": "RequestLog | MetricsLog | BatchRows"}
-"""Annotations that stand for several classes, none of which has that name."""
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a type: keys of :data:`KINDS` and classes.
 
-LONG_NAMES = {
-    "Sequence[str]": "texts",
-    "tuple[str, ...]": "texts",
-    "Mapping[str, float]": "thresholds",
-    "Told": "Callable",
-}
-"""Annotations whose parts are held, too."""
-
-WORDS = {
-    "None": "None",
-    "float": "a finite number",
-    "int": "a whole number",
-    "bool": "True | False",
-    "str": "a text",
-    "Path": "a path",
-    "ArrayLike": "finite numbers",
-    "NDArray": "an array of finite numbers",
-    "Callable": "a function",
-    "Mapping": "a mapping",
-    "texts": "texts",
-    "thresholds": "finite numbers by name",
-}
-"""What each kind of annotation allows, in words."""
+    Nothing is asked of a type with an alternative that is neither, such as a protocol.
+    """
+    parts = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
+    of_array = set(get_args(ArrayLike)) or {ArrayLike}
+    if of_array <= set(parts):  # a union forgets that some of its parts were called ArrayLike
+        parts = [NUMBERS, *(part for part in parts if part not in of_array)]
+    kinds = [part if part in KINDS else get_origin(part) or part for part in parts]
+    known = all(
+        kind in KINDS
+        or (get_origin(part) is None and isinstance(kind, type) and kind is not Any
+            and Protocol not in kind.__bases__)
+        for kind, part in zip(kinds, parts, strict=True)
+    )  # fmt: skip
+    return tuple(kinds) if known else ()
 
 
-def _is(kind: str, value: Any) -> bool:
-    if kind == "None":
-        return value is None
-    if kind in VOCABULARY:
-        return any(each.__name__ == kind for each in type(value).__mro__)
-    return _TESTS[kind](value)
+def _is(kind: Any, value: Any) -> bool:
+    return KINDS[kind][1](value) if kind in KINDS else isinstance(value, kind)
+
+
+def _words(kind: Any, rule: str) -> str:
+    """Say what a kind allows."""
+    words = KINDS[kind][0] if kind in KINDS else f"a {kind.__name__}"
+    return f"{words} {rule}" if rule not in ("", ANY) and kind in (float, int) else words
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        is_real = isinstance(value, Real) and not isinstance(value, bool)
-        return is_real and math.isfinite(value) and not _is_too_long(value)
-    except OverflowError:
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
+    if isinstance(value, Integral):
+        return abs(int(value)) <= LARGEST  # arrays would hold a longer one as an object
+    return math.isfinite(value)
 
 
-def _is_too_long(value: Any) -> bool:
-    return (
-        isinstance(value, Integral) and abs(int(value)) > LARGEST
-    )  # arrays would hold it as an object
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value % 1 == 0 and abs(int(value)) <= LARGEST
 
 
 def _is_any_number(value: Any, dimensions: int) -> bool:
@@ -182,12 +160,6 @@ def _is_any_number(value: Any, dimensions: int) -> bool:
         return np.asarray(value, dtype=float).ndim == dimensions
     except (ValueError, TypeError, OverflowError):
         return False
-
-
-def _is_whole(value: Any) -> bool:
-    return (
-        isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST
-    )
 
 
 def _is_numeric(value: Any) -> bool:
@@ -202,29 +174,42 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
 
 
-_TESTS: Mapping[str, Callable[[Any], bool]] = {
-    "float": _is_number,
-    "int": _is_whole,
-    "bool": lambda value: isinstance(value, bool | np.bool_),
-    "str": lambda value: isinstance(value, str),
-    "Path": _is_path,
-    "ArrayLike": _is_numeric,
-    "NDArray": lambda value: isinstance(value, np.ndarray) and _is_numeric(value),
-    "Callable": callable,
-    "Mapping": lambda value: isinstance(value, Mapping),
-    "texts": lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(each, str) for each in value)
+def _are_texts(value: Any) -> bool:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(isinstance(each, str) for each in value)
+
+
+def _are_named_numbers(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and _is_number(each) for name, each in value.items()
+    )
+
+
+NUMBERS = "ArrayLike"
+"""The kind of what NumPy makes an array of."""
+
+KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    NoneType: ("None", lambda value: value is None),
+    float: ("a finite number", _is_number),
+    int: ("a whole number", _is_whole),
+    bool: ("True | False", lambda value: isinstance(value, bool | np.bool_)),
+    str: ("a text", lambda value: isinstance(value, str)),
+    Path: ("a path", _is_path),
+    NUMBERS: ("finite numbers", _is_numeric),
+    np.ndarray: (
+        "an array of finite numbers",
+        lambda value: isinstance(value, np.ndarray) and _is_numeric(value),
     ),
-    "thresholds": lambda value: (
-        isinstance(value, Mapping)
-        and all(isinstance(name, str) and _is_number(each) for name, each in value.items())
-    ),
+    Callable: ("a function", callable),
+    Mapping: ("a mapping", lambda value: isinstance(value, Mapping)),
+    Sequence[str]: ("texts", _are_texts),
+    tuple[str, ...]: ("texts", _are_texts),
+    Mapping[str, float]: ("finite numbers by name", _are_named_numbers),
 }
+"""What each kind allows, in words and as a test. Any other class allows its own objects."""
 
 
-def _holds(value: Any, rule: str) -> bool:
+def _obeys(value: Any, rule: str) -> bool:
     for part in rule.split(" and ") if rule not in ("", ANY) else ():
         sign, _, bound = part.partition(" ")
         if not SIGNS[sign](value, float(bound)):

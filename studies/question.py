@@ -72,9 +72,7 @@ class Question:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if isinstance(self.seed, bool) or self.seed != int(self.seed) or self.seed < 0:
-            raise ConfigError("seed", self.seed, "a whole number >= 0")
+        check_fields(self, seed=">= 0")
         if self.horizon is not None and not 0 < self.horizon < math.inf:
             raise ConfigError("horizon", self.horizon, "a finite time > 0")
         if self.is_file and self.num_requests is not None:

@@ -64,6 +64,6 @@ class Replications:
     wanted: Wanted | None = None
 
     def __post_init__(self) -> None:
-        check("replications", self.count, "int", ">= 1")
-        check("workers", self.workers, "int | None", ">= 1")
+        check("replications", self.count, int, ">= 1")
+        check("workers", self.workers, int | None, ">= 1")
         check_fields(self, points=">= 2")

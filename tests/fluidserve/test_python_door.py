@@ -95,6 +95,26 @@ def test_a_bad_argument_is_refused_in_one_line(name, tmp_path, monkeypatch):
     assert refused >= 15 * len(good)
 
 
+def test_a_whole_number_may_be_written_as_a_float():
+    """As users do: 1e6. A number with a fraction is none, and neither is one that is not finite."""
+    asked = fs.Question(STREAM, NODE, num_requests=1e3, seed=np.float64(7))
+    assert (asked.num_requests, asked.seed) == (1000, 7)
+    assert {type(asked.num_requests), type(asked.seed)} == {int}
+    assert fs.Replications(4.0, workers=1.0) == fs.Replications(4, workers=1)
+    assert (
+        asked.replication(2.0).arrival_time.tolist() == asked.replication(2).arrival_time.tolist()
+    )
+    drawn = [fs.generate("normal", num_requests=n, seed=3) for n in (20, 2e1, np.int32(20))]
+    for each in drawn:
+        assert each.arrival_time.tolist() == drawn[0].arrival_time.tolist()
+    assert fs.profiles.find("llama-3.1-8b", "H100", 2.0) == fs.profiles.find(
+        "llama-3.1-8b", "H100", 2
+    )
+    for wrong in (1000.5, 1e19, float("inf"), float("nan"), True):
+        with pytest.raises(fs.FluidServeError, match=r"num_requests.*a whole number"):
+            fs.Question(STREAM, NODE, num_requests=wrong)
+
+
 def test_swapped_arguments_are_refused_by_name():
     for call in (
         lambda: fs.solve(MIX, PROFILE, NODE),
