@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from fluid import equilibrium, saturation
-from serving import RequestMix, SolveError, UnsupportedError, kind_of
+from serving import SolveError, UnsupportedError, kind_of
 from studies.question import Question
 
 PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
@@ -42,22 +42,13 @@ def caveats(
     return tuple(line for line in found if line)
 
 
-def prefill_time(mix: RequestMix, question: Question) -> float:
-    """Return the mean time [time] by which one prompt would lengthen batches, by the law at hand.
-
-    Zero where the kind of engine spends the prefill itself, and where the law has no such term.
-    """
-    law = question.instance.batch_time
-    if PREFILL_KEYS & set(kind_of(question.instance).law_keys):
-        return 0.0
-    return float(mix.probability @ law.prefill_time(mix.prefill))
-
-
 def _prefill_left_out(question: Question, rate: float) -> str:
     """Say how much time the prompts would take that nobody computes."""
+    if PREFILL_KEYS & set(kind_of(question.instance).law_keys):
+        return ""
     mix = question.mix
-    each = prefill_time(mix, question)
-    if not each > 0:
+    each = float(mix.probability @ question.instance.batch_time.prefill_time(mix.prefill))
+    if not each > 0:  # the law says nothing of prompts
         return ""
     unit = question.instance.time_unit
     per = "" if unit == "none" else f"/{unit}"

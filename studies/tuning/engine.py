@@ -44,6 +44,9 @@ LEAST_VERDICT = 3
 MOST_MARGIN = 20.0
 """Largest margin that counts, either way, so that infinite ones can be averaged."""
 
+LOOKS = 1000
+"""Times of a run, evenly up to the last arrival, at which the swapped requests are counted."""
+
 PARTS = 4
 """Successive parts of a run whose spread says how noisy the run is."""
 
@@ -71,6 +74,11 @@ class SteadyRun:
         """Latencies of the requests after the warm-up [time]."""
         return self.run.samples(self.first)
 
+    @property
+    def most_swapped(self) -> float:
+        """Most requests that were seen swapped out at once."""
+        return float(self.run.trajectory().outputs["swapped"].max())
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -88,12 +96,15 @@ class Measurement:
         Whether the backlog is too small, at both ends, to be on its way to growing.
     parts
         Margins of each latency in :data:`PARTS` successive parts of the run: how noisy it is.
+    most_swapped
+        Most requests that were seen swapped out at once.
     """
 
     values: Mapping[str, float]
     margins: Mapping[str, float]
     settled: bool = True
     parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    most_swapped: float = 0.0
 
 
 def run_steadily(
@@ -124,10 +135,15 @@ def run_steadily(
     """
     table = question.of_requests(requests).replication(replication)
     assert table is not None  # a draw of so many requests has them
+    last = float(table.arrival_time[-1])
     engine = discrete.engine_for(
-        table, question.instance, seed=question.seed + replication, record_batches=record_batches
+        table,
+        question.instance,
+        seed=question.seed + replication,
+        record_batches=record_batches,
+        sample_times=np.linspace(0.0, last, LOOKS),
     )
-    engine.advance(until=float(table.arrival_time[-1]))
+    engine.advance(until=last)
     is_swamped = requests - engine.progress.completed > SWAMPED * requests
     if drain and not is_swamped:
         engine.advance()
@@ -164,7 +180,7 @@ def measure(
     for slo in slos:  # where the run was swamped
         values.setdefault(slo.name, math.nan)
         margins.setdefault(str(slo), math.inf)
-    return Measurement(values, margins, settled, parts)
+    return Measurement(values, margins, settled, parts, steady.most_swapped)
 
 
 def _statistic(slo: Slo, samples: LatencySamples, requests: int) -> float:
@@ -265,6 +281,11 @@ class Point:
     def spread(self) -> float:
         """Standard deviation of the binding margin over replications; NaN for one."""
         return float(self.margins(self.binding).std(ddof=1)) if self.replications > 1 else math.nan
+
+    @property
+    def most_swapped(self) -> float:
+        """Most requests that a replication had swapped out at once."""
+        return max(each.most_swapped for each in self.measurements)
 
     @property
     def noise(self) -> float:

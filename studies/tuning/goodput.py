@@ -18,7 +18,7 @@ from serving import (
     kind_of,
 )
 from studies.question import Question
-from studies.tuning.engine import run_steadily
+from studies.tuning.engine import SteadyRun, run_steadily
 from studies.tuning.hazards import hazards
 from studies.tuning.knobs import Knob, bracket_of, knob_named
 from studies.tuning.length import deciding_length, too_long, turnover
@@ -180,14 +180,17 @@ def most_goodput(
     corners = [turned((i, j)) for i in {0, last[0]} for j in {0, last[1]}]
     settings = _long_enough(settings, turnover(corners))
 
+    swapped: dict[At, float] = {}
+
     def confirmed(at: At) -> tuple[float, ...]:
         if told is not None:
             told(f"{first.name} {axes[0][at[0]]:.6g}, {second.name} {axes[1][at[1]]:.6g}")
-        there = turned(at)
-        return tuple(
-            measured_goodput(there, thresholds, settings.requests, replication)
-            for replication in range(settings.replications)
-        )
+        there, goodput = turned(at), []
+        for replication in range(settings.replications):
+            steady = run_steadily(there, settings.requests, replication)
+            goodput.append(measured_goodput(there, steady, thresholds))
+            swapped[at] = max(swapped.get(at, 0.0), steady.most_swapped)
+        return tuple(goodput)
 
     grid = [(i, j) for i in range(len(axes[0])) for j in range(len(axes[1]))]
     fluid = {at: predicted_goodput(turned(at), thresholds) for at in grid}
@@ -203,7 +206,7 @@ def most_goodput(
     found = GoodputSearch((first, second), dict(thresholds), tuple(points), settings, lead)
     if found.best is None:
         return found
-    return replace(found, warnings=tuple(hazards(turned(ranked[0]))))
+    return replace(found, warnings=tuple(hazards(turned(ranked[0]), swapped[ranked[0]])))
 
 
 def _long_enough(settings: GoodputSettings, of_node: float) -> GoodputSettings:
@@ -287,10 +290,9 @@ def predicted_goodput(question: Question, thresholds: Mapping[str, float]) -> fl
 
 
 def measured_goodput(
-    question: Question, thresholds: Mapping[str, float], requests: int, replication: int
+    question: Question, steady: SteadyRun, thresholds: Mapping[str, float]
 ) -> float:
-    """Return the engine's goodput [requests/time] after the warm-up; 0 where it is swamped."""
-    steady = run_steadily(question, requests, replication)
+    """Return the goodput [requests/time] of a run after the warm-up; 0 where it is swamped."""
     if steady.is_swamped:
         return 0.0
     return question.stream.mean_rate * _share_good(steady.samples, thresholds)

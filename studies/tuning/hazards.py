@@ -7,16 +7,17 @@ from studies.limitations import caveats
 from studies.question import Question
 
 
-def hazards(question: Question) -> list[str]:
+def hazards(question: Question, most_swapped: float) -> list[str]:
     """Return warnings on a node that serves this stream, one line each: caveats, and bistability.
 
+    ``most_swapped`` requests were swapped out at once in the runs that found the node.
     Runs that start empty do not show a collapse that chance has not brought about yet: a node in
     mode sacrifice may complete less from a queue than arrives, for good.
     """
     from fluid import mean_time_to_full
     from ode import collapsed_throughput, regime
 
-    said = list(caveats(question))
+    said = list(caveats(question, largest={"swapped": most_swapped}))
     mix, instance, rate = question.mix, question.instance, question.stream.mean_rate
     try:
         if regime(mix, instance, rate) != "bistable":

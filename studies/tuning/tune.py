@@ -246,7 +246,8 @@ class _Search:
         value, reason = self._value(points, crossings, ranges)
         self._warn(crossings, ranges, length, is_monotone=is_monotone)
         if value is not None:
-            self.warnings += hazards(self.knob.turned(self.question, value))
+            swapped = max(each.most_swapped for each in self.points.values() if each.value == value)
+            self.warnings += hazards(self.knob.turned(self.question, value), swapped)
         inside = [x for x in edges if scanned[0] <= x <= scanned[1]]
         return Tuning(
             knob=self.knob,

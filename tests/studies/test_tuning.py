@@ -429,6 +429,7 @@ def test_without_a_fluid_model_the_grid_is_searched_from_all_over(unread):
 
 
 def test_the_most_goodput_of_a_grid_is_what_all_of_it_run_would_say():
+    from studies.tuning.engine import run_steadily
     from studies.tuning.goodput import measured_goodput
 
     thresholds = {"ttft": 50.0, "tpot": 2.5}
@@ -442,7 +443,8 @@ def test_the_most_goodput_of_a_grid_is_what_all_of_it_run_would_say():
         question = QUESTION
         for knob, value in zip(found.knobs, values, strict=True):
             question = knob.turned(question, value)
-        return np.mean([measured_goodput(question, thresholds, 20_000, r) for r in range(3)])
+        runs = [run_steadily(question, 20_000, replication) for replication in range(3)]
+        return np.mean([measured_goodput(question, run, thresholds) for run in runs])
 
     everywhere = {point.values: goodput(point.values) for point in found.points}
     assert len(everywhere) == 25

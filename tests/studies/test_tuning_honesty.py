@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+import discrete
 from ode import collapsed_throughput
 from serving import BatchTimeLaw, ConfigError, DecodeNode, SolveError, UnsupportedError
 from studies import Replications, compare
@@ -71,6 +74,46 @@ def test_two_knobs_say_it_as_well():
     assert found.to_json()["warnings"][0].startswith("bistable")
 
 
+SMALL = DecodeNode(BatchTimeLaw.per_token(0.02, 1e-4), M_total=900, B=None, time_unit="s")
+MIXED = Question(describe("normal"), SMALL)
+SWAPS = dataclasses.replace(SMALL, batch_time=dataclasses.replace(SMALL.batch_time, d_swap=1e-6))
+
+
+def free_swapping(warnings):
+    return [each for each in warnings if each.startswith("swapping is free")]
+
+
+def test_requests_that_were_swapped_out_for_nothing_are_a_warning_at_the_value_found():
+    found = tune("max-rate", MIXED, settings=QUICK)
+    (said,) = free_swapping(found.warnings)
+    at = MIXED.at_rate(found.value)
+    seen = []
+    for point in found.points:
+        if point.value == found.value:
+            for replication in range(point.replications):
+                table = at.of_requests(point.requests).replication(replication)
+                steps = discrete.simulate(table, SMALL).trajectory()
+                seen.append(steps.outputs["swapped"].max())
+    told = float(said.split("up to ")[1].split()[0])
+    assert 0.7 * max(seen) <= told <= max(seen)  # of every batch: a thousand looks miss the most
+    assert not free_swapping(tune("max-rate", MIXED.on(SWAPS), settings=QUICK).warnings)
+    wide = MIXED.on(dataclasses.replace(SMALL, M_total=10**6))
+    settings = SearchSettings(tolerance=0.03, most_requests=20_000)
+    assert not free_swapping(tune("B", wide.at_rate(1.0), settings=settings).warnings)
+
+
+def test_two_knobs_say_that_swapping_was_free_as_well():
+    most = MIXED.capacity
+    found = most_goodput(
+        ["max-rate", "B"],
+        MIXED,
+        {"ttft": 50.0},
+        brackets=[(0.8 * most, 0.95 * most), (800.0, 900.0)],
+        settings=GoodputSettings(steps=2, confirmed=1, replications=2, requests=2000),
+    )
+    assert len(free_swapping(found.to_json()["warnings"])) == 1
+
+
 # Runs that are too short for the node
 
 
@@ -83,8 +126,6 @@ def test_a_run_is_as_long_as_a_node_of_its_size_takes():
     question = Question(describe("normal"), DecodeNode()).scaled(300).at_load(0.95)
     of_node = turnover([question])
     table = question.of_requests(150_000).replication(0)
-    import discrete
-
     grid = np.array([0.9 * table.horizon])
     run = discrete.simulate(table, question.instance, sample_times=grid)
     decode = question.mix.decode.astype(float)
@@ -141,8 +182,6 @@ def test_a_threshold_on_a_latency_that_nobody_has_is_refused():
     asked = ONE_TOKEN.of_requests(20)
     with pytest.raises(UnsupportedError, match="tpot is not defined here"):
         compare(asked, (), Replications(2), goodput={"tpot": 0.03})
-    import discrete
-
     run = discrete.simulate(asked.requests, asked.instance)
     assert run.metrics({"tpot": 0.03}).request_goodput is None
     assert run.metrics({"ttft": 10.0}).request_goodput > 0
