@@ -54,7 +54,7 @@ def notes_of_requests(
     log: RequestLog, steps_per_row: int, *, remote_prefill: bool
 ) -> tuple[str, ...]:
     """Return the cautions that the results of requests call for."""
-    said = list(log.notes)
+    said: list[str] = []
     bundled = bundled_share(log)
     if log.inter_token is not None and bundled > BUNDLED:
         said.append(

@@ -148,10 +148,11 @@ def _of_documents(
     if not isinstance(first, dict):
         raise WorkloadError(f"not the JSON of a server's results; known are: {KINDS}", path=path)
     generator = load_generator(first)
-    if generator in records.READERS:
+    from_records = records.READERS.get(generator or "")
+    if from_records is not None:
         if result not in (None, 1):
             raise WorkloadError(f"holds 1 result; --result {result} is none of them", path=path)
-        return records.READERS[generator](entries, path)
+        return from_records(entries, path)
     if generator == "guidellm" and len(entries) == 1:
         return records.from_guidellm(first, path, result=result)
     if _is_range_export(documents):

@@ -11,17 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.server_runs.documents import choose, number, numbers
-from calibration.server_runs.requests import RequestLog, checked_log
+from calibration.server_runs.requests import FAILED_REQUESTS, NO_OUTPUT, RequestLog, checked_log
 from serving import WorkloadError
 
 UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds of each unit that a record may name."""
-
-FAILED_REQUESTS = "failed requests"
-"""Why a record of a request that failed is left out."""
-
-NO_OUTPUT = "requests without output"
-"""Why a record without an output token is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +40,47 @@ class Record:
     gaps: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The keys of a record are read as what they must be, or refused with their place.
+
+    Parameters
+    ----------
+    content
+        The record, or an object in it.
+    path
+        The file.
+    row
+        Number of the record, from 1.
+    """
+
+    content: Mapping[str, Any]
+    path: Path
+    row: int
+
+    def refusal(self, reason: str, key: str | None = None, value: Any = None) -> WorkloadError:
+        """Return the error about a key."""
+        return WorkloadError(reason, path=self.path, row=self.row, column=key, value=value)
+
+    def under(self, key: str) -> Fields:
+        """Return the object under a key."""
+        found = self.content.get(key)
+        if not isinstance(found, dict):
+            raise self.refusal("allowed: an object", key, found)
+        return Fields(found, self.path, self.row)
+
+    def number(self, *keys: str) -> float:
+        """Return the number under the first of some keys that is there."""
+        for key in keys:
+            if self.content.get(key) is not None:
+                return number(self.content[key], self.path, self.row, key)
+        raise self.refusal(f"a key is missing: one of {' | '.join(keys)}")
+
+
 def _log(
     records: Sequence[Any],
-    read: Callable[[Mapping[str, Any], Path, int], Record | str],
+    read: Callable[[Fields], Record | str],
     path: Path,
-    notes: tuple[str, ...] = (),
 ) -> RequestLog:
     """Return the log of records; ``read`` returns one, or why a record is left out."""
     kept: list[Record] = []
@@ -59,7 +89,7 @@ def _log(
     for row, content in enumerate(records, start=1):
         if not isinstance(content, dict):
             raise WorkloadError("allowed: an object", path=path, row=row)
-        found = read(content, path, row)
+        found = read(Fields(content, path, row))
         if isinstance(found, str):
             dropped[found] = dropped.get(found, 0) + 1
         else:
@@ -78,25 +108,8 @@ def _log(
         output_tokens=column("output_tokens"),
         inter_token=tuple(gaps) if gaps and len(gaps) == len(kept) else None,
         dropped=dropped,
-        notes=notes,
     )
     return checked_log(log, path, rows=np.array(rows, dtype=np.int64))
-
-
-def _under(content: Mapping[str, Any], key: str, path: Path, row: int) -> Mapping[str, Any]:
-    """Return the object under a key."""
-    found = content.get(key)
-    if not isinstance(found, dict):
-        raise WorkloadError("allowed: an object", path=path, row=row, column=key, value=found)
-    return found
-
-
-def _first(content: Mapping[str, Any], keys: Sequence[str], path: Path, row: int) -> float:
-    """Return the number under the first of some keys that is there."""
-    for key in keys:
-        if content.get(key) is not None:
-            return number(content[key], path, row, key)
-    raise WorkloadError(f"a key is missing: one of {' | '.join(keys)}", path=path, row=row)
 
 
 # --- inference-perf -------------------------------------------------------------------------------
@@ -113,33 +126,25 @@ def from_inference_perf(records: Sequence[Any], path: Path) -> RequestLog:
     return _log(records, _inference_perf, path)
 
 
-def _inference_perf(record: Mapping[str, Any], path: Path, row: int) -> Record | str:
-    if record.get("error"):
+def _inference_perf(record: Fields) -> Record | str:
+    if record.content.get("error"):
         return FAILED_REQUESTS
-    info = _under(record, "info", path, row)
-    response = info["response_metrics"] if "response_metrics" in info else info
+    info = record.under("info")
+    response = info.under("response_metrics") if "response_metrics" in info.content else info
     prompt = info
-    if "request_metrics" in info:
-        prompt = _under(_under(info, "request_metrics", path, row), "text", path, row)
-    if not isinstance(response, dict):
-        raise WorkloadError("allowed: an object", path=path, row=row, column="response_metrics",
-                            value=response)  # fmt: skip
-    output = _first(response, ("output_tokens",), path, row)
-    times = numbers(response.get("output_token_times"), "output_token_times", path, row=row)
+    if "request_metrics" in info.content:
+        prompt = info.under("request_metrics").under("text")
+    output, key = response.number("output_tokens"), "output_token_times"
+    times = numbers(response.content.get(key), key, record.path, row=record.row)
     if output == 0 and not times.size:
         return NO_OUTPUT
     if not times.size:
-        raise WorkloadError(
-            "no time of an output: let the load generator stream", path=path, row=row,
-            column="output_token_times",
-        )  # fmt: skip
+        raise record.refusal("no time of an output: let the load generator stream", key)
     gaps = np.diff(times)
     if (gaps < 0).any():
-        raise WorkloadError("times must not fall", path=path, row=row,
-                            column="output_token_times")  # fmt: skip
-    start = _first(record, ("start_time",), path, row)
-    return Record(start, times[0], times[-1], _first(prompt, ("input_tokens",), path, row),
-                  output, gaps)  # fmt: skip
+        raise record.refusal("times must not fall", key)
+    start = record.number("start_time")
+    return Record(start, times[0], times[-1], prompt.number("input_tokens"), output, gaps)
 
 
 # --- guidellm -------------------------------------------------------------------------------------
@@ -169,12 +174,10 @@ def from_guidellm(content: Mapping[str, Any], path: Path, *, result: int | None)
     at = choose([_strategy(each) for each in benchmarks], result, path, "benchmarks of guidellm")
     if not isinstance(benchmarks[at], dict):
         raise WorkloadError("allowed: an object", path=path, row=at + 1, column="benchmarks")
-    requests = _under(benchmarks[at], "requests", path, at + 1)
-    done = requests.get("successful")
+    requests = Fields(benchmarks[at], path, at + 1).under("requests")
+    done = requests.content.get("successful")
     if not isinstance(done, list):
-        raise WorkloadError(
-            "allowed: a list", path=path, row=at + 1, column="successful", value=done
-        )
+        raise requests.refusal("allowed: a list", "successful", done)
     total = _total(benchmarks[at])
     if total is not None and total > len(done):
         raise WorkloadError(
@@ -182,8 +185,8 @@ def from_guidellm(content: Mapping[str, Any], path: Path, *, result: int | None)
             "write the result without a sample of the requests", path=path, column="successful",
         )  # fmt: skip
     log = _log(done, _guidellm, path)
-    failed = sum(len(requests.get(key) or ()) for key in ("errored", "incomplete")
-                 if isinstance(requests.get(key), list))  # fmt: skip
+    failed = sum(len(requests.content[key]) for key in ("errored", "incomplete")
+                 if isinstance(requests.content.get(key), list))  # fmt: skip
     return log.with_dropped({FAILED_REQUESTS: failed} if failed else {})
 
 
@@ -210,18 +213,17 @@ def _total(benchmark: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _guidellm(record: Mapping[str, Any], path: Path, row: int) -> Record | str:
-    start = _first(record, ("request_start_time", "start_time"), path, row)
-    output = _first(record, ("output_tokens",), path, row)
+def _guidellm(record: Fields) -> Record | str:
+    start = record.number("request_start_time", "start_time")
+    output = record.number("output_tokens")
     if output == 0:
         return NO_OUTPUT
-    if record.get("request_latency") is None:
-        finish = _first(record, ("request_end_time", "end_time"), path, row)
+    if record.content.get("request_latency") is None:
+        finish = record.number("request_end_time", "end_time")
     else:
-        finish = start + number(record["request_latency"], path, row, "request_latency")
-    ttft = _first(record, ("time_to_first_token_ms",), path, row) / 1e3
-    return Record(start, start + ttft, finish, _first(record, ("prompt_tokens",), path, row),
-                  output, None)  # fmt: skip
+        finish = start + record.number("request_latency")
+    first = start + record.number("time_to_first_token_ms") / 1e3
+    return Record(start, first, finish, record.number("prompt_tokens"), output, None)
 
 
 # --- aiperf ---------------------------------------------------------------------------------------
@@ -237,53 +239,52 @@ def from_aiperf(records: Sequence[Any], path: Path) -> RequestLog:
     """
     origin: list[int] = []
 
-    def read(record: Mapping[str, Any], path: Path, row: int) -> Record | str:
-        metadata = _under(record, "metadata", path, row)
-        if record.get("error") or metadata.get("was_cancelled"):
+    def read(record: Fields) -> Record | str:
+        metadata = record.under("metadata")
+        if record.content.get("error") or metadata.content.get("was_cancelled"):
             return FAILED_REQUESTS
-        metrics = _under(record, "metrics", path, row)
-        key = "request_start_ns" if "request_start_ns" in metadata else "timestamp_ns"
-        start = metadata.get(key)
+        metrics = record.under("metrics")
+        key = "request_start_ns" if "request_start_ns" in metadata.content else "timestamp_ns"
+        start = metadata.content.get(key)
         if not isinstance(start, int) or isinstance(start, bool):
-            raise WorkloadError("allowed: whole nanoseconds", path=path, row=row, column=key,
-                                value=start)  # fmt: skip
+            raise record.refusal("allowed: whole nanoseconds", key, start)
         origin.append(start)
         # Nanoseconds since 1970 do not fit a float64: the first record is taken off before.
-        arrival = number(start - origin[0], path, row, key) / 1e9
-        first = arrival + _measured(metrics, ("time_to_first_token", "ttft"), path, row)
-        finish = arrival + _measured(metrics, ("request_latency",), path, row)
-        chunks = metrics.get("inter_chunk_latency")
-        gaps = None
+        arrival = number(start - origin[0], path, record.row, key) / 1e9
+        first = arrival + _measured(metrics, "time_to_first_token", "ttft")
+        finish = arrival + _measured(metrics, "request_latency")
+        key = "inter_chunk_latency"
+        chunks, gaps = metrics.content.get(key), None
         if isinstance(chunks, dict) and isinstance(chunks.get("value"), list):
-            unit = _unit(chunks, "inter_chunk_latency", path, row)
-            gaps = unit * numbers(chunks["value"], "inter_chunk_latency", path, row=row,
-                                  allowed_from=0.0)  # fmt: skip
-        output = _measured(metrics, ("output_sequence_length", "output_token_count"), path, row)
+            gaps = _unit(metrics.under(key), key) * numbers(
+                chunks["value"], key, path, row=record.row, allowed_from=0.0
+            )
+        output = _measured(metrics, "output_sequence_length", "output_token_count")
         if output == 0:
             return NO_OUTPUT
-        prompt = _measured(metrics, ("input_sequence_length",), path, row)
+        prompt = _measured(metrics, "input_sequence_length")
         return Record(arrival, first, finish, prompt, output, gaps)
 
     return _log(records, read, path)
 
 
-def _measured(metrics: Mapping[str, Any], keys: Sequence[str], path: Path, row: int) -> float:
+def _measured(metrics: Fields, *keys: str) -> float:
     """Return the value of the first metric that is there: seconds, or tokens."""
     for key in keys:
-        if key in metrics:
-            metric = _under(metrics, key, path, row)
-            return _unit(metric, key, path, row) * number(metric.get("value"), path, row, key)
-    raise WorkloadError(f"a metric is missing: one of {' | '.join(keys)}", path=path, row=row)
+        if key in metrics.content:
+            metric = metrics.under(key)
+            unit = _unit(metric, key)
+            return unit * number(metric.content.get("value"), metric.path, metric.row, key)
+    raise metrics.refusal(f"a metric is missing: one of {' | '.join(keys)}")
 
 
-def _unit(metric: Mapping[str, Any], key: str, path: Path, row: int) -> float:
+def _unit(metric: Fields, key: str) -> float:
     """Return the factor that brings a metric to seconds, or leaves tokens as they are."""
-    unit = metric.get("unit")
+    unit = metric.content.get("unit")
     if unit == "tokens":
         return 1.0
     if not isinstance(unit, str) or unit.lower() not in UNITS:
-        raise WorkloadError(f"allowed units: tokens | {' | '.join(UNITS)}", path=path, row=row,
-                            column=key, value=unit)  # fmt: skip
+        raise metric.refusal(f"allowed units: tokens | {' | '.join(UNITS)}", key, unit)
     return UNITS[unit.lower()]
 
 
@@ -304,20 +305,16 @@ def from_llmservingsim(records: Sequence[Any], path: Path) -> RequestLog:
     return _log(records, _llmservingsim, path)
 
 
-def _llmservingsim(record: Mapping[str, Any], path: Path, row: int) -> Record | str:
-    output = _first(record, ("output_toks",), path, row)
+def _llmservingsim(record: Fields) -> Record | str:
+    output = record.number("output_toks")
     if output == 0:
         return NO_OUTPUT
-    if record.get("first_token_ts") is None or record.get("last_token_ts") is None:
+    if any(record.content.get(key) is None for key in ("first_token_ts", "last_token_ts")):
         return FAILED_REQUESTS
     return Record(
-        _first(record, ("queued_ts", "scheduled_ts"), path, row),
-        _first(record, ("first_token_ts",), path, row),
-        _first(record, ("last_token_ts",), path, row),
-        _first(record, ("input_toks",), path, row),
-        output,
-        None,
-    )
+        record.number("queued_ts", "scheduled_ts"), record.number("first_token_ts"),
+        record.number("last_token_ts"), record.number("input_toks"), output, None,
+    )  # fmt: skip
 
 
 READERS: Mapping[str, Callable[[Sequence[Any], Path], RequestLog]] = {

@@ -46,6 +46,12 @@ STATUS = "status"
 FAILED = frozenset({"error", "errored", "failed", "failure", "incomplete"})
 """Words of the column ``status`` for a request that did not complete."""
 
+FAILED_REQUESTS = "failed requests"
+"""Why a request that failed is left out."""
+
+NO_OUTPUT = "requests without output"
+"""Why a request without an output token is left out."""
+
 BENCH_KEYS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
 """Keys of a benchmark result that a log needs."""
 
@@ -71,8 +77,6 @@ class RequestLog:
         A server that sends several tokens at once has fewer of them than tokens.
     dropped
         Number of rows that were left out, by reason.
-    notes
-        What a user of the log must know, in sentences.
     """
 
     arrival: NDArray[np.float64]
@@ -82,7 +86,6 @@ class RequestLog:
     output_tokens: NDArray[np.float64]
     inter_token: tuple[NDArray[np.float64], ...] | None
     dropped: Mapping[str, int]
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""
@@ -153,8 +156,8 @@ def from_bench(content: Mapping[str, Any], path: Path) -> RequestLog:
         output_tokens=columns["output_lens"][keep],
         inter_token=gaps,
         dropped={
-            "failed requests": int(failed.sum()),
-            "requests without output": int(empty.sum()),
+            FAILED_REQUESTS: int(failed.sum()),
+            NO_OUTPUT: int(empty.sum()),
         },
     )
     return checked_log(log, path, rows=keep + 1)
@@ -201,7 +204,7 @@ def from_table(table: TextTable) -> RequestLog:
         prompt_tokens=prompt,
         output_tokens=output,
         inter_token=None,
-        dropped={"failed requests": int(failed.sum())},
+        dropped={FAILED_REQUESTS: int(failed.sum())},
     )
     return checked_log(log, table.path, rows=rows)
 
@@ -279,5 +282,4 @@ def checked_log(log: RequestLog, path: Path, *, rows: NDArray[np.int64]) -> Requ
         output_tokens=log.output_tokens[order],
         inter_token=None if gaps is None else tuple(gaps[at] for at in order),
         dropped=dict(log.dropped),
-        notes=log.notes,
     )
