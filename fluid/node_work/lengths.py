@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,17 +74,11 @@ def lengths_of(mix: RequestMix, extra: float) -> Lengths:
     extra : [tokens]
         What a request takes of a batch besides its tokens.
     """
-    order = np.lexsort((mix.prefill, mix.decode))
-    share, prefill = mix.probability[order], mix.prefill[order]
-    decode = mix.decode[order].astype(float)
-    kept = share > 0
-    share, prefill, decode = share[kept], prefill[kept], decode[kept]
-    weight = 2.0 / (1.0 + decode / (share @ decode))
-    rank = np.cumsum(share / weight)
-    rank /= rank[-1]
-    nodes = _nodes(decode)
-    persistence = _persistence(_grouped(share, prefill, decode, rank), nodes, extra)
-    return Lengths(prefill, decode, rank, weight, nodes, persistence)
+    ordered = _in_order(mix)
+    persistence = _persistence(ordered.groups, ordered.nodes, extra)
+    return Lengths(
+        ordered.prefill, ordered.decode, ordered.rank, ordered.weight, ordered.nodes, persistence
+    )
 
 
 def _nodes(decode: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,6 +96,32 @@ class _Groups:
     share: NDArray[np.float64]
     decode: NDArray[np.float64]
     prefill: NDArray[np.float64]
+
+
+class _Ordered(NamedTuple):
+    """What :class:`Lengths` holds of a mix, whatever else a request takes of a batch."""
+
+    prefill: NDArray[np.float64]
+    decode: NDArray[np.float64]
+    rank: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    nodes: NDArray[np.float64]
+    groups: _Groups
+
+
+@lru_cache(maxsize=8)
+def _in_order(mix: RequestMix) -> _Ordered:
+    """Return the classes of a mix by rising D; a mix is immutable and known by identity."""
+    order = np.lexsort((mix.prefill, mix.decode))
+    share, prefill = mix.probability[order], mix.prefill[order]
+    decode = mix.decode[order].astype(float)
+    kept = share > 0
+    share, prefill, decode = share[kept], prefill[kept], decode[kept]
+    weight = 2.0 / (1.0 + decode / (share @ decode))
+    rank = np.cumsum(share / weight)
+    rank /= rank[-1]
+    groups = _grouped(share, prefill, decode, rank)
+    return _Ordered(prefill, decode, rank, weight, _nodes(decode), groups)
 
 
 def _grouped(

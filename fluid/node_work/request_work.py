@@ -134,33 +134,51 @@ def _stage_moments(
 @compiled
 def _add_stages(p, d, share, top, extra, sums):
     bins = sums.shape[2]
+    edges = np.exp(np.arange(bins) * (top / bins))
+    executing, waiting = np.zeros((bins, 6)), np.zeros((bins, 6))  # a stage writes to one place
     for atom in range(p.size):
         p_, d_, a = p[atom], d[atom], share[atom]
         groups = int(min(d_, MOST_STAGES))
         each = p_ + extra
         total = each * d_ + d_ * (d_ + 1.0) / 2.0
-        for g in range(groups + 1):
-            if g < groups:
-                first, last = np.floor(g * d_ / groups), np.floor((g + 1) * d_ / groups)
-                weight = a * (last - first)
-                k = 0.5 * (first + last)
-                c = p_ + k + 0.5
-                done = each * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
-                left, executes = total - done - 0.125, 1.0
-            else:
-                weight, c, left, executes = 0.5 * a, p_ + 1.0, total, 0.0
-            b = int(np.log(max(left, 1.0)) / top * bins)
-            b = min(max(b, 0), bins - 1)
-            sums[PLAIN, COUNT, b] += weight
-            sums[PLAIN, LEFT, b] += weight * left
-            sums[PLAIN, TOKENS, b] += weight * c
-            sums[PLAIN, EXECUTING, b] += weight * c * executes
-            sums[PLAIN, TOKENS_SQUARED, b] += weight * c * c
-            sums[BY_TOKENS, COUNT, b] += weight * c
-            sums[BY_TOKENS, LEFT, b] += weight * left * c
-            sums[BY_TOKENS, TOKENS, b] += weight * c * c
-            sums[BY_TOKENS, EXECUTING, b] += weight * c * c * executes
-            sums[BY_TOKENS, TOKENS_SQUARED, b] += weight * c * c * c
+        b = min(int(np.log(max(total, 1.0)) / top * bins), bins - 1)
+        _add_stage(waiting[b], 0.5 * a, total, p_ + 1.0)
+        first = 0.0
+        for g in range(groups):
+            last = np.floor((g + 1) * d_ / groups)
+            k = 0.5 * (first + last)
+            done = each * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
+            left = total - done - 0.125
+            while b > 0 and left < edges[b]:
+                b -= 1
+            _add_stage(executing[b], a * (last - first), left, p_ + k + 0.5)
+            first = last
+    for weighting, row, column in (
+        (PLAIN, COUNT, 0),
+        (PLAIN, LEFT, 1),
+        (PLAIN, TOKENS, 2),
+        (PLAIN, TOKENS_SQUARED, 4),
+        (BY_TOKENS, COUNT, 2),
+        (BY_TOKENS, LEFT, 3),
+        (BY_TOKENS, TOKENS, 4),
+        (BY_TOKENS, TOKENS_SQUARED, 5),
+    ):
+        sums[weighting, row] = executing[:, column] + waiting[:, column]
+    sums[PLAIN, EXECUTING] = executing[:, 2]
+    sums[BY_TOKENS, EXECUTING] = executing[:, 4]
+
+
+@compiled
+def _add_stage(sums, weight, left, c):
+    """Add a stage to the sums of 1, R, c, R c, c^2 and c^3."""
+    tokens = weight * c
+    squares = tokens * c
+    sums[0] += weight
+    sums[1] += weight * left
+    sums[2] += tokens
+    sums[3] += tokens * left
+    sums[4] += squares
+    sums[5] += squares * c
 
 
 def _request_moments(

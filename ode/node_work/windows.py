@@ -84,7 +84,7 @@ def edges_of(profile: RateProfile, horizon: float) -> NDArray[np.float64]:
     """
     knots = profile.time[profile.time < horizon]
     jumps = knots[:-1][np.diff(knots) == 0] if knots.size > 1 else knots[:0]
-    number = np.unique(knots).size
+    number = min(knots.size, 1) + np.count_nonzero(np.diff(knots))  # knots rise
     if number > WINDOWS or jumps.size > MOST_JUMPS:
         edges = np.linspace(0.0, horizon, WINDOWS + 1)
         if jumps.size > MOST_JUMPS or _unevenness(profile, edges) <= STRAIGHT:

@@ -65,11 +65,15 @@ def test_binned_moments_are_those_of_the_stages(mix, extra):
     totals = work.requests.sum(axis=1)
     assert totals[WORK] == pytest.approx(exact["c"] + extra * exact["n"])
     assert totals[DECODE] == pytest.approx(exact["n"])
-    # integrals over the stages for their values in the middle: off by parts of single squares
-    apart = 0.2 * exact["gg"]
-    sums = {LEFT_SUM: "r", LEFT_SQUARED: "rr", TOKENS_LEFT: "cr", SQUARED_TOKENS: "cc"}
-    for row, key in sums.items():
-        assert totals[row] == pytest.approx(exact[key], rel=0.02, abs=apart)
+    # Integrals over the stages for their values in the middle: over a stage of length 1, that of f
+    # exceeds f in the middle by 1/24 of its second derivative and 1/1920 of its fourth. R in the
+    # middle is r + 1/8; its derivatives are -(c + g) and -1.
+    n = exact["n"]
+    assert totals[LEFT_SUM] == pytest.approx(exact["r"] + n / 12)
+    assert totals[SQUARED_TOKENS] == pytest.approx(exact["cc"] + n / 12)
+    assert totals[TOKENS_LEFT] == pytest.approx(exact["cr"] - extra * n / 12)
+    squares = exact["rr"] + exact["r"] / 6 + exact["gg"] / 12 + n / 120
+    assert totals[LEFT_SQUARED] == pytest.approx(squares)
 
 
 def stages_of(mix, node, rate):

@@ -34,6 +34,17 @@ def test_a_healthy_node():
     assert not any("saturation-sensitive" in line for line in found.warnings)
 
 
+def test_progress_counts_the_solves_behind_the_sensitivities(monkeypatch):
+    told, solved = [], []
+    monkeypatch.setattr(
+        "studies.analysis.stationary", lambda *a, **k: solved.append(a) or stationary(*a, **k)
+    )
+    found = analyze(asked(0.6 * capacity(MIX, NODE)), progress=lambda *each: told.append(each))
+    total = 2 * len(found.sensitivity["p99_ttft"])
+    assert told == [(done, total) for done in range(total + 1)]
+    assert len(solved) == total + 1  # and the latencies themselves
+
+
 def test_sensitivity_fires_at_97_percent_and_not_at_60():
     near = analyze(asked(0.97 * capacity(MIX, NODE)))
     assert near.flips and any("saturation-sensitive" in line for line in near.warnings)
