@@ -18,6 +18,7 @@ import click
 from fluidserve.front import AS_JSON
 from fluidserve.plain import plain as plain
 from fluidserve.plain import to_json as to_json
+from fluidserve.progress import tell
 from serving import FileAccessError
 from serving.unfinished import undone, whole
 
@@ -165,9 +166,9 @@ def _warn(value: Any) -> None:
         return
     note = (value.get("workload") or {}).get("note")
     if note:
-        click.echo(f"note: {note}", err=True)
+        tell(f"note: {note}")
     for warning in value.get("warnings", ()):
-        click.echo(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}")
 
 
 def _as_json() -> bool:

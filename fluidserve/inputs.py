@@ -16,6 +16,7 @@ from fluidserve.options import (
     FlagError,
     config_flags,
 )
+from fluidserve.progress import tell
 from serving import FluidServeError, Instance, RequestMix, kind_of
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     config = load_config_of(params)
     profile = profile_of(params)
     if profile is not None:
-        click.echo(f"profile: {profile.said()}", err=True)
+        tell(f"profile: {profile.said()}")
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
@@ -256,7 +257,7 @@ def _generated(
         raise FluidServeError("--horizon and --num-requests both say when to stop; give one")
     if horizon is None and count is None:
         count = 100
-    named = {"types": options["types"]} if "types" in options else {"scenario": scenario}
+    named = {} if {"types", "lengths"} & options.keys() else {"scenario": scenario}
     source = {"source": "generator", **named, **source}
     return Inputs(config, Question(workload, instance, count, horizon, config.seed), source)
 

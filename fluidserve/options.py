@@ -111,10 +111,13 @@ def instance_options(function: Any) -> Any:
     add = functools.partial(Option, default=None, section="Node")
     file = add(
         ["--config", "config_file"], metavar="FILE",
-        help="YAML configuration; flags override it",
+        help="YAML configuration; flags override it; one in s or ms must say law, memory and "
+        "budget",
     )  # fmt: skip
     profile = (
-        add(["--model"], help="take law and KV capacity of this model; needs --hardware",
+        add(["--model"],
+            help="take law, memory and budget of this model, not the defaults below; needs "
+            "--hardware",
             shell_complete=completion.of_words(completion.models)),
         add(["--hardware"], help="graphics card of --model; see fluidserve profiles list",
             shell_complete=completion.of_words(completion.hardware)),

@@ -20,7 +20,7 @@ from fluidserve.plots import (
 )
 from fluidserve.results import read_columns, read_trajectory, write_columns
 from fluidserve.text import number
-from fluidserve.words import instance_words, per_time, source_words, title_of
+from fluidserve.words import instance_words, measured_words, per_time, source_words, title_of
 from ode import METHODS
 from serving import FluidServeError, Instance, Kind, RateProfile, Trajectory, kind_of
 from serving.metrics import latency_scale
@@ -187,8 +187,26 @@ def _draw_latencies(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         limits=[(slo.statistic, slo.latency, slo.limit * factor) for slo in slos],
         answer=None if value is None else (value, f"{knob.name} found"),
         is_log=knob.spacing == "log",
+        footnote=_footnote(summary),
     )
     return ["rate_latency.png"]
+
+
+def _footnote(summary: Mapping[str, Any]) -> str:
+    """Return what the points of a curve rest on, and what longer runs gave at the answer."""
+    curve, value = summary.get("curve"), summary["value"]
+    if curve is None:  # of an older version
+        return ""
+    said = (
+        f"Engine: {curve['replications']} runs of {number(curve['run_length'])} requests at each "
+        "value. Near a limit the tails of short runs are too small."
+    )
+    longest = max((x["requests"] for x in summary["points"] if x["value"] == value), default=0)
+    objectives = measured_words(summary)[1:]  # after the growth of the backlog
+    if longest <= curve["run_length"] or not objectives:
+        return said
+    runs = f"runs of {number(longest)} requests gave {', '.join(objectives)}"
+    return f"{said} At the answer, {runs}."
 
 
 def _knob_label(knob: Knob, time_unit: str) -> str:

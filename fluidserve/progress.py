@@ -6,7 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 
+import click
+
 from fluidserve.methods import method_name
+
+
+def tell(text: str) -> None:
+    """Say a sentence on stderr: in lines that fit a terminal on one, as one line elsewhere."""
+    from fluidserve.tables.layout import wrapped
+
+    click.echo(wrapped(text, "  ") if sys.stderr.isatty() else text, err=True)
 
 
 class ProgressLine:

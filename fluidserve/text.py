@@ -54,7 +54,8 @@ def number(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list | tuple):
-        return ", ".join(map(number, value)) or "-"
+        rows = (":".join(map(number, x)) if isinstance(x, list | tuple) else x for x in value)
+        return ", ".join(map(number, rows)) or "-"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if not math.isfinite(value):

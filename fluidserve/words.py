@@ -72,3 +72,17 @@ def workload_words(result: Mapping[str, Any]) -> str:
     if workload.get("load") is not None:
         said.append(f"load {number(workload['load'])} of capacity {number(workload['capacity'])}")
     return ", ".join(said)
+
+
+def measured_words(result: Mapping[str, Any]) -> list[str]:
+    """Return what a search measured at its answer, one objective each, with its unit."""
+    unit = "" if result["time_unit"] == "none" else f" {result['time_unit']}"
+    said = []
+    for name, value in (result["measured"] or {}).items():
+        words, ms, _ = name.partition("_ms")
+        if name == "backlog_growth":  # of which only its size counts, not -2e-22
+            shown = "-" if value is None else f"{100 * value:.2f} % of arrivals"
+            said.append(f"backlog growth {shown.replace('-0.00', '0.00')}")
+        else:
+            said.append(f"{words.replace('_', ' ')} {number(value)}{' ms' if ms else unit}")
+    return said

@@ -95,7 +95,13 @@ class Analysis:
 
 
 @checked()
-def analyze(question: Question, *, over_time: bool = False, approximate: bool = False) -> Analysis:
+def analyze(
+    question: Question,
+    *,
+    over_time: bool = False,
+    approximate: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Analysis:
     """Return the analysis of one node.
 
     Parameters
@@ -107,6 +113,8 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
         equilibrium, and there are none at a load of 1 or more.
     approximate
         Read policies that are not modelled as FCFS and LIFO.
+    progress
+        Called with the solves made for the sensitivities, and how many there will be.
 
     Raises
     ------
@@ -137,7 +145,9 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
     verdict = certificate(mix, instance)
     latencies, what = _latencies(question, profile, approximate, labels)
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
-    derivative, elasticity = _central(mix, instance, arrival_rate, statistics)
+    derivative, elasticity = _central(
+        mix, instance, arrival_rate, statistics, _figures(latencies), progress
+    )
     flips = tuple(saturation_sensitivity(mix, instance, arrival_rate))
     return Analysis(
         arrival_rate=arrival_rate,
@@ -150,7 +160,8 @@ def analyze(question: Question, *, over_time: bool = False, approximate: bool = 
         latencies_are=what,
         sensitivity=derivative,
         elasticity=elasticity,
-        sensitivity_is=f"central differences of +-{STEP:.0%}, the node-work process solved anew",
+        sensitivity_is=f"central differences, {STEP:.0%} each way, the node-work process solved "
+        "anew",
         flips=flips,
         warnings=tuple(
             dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
@@ -242,13 +253,18 @@ def _statistics(
                 )
         except SolveError:
             return {}
-        out = {}
-        for name in LATENCIES:
-            out[f"mean_{name}"] = found[name].mean
-            out |= {f"p{q}_{name}": found[name].percentiles[q] for q in PERCENTILES}
-        return out
+        return _figures(found)
 
     return evaluate
+
+
+def _figures(latencies: Mapping[str, Distribution]) -> dict[str, float]:
+    """Return every statistic of the latencies; empty where there are none."""
+    out = {}
+    for name in LATENCIES if latencies else ():
+        out[f"mean_{name}"] = latencies[name].mean
+        out |= {f"p{q}_{name}": latencies[name].percentiles[q] for q in PERCENTILES}
+    return out
 
 
 def _central(
@@ -256,16 +272,22 @@ def _central(
     instance: Instance,
     rate: float,
     evaluate: Callable[[RequestMix, Instance, float], dict[str, float]],
+    here: Mapping[str, float],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Return derivatives and elasticities of every statistic by every parameter that is not 0."""
-    here = evaluate(mix, instance, rate)
+    """Return derivatives and elasticities of every statistic by every parameter that is not 0.
+
+    ``here`` is what ``evaluate`` gives for the parameters as they are.
+    """
     derivative: dict[str, dict[str, float]] = {name: {} for name in here}
     elasticity: dict[str, dict[str, float]] = {name: {} for name in here}
-    for parameter, value in parameter_values(mix, instance, rate).items():
-        if not 0 < value < math.inf or not here:
-            continue
+    values = parameter_values(mix, instance, rate)
+    varied = {name: value for name, value in values.items() if here and 0 < value < math.inf}
+    for number, (parameter, value) in enumerate(varied.items()):
         ends = []
-        for sign in (-1, 1):
+        for side, sign in enumerate((-1, 1)):
+            if progress is not None:
+                progress(2 * number + side, 2 * len(varied))
             new = with_parameter(mix, instance, rate, parameter, value * (1 + sign * STEP))
             ends.append((new.value, evaluate(new.mix, new.instance, new.arrival_rate)))
         if not (ends[0][1] and ends[1][1]) or ends[0][0] == ends[1][0]:
@@ -275,6 +297,8 @@ def _central(
             slope = (after[name] - before[name]) / (high - low)
             derivative[name][parameter] = slope
             elasticity[name][parameter] = slope * value / value_here
+    if progress is not None and varied:
+        progress(2 * len(varied), 2 * len(varied))
     return derivative, elasticity
 
 

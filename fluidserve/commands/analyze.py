@@ -36,13 +36,17 @@ def command(
     """
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_inputs
-    from fluidserve.jobs.analyze import analyze_into
+    from fluidserve.jobs.analyze import analyze_into, is_over_time, refuse_an_end
     from fluidserve.tables import analysis_table
 
     inputs = load_inputs(params)
+    if transient is None:
+        transient = is_over_time(inputs.question, is_constant=inputs.is_constant)
+    if not transient and not solve_gradients:
+        refuse_an_end(params)
     with experiment_folder(inputs.config.output_dir) as (folder, final):
         result = analyze_into(
             folder, final, inputs,
-            transient=transient, solve_gradients=solve_gradients, approximate=approximate,
+            over_time=transient, solve_gradients=solve_gradients, approximate=approximate,
         )  # fmt: skip
     emit(result | {"output_dir": str(final)}, analysis_table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ from fluid import PARAMETER_UNITS
 from fluidserve.config import flat, resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs
+from fluidserve.progress import ProgressLine
 from fluidserve.report import write_analysis
 from fluidserve.text import for_people, instance_line
 from ode import gradients
-from serving import Distribution, RateProfile, kind_of
+from serving import Distribution, FluidServeError, RateProfile, kind_of
 from serving.metrics import latency_scale
-from studies import Analysis, analyze
+from studies import Analysis, Question, analyze
 from workload import write_requests
 
 PERCENTILES = (50, 95, 99)
@@ -23,12 +24,27 @@ SHORTEST = 300
 """Batches that a differentiated solve covers at least."""
 
 
+def is_over_time(question: Question, *, is_constant: bool) -> bool:
+    """Return whether latencies are over the arrivals where nobody says so."""
+    return not is_constant or question.load >= 1
+
+
+def refuse_an_end(params: Mapping[str, Any]) -> None:
+    """Refuse an end of the arrivals, which an equilibrium does not have."""
+    for key in ("num_requests", "horizon"):
+        if params.get(key) is not None:
+            raise FluidServeError(
+                f"--{key.replace('_', '-')} ends the arrivals, and the latencies are those of the "
+                "equilibrium; drop it, or ask for those of the arrivals by --transient"
+            )
+
+
 def analyze_into(
     folder: Path,
     final: Path,
     inputs: Inputs,
     *,
-    transient: bool | None,
+    over_time: bool,
     solve_gradients: bool,
     approximate: bool,
 ) -> dict[str, Any]:
@@ -40,8 +56,8 @@ def analyze_into(
         Where to write, and what it will be called.
     inputs
         Instance and workload.
-    transient
-        Latencies over the arrivals (True), of the equilibrium (False), or as the load suggests.
+    over_time
+        Latencies over the arrivals, and not of the equilibrium.
     solve_gradients
         Differentiate the Eulerian solve besides.
     approximate
@@ -49,10 +65,13 @@ def analyze_into(
     """
     watch, question = Stopwatch(), inputs.question
     watch.speaks = inputs.config.verbose
-    if transient is None:
-        transient = not inputs.is_constant or question.load >= 1
     with watch("analyze"):
-        found = analyze(question, over_time=transient, approximate=approximate)
+        found = analyze(
+            question,
+            over_time=over_time,
+            approximate=approximate,
+            progress=_told() if watch.speaks else None,
+        )
     result = analysis_json(found, question.instance.time_unit)
     if solve_gradients:
         with watch("gradients"):
@@ -146,6 +165,16 @@ def _metrics(latencies: Mapping[str, Distribution], time_unit: str) -> dict[str,
         for statistic, value in zip(("mean", *(f"p{q}" for q in PERCENTILES)), values, strict=True):
             found[f"{statistic}_{name}{suffix}"] = None if value is None else value * factor
     return found
+
+
+def _told() -> Callable[[int, int], None]:
+    """Return a callback for the solves behind the sensitivities."""
+    line = ProgressLine(every=1.0)
+
+    def told(done: int, total: int) -> None:
+        line.say(f"sensitivities: {done} of {total} solves", final=done >= total)
+
+    return told
 
 
 def _through_the_solve(inputs: Inputs, approximate: bool) -> Mapping[str, Any]:

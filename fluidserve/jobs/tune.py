@@ -93,6 +93,9 @@ def tune_into(
     with watch("curve"):
         if found is not None:
             curve = latency_curve(found, inputs.question, told=_told(inputs))
+            result["curve"] = {
+                "run_length": curve.run_length, "replications": curve.replications,
+            }  # fmt: skip
     write_tuning(folder, final, inputs, {"kind": "tuning", **result}, curve, watch.seconds)
     return result, status
 

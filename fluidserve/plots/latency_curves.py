@@ -27,6 +27,7 @@ def latency_curves(
     limits: Sequence[tuple[str, str, float]] = (),
     answer: tuple[float, str] | None = None,
     is_log: bool = False,
+    footnote: str = "",
 ) -> None:
     """Draw TTFT, TPOT and E2EL over a knob, a panel each.
 
@@ -50,6 +51,8 @@ def latency_curves(
         The value that was found, and words for it.
     is_log
         Whether the knob is spaced by ratios.
+    footnote
+        What the points rest on.
     """
     suffix = "" if time_unit == "none" else "_ms"
     unit = "" if time_unit == "none" else " [ms]"
@@ -74,25 +77,36 @@ def latency_curves(
                 handles.setdefault(answer[1], line)
             if is_log:
                 axes.set_xscale("log")
-            _log_ticks(axes)
+                _plain_ticks(axes.xaxis)
+            axes.set_yscale("log")
+            _plain_ticks(axes.yaxis)
+            said = [np.asarray(columns[f"{of}_{latency}{suffix}"], float) for of in COLOURS]
+            _start_below(axes, np.concatenate([*said, [x for _, of, x in limits if of == latency]]))
             axes.set_title(words)
             axes.set_xlabel(knob_label)
             axes.set_ylabel(f"{latency.upper()}{unit}" if unit else f"{latency.upper()} [time]")
         drawing.legend(
             list(handles.values()), list(handles), loc="outside lower center",
             ncols=-(-len(handles) // 2) if len(handles) > 7 else max(len(handles), 1),
+            title=footnote or None, title_fontsize=8,
         )  # fmt: skip
         drawing.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
 
 
-def _log_ticks(axes: Any) -> None:
-    """Make the vertical axis logarithmic, with numbers as one writes them."""
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with numbers as one writes them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _start_below(axes: Any, values: Any) -> None:
+    """Let an interval that reaches 0 leave the panel instead of stretching a logarithmic axis."""
+    shown = values[np.isfinite(values) & (values > 0)]
+    if shown.size and axes.get_ylim()[0] < 0.5 * shown.min():
+        axes.set_ylim(bottom=0.5 * shown.min())
 
 
 def _line(

@@ -57,9 +57,14 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
     shown = set(diagram.regime.ravel()) | {point.engine for point in diagram.points}
     grid_of = _steps(diagram.ratio, log=True), _steps(diagram.cv)
     root, theta = _refined(diagram.max_root), _refined(diagram.theta)
+    has_edge = False
     with figure(path, 4.4 * columns, 3.35 * rows + 0.7) as drawing:
         grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.ravel()[panels:]:
+            axes.set_axis_off()
         for axes, load in zip(grid.ravel(), diagram.load.tolist(), strict=False):
+            axes.set(xscale="log", title=f"load {load:g} of capacity")  # first: it turns the labels
+            axes.set(xlim=diagram.ratio[[0, -1]], ylim=(0, diagram.cv[-1]))
             field, level, below, above = border(diagram, load)
             axes.contourf(
                 *grid_of, _refined(field), levels=[-np.inf, level, np.inf],
@@ -72,6 +77,7 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
                 )  # fmt: skip
                 axes.clabel(lines, fmt=lambda x: f"{x:g}", fontsize=7, inline_spacing=1)
             if field.min() < level < field.max():
+                has_edge = True
                 axes.contour(*grid_of, _refined(field), levels=[level], colors=INK, linewidths=1.6)
             if field is not diagram.max_root and root.min() < 1 < root.max():
                 axes.contour(
@@ -84,20 +90,23 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
                         color=COLOURS.get(point.engine, INK), markeredgecolor="white",
                         markeredgewidth=0.8, markersize=7 if point.agrees else 9, zorder=4,
                     )  # fmt: skip
-            axes.set(xscale="log", title=f"load {load:g} of capacity")
-            axes.set(xlim=diagram.ratio[[0, -1]], ylim=(0, diagram.cv[-1]))
             axes.grid(False)
         ticks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10) if diagram.ratio[0] <= x]
-        for axes in grid[-1]:
+        for axes in grid.ravel()[max(panels - columns, 0) : panels]:  # the lowest of each column
             axes.set_xlabel("prompt tokens per decoded token, p / E[D]")
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axes.tick_params(labelbottom=True)
             axes.minorticks_off()
+            labels = axes.get_xticklabels()  # the outer ones keep clear of the next panel's
+            labels[0].set_horizontalalignment("left")
+            labels[-1].set_horizontalalignment("right")
         for axes in grid[:, 0]:
             axes.set_ylabel("CV of the decode lengths")
         handles: dict[str, Any] = {
             NAMES[name]: Patch(color=faint[name]) for name in COLOURS if name in shown
         }
-        handles["edge of a regime"] = Line2D([], [], color=INK, lw=1.6)
+        if has_edge:
+            handles["edge of a regime"] = Line2D([], [], color=INK, lw=1.6)
         if min(diagram.load) < 1:
             handles["a full memory settles above"] = Line2D([], [], color=INK, lw=1.0, ls="--")
         if diagram.mode == "sacrifice":

@@ -9,7 +9,7 @@ from typing import Any
 from fluidserve.plots import elasticities
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import number, percent
-from fluidserve.words import title_of
+from fluidserve.words import source_words, title_of
 from serving.files import atomic_write
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"
@@ -64,8 +64,8 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 [words, *(number(metrics[f"{s}_{name}{suffix}"]) for s in STATISTICS)]
                 for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2el", "E2EL"))
             ],
-            f"One node of this size under Poisson arrivals, {summary['latencies_are']}: the "
-            "node-work process, nothing fitted. docs/one_node.md has its errors on measured cases.",
+            f"One node of this size, {summary['latencies_are']}: the node-work process, nothing "
+            "fitted. docs/one_node.md has its errors on measured cases.",
         ),
         heading("The healthy equilibrium"),
         _equilibrium(summary, unit),
@@ -83,8 +83,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 f"({summary['gradients']['method']}).",
             )
         )
-    source = summary["workload"]
-    what = source.get("file") or source.get("types") or f"scenario {source.get('scenario')}"
+    what = source_words(summary["workload"])
     return page("Analysis of one node", f"{what}; {summary['instance']['mode']} mode", body)
 
 

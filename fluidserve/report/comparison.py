@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,35 +12,32 @@ from typing import Any
 from fluidserve.methods import method_name
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import deviation, duration, number, percent
-from serving import NRMSE_OUTPUTS, TOTALS, Total
-
-
-def in_words(total: Total) -> str:
-    """Return a total for the head of a row, with its unit."""
-    return f"{total.words} [{total.unit}]" if total.unit else total.words
-
+from fluidserve.words import latency_unit, source_words
+from serving import NRMSE_OUTPUTS, TOTALS
 
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}
+LATENCY = "latency"
+"""Unit of a latency: that of time, or ms where it is known."""
+
 METRIC_ROWS = (
-    *((each.name, in_words(each)) for each in TOTALS.values() if each.leads and each.shown),
+    *((each.name, each.words, each.unit) for each in TOTALS.values() if each.leads and each.shown),
     *(
-        (each.per_time, f"{each.words} per time [{each.unit}/time]")
+        (each.per_time, f"{each.words} per time", f"{each.unit}/time")
         for each in TOTALS.values()
         if each.per_time is not None
     ),
     *(
-        (f"{stat}_{latency}", f"{name} {stat}")
+        (f"{stat}_{latency}", f"{name} {stat}", LATENCY)
         for latency, name in LATENCY_NAMES.items()
         for stat in ("mean", "p50", "p95", "p99")
     ),
-    *((each.name, in_words(each)) for each in TOTALS.values() if each.shown and not each.leads),
+    *(
+        (each.name, each.words, each.unit)
+        for each in TOTALS.values()
+        if each.shown and not each.leads
+    ),
 )
-"""Rows of the table of metrics: key in JSON, and words."""
-
-LATENCY_ROWS = {
-    f"{stat}_{name}" for stat in ("mean", "p50", "p95", "p99") for name in LATENCY_NAMES
-}
-"""Keys of the rows of latencies, which are times."""
+"""Rows of the table of metrics: key in JSON, words, unit."""
 
 MOST_SPANS = 6
 """Spans of memory pressure that a caption lists."""
@@ -84,7 +82,6 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
     discrete = summary["discrete"]
     best = "lagrangian" if "lagrangian" in methods else next(iter(methods))
     workload, instance = summary["workload"], summary["instance"]
-    what = workload.get("file") or workload.get("types") or f"scenario {workload.get('scenario')}"
     body = [
         paragraph(_verdict(best, methods[best], discrete, workload), "lead"),
         cards(_headline(best, methods[best], discrete, workload)),
@@ -121,7 +118,8 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
         f"<div><h3>Workload</h3>{_keys(workload)}</div>",
         "</div>",
     ]
-    subtitle = f"{what}; {number(workload['requests'])} requests; {instance['mode']} mode"
+    count = number(workload["requests"])
+    subtitle = f"{source_words(workload)}; {count} requests; {instance['mode']} mode"
     return page("Fluid model next to discrete simulator", subtitle, body)
 
 
@@ -273,16 +271,17 @@ def _accuracy(methods: Mapping[str, Any], discrete: Mapping[str, Any]) -> str:
 
 
 def _metrics(methods: Mapping[str, Any], discrete: Mapping[str, Any], unit: str) -> str:
-    suffix = "" if unit == "none" else "_ms"
+    end, latencies = latency_unit(discrete["metrics"])
+    time = "time" if unit == "none" else unit
     rows = []
-    for key, words in METRIC_ROWS:
-        name = key if key in discrete["metrics"] else key + suffix
+    for key, words, of in METRIC_ROWS:
+        name = key + end if of == LATENCY else key
         if name not in discrete["metrics"]:
             continue
         truth = discrete["metrics"][name]
         values = [method["metrics"].get(name) for method in methods.values()]
-        time = "ms" if name.endswith("_ms") else "time" if key in LATENCY_ROWS else ""
-        shown = f"{words} [{time}]" if time else words
+        shown_unit = latencies if of == LATENCY else re.sub(r"\btime$", time, of)
+        shown = f"{words} [{shown_unit}]" if shown_unit else words
         rows.append([shown, number(truth), *(_with_error(value, truth) for value in values)])
     return table(
         ["", "discrete\nmean of the runs", *map(method_name, methods)],

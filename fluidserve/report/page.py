@@ -36,6 +36,7 @@ table { border-collapse: collapse; width: 100%; margin: 12px 0; font-size: 14.5p
   font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
+.columns td { white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
 thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 tbody tr:hover { background: var(--wash); }

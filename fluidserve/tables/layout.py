@@ -63,9 +63,11 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "\u2026"
 
 
-def wrapped(text: str) -> str:
-    """Return a sentence in lines of the width of a terminal."""
-    return "\n".join(textwrap.wrap(text, WIDTH, break_on_hyphens=False, break_long_words=False))
+def wrapped(text: str, indent: str = "") -> str:
+    """Return a sentence in lines of the width of a terminal, those after the first indented."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def plain_table(result: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fluidserve.tables.layout import pairs
 from fluidserve.text import number
-from fluidserve.words import instance_words, per_time, source_words
+from fluidserve.words import instance_words, measured_words, per_time, source_words
 
 Rows = list[tuple[str, str | None]]
 
@@ -31,22 +31,28 @@ def tuning_table(result: Mapping[str, Any]) -> str:
 
 
 def _one(result: Mapping[str, Any], unit: str) -> Rows:
-    value, bracket = result["value"], result["bracket"]
-    interval, measured = result["confidence_interval"], result["measured"] or {}
+    value, interval = result["value"], result["confidence_interval"]
     crossing = None if result["estimate"] is None else number(result["estimate"])
     if crossing is not None and interval:
         low, high = map(number, interval)
         crossing += f"; {100 * result['confidence']:g} % interval {low} to {high}"
-    said = [f"{name.replace('_', ' ')} {number(each)}" for name, each in measured.items()]
     return [
         (result["knob"], "-" if value is None else _with_unit(result["knob"], value, unit)),
         ("answer", result["reason"]),
         ("objectives", ", ".join(result["slo"]) or "the backlog does not grow"),
-        ("limit lies at", crossing),
-        ("measured there", ", ".join(said) or None),
-        ("searched between", " and ".join(map(number, bracket)) if bracket else None),
+        ("measured at it", ", ".join(measured_words(result)) or None),
+        ("missed next at", _missed(result)),
+        ("limit estimated", crossing),
         ("fluid alone", number(result["fluid_value"])),
     ]
+
+
+def _missed(result: Mapping[str, Any]) -> str | None:
+    """Return the other end of the bracket: the answer is the end at which all was met."""
+    value, bracket = result["value"], result["bracket"]
+    if value is None or not bracket:
+        return None
+    return number(next((end for end in bracket if end != value), None))
 
 
 def _two(result: Mapping[str, Any], unit: str) -> Rows:

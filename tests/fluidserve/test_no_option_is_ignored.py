@@ -77,7 +77,7 @@ SAMPLES = {
     "step": ((*DRAWN, "--method", "eulerian_jax"), "--step", 0.25),
     "batches_per_step": (DRAWN, "--batches-per-step", 4),
     "approximate": ((*TIGHT, "--queue-policy", "SJF"), "--approximate"),
-    "transient": (DRAWN, "--transient"),
+    "transient": (DRAWN[2:], "--transient"),
     "replications": (DRAWN, "--replications", 3),
 }
 """What makes each option matter, and a value of it that is not its default."""
@@ -92,7 +92,7 @@ COMMANDS = {
     "simulate": (),
     "solve": (),
     "compare": ("--replications", 2, "--methods", "lagrangian", "--no-pictures", "--workers", 1),
-    "analyze": (),
+    "analyze": ("--transient",),
     "generate": (),
 }
 
@@ -183,6 +183,8 @@ def without(line, flag):
         ("simulate --resume s.npz --load 0.5", "--load"),
         ("sweep grid.yaml --scheduler tcp://10.0.0.1:8786 --workers 2", "--workers"),
         ("phase-diagram --quick --no-engine --seed 7", "--seed"),
+        ("analyze --num-requests 40", "--num-requests"),
+        ("analyze --load 0.7 --stationary --horizon 40", "--horizon"),
     ],
 )
 def test_an_option_that_cannot_matter_is_refused(run, folder, line, flag):

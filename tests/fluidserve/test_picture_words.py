@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def drawn(monkeypatch):
         return path_of(path, *args, **kwargs)
 
     def keeping(figure, *args, **kwargs):
-        found[paths[-1].name] = figure
+        found[Path(paths[-1]).name] = figure
         return save(figure, *args, **kwargs)
 
     monkeypatch.setattr(style, "atomic_write", noting)
@@ -109,7 +110,7 @@ def test_pictures_of_one_node(run, drawn):
 
 
 def test_picture_of_an_analysis(run, drawn):
-    done = run("analyze", *FEW)
+    done = run("analyze", *FEW, "--transient")
     assert list(drawn) == ["elasticities.png"]
     check_words(drawn, json.loads(done.stdout))
 
@@ -123,3 +124,43 @@ def test_a_timeline_says_that_it_is_a_sample(run, drawn):
     note = next(text for text in said if "sample" in text)
     assert " of 300 requests" in note and "evicted" in note and "R:n restarted" in note
     assert "S:n" not in note  # nobody was swapped out
+
+
+def test_a_curve_over_a_memory_says_its_numbers_and_what_it_rests_on(drawn, tmp_path):
+    """An interval that reaches 0 does not stretch the axis; the numbers of a log axis are apart."""
+    from fluidserve.plots import latency_curves
+
+    memory = np.geomspace(1100.0, 40_000.0, 8)
+    columns = {"source": np.array(["engine"] * 8), "M-total": memory}
+    for latency in ("ttft", "tpot", "e2el"):
+        for statistic, value in (("mean", 20.0), ("p50", 10.0), ("p99", 90.0)):
+            name = f"{statistic}_{latency}"
+            columns |= {name: np.full(8, value), f"{name}_low": np.full(8, -5.0)}
+            columns |= {f"{name}_high": np.full(8, 2 * value)}
+    latency_curves(
+        columns, "M-total", tmp_path / "c.png", title="a node", knob_label="M-total [tokens]",
+        time_unit="none", is_log=True, footnote="5 runs of 20,000 requests at each value",
+    )  # fmt: skip
+    figure = drawn["c.png"]
+    assert overlaps(figure) == []
+    said = [text.get_text() for text in words_of(figure)]
+    assert said.count("5,000") == 3 and any("5 runs" in text for text in said)
+    for axes in figure.axes:
+        assert axes.get_ylim()[0] == pytest.approx(5.0) and axes.get_ylim()[1] < 400
+
+
+def test_a_map_of_three_loads_has_three_panels(run, drawn):
+    done = run("phase-diagram", "--quick", "--no-engine", "--mode", "swapping", "--loads",
+               "0.6,0.8,0.95")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    figure = drawn["phase_diagram.png"]
+    assert sum(axes.axison for axes in figure.axes) == 3
+    said = [text.get_text() for text in words_of(figure)]
+    assert "edge of a regime" not in said  # at none of these loads is there one
+    numbers = [
+        label.get_window_extent()
+        for axes in (figure.axes[2], figure.axes[1])
+        for label in axes.get_xticklabels()
+    ]
+    assert numbers[0].x0 >= figure.axes[2].bbox.x0 - 1  # not over the edge of its panel
+    assert numbers[-1].x1 <= figure.axes[1].bbox.x1 + 1

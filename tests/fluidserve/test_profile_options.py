@@ -65,12 +65,13 @@ def test_a_law_of_a_file_takes_no_term_of_the_profile_beside_it(run, tmp_path):
 @pytest.mark.parametrize(
     ("command", "more"),
     [
-        ("simulate", ()), ("solve", ()), ("analyze", ()),
-        ("compare", ("--replications", 2, "--methods", "lagrangian", "--no-pictures")),
+        ("simulate", ("--num-requests", 60)), ("solve", ("--num-requests", 60)), ("analyze", ()),
+        ("compare", ("--num-requests", 60, "--replications", 2, "--methods", "lagrangian",
+                     "--no-pictures")),
     ],
 )  # fmt: skip
 def test_every_answer_says_how_much_prefill_it_leaves_out(run, tmp_path, command, more):
-    done = run(command, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
+    done = run(command, *PROFILE, "--load", 0.5, "--out", "x", *more)
     summary = json.loads((tmp_path / "x" / "summary.json").read_text())
     assert done.exit_code == 0, done.stderr
     (line,) = [each for each in summary["warnings"] if each.startswith("prefill is left out")]
@@ -79,7 +80,7 @@ def test_every_answer_says_how_much_prefill_it_leaves_out(run, tmp_path, command
     pages = [path.read_text() for path in (tmp_path / "x").glob("*.html")]
     assert all("refill is left out" in page for page in pages)
     # a configuration of the run keeps what a run of it must say
-    args = ("--config", "x/config_used.yaml", "--load", 0.5, "--num-requests", 60)
+    args = ("--config", "x/config_used.yaml", "--load", 0.5)
     named = "x/requests.csv" if command in ("simulate", "compare") else None
     again = run(command, *(("--config", "x/config_used.yaml") if named else args), "--out", "y",
                 *more)  # fmt: skip

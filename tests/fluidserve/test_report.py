@@ -95,3 +95,15 @@ def test_every_latency_of_the_table_has_its_unit():
     in_ms = {"mean_ttft_ms": 2.0, "gpu_utilization": 0.5}
     page = _metrics({"lagrangian": {"metrics": in_ms}}, {"metrics": in_ms}, "s")
     assert "TTFT mean [ms]" in page and "GPU utilization<" in page
+
+
+@pytest.mark.parametrize(("unit", "time"), [("s", "s"), ("ms", "ms"), ("none", "time")])
+def test_metrics_have_the_unit_of_the_run(unit, time):
+    latencies, end = ("time", "") if unit == "none" else ("ms", "_ms")
+    metrics = {"duration": 62.0, "request_throughput": 185.0, "output_throughput": 7e3,
+               f"mean_ttft{end}": 45.0, "gpu_utilization": 0.5}  # fmt: skip
+    text = _metrics({}, {"metrics": metrics}, unit)
+    for words in (f"duration [{time}]", f"completed per time [requests/{time}]",
+                  f"output per time [tokens/{time}]", f"TTFT mean [{latencies}]"):  # fmt: skip
+        assert words in text
+    assert "GPU utilization<" in text  # a pure number

@@ -144,3 +144,28 @@ def test_every_command_has_sections_and_a_choice_of_output(run, path, command):
         for title in ("Workload:", "Node:", "Law:", "Run:", "Output:", "Options:")
         if title in titles
     ]
+
+
+def test_an_answer_says_where_it_was_met_and_missed():
+    from fluidserve.words import measured_words
+
+    found = {"time_unit": "s", "measured": {"backlog_growth": -2.118e-22, "p99_ttft": 1.59,
+                                            "mean_tpot_ms": None}}  # fmt: skip
+    assert measured_words(found) == [
+        "backlog growth 0.00 % of arrivals", "p99 ttft 1.59 s", "mean tpot - ms",
+    ]  # fmt: skip
+    found = {"time_unit": "none", "measured": {"backlog_growth": 0.0041}}
+    assert measured_words(found) == ["backlog growth 0.41 % of arrivals"]
+
+
+def test_a_long_warning_is_wrapped_on_a_terminal_only(monkeypatch, capsys):
+    from fluidserve.progress import tell
+
+    said = "warning: " + "some words about what was left out; " * 6
+    tell(said)
+    assert capsys.readouterr().err == said + "\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    tell(said)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(len(line) <= 80 for line in lines)
+    assert " ".join(" ".join(lines).split()) == said.strip()

@@ -37,7 +37,9 @@ def test_toy_defaults_under_real_times_are_said_with_every_answer(run, command):
         "tune": ("--bracket", "1:20", "--run-length", 3000, "--max-run-length", 3000,
                  "--replications", 3, "--tolerance", 0.5),
     }[command]  # fmt: skip
-    words = ("tune", "max-rate") if command == "tune" else (command, "--num-requests", 40)
+    words = {"tune": ("tune", "max-rate"), "analyze": ("analyze",)}.get(
+        command, (command, "--num-requests", 40)
+    )
     done = run(*words, *real, *(() if command == "tune" else ("--load", 0.5)), *more)
     assert done.exit_code == 0, done.stderr
     (said,) = [line for line in json.loads(done.stdout)["warnings"] if "toy node" in line]

@@ -61,7 +61,7 @@ WRONG = [
     ("simulate --requests long.csv --M-total 10000000000000", ["decode_length", "<= 100000000"]),
     ("solve --requests long.csv --M-total 10000000000000", ["decode_length", "<= 100000000"]),
     ("simulate --num-requests 1000000000000", ["--num-requests", "<= 1000000000"]),
-    ("simulate --horizon 1e12", ["requests", "<= 1000000000"]),
+    ("simulate --horizon 1e12", ["1.06363e+11 requests", "<= 1000000000"]),
     (f"simulate --at-batch {10**30} --save-state s.npz", ["--at-batch", "a batch >= 0"]),
     ("simulate --load nan", ["load", "nan", "> 0"]),
     ("simulate --load -2", ["load", "-2", "> 0"]),
