@@ -17,9 +17,8 @@ PIECES_AT = LAW_VECTOR.itemsize
 
 
 @compiled
-def _table_time(law, pieces, requests):
-    """Return what the table adds, ``time + slope * (requests - first)`` of the piece it is in."""
-    table = law + PIECES_AT
+def _table_time(table, pieces, requests):
+    """Return a table's time, ``time + slope * (requests - first)`` of the piece it is in."""
     first = real_at(table, 0)
     if requests <= first:
         return real_at(table, pieces)
@@ -55,7 +54,7 @@ def at_requests(law, requests, moved):
     s = _law(law)
     extra = s.per_request_extra * requests
     if s.pieces > 0.0:
-        extra += _table_time(law, int(s.pieces), requests)
+        extra += _table_time(law + PIECES_AT, int(s.pieces), requests)
     return s.d_0, s.d_kv, extra, s.d_swap * moved
 
 
@@ -69,3 +68,26 @@ def of_tokens(line, tokens):
 def batch_duration(law, tokens, requests, moved):
     """Return the duration [time] of a batch; see :func:`at_requests` and :func:`of_tokens`."""
     return of_tokens(at_requests(law, requests, moved), tokens)
+
+
+@compiled
+def step_duration(law, decode, context, prefill, attention, prefill_context, moved):
+    """Return the duration [time] of a step; see :meth:`serving.BatchTimeLaw.step_duration`."""
+    if prefill == 0:
+        return batch_duration(law, context + decode, decode, moved)
+    s = _law(law)
+    decode_table = law + PIECES_AT
+    prefill_table = decode_table + 24 * int(s.pieces)
+    kv_table = prefill_table + 24 * int(s.prefill_pieces)
+    read = s.d_kv * context
+    if s.mixed_kv_pieces > 0.0:
+        read = _table_time(kv_table, int(s.mixed_kv_pieces), context)
+    if s.prefill_pieces > 0.0:
+        computed = _table_time(prefill_table, int(s.prefill_pieces), prefill + decode)
+    else:
+        computed = s.d_0 + s.d_decode * decode + s.d_prefill * prefill
+        if s.pieces > 0.0:
+            computed += _table_time(decode_table, int(s.pieces), decode)
+    attended = s.d_prefill_attention * attention
+    mixed = computed + s.d_mixed_decode * decode + read + attended
+    return mixed + s.d_prefill_context * prefill_context + s.d_swap * moved

@@ -32,9 +32,17 @@ LONGEST = 1e100
 """Largest coefficient of a law: sums and squares of times stay numbers."""
 
 LAW_VECTOR = np.dtype(
-    [(name, np.float64) for name in ("d_0", "d_kv", "per_request_extra", "d_swap", "pieces")]
-)
-"""Head of :meth:`BatchTimeLaw.vector`; the pieces of the table follow, first to slope."""
+    [
+        (name, np.float64)
+        for name in (
+            "d_0", "d_kv", "per_request_extra", "d_swap", "d_decode", "d_prefill",
+            "d_prefill_attention", "d_prefill_context", "d_mixed_decode", "pieces",
+            "prefill_pieces", "mixed_kv_pieces",
+        )
+    ]
+)  # fmt: skip
+"""Head of :meth:`BatchTimeLaw.vector`; the pieces of its three tables follow, each from first to
+slope, in the order of :data:`TABLES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +327,41 @@ class BatchTimeLaw:
         attended = self.d_prefill_attention * prefill_attention
         return computed + decoded + read + attended + self.d_prefill_context * prefill_context
 
+    def step_duration(
+        self,
+        decode_tokens: Any,
+        context_tokens: Any,
+        prefill_tokens: Any = 0,
+        prefill_attention: Any = 0,
+        prefill_context: Any = 0,
+        swapped_blocks: Any = 0,
+    ) -> Any:
+        """Return the duration [time] of a step of an engine that computes prompts itself.
+
+        Parameters
+        ----------
+        decode_tokens
+            Tokens of requests that decode, drafts included.
+        context_tokens
+            KV of everyone in the batch after the step: what a request had computed and what it
+            computes now, chunks of prompts included [tokens].
+        prefill_tokens
+            Prompt tokens computed in the step.
+        prefill_attention, prefill_context
+            As for :meth:`mixed_duration`.
+        swapped_blocks
+            Blocks moved between GPU and CPU; ``d_swap`` counts per block here.
+
+        Notes
+        -----
+        A step without prefill takes what :meth:`duration` gives, to the bit.
+        """
+        decode = self.duration(context_tokens + decode_tokens, decode_tokens, swapped_blocks)
+        mixed = self.mixed_duration(
+            decode_tokens, context_tokens, prefill_tokens, prefill_attention, prefill_context
+        )
+        return np.where(prefill_tokens == 0, decode, mixed + self.d_swap * swapped_blocks)
+
 
 TABLES = ("d_decode_table", "d_prefill_table", "d_mixed_kv_table")
 """Coefficients of a law that are tables."""
@@ -333,9 +376,13 @@ prefill and the range of the measurement. Studies say what an answer leaves out 
 
 @lru_cache(maxsize=256)
 def _vector(law: BatchTimeLaw) -> NDArray[np.float64]:
-    segments = law.table_segments()
-    head = [law.d_0, law.d_kv, law.per_request_extra, law.d_swap, segments.shape[1]]
-    vector = np.concatenate([head, segments.ravel()])
+    tables = [_segments(getattr(law, key)) for key in TABLES]
+    counts = dict(zip(("pieces", "prefill_pieces", "mixed_kv_pieces"), tables, strict=True))
+    head = [
+        counts[name].shape[1] if name in counts else getattr(law, name)
+        for name in LAW_VECTOR.names or ()
+    ]
+    vector = np.concatenate([head, *(each.ravel() for each in tables)])
     vector.flags.writeable = False
     return vector
 

@@ -1,0 +1,1 @@
+"""What the two vLLM engines share: rows of their logs, spans, samples, and how they are read."""
