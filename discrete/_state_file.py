@@ -17,6 +17,8 @@ from serving import KINDS, BatchTimeLaw, FileAccessError, Instance, RequestTable
 from serving.files import atomic_write
 
 FORMAT, VERSION = "fluidserve engine state", 3
+TABLE = "table_"
+"""What the names of the arrays of the request table begin with."""
 
 
 def save_state(engine: Engine, path: str | Path) -> None:
@@ -37,8 +39,8 @@ def save_state(engine: Engine, path: str | Path) -> None:
         "record_events": engine.record_events,
         "finished": engine.finished,
     }
-    table = {name: getattr(engine.requests, name) for name in RequestTable.__slots__}
-    arrays = engine.arrays() | {f"table_{name}": column for name, column in table.items()}
+    table = engine.requests.arrays()
+    arrays = engine.arrays() | {f"{TABLE}{name}": column for name, column in table.items()}
     about["digest"] = _digest(arrays)
     arrays["about"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
     with atomic_write(path, "wb") as file:
@@ -70,7 +72,8 @@ def resume(path: str | Path) -> Engine:
         # compiled code follows what the arrays say: a changed link would lead it astray
         raise FileAccessError(f"{path}: a damaged engine state: its content is not what was saved")
     instance = _instance(about["engine"], about["instance"], path)
-    table = RequestTable(**{name: arrays.pop(f"table_{name}") for name in RequestTable.__slots__})
+    columns = [name for name in arrays if name.startswith(TABLE)]
+    table = RequestTable.from_arrays({name[len(TABLE) :]: arrays.pop(name) for name in columns})
     engine = engine_for(
         table,
         instance,

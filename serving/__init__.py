@@ -2,6 +2,7 @@
 
 from serving.batch_time import BatchTimeLaw as BatchTimeLaw
 from serving.batch_time import Tangent as Tangent
+from serving.contents import Contents as Contents
 from serving.errors import ConfigError as ConfigError
 from serving.errors import FileAccessError as FileAccessError
 from serving.errors import FluidServeError as FluidServeError

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serving.arguments import checked
+from serving.contents import Contents
 from serving.errors import ConfigError, WorkloadError
 from serving.rate_profile import RateProfile
 from serving.request_mix import LONGEST_DECODE, RequestMix
@@ -31,6 +33,10 @@ class RequestTable:
         A scheduler's belief; equal to ``decode_length`` where not given.
     request_class : shape (R,)
         Index of the class a request was drawn from; 0 where not given.
+    abort_time : shape (R,) [time]
+        When the client gives up, not before the arrival; infinite where it never does.
+    contents
+        Which prompts and answers have tokens in common; None where nobody knows.
     """
 
     arrival_time: NDArray[np.float64]
@@ -39,6 +45,8 @@ class RequestTable:
     priority: NDArray[np.int64]
     predicted_decode_length: NDArray[np.int64]
     request_class: NDArray[np.int64]
+    abort_time: NDArray[np.float64]
+    contents: Contents | None = None
 
     @classmethod
     def validated(
@@ -50,6 +58,8 @@ class RequestTable:
         priority: ArrayLike | None = None,
         predicted_decode_length: ArrayLike | None = None,
         request_class: ArrayLike | None = None,
+        abort_time: ArrayLike | None = None,
+        contents: Contents | None = None,
         path: str | Path | None = None,
     ) -> RequestTable:
         """Check every value and sort by arrival (stable).
@@ -89,8 +99,44 @@ class RequestTable:
             "request_class": np.zeros(arrival.size) if request_class is None else request_class,
         }
         whole = {name: _whole(column, name, arrival.size, path) for name, column in columns.items()}
-        order = np.argsort(arrival, kind="stable")
-        return cls(arrival[order], **{name: column[order] for name, column in whole.items()})
+        abort = _abort_times(abort_time, arrival, path)
+        if contents is not None and len(contents) != arrival.size:
+            raise WorkloadError(
+                f"has {len(contents)} values for {arrival.size} requests",
+                path=path,
+                column="content",
+            )
+        table = cls(arrival, **whole, abort_time=abort, contents=contents)
+        return table._rows(np.argsort(arrival, kind="stable"))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> RequestTable:
+        """Return the table that :meth:`arrays` returned, unchecked."""
+        found = dict(arrays)
+        parts = {name: found.pop(name) for name in arrays if name.startswith(_CONTENTS)}
+        found.setdefault("abort_time", np.full(found["arrival_time"].size, np.inf))
+        contents = None
+        if parts:
+            contents = Contents(**{name[len(_CONTENTS) :]: part for name, part in parts.items()})
+        return cls(**found, contents=contents)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Return every array by name, those of the contents after ``contents_``.
+
+        ``abort_time`` is left out where no client gives up, contents where there are none.
+        """
+        found = {name: getattr(self, name) for name in _COLUMNS}
+        if not self.has_aborts:
+            del found["abort_time"]
+        if self.contents is not None:
+            for item in fields(Contents):
+                found[_CONTENTS + item.name] = getattr(self.contents, item.name)
+        return found
+
+    @property
+    def has_aborts(self) -> bool:
+        """Whether some client gives up at some time."""
+        return bool(np.isfinite(self.abort_time).any())
 
     def __len__(self) -> int:
         return self.arrival_time.size
@@ -124,22 +170,52 @@ class RequestTable:
             in_range = bool((np.abs(rows + 0.5) < len(self)).all())
         if not in_range:
             raise ConfigError("rows", rows, f"indices of {len(self)} requests, or as long a mask")
-        columns = {name: getattr(self, name)[rows] for name in self.__slots__}
-        order = np.argsort(columns["arrival_time"], kind="stable")
-        return RequestTable(**{name: column[order] for name, column in columns.items()})
+        taken = self._rows(rows)
+        return taken._rows(np.argsort(taken.arrival_time, kind="stable"))
+
+    def _rows(self, rows: NDArray) -> RequestTable:
+        """Return the requests of ``rows`` in the order of ``rows``."""
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        contents = None if self.contents is None else self.contents.take(rows)
+        return RequestTable(**columns, contents=contents)
+
+    def arriving(self, times: NDArray[np.float64]) -> RequestTable:
+        """Return the same requests, arriving at other, ordered times; clients wait as long."""
+        later = times + (self.abort_time - self.arrival_time)
+        abort = np.where(times == self.arrival_time, self.abort_time, later)
+        return replace(self, arrival_time=times, abort_time=abort)
+
+    def redrawn(self, rows: NDArray[np.int64], times: NDArray[np.float64]) -> RequestTable:
+        """Return the requests of ``rows``, which may repeat, arriving at other, ordered times."""
+        return self._rows(rows).arriving(times)
+
+    def joined(self, other: RequestTable) -> RequestTable:
+        """Return the requests of both in arrival order; at a tie, these come first."""
+        contents = None
+        if self.contents is not None or other.contents is not None:
+            mine, theirs = (
+                Contents.none(len(each)) if each.contents is None else each.contents
+                for each in (self, other)
+            )
+            contents = mine.joined(theirs)
+        columns = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS
+        }
+        both = RequestTable(**columns, contents=contents)
+        return both._rows(np.argsort(both.arrival_time, kind="stable"))
 
     @checked(factor=">= 0")
     def stretched(self, factor: float) -> RequestTable:
-        """Return the table with every arrival time multiplied by ``factor``; 0: all at once."""
-        columns = {name: getattr(self, name) for name in self.__slots__}
-        return RequestTable(**{**columns, "arrival_time": self.arrival_time * factor})
+        """Return the table with every arrival time multiplied by ``factor``; 0: all at once.
+
+        Clients who give up do so after as long a wait as before.
+        """
+        return self.arriving(self.arrival_time * factor)
 
     @checked()
     def with_lengths_permuted(self, rng: np.random.Generator) -> RequestTable:
         """Return the same arrival times with the rest of each row dealt out anew."""
-        rows = rng.permutation(len(self))
-        columns = {name: getattr(self, name)[rows] for name in self.__slots__}
-        return RequestTable(**{**columns, "arrival_time": self.arrival_time})
+        return self.redrawn(rng.permutation(len(self)), self.arrival_time)
 
     @checked()
     def refuse_longer_than(self, tokens: int, words: str, path: str | Path | None = None) -> None:
@@ -168,6 +244,29 @@ class RequestTable:
             path,
         )
 
+    def refuse_aborts(self, engine: str, path: str | Path | None = None) -> None:
+        """Refuse a request whose client gives up, on behalf of an engine without a rule for it.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first.
+        """
+        _refuse(
+            np.isfinite(self.abort_time),
+            self.abort_time,
+            "abort_time",
+            f"the engine {engine} does not know clients who give up; allowed: none",
+            path,
+        )
+
+
+_COLUMNS = tuple(item.name for item in fields(RequestTable) if item.name != "contents")
+"""Fields that have a value per request."""
+
+_CONTENTS = "contents_"
+"""What the names of arrays of the contents begin with."""
+
 
 def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> NDArray[np.int64]:
     """Return a column as int64, refusing fractions and lengths out of bounds."""
@@ -187,6 +286,24 @@ def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> 
     if name == "decode_length":
         _refuse(values > LONGEST_DECODE, raw, name, f"allowed: <= {LONGEST_DECODE}", path)
     return raw.astype(np.int64)
+
+
+def _abort_times(
+    given: ArrayLike | None, arrival: NDArray[np.float64], path: str | Path | None
+) -> NDArray[np.float64]:
+    """Return when each client gives up, infinite where it never does."""
+    if given is None:
+        return np.full(arrival.size, np.inf)
+    try:
+        times = np.asarray(given, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        times = np.empty((0, 0))
+    if times.shape != arrival.shape:
+        raise WorkloadError(
+            f"has {times.size} values for {arrival.size} requests", path=path, column="abort_time"
+        )
+    _refuse(~(times >= arrival), times, "abort_time", "allowed: a time >= arrival_time", path)
+    return times
 
 
 def _refuse(

@@ -46,12 +46,7 @@ def with_backlog(question: Question, backlog: int) -> RequestTable:
     if backlog < 1:
         return table
     queue = question.stream.sample(first, num_requests=backlog)
-    columns = {
-        name: np.concatenate([getattr(queue, name), getattr(table, name)])
-        for name in RequestTable.__slots__
-    }
-    columns["arrival_time"][: len(queue)] = 0.0
-    return RequestTable(**columns)
+    return queue.stretched(0.0).joined(table)
 
 
 def run_from_backlog(

@@ -227,14 +227,7 @@ def replicated(
     _not_too_many(len(requests) * int(n))
     rng = np.random.Generator(np.random.PCG64(_streams(seed)[1]))
     rows = rng.integers(len(requests), size=len(requests) * int(n))
-    return RequestTable(
-        np.repeat(requests.arrival_time, int(n)),
-        requests.prefill_length[rows],
-        requests.decode_length[rows],
-        requests.priority[rows],
-        requests.predicted_decode_length[rows],
-        requests.request_class[rows],
-    )
+    return requests.redrawn(rows, np.repeat(requests.arrival_time, int(n)))
 
 
 def _streams(seed: int | np.random.SeedSequence) -> list[np.random.SeedSequence]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,7 +227,9 @@ def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -
         if not own:
             time = time - time[0]
     row, time = row[: cut.limit], time[: cut.limit]
-    extra = {name: columns[name][row] for name in trace_format.optional if name in columns}
+    extra: dict[str, Any] = {
+        name: columns[name][row] for name in trace_format.optional if name in columns
+    }
     requests = RequestTable.validated(
         time / (cut.rate_scale or 1.0), columns["prefill"][row], columns["decode"][row],
         path=path, **extra,

@@ -286,15 +286,9 @@ class DecodeNodeEngine:
         kept = np.arange(len(old))
         if replace:
             kept = kept[(kept < arrived) | (old.arrival_time < start)]
-        columns = {
-            name: np.concatenate([getattr(old, name)[kept], getattr(requests, name)])
-            for name in RequestTable.__slots__
-        }
-        columns["arrival_time"][kept.size :] += start
         # those who are here keep their rows; an arrival at this very instant comes after them
-        order = np.argsort(columns["arrival_time"][arrived:], kind="stable") + arrived
-        order = np.concatenate([np.arange(arrived), order])
-        table = RequestTable(**{name: column[order] for name, column in columns.items()})
+        later = requests.arriving(requests.arrival_time + start)
+        table = old.take(kept).joined(later)
         self._rebuild_ring(table)
         self._set_requests(table, self.req[:arrived], self.past[:arrived])
         # an engine that had finished has filled the rest of the sampling grid

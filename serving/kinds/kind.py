@@ -189,6 +189,8 @@ class Kind:
         Events of the event file.
     knobs
         Settings that tuning may turn.
+    knows_aborts
+        Whether the engine takes out the requests whose clients give up.
     """
 
     name: str
@@ -204,6 +206,7 @@ class Kind:
     snapshot: tuple[Column, ...]
     events: tuple[Event, ...]
     knobs: tuple[KnobSpec, ...] = ()
+    knows_aborts: bool = False
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
         """Return what a configuration of this kind says of ``law``, by configuration key.

@@ -32,8 +32,9 @@ PINNED_ARRIVAL = [
 
 
 def same(one: RequestTable, other: RequestTable) -> bool:
-    return all(
-        getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in one.__slots__
+    mine, others = one.arrays(), other.arrays()
+    return mine.keys() == others.keys() and all(
+        mine[name].tobytes() == others[name].tobytes() for name in mine
     )
 
 
