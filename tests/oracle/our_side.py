@@ -1,0 +1,95 @@
+"""This project's engines on a case of the differential tests: the one place that translates."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from case import DEFAULTS, Case
+from real_side import Answer
+
+import discrete
+import serving
+
+ONLY_V0 = {"num_cpu_blocks", "preemption_mode"}
+"""Settings that the present engine does not have."""
+
+V0 = ONLY_V0 | {
+    *("block_size", "num_gpu_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
+    *("enable_chunked_prefill", "watermark", "remote_prefill", "free_recompute"),
+}
+"""Settings of the first engine."""
+
+
+def is_there(engine: str) -> bool:
+    """Return whether the project has this engine."""
+    return hasattr(serving, {"vllm_v0": "VllmV0", "vllm_v1": "VllmV1"}[engine])
+
+
+def instance_of(case: Case) -> Any:
+    """Return the instance that a case describes; every setting is given."""
+    of_kind = V0 if case.engine == "vllm_v0" else DEFAULTS.keys() - ONLY_V0
+    settings = {key: case.get(key) for key in of_kind}
+    if "speculative_accept" in settings:
+        settings["speculative_accept"] = tuple(settings["speculative_accept"])
+    kind = serving.VllmV0 if case.engine == "vllm_v0" else serving.VllmV1
+    law = serving.BatchTimeLaw(**LAW_OFF, **case.batch_time)
+    return kind(vllm_version=case.version, batch_time=law, **settings)
+
+
+LAW_OFF = {"d_1": 0.0}
+"""What the law of a case does not spend."""
+
+
+def table_of(case: Case) -> serving.RequestTable:
+    """Return the requests of a case."""
+    asked = case.requests
+    columns: dict[str, Any] = {"priority": [one.priority for one in asked]}
+    if any(one.abort is not None for one in asked):
+        never = float("inf")
+        columns["abort_time"] = [never if one.abort is None else one.abort for one in asked]
+    if any(one.content or one.answer for one in asked):
+        columns["contents"] = _contents_of(case)
+    return serving.RequestTable.validated(
+        [one.arrival for one in asked],
+        [one.prompt for one in asked],
+        [one.output for one in asked],
+        **columns,
+    )
+
+
+def _contents_of(case: Case) -> Any:
+    first, ids, lengths = [0], [], []
+    for one in case.requests:
+        for part in one.content.split():
+            content, length = part.split(":")
+            ids.append(int(content))
+            lengths.append(int(length))
+        first.append(len(ids))
+    answers = [one.answer or 0 for one in case.requests]
+    return serving.Contents.validated(first, ids, lengths, answers)
+
+
+def run(case: Case) -> Answer:
+    """Run a case on our engine and return its two logs."""
+    with tempfile.TemporaryDirectory() as name:
+        decisions, requests = Path(name) / "decisions.csv", Path(name) / "requests.csv"
+        engine: Any = discrete.engine_for(
+            table_of(case),
+            instance_of(case),
+            decision_log=decisions,
+            request_log=requests,
+            log_extended=case.extended,
+        )
+        before = time.thread_time()
+        stop = engine.advance(batches=case.most_steps)
+        spent = time.thread_time() - before
+        engine.run()
+        return Answer(
+            status=stop.name.lower(),
+            decisions=decisions.read_text(),
+            requests=requests.read_text(),
+            schedule_us=spent * 1e6,
+        )
