@@ -5,12 +5,14 @@
 resumed. Each engine has a folder of its own; its kind, in ``serving.kinds``, says where it is.
 """
 
+from discrete._client import UNANSWERED as UNANSWERED
 from discrete._engine import Engine as Engine
 from discrete._engine import Progress as Progress
 from discrete._engine import Stop as Stop
 from discrete._engine import engine_for as engine_for
 from discrete._log import HELD as HELD
 from discrete._log import Log as Log
+from discrete._outputs import Outputs as Outputs
 from discrete._records import Records as Records
 from discrete._run import FILES as FILES
 from discrete._run import Run as Run

@@ -26,14 +26,7 @@ def inter_token_latencies(
     -------
     latency, weight : shape (I,) [time; tokens]
     """
-    spans = spans[np.argsort(spans["request"], kind="stable")]
-    request, first, last = spans["request"], spans["first_batch"], spans["last_batch"]
-    reached = spans["first_token"] + last - first + 1
-    known = _highest_before(request, reached)
-    first_new = first + np.maximum(known - spans["first_token"], 0)
-    fresh = first_new <= last
-    request, first_new, last = request[fresh], first_new[fresh], last[fresh]
-
+    request, first_new, last = fresh_spans(spans)
     members = np.zeros(start.size + 1, np.int64)
     np.add.at(members, first_new + 1, 1)
     np.add.at(members, last + 1, -1)
@@ -45,6 +38,30 @@ def inter_token_latencies(
     gaps = end[first_new[resumed]] - end[last[resumed - 1]]
     latency = np.concatenate([duration[within], gaps])
     return latency, np.concatenate([weight[within].astype(float), np.ones(gaps.size)])
+
+
+def fresh_spans(
+    spans: NDArray,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the batches that gave a request new tokens: each request's in order.
+
+    Parameters
+    ----------
+    spans
+        Rows of ``SPAN``, each request's in order.
+
+    Returns
+    -------
+    request, first_new, last : shape (S,)
+        A request, and the first and the last of consecutive batches that gave it a new token.
+    """
+    spans = spans[np.argsort(spans["request"], kind="stable")]
+    request, first, last = spans["request"], spans["first_batch"], spans["last_batch"]
+    reached = spans["first_token"] + last - first + 1
+    known = _highest_before(request, reached)
+    first_new = first + np.maximum(known - spans["first_token"], 0)
+    fresh = first_new <= last
+    return request[fresh], first_new[fresh], last[fresh]
 
 
 def _highest_before(request: NDArray[np.int64], reached: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from discrete._client import client_records
 from discrete._log import HELD, Log
 from discrete._records import Records
 from serving import (
+    ClientRecords,
     FluidServeError,
     LatencySamples,
     RequestTable,
@@ -176,6 +178,20 @@ class Run:
             Threshold [time] by latency name, such as ``{"ttft": 2.0}``.
         """
         return ServingMetrics.summarise(self.samples(), self._log.totals(), goodput)
+
+    def client_records(self) -> ClientRecords:
+        """Return what a client that sent the requests would have noted, in seconds.
+
+        Requests that had not been sent when the run ended are left out; those that had not been
+        answered, and those that were aborted, failed.
+
+        Raises
+        ------
+        UnsupportedError
+            If times have no unit, or the engine does not tell when outputs came.
+        """
+        self._need("batches", self.record_batches)
+        return client_records(self._log, self.requests)
 
     def fragmentation(self) -> Mapping[str, float]:
         """Return the KV that is wasted, in the senses that the engine tells apart."""

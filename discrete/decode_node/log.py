@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from discrete._latency import inter_token_latencies
 from discrete._log import HELD
+from discrete._outputs import Outputs, outputs_of_spans
 from discrete._records import Records
 from discrete.decode_node.layout import SPAN, Kind, Place
 from serving import KINDS, DecodeNode, RequestTable
@@ -211,6 +212,13 @@ class DecodeNodeLog:
         rows, spans = self.batches, self.span_rows()
         return inter_token_latencies(
             spans[spans["request"] >= first], rows["start"], rows["duration"]
+        )
+
+    def outputs(self) -> Outputs:
+        """Return the chunks of every request of the table: one token at the end of each batch."""
+        rows = self.batches
+        return outputs_of_spans(
+            self.span_rows(), rows["start"] + rows["duration"], len(self.requests)
         )
 
     def totals(self) -> dict[str, float]:

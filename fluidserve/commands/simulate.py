@@ -31,6 +31,32 @@ from fluidserve.options import (
     help="write the engine's state",
     section="Output",
 )
+@option(
+    "--bench-json",
+    metavar="FILE",
+    help="write the result that vllm bench serve would have written",
+    section="Output",
+)
+@option("--save-detailed", is_flag=True, help="--bench-json: times and lengths of every request",
+        section="Output")  # fmt: skip
+@option(
+    "--percentile-metrics",
+    metavar="NAME,NAME,...",
+    help="--bench-json: latencies, of ttft,tpot,itl,e2el  [default: all]",
+    section="Output",
+)
+@option(
+    "--metric-percentiles",
+    metavar="P,P,...",
+    help="--bench-json: percentiles of them  [default: 99]",
+    section="Output",
+)
+@option(
+    "--llmd-report",
+    metavar="FILE",
+    help="write a Benchmark Report v0.2 of llm-d",
+    section="Output",
+)
 @option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
 @option(
     "--resume",

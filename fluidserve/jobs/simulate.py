@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import resolved_yaml
+from fluidserve.exports.asked import Exports
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
-from fluidserve.inputs import Inputs, load_config_of, load_inputs, read_file, told_of
+from fluidserve.inputs import (
+    Inputs,
+    load_config_of,
+    load_inputs,
+    profile_of,
+    read_file,
+    told_of,
+)
 from fluidserve.options import PROFILE_KEYS, WORKLOAD_KEYS, FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import largest, parse_goodput, summary_of
@@ -46,12 +54,13 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     params
         Of the command.
     """
-    watch = Stopwatch()
+    watch, exports = Stopwatch(), Exports.of(params)
     with watch("load"):
         engine, inputs = _engine(params)
         inputs = _injected(engine, inputs, params)
     longest = int(engine.requests.decode_length.max())
     thresholds = parse_goodput(params["goodput"], engine.instance.time_unit, longest)
+    exports.check(engine.instance, thresholds)
     with watch("simulate"):
         _advance(engine, params, inputs.config)
     run = engine.run()
@@ -71,6 +80,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
             summary=summary, people=for_people(title, summary), seed=engine.seed,
             timings=watch.seconds,
         )  # fmt: skip
+        exports.write(run, inputs, profile_of(params), thresholds, warnings)
     return summary | {"seconds": watch.seconds}
 
 

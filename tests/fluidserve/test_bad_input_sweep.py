@@ -31,7 +31,7 @@ NUMBERS = {
     "--tolerance", "--confidence", "--interval", "--kv-capacity",
 }  # fmt: skip
 FILES = {"--requests", "--trace", "--lengths", "--config", "--resume", "--inject"}
-PLACES = {"--output", "--out", "--config-out", "--save-state"}
+PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report"}
 WRONG = {
     **dict.fromkeys(COUNTS, NO_COUNT), **dict.fromkeys(NUMBERS, NO_NUMBER),
     **dict.fromkeys(FILES, NO_FILE), **dict.fromkeys(PLACES, NO_PLACE),
@@ -70,6 +70,10 @@ BESIDE = {
     "--step": ["--method", "eulerian_jax"],
     "--at-batch": ["--save-state", "state.npz"],
     "--inject-at": ["--inject", "good.csv"],
+    **dict.fromkeys(
+        ("--percentile-metrics", "--metric-percentiles"),
+        ("--bench-json", "b.json", "--time-unit", "s"),
+    ),
 }  # fmt: skip
 """Options without which another would be refused whatever its value."""
 

@@ -85,6 +85,7 @@ SAMPLES = {
 ELSEWHERE = {
     "output_dir", "output", "verbose", "progress_interval", "workers", "pictures", "events",
     "save_state", "solve_gradients", "batch_priority", "help", "as_json",
+    "bench_json", "save_detailed", "percentile_metrics", "metric_percentiles", "llmd_report",
 }  # fmt: skip
 """Options about files, progress and processes (tests of their own), and one of a single choice."""
 
