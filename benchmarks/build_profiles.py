@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from kv_capacity import canonical, measured_runs
 
 from calibration.profiles import (
     Law,
+    MeasuredServer,
     Roofline,
     estimated_kv_capacity,
     estimated_law,
     gpus,
     models,
 )
-from calibration.profiles.names import model_key
 from calibration.server_runs import BatchRows, Coefficients, calibrate_run, fit_law, read_server_log
 from calibration.step_times import StepRows, fit_step_times, read_step_times
 from serving import BatchTimeLaw, FluidServeError
@@ -45,13 +46,6 @@ SHEET = Roofline(weights=1, layer=0, kv=1, decode=1, prefill=1, reserve=1, error
 
 Found = dict[tuple[str, str], dict[int, dict]]
 """What a profile file says by card and model, then number of cards."""
-
-
-def canonical(name: str) -> str:
-    """Return the model of ``models.yaml`` that a data set's name means."""
-    known = {model_key(each): entry for entry, shape in models().items()
-             for each in (entry, *shape.aliases)}  # fmt: skip
-    return known[model_key(name)]
 
 
 def measured_steps(rows: StepRows, name: str, d_prefill: float | None) -> dict:
@@ -191,11 +185,24 @@ def collect(data: Path, cards: Sequence[str]) -> Found:
             "kv_capacity": json.loads(heavy.read_text())["kv_tokens"],
             "kv_capacity_source": "log of a server under vLLM 0.11 (inference-sim)",
         }
+    add_servers(found, data)
     if "RTXPRO6000" in cards:
         windows = data / "steps" / "windows" / "RTXPRO6000_Llama-3.1-8B_windows_1s.csv"
         known = found["RTXPRO6000", "meta-llama/Llama-3.1-8B"][1]
         known["wall"] = wall(known["law"], read_server_log(windows))
     return found
+
+
+def add_servers(found: Found, data: Path) -> None:
+    """Put the servers whose blocks were logged beside the law of their model."""
+    for start in measured_runs(data):
+        known = found.get((start.hardware, start.model), {}).get(start.tp)
+        if known is not None:
+            server = {
+                key: getattr(start.server, key)
+                for key in MeasuredServer.model_fields if key != "num_gpu_blocks"
+            }  # fmt: skip
+            known.setdefault("servers", []).append(server | {"num_gpu_blocks": start.blocks})
 
 
 def laws_of(found: Found) -> pd.DataFrame:
@@ -330,10 +337,10 @@ def complete(found: Found, kv_factor: float) -> None:
                 measurement["law"]["d_kv"] = kv_factor * sheet_law(name, card, tp)["d_kv"]
 
 
-def write(path: Path, content: dict) -> None:
-    """Write one file."""
+def write(path: Path, content: dict, script: str = "build_profiles") -> None:
+    """Write one file, with the script that it is from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = "# Written by benchmarks/build_profiles.py from measurements; do not edit.\n"
+    head = f"# Written by benchmarks/{script}.py from measurements; do not edit.\n"
     text = yaml.safe_dump(rounded(content), sort_keys=False, width=100, default_flow_style=None)
     path.write_text(head + text)
 

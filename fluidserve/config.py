@@ -108,7 +108,7 @@ def load_config(
     merged |= _with_shorthand(kind, given, "")
     if profile is not None:
         given = _checked(kind, {"time_unit": "s"} | merged)
-        keys = profile.config(given.time_unit, kind, given.model_dump())
+        keys = profile.config(given.time_unit, kind, given.model_dump(), merged)
         if _is_whole_law(merged):  # of two laws one holds: terms of both are no law at all
             law = {*kind.law_keys, *kind.carried_keys}
             keys = {key: value for key, value in keys.items() if key not in law}

@@ -17,7 +17,7 @@ from fluidserve.options import (
     config_flags,
 )
 from fluidserve.progress import tell
-from serving import FluidServeError, Instance, RequestMix, kind_of
+from serving import FluidServeError, Instance, RequestMix, kind_named, kind_of
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -156,7 +156,8 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     config = load_config_of(params)
     profile = profile_of(params)
     if profile is not None:
-        tell(f"profile: {profile.said()}")
+        kind = kind_named(config.engine)
+        tell(f"profile: {profile.of_kind(kind, config.model_dump()).said()}")
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")

@@ -123,7 +123,7 @@ def instance_options(function: Any) -> Any:
             shell_complete=completion.of_words(completion.hardware)),
         add(["--tp"], type=int, help="cards over which --model is divided  [default: 1]"),
         add(["--gpu-memory-utilization"], type=float,
-            help="share of a card's memory for --model  [default: 0.9]"),
+            help="share of a card's memory for --model  [default: that of vLLM]"),
     )  # fmt: skip
     own = map(_option, [settings["engine"], *keys, D_1])
     return attached(file, *profile, *own)(function)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from calibration.profiles.kv_memory import GIB
+from calibration.profiles.server import BLOCK
 from calibration.profiles.tables import Gpu, Law, ModelShape, Roofline
 from serving import FluidServeError
-
-GIB = 2**30
-"""Bytes of one GiB."""
-
-BLOCK = 16
-"""Tokens of one block of the KV cache of vLLM."""
 
 REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Numbers of requests at which the estimated table of a mixture of experts has rows."""
@@ -47,6 +43,8 @@ def estimated_kv_capacity(
     """Return the KV capacity [tokens] of a model on ``tp`` cards, whole blocks of 16.
 
     The share ``utilization`` of a card's memory holds weights, a reserve for activations, and KV.
+    This is for an engine without a largest batch, on which activations depend; for ``vllm serve``
+    see :func:`calibration.profiles.kv_memory`.
 
     Raises
     ------

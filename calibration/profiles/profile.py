@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
+from calibration.profiles.kv_memory import kv_memory
 from calibration.profiles.names import gpu_key, model_key, resolve
+from calibration.profiles.server import Server
+from calibration.profiles.serving_defaults import Served, server_of, serving_defaults
 from calibration.profiles.tables import (
     Law,
     Measurement,
@@ -16,6 +19,7 @@ from calibration.profiles.tables import (
     measured,
     models,
     roofline,
+    server_memory,
 )
 from serving import DEFAULT_KIND, ConfigError, FluidServeError, Kind
 from serving.arguments import checked
@@ -44,6 +48,12 @@ class Profile:
         Batch-time law in ms.
     kv_capacity, kv_capacity_origin
         KV cache [tokens], and whether it was measured or estimated.
+    kv_capacity_error
+        Share by which an estimated KV capacity may be off; None of a measured one.
+    server
+        Settings of the server that has this KV capacity; None for an engine without them.
+    gpu_memory_utilization
+        Share of a card's memory that the server takes, where somebody said it.
     expected_error
         Relative error of the law by regime: held out where measured, of estimates of cards left
         out where estimated.
@@ -72,12 +82,66 @@ class Profile:
     date: str
     wall: Wall | None = None
     most_requests: int | None = None
+    kv_capacity_error: float | None = None
+    server: Server | None = None
+    gpu_memory_utilization: float | None = None
+
+    def served_by(self, server: Server) -> Profile:
+        """Return the profile with the KV capacity of a server with other settings.
+
+        It is measured where a server with these settings was, of a version that divides memory in
+        the same way; else it is estimated.
+
+        Raises
+        ------
+        FluidServeError
+            If the weights leave no memory for KV.
+        """
+        known, sizes = measured().get((self.model, self.hardware, self.tp)), server_memory()
+        for each in () if known is None else known.servers:
+            if sizes.are_alike(each.server, server):
+                return replace(
+                    self, server=server, kv_capacity=each.num_gpu_blocks * server.block_size,
+                    kv_capacity_origin="measured", kv_capacity_error=None,
+                )  # fmt: skip
+        shape, gpu = models()[self.model], gpus()[self.hardware]
+        found = kv_memory(shape, gpu, self.tp, server, sizes)
+        return replace(
+            self, server=server, kv_capacity=found.tokens,
+            kv_capacity_origin="estimated", kv_capacity_error=found.relative_error,
+        )  # fmt: skip
+
+    def settings(self, kind: Kind, given: Mapping[str, Any]) -> dict[str, Served]:
+        """Return the settings that a server has under this profile where nobody said them.
+
+        They are those of vLLM's defaults on the card that an engine of this kind has; none for a
+        kind that is of no version of vLLM.
+
+        Parameters
+        ----------
+        kind
+            Kind of engine.
+        given
+            Settings that somebody said, ``vllm_version`` among them.
+        """
+        if "vllm_version" not in {item.name for item in fields(kind.settings)}:
+            return {}
+        said = {**given, "gpu_memory_utilization": self.gpu_memory_utilization}
+        return serving_defaults(self.hardware, given["vllm_version"], said)
+
+    def of_kind(self, kind: Kind, given: Mapping[str, Any]) -> Profile:
+        """Return the profile with the KV capacity that a server of this kind and settings has."""
+        settings = self.settings(kind, given)
+        if not settings:
+            return self
+        return self.served_by(server_of(settings, given["vllm_version"]))
 
     def config(
         self,
         time_unit: str = "s",
         kind: Kind = DEFAULT_KIND,
         given: Mapping[str, Any] | None = None,
+        named: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Return the configuration keys of an instance with this profile.
 
@@ -87,37 +151,67 @@ class Profile:
             ``s`` or ``ms``.
         kind
             Kind of engine: it says which coefficients of the law its batches spend, and which
-            settings give it the KV capacity.
+            settings give it the KV capacity. A kind that is of a version of vLLM gets the defaults
+            of ``vllm serve`` on the card as well.
         given
             The other settings of the instance, on which its KV capacity may depend.
+        named
+            Those of them that somebody said.
 
         Raises
         ------
         ConfigError
             If the time unit is none: a profile's times are real ones.
+        FluidServeError
+            If ``gpu_memory_utilization`` and the KV capacity itself were both said.
         """
         if time_unit not in TIME_UNITS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
         law = self.law.batch_time(TIME_UNITS[time_unit])
+        settings, said = dict(given or {}), dict(named or {})
+        own = {item.name for item in fields(kind.settings)}
+        if "vllm_version" in own:
+            said.setdefault("vllm_version", settings.get("vllm_version"))
+        served = {key: each.value for key, each in self.settings(kind, said).items() if key in own}
+        settings |= served
+        found = self.of_kind(kind, said)
+        capacity = dict(kind.kv_keys(found.kv_capacity, settings))
+        twice = kind.kv_keys(2 * found.kv_capacity, settings)
+        both = [key for key in capacity if key in said and capacity[key] != twice[key]]
+        if both and self.gpu_memory_utilization is not None:
+            raise FluidServeError(
+                f"--gpu-memory-utilization {self.gpu_memory_utilization:g} and {both[0]} = "
+                f"{said[both[0]]} both set the KV capacity; give one of them"
+            )
         return {
             "time_unit": time_unit,
-            **kind.kv_keys(self.kv_capacity, given or {}),
+            **served,
+            **capacity,
             **kind.law_values(replace(law, measured_requests=self.most_requests)),
         }
 
     def said(self) -> str:
         """Return a description of the profile in one line."""
         error = self.expected_error["decode"]
+        off = self.kv_capacity_error
+        within = "" if off is None else f" within {100 * off:.2g} %{self._untested}"
         return (
             f"{self.model} on {self.tp} x {self.hardware}: {self.origin} ({self.basis}); decode "
             f"batch times within {100 * error:.1f} % on average; KV cache {self.kv_capacity} "
-            f"tokens ({self.kv_capacity_origin})"
+            f"tokens ({self.kv_capacity_origin}{within})"
         )
+
+    @property
+    def _untested(self) -> str:
+        """Words for an estimate beyond the servers that estimates were held against."""
+        most = server_memory().most_requests
+        many = self.server is not None and self.server.max_num_seqs > most
+        return f", tested up to {most} requests" if many else ""
 
 
 @checked()
 def find(
-    model: str, hardware: str, tp: int = 1, *, gpu_memory_utilization: float = UTILIZATION
+    model: str, hardware: str, tp: int = 1, *, gpu_memory_utilization: float | None = None
 ) -> Profile:
     """Return the profile of a model on a card.
 
@@ -128,7 +222,8 @@ def find(
     tp
         Cards over which the model is divided.
     gpu_memory_utilization
-        Share of a card's memory that the server takes, for KV capacities that were not measured.
+        Share of a card's memory that the server takes, for KV capacities that were not measured;
+        None is 0.9 or, for an engine of a version of vLLM, its default.
 
     Raises
     ------
@@ -138,8 +233,9 @@ def find(
     """
     if not isinstance(tp, int) or not 1 <= tp <= MOST_CARDS:
         raise ConfigError("tp", tp, f"a whole number >= 1 and <= {MOST_CARDS}")
-    if not 0 < gpu_memory_utilization <= 1:
-        raise ConfigError("gpu_memory_utilization", gpu_memory_utilization, "a number > 0 and <= 1")
+    share = UTILIZATION if gpu_memory_utilization is None else gpu_memory_utilization
+    if not 0 < share <= 1:
+        raise ConfigError("gpu_memory_utilization", share, "a number > 0 and <= 1")
     name = resolve(model, models(), model_key, "--model")
     card = resolve(hardware, gpus(), gpu_key, "--hardware")
     shape, gpu, base = models()[name], gpus()[card], roofline()
@@ -150,23 +246,22 @@ def find(
             f"divide over {tp} cards, so no server starts; allowed: {' | '.join(allowed)}"
         )
     known: Measurement | None = measured().get((name, card, tp))
-    if known is not None and known.kv_capacity and gpu_memory_utilization == UTILIZATION:
-        capacity, capacity_origin = known.kv_capacity, "measured"
-    else:
-        capacity = estimated_kv_capacity(shape, gpu, tp, base, gpu_memory_utilization)
-        capacity_origin = "estimated"
+    logged = known.kv_capacity if known is not None and share == UTILIZATION else None
+    common: dict[str, Any] = {
+        "model": name, "hardware": card, "tp": tp,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "kv_capacity": logged or estimated_kv_capacity(shape, gpu, tp, base, share),
+        "kv_capacity_origin": "measured" if logged else "estimated",
+        "kv_capacity_error": None if logged else base.error["kv_capacity_worst"],
+    }  # fmt: skip
     if known is None:
         error = dict(base.error)
         if shape.experts is not None:
             error["decode"] = error["mixture"]
         return Profile(
-            model=name,
-            hardware=card,
-            tp=tp,
+            **common,
             origin="estimated",
             law=estimated_law(shape, gpu, tp, base),
-            kv_capacity=capacity,
-            kv_capacity_origin=capacity_origin,
             expected_error=error,
             basis="roofline of data sheet and model shape",
             source=base.source,
@@ -175,13 +270,9 @@ def find(
             date=base.date,
         )
     return Profile(
-        model=name,
-        hardware=card,
-        tp=tp,
+        **common,
         origin="measured",
         law=known.law,
-        kv_capacity=capacity,
-        kv_capacity_origin=capacity_origin,
         expected_error={regime: each.error for regime, each in known.fit.items()},
         basis=f"{known.measured}, {known.range}",
         source=known.source,

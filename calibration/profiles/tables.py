@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from calibration.profiles.server import Server, version_numbers
 from serving import BatchTimeLaw, FileAccessError
 
 _HERE = Path(str(resources.files("calibration.profiles")))
@@ -45,20 +47,25 @@ class Gpu(_Strict):
     """A graphics card has a memory, a bandwidth and a rate.
 
     ``memory`` [GiB] is the memory that a program sees, ``bandwidth`` is in GB/s, and ``flops``
-    [TFLOP/s] is the rate of dense 16-bit matrices.
+    [TFLOP/s] is the rate of dense 16-bit matrices. ``largest_graph`` is the largest batch [tokens]
+    of which vLLM captures a CUDA graph on the card.
     """
 
     memory: Positive
     bandwidth: Positive
     flops: Positive
+    largest_graph: Count = 512
     source: str
     aliases: tuple[str, ...] = ()
 
 
 class ModelShape(_Strict):
-    """A model has a shape; weights and KV cache are in 16 bits.
+    """A model has a shape; weights, activations and KV cache are in 16 bits by default.
 
-    ``parameters`` and ``active`` (those that one token passes) are in 1e9.
+    ``parameters`` and ``active`` (those that one token passes) are in 1e9. ``intermediate`` is the
+    width of the feed-forward block, of one expert where there are experts. A model with latent
+    attention (MLA) keeps ``kv_lora_rank`` + ``qk_rope_head_dim`` numbers per token and layer
+    instead of keys and values of its heads.
     """
 
     parameters: Positive
@@ -70,12 +77,17 @@ class ModelShape(_Strict):
     heads: Count
     kv_heads: Count
     head_dim: Count
+    intermediate: Count
+    vocabulary: Count
+    kv_lora_rank: Count | None = None
+    qk_rope_head_dim: Count = 64
+    bytes_per_number: Count = 2
     aliases: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> float:
         """Return the size of all weights [bytes]."""
-        return 2e9 * self.parameters
+        return 1e9 * self.bytes_per_number * self.parameters
 
     @property
     def flops_per_token(self) -> float:
@@ -101,8 +113,14 @@ class ModelShape(_Strict):
         return self.heads % tp == 0 and shares
 
     def kv_bytes(self, tp: int) -> float:
-        """Return the KV of one token on each of ``tp`` cards [bytes]; a head is not divided."""
-        return 2 * self.layers * max(self.kv_heads / tp, 1) * self.head_dim * 2
+        """Return the KV of one token on each of ``tp`` cards [bytes].
+
+        A head is not divided, and every card has the whole of a latent vector.
+        """
+        if self.kv_lora_rank is not None:
+            return self.bytes_per_number * self.layers * (self.kv_lora_rank + self.qk_rope_head_dim)
+        heads = max(self.kv_heads / tp, 1)
+        return 2 * self.layers * heads * self.head_dim * self.bytes_per_number
 
 
 class Law(_Strict):
@@ -156,6 +174,21 @@ class Wall(_Strict):
     source: str
 
 
+class MeasuredServer(_Strict):
+    """A server of vLLM was started with these settings and logged its blocks of 16 tokens."""
+
+    vllm_version: str
+    gpu_memory_utilization: Positive
+    max_num_batched_tokens: Count
+    max_num_seqs: Count
+    num_gpu_blocks: Count
+
+    @property
+    def server(self) -> Server:
+        """Return its settings."""
+        return Server(**self.model_dump(exclude={"num_gpu_blocks"}))
+
+
 class Measurement(_Strict):
     """A measurement gives the law of a model on a number of cards, and names its source."""
 
@@ -167,6 +200,7 @@ class Measurement(_Strict):
     date: str
     kv_capacity: Count | None = None
     kv_capacity_source: str | None = None
+    servers: tuple[MeasuredServer, ...] = ()
     fit: dict[str, Regime]
     wall: Wall | None = None
 
@@ -202,6 +236,48 @@ class Roofline(_Strict):
     error: dict[str, Any]
     source: str
     date: str
+
+
+class Release(_Strict):
+    """What servers from a release of vLLM on need besides weights, layers and KV.
+
+    ``process`` [GiB] is for libraries and buffers, ``logits`` [bytes] is the peak of the sampler
+    per request and entry of the vocabulary, ``counts`` [bytes] is what it keeps of the same, and
+    ``graph`` [GiB] is subtracted for each CUDA graph.
+    """
+
+    since: str
+    process: NotNegative
+    logits: Positive
+    counts: NotNegative = 0.0
+    graph: NotNegative = 0.0
+
+
+class ServerMemory(_Strict):
+    """The file ``server_memory.yaml`` holds the sizes that KV capacities are estimated with.
+
+    ``group`` [GiB] is for communication between cards. ``error`` has, of capacities of servers that
+    the sizes were not fitted to, the worst error in GiB and as a share, and their number;
+    ``most_requests`` is the largest ``max_num_seqs`` among them.
+    """
+
+    releases: tuple[Release, ...]
+    group: NotNegative
+    most_requests: Count
+    error: dict[str, Any]
+    source: str
+    date: str
+
+    def rules(self, version: tuple[int, ...]) -> Release:
+        """Return the sizes of a version of vLLM."""
+        known = [(tuple(map(int, each.since.split("."))), each) for each in self.releases]
+        return [each for since, each in known if since <= version][-1]
+
+    def are_alike(self, one: Server, other: Server) -> bool:
+        """Return whether two servers get the same memory for KV on the same cards."""
+        same = replace(one, vllm_version=other.vllm_version) == other
+        first, second = (self.rules(version_numbers(each.vllm_version)) for each in (one, other))
+        return same and first is second
 
 
 def read(path: Path, schema: Any) -> Any:
@@ -252,6 +328,12 @@ def models() -> dict[str, ModelShape]:
 def roofline() -> Roofline:
     """Return the factors that estimates use."""
     return read(FOLDER / "estimate.yaml", Roofline)
+
+
+@functools.cache
+def server_memory() -> ServerMemory:
+    """Return the sizes that KV capacities are estimated with."""
+    return read(FOLDER / "server_memory.yaml", ServerMemory)
 
 
 @functools.cache

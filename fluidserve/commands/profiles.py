@@ -47,9 +47,9 @@ def listed() -> None:
     shell_complete=completion.of_words(completion.hardware),
 )
 @option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
-@option("--gpu-memory-utilization", type=float, default=0.9, show_default=True,
-              help="share of a card's memory that the server takes")  # fmt: skip
-def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float) -> None:
+@option("--gpu-memory-utilization", type=float, default=None,
+        help="share of a card's memory that the server takes  [default: that of vLLM]")  # fmt: skip
+def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float | None) -> None:
     """Print the profile of a model on a card: law [ms], KV capacity [tokens], source, error."""
     from dataclasses import asdict
 

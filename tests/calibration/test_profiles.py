@@ -264,10 +264,11 @@ def test_a_wrong_file_names_file_and_key(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_committed_profiles_are_what_the_measurements_give():
+def test_the_committed_profiles_are_what_the_measurements_give(monkeypatch):
     data = Path(os.environ.get("FLUIDSERVE_SHARED", ROOT.parent / "shared")) / "data"
     if not data.is_dir():
         pytest.skip("no shared data: set FLUIDSERVE_SHARED")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("build", ROOT / "benchmarks/build_profiles.py")
     assert spec is not None and spec.loader is not None
     build = importlib.util.module_from_spec(spec)
