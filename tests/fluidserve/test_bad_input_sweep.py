@@ -42,6 +42,7 @@ WRONG = {
 ALLOWED = {
     ("--config", "/dev/null"): "a configuration that says nothing",
     ("--loads", "1"): "a load",
+    ("--metric-percentiles", "1"): "a percentile",
     ("--d-decode-table", "None"): "null",
     ("--d-prefill-table", "None"): "null",
     ("--d-mixed-kv-table", "None"): "null",
@@ -177,6 +178,11 @@ def test_what_the_sweep_leaves_out_is_allowed(flag, value, folder):
         from fluidserve.commands.phase_diagram import _loads
 
         assert _loads(value) == (1.0,)
+        return
+    if flag == "--metric-percentiles":
+        from fluidserve.exports.bench_serve import parse_percentiles
+
+        assert parse_percentiles(value) == (1.0,)
         return
     done = CliRunner().invoke(cli, ["generate", "--num-requests", "2", flag, value])
     assert done.exit_code == 0, done.stderr

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_serve_reference import GOLDEN, PERCENTILES, drawn, metrics, vllm_keys, vllm_metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from real_side import folder
 
 from serving import ClientRecords, FluidServeError, bench_serve_metrics
 
+SOURCE = folder() / "vllm-0.33.0" / "vllm" / "benchmarks" / "serve.py"
 RECORDED = json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
@@ -69,13 +69,12 @@ def test_a_plain_reading_answers_the_same(seed):
     assert close(ours(*case), metrics(*case))
 
 
-@pytest.mark.skipif("VLLM_V1_DIR" not in os.environ, reason="no unpacked vLLM: set VLLM_V1_DIR")
+@pytest.mark.skipif(not SOURCE.is_file(), reason="no unpacked vLLM: run scripts/oracle.sh")
 def test_vllm_itself_answers_the_same():
-    source = Path(os.environ["VLLM_V1_DIR"]) / "vllm" / "benchmarks" / "serve.py"
     for seed in range(300):
         case = drawn(seed)
-        assert close(ours(*case), vllm_metrics(source, *case)), seed
-    assert vllm_keys(source) == {key: RECORDED[key] for key in ("keys", "detailed")}
+        assert close(ours(*case), vllm_metrics(SOURCE, *case)), seed
+    assert vllm_keys(SOURCE) == {key: RECORDED[key] for key in ("keys", "detailed")}
 
 
 def test_many_long_answers_are_added_up_in_pieces(monkeypatch):
