@@ -34,7 +34,8 @@ class Difference:
 def difference(case: str, ours: Answer, theirs: Answer) -> Difference | None:
     """Return the first difference, or None if every column of every row is equal.
 
-    Where the real run broke off, only the rows of steps whose output was applied are compared.
+    Where the real run broke off, only the rows of steps whose output was applied are compared; if
+    it raised, ours has to end there too.
     """
     return _decisions(case, ours, theirs) or _requests(case, ours, theirs)
 
@@ -45,7 +46,9 @@ def _decisions(case: str, ours: Answer, theirs: Answer) -> Difference | None:
     if columns != wanted:
         return Difference(case, "decision log", 0, "header", " ".join(columns), " ".join(wanted))
     if theirs.is_cut:
-        mine, real = mine[: theirs.applied], real[: theirs.applied]
+        real = real[: theirs.applied]
+    if theirs.status == "max_iters":
+        mine = mine[: theirs.applied]
     found = _first(case, "decision log", columns, mine, real)
     if found is None and len(mine) != len(real):
         found = Difference(

@@ -24,7 +24,7 @@ COMPARED = {
 }
 """Families of each engine and version."""
 
-MOST_STEPS = 4000
+MOST_STEPS = 2000
 
 
 def make(family: str, number: int, engine: str, version: str) -> Case:
@@ -186,7 +186,7 @@ def _squeeze(chance: random.Random, settings: dict, requests: list[Request]) -> 
         settings.update(
             preemption_mode=chance.choice(["swap", "swap", "recompute"]),
             watermark=chance.choice([None, 0.0, 0.05, 0.2]),
-            num_cpu_blocks=chance.choice([2, 50, 50, 50]) * blocks,
+            num_cpu_blocks=int(chance.choice([0.5, 2, 50, 50]) * blocks),
         )
 
 
@@ -208,7 +208,7 @@ def _law(chance: random.Random, *, swaps: bool = False) -> dict[str, float]:
 def _conversations(chance: random.Random, family: str) -> Case:
     on = {name: chance.random() < 0.5 for name in ("cache", "priority", "abort", "async")}
     drafts = chance.choice([1, 3, 5]) if family == "spec" else 0
-    block, unit = chance.choice([1, 2, 4, 4, 16]), chance.choice([1, 3, 8, 30])
+    block, unit = chance.choice([1, 2, 4, 4, 16]), chance.choice([1, 3, 8, 20])
     connector = _connector(chance) if family == "remote" else None
     if connector:
         on["async"] = False
@@ -243,7 +243,7 @@ def _turns(chance: random.Random, unit: int, block: int) -> list[Request]:
 
     requests, now, content = [], 0, 1000
     systems = [f"{name + 1}:{length(8 * unit)}" for name in range(chance.randint(1, 4))]
-    for _ in range(chance.choice([3, 12, 30])):
+    for _ in range(chance.choice([3, 8, 20])):
         now += chance.choice([0, 0, 4096, 65_536, 300_000])
         start, parts = now, [chance.choice(systems)]
         for _ in range(chance.randint(1, 5)):

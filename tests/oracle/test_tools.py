@@ -61,6 +61,12 @@ def test_where_the_real_run_broke_off_only_applied_steps_count():
     assert difference("it", answer(rows=4, sched_ids=[]), theirs).row == 3
 
 
+def test_where_the_real_scheduler_raised_ours_has_to_end():
+    theirs = answer("raised:RuntimeError")
+    assert difference("it", answer(), theirs) is None
+    assert difference("it", answer(rows=4), theirs).column == "rows"
+
+
 def test_who_waits_for_ever_may_be_called_stuck():
     theirs = answer("stuck")
     assert difference("it", answer(status="stuck"), theirs) is None
