@@ -12,6 +12,8 @@ from .comparison import MethodResult as MethodResult
 from .comparison import Replications as Replications
 from .comparison import compare as compare
 from .comparison import run_ensemble as run_ensemble
+from .limitations import CapacityEstimate as CapacityEstimate
+from .limitations import capacity_doubt as capacity_doubt
 from .limitations import caveats as caveats
 from .question import Question as Question
 from .tuning import Tuning as Tuning

@@ -1,16 +1,19 @@
 """What limits every answer to a question, whatever gives the answer.
 
 A solver labels its own approximations. Here stands what lies in the question itself: work that the
-kind of engine does not spend, and batches larger than any that the batch-time law was measured on.
+kind of engine does not spend, batches larger than any that the batch-time law was measured on, and
+a KV capacity that nobody measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fluid import equilibrium, saturation
-from serving import SolveError, UnsupportedError, kind_of
+from serving import FluidServeError, SolveError, UnsupportedError, kind_of
 from studies.question import Question
 
 PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
@@ -112,6 +115,91 @@ def _expected_batch(question: Question, rate: float) -> float:
         return saturation(mix, instance).batch_size
     except UnsupportedError:
         return math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityEstimate:
+    """The KV capacity of an instance is an estimate.
+
+    Parameters
+    ----------
+    key
+        Setting that holds it, such as ``num_gpu_blocks``.
+    error
+        Share by which it may be off.
+    """
+
+    key: str
+    error: float
+
+    def bounds(self, instance: Any) -> tuple[Any, Any]:
+        """Return the instance with the smallest and with the largest capacity that it may have."""
+        known = getattr(instance, self.key)
+        less = max(math.floor(known * (1 - min(self.error, 0.99))), 2)
+        more = math.ceil(known * (1 + self.error))
+        return replace(instance, **{self.key: less}), replace(instance, **{self.key: more})
+
+
+def capacity_doubt(
+    question: Question,
+    estimate: CapacityEstimate,
+    *,
+    mean_ttft: float,
+    largest: Mapping[str, float],
+    evicted: float = 0.0,
+) -> str:
+    """Say how much the mean TTFT of a run depends on a KV capacity that is an estimate.
+
+    The run is repeated with the smallest and the largest capacity, where that can change it: where
+    memory was full up to the error of the estimate, or cached blocks were evicted.
+
+    Parameters
+    ----------
+    question
+        What was run.
+    estimate
+        Of its KV capacity.
+    mean_ttft
+        Of the run [time].
+    largest
+        Largest value of outputs in the run, ``memory`` [tokens] among them.
+    evicted
+        Cached blocks that gave way in the run.
+
+    Returns
+    -------
+    One line, or nothing where no capacity within the error gives another answer.
+    """
+    limit = kind_of(question.instance).limits(question.instance)["memory"].value
+    held = largest.get("memory", limit)
+    if not evicted and held <= (1 - estimate.error) * limit:
+        return ""
+    known = getattr(question.instance, estimate.key)
+    per = "" if question.instance.time_unit == "none" else f" {question.instance.time_unit}"
+    said = []
+    for instance in estimate.bounds(question.instance):
+        ttft = _mean_ttft(question, instance)
+        size = f"{getattr(instance, estimate.key):,}"
+        said.append(
+            f"with {size} some request never fits" if ttft is None
+            else f"with {size} the mean TTFT is {_short(ttft)}{per}"
+        )  # fmt: skip
+    return (
+        f"estimated: {estimate.key} = {known:,} is known to {_percent(estimate.error)} and decides "
+        f"this answer: the mean TTFT is {_short(mean_ttft)}{per}, {', '.join(said)}"
+    )
+
+
+def _mean_ttft(question: Question, instance: Any) -> float | None:
+    """Return the mean TTFT of a run [time]; None where a request can never finish."""
+    import discrete
+
+    try:
+        asked = question.on(instance)
+        run = discrete.simulate(asked.requests, instance, seed=asked.seed, record_batches=False)
+    except FluidServeError:
+        return None
+    return run.metrics().latencies["ttft"].mean
 
 
 def _short(value: float) -> str:
