@@ -60,7 +60,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         inputs = _injected(engine, inputs, params)
     longest = int(engine.requests.decode_length.max())
     thresholds = parse_goodput(params["goodput"], engine.instance.time_unit, longest)
-    exports.check(engine.instance, thresholds)
+    exports.check(engine, thresholds)
     with watch("simulate"):
         _advance(engine, params, inputs.config)
     run = engine.run()

@@ -157,6 +157,8 @@ def test_a_replayed_file_has_no_rate_and_a_named_model_its_name(run):
         (("--bench-json", "b.json", "--metric-percentiles", "50,101"), "from 0 to 100"),
         (("--bench-json", "b.json", "--metric-percentiles", "50,,99"), "from 0 to 100"),
         (("--bench-json", "b.json", "--goodput", "queue_delay:1"), "ttft, tpot, e2el"),
+        (("--bench-json", "b.json", "--llmd-report", "./b.json"), "--bench-json.*another option"),
+        (("--llmd-report", "b.json", "--save-state", "b.json"), "--llmd-report.*another option"),
         (("--bench-json", "nowhere/b.json"), "nowhere/b.json: cannot be written"),
         (("--llmd-report", "nowhere/b.json"), "nowhere/b.json: cannot be written"),
     ],
@@ -166,6 +168,26 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, tmp_path, given,
     assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
     assert all(word in done.stderr for word in said.split(".*"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--bench-json", "--llmd-report"])
+def test_the_file_that_is_read_is_not_written_over(run, tmp_path, flag):
+    text = "arrival_time,prefill_length,decode_length\n0.5,20,30\n"
+    (tmp_path / "r.csv").write_text(text)
+    done = run("simulate", "--requests", "r.csv", "--time-unit", "s", *NODE, flag, "r.csv")
+    assert done.exit_code == 2 and "r.csv: is the file that is read" in done.stderr
+    assert (tmp_path / "r.csv").read_text() == text
+
+
+def test_a_run_that_goes_on_from_a_state_writes_the_requests_of_both_parts(run):
+    simulate(run, "--bench-json", "whole.json", "--save-detailed")
+    simulate(run, "--save-state", "s.npz", "--until", 2)
+    done = run("simulate", "--resume", "s.npz", "--bench-json", "b.json", "--save-detailed")
+    assert done.exit_code == 0, done.stderr
+    told = {"date", "request_rate", "burstiness"}  # a state does not say how requests were drawn
+    whole, both = read("whole.json"), read()
+    assert both["request_rate"] == "inf"
+    assert all(both[key] == whole[key] for key in whole if key not in told)
 
 
 # --- llm-d Benchmark Report -----------------------------------------------------------------------

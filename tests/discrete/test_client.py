@@ -1,0 +1,70 @@
+"""What a client notes of runs: the ways in which requests end, and several tokens at once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from discrete import UNANSWERED, Outputs, Records, Run
+from serving import FluidServeError, UnsupportedError
+
+
+class Log(SimpleNamespace):
+    """Four requests: answered in chunks, aborted after an output, never begun, not yet there."""
+
+    def __init__(self, unit="s"):
+        super().__init__(
+            instance=SimpleNamespace(engine="some", time_unit=unit), num_arrived=4,
+        )  # fmt: skip
+
+    def outputs(self):
+        times = [2.0, 2.5, 4.0, 3.0, 3.25]
+        return Outputs(np.array([3, 2, 0, 0, 0]), np.array(times), np.array([1, 3, 2, 1, 1]))
+
+    def request_records(self):
+        nan = np.nan
+        return Records(
+            {
+                "arrival_time": np.array([1.0, 1.5, 1.75, 2.0, 9.0]),
+                "prefill_length": np.array([10, 20, 30, 40, 50]),
+                # an engine may say when a request left, however it left
+                "completion_time": np.array([4.0, 3.5, nan, 2.0, nan]),
+                "status": np.array(["finished", "aborted", "pending", "ignored", "pending"]),
+            }
+        )
+
+
+def of(log):
+    return Run(log, seed=1, record_batches=True, record_events=False).client_records()
+
+
+def test_requests_end_in_more_than_one_way():
+    found = of(Log())
+    assert found.errors == ("", "aborted", UNANSWERED, "ignored")
+    assert found.start.tolist() == [1.0, 1.5, 1.75, 2.0]
+    assert found.output_tokens.tolist() == [6, 0, 0, 0]  # three chunks, six tokens
+    assert found.ttft.tolist() == [1.0, 1.5, 0.0, 0.0]  # an output before the abort was seen
+    assert found.latency.tolist() == [3.0, 0.0, 0.0, 0.0]
+    assert [each.tolist() for each in found.gaps_by_request()] == [[0.5, 1.5], [0.25], [], []]
+    done = found.completed_only()
+    assert done.gaps.tolist() == [0.5, 1.5] and done.prompt_tokens.tolist() == [10]
+    assert done.tpot.tolist() == [2.0 / 5] and done.ntpot.tolist() == [3.0 / 6]
+
+
+def test_times_in_ms_are_noted_in_seconds():
+    seconds, ms = of(Log()), of(Log("ms"))
+    for name in ("start", "ttft", "latency", "gaps"):
+        assert getattr(ms, name) == pytest.approx(getattr(seconds, name) / 1e3)
+
+
+def test_what_cannot_be_noted_is_refused():
+    with pytest.raises(UnsupportedError, match=r"time_unit none.*s \| ms"):
+        of(Log("none"))
+    silent = SimpleNamespace(instance=Log().instance, request_records=Log().request_records)
+    with pytest.raises(UnsupportedError, match="the engine some does not tell when outputs came"):
+        of(silent)
+    run = Run(Log(), seed=1, record_batches=False, record_events=False)
+    with pytest.raises(FluidServeError, match="did not record batches"):
+        run.client_records()
