@@ -323,7 +323,7 @@ def read_file(
     say_what_was_dropped(reading)
     reading.check_fits(instance)
     if instance.time_unit == "ms" and reading.unit == "s":
-        reading = replace(reading, requests=reading.requests.stretched(1000.0))
+        reading = replace(reading, requests=reading.requests.in_unit(1000.0))
     return reading
 
 

@@ -19,7 +19,8 @@ NULL = object()
 
 GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "rate_shape")
 FILE_KEYS = (
-    "limit", "start", "rate_scale", "format", "columns", "trace_time_unit", "drop_oversized",
+    "limit", "start", "rate_scale", "format", "columns", "trace_time_unit", "hash_block_size",
+    "drop_oversized",
 )  # fmt: skip
 LENGTHS_KEYS = ("columns", "drop_oversized")
 """Keys of a file that apply to ``--lengths`` as well."""
@@ -183,6 +184,8 @@ def trace_columns() -> list[Option]:
             help="columns of a trace of no known format"),
         add(["--trace-time-unit"], metavar="s|ms|us|ns",
             help="unit of a trace's arrival times, where the one it is told to have is wrong"),
+        add(["--hash-block-size"], type=int,
+            help="tokens per entry of a trace's hash_ids  [default: 512, or what fits]"),
     ]  # fmt: skip
 
 

@@ -212,6 +212,12 @@ class RequestTable:
         """
         return self.arriving(self.arrival_time * factor)
 
+    @checked(ticks="> 0")
+    def in_unit(self, ticks: float) -> RequestTable:
+        """Return the same requests with times in another unit, ``ticks`` of which make one."""
+        times, aborts = self.arrival_time * ticks, self.abort_time * ticks
+        return replace(self, arrival_time=times, abort_time=aborts)
+
     @checked()
     def with_lengths_permuted(self, rng: np.random.Generator) -> RequestTable:
         """Return the same arrival times with the rest of each row dealt out anew."""

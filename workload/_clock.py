@@ -42,11 +42,15 @@ class Clock:
         ``"s"``; empty where the unit is that of the instance.
     notes
         What was assumed, in sentences that a reader tells its user.
+    ticks, origin
+        A number x of the file is the time ``(x - origin) / ticks``; None where it holds dates.
     """
 
     time: NDArray[np.float64]
     unit: str
     notes: tuple[str, ...] = ()
+    ticks: float | None = None
+    origin: float = 0.0
 
 
 def unit_in_name(name: str) -> str | None:
@@ -103,10 +107,12 @@ def read_clock(table: Table, trace_format: TraceFormat, asked: str | None) -> Cl
         )
     unit, notes = _unit_of(raw, table, trace_format) if asked is None else (asked, ())
     if not unit:
-        return Clock(raw.astype(np.float64), "")
+        return Clock(raw.astype(np.float64), "", ticks=1.0)
+    origin = 0.0
     if raw.dtype == np.int64 and raw.min() > 2**53:
+        origin = float(raw.min())
         raw = raw - raw.min()  # a float64 does not hold every whole number above it
-    return Clock(raw / UNITS[unit], "s", notes)
+    return Clock(raw / UNITS[unit], "s", notes, UNITS[unit], origin)
 
 
 def _unit_of(raw: NDArray, table: Table, trace_format: TraceFormat) -> tuple[str, tuple[str, ...]]:

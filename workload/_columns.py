@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from serving import WorkloadError
 from workload._bulk import Bulk, bulk_of
 from workload._calendar import calendar_seconds
+from workload._table import Ragged
 
 SEPARATORS = {";": "semicolons", "|": "bars", " ": "spaces"}
 """Separators that other programs write and that this reader refuses by name."""
+
+MOST_DIGITS = 100
+"""Of an id in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,28 @@ class TextTable:
         """Return the first value of a column."""
         return self.columns[name][0] if self.bulk is None else self.bulk.first(name)
 
+    def texts(self, name: str) -> Sequence[str]:
+        """Return a column as text, without the spaces around it."""
+        return [each.strip() for each in self.columns[name]]
+
+    def id_lists(self, name: str) -> Ragged:
+        """Return a column of lists, such as ``[1, 2]`` or ``1 2``, of whole numbers.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first value that is none.
+        """
+        texts = [each.strip().removeprefix("[").removesuffix("]") for each in self.columns[name]]
+        lists = [each.replace(",", " ").split() for each in texts]
+        for row, each in enumerate(lists, start=1):
+            if not all(x.isascii() and x.isdigit() and len(x) < MOST_DIGITS for x in each):
+                raise WorkloadError(
+                    "allowed: a list of whole numbers >= 0",
+                    path=self.path, row=row, column=name, value=self.columns[name][row - 1],
+                )  # fmt: skip
+        return Ragged.of_ids([list(map(int, each)) for each in lists])
+
     def seconds_of_day(self, name: str) -> NDArray[np.float64]:
         """Return a column of calendar times as seconds after midnight of the earliest's day."""
         fast = None if self.bulk is None else self.bulk.seconds_of_day(name)
@@ -109,6 +135,7 @@ def _split(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], list
     """Return the fields of every line that is not blank, and the line that each row ends on."""
     # An unclosed quote would swallow the rest of the file: strict makes it an error.
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    usual = csv.field_size_limit(len(text) + 1)  # a long prompt's content is a long field
     rows: list[list[str]] = []
     lines: list[int] = []
     try:
@@ -120,6 +147,8 @@ def _split(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], list
         raise WorkloadError(
             f"cannot be split into columns: {error}", path=path, line=reader.line_num
         ) from error
+    finally:
+        csv.field_size_limit(usual)
     return rows, lines
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from serving import ConfigError, WorkloadError
 from workload._clock import unit_in_name
+from workload._contents import CONTENT_KEYS
 from workload._results import load_generator
-from workload._sessions import DELAY, SESSION
+from workload._sessions import DELAYS, SESSION
 from workload._table import Table, TraceFormat
 
 FORMATS = (
@@ -57,7 +58,7 @@ COLUMNS_FORM = "arrival=NAME,prompt=NAME,output=NAME"
 
 def known_keys(mapping: Mapping[str, str] | None) -> set[str]:
     """Return the names of every column that a format, or the user, gives a meaning."""
-    keys = {SESSION, DELAY, *(mapping or {}).values()}
+    keys = {SESSION, *DELAYS, *CONTENT_KEYS, *(mapping or {}).values()}
     for each in FORMATS:
         keys.update(each.required, each.optional)
     return keys

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from serving import WorkloadError
 from workload._bulk import parsed
 from workload._calendar import calendar_seconds
+from workload._table import Ragged
 
 MISSING = object()
 """Stands in a column for a row whose object lacks the key."""
@@ -32,6 +34,7 @@ _NUMBER = r"-?(?:0|[1-9]\d*+)(?:\.\d++)?+(?:[eE][+-]?\d++)?+"
 _WHOLE = r"(?:0|[1-9]\d*+)"
 _WHOLES = rf"\[(?:{_WHOLE}(?:, ?{_WHOLE})*+)?+\]"
 _LIST = rf"\[(?:{_NUMBER}(?:, ?{_NUMBER})*+)?+\]"
+_IDS = r"\[(?:\d{1,18}(?:, ?\d{1,18})*+)?+\]"
 _STRING = r'"[^"\\\x00-\x1f]*+"'
 
 
@@ -89,6 +92,47 @@ class JsonTable:
         if whole and np.abs(floats).max() < 2**62:
             return np.array(values, dtype=np.int64)
         return floats
+
+    def texts(self, name: str) -> list[str]:
+        """Return a column as text, empty where there is none.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first value that is neither text nor a number.
+        """
+        values = self.columns[name]
+        if isinstance(values, np.ndarray):
+            values = [int(each) if each.is_integer() else each for each in values.tolist()]
+        out = []
+        for row, value in enumerate(values, start=1):
+            none = value is MISSING or value is None
+            if not none and type(value) not in (str, int, float):
+                raise WorkloadError(
+                    "allowed: text or a number", path=self.path, row=row, column=name, value=value
+                )
+            out.append("" if none else str(value))
+        return out
+
+    def id_lists(self, name: str) -> Ragged:
+        """Return a column of lists of whole numbers; a list that is missing is empty.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first value that is none.
+        """
+        values = self.columns[name]
+        if isinstance(values, Ragged):
+            return values
+        lists = [[] if each is MISSING or each is None else each for each in values]
+        for row, each in enumerate(lists, start=1):
+            if type(each) is not list or not all(type(x) is int and x >= 0 for x in each):
+                raise WorkloadError(
+                    "allowed: a list of whole numbers >= 0",
+                    path=self.path, row=row, column=name, value=each,
+                )  # fmt: skip
+        return Ragged.of_ids(lists)
 
     def seconds_of_day(self, name: str) -> NDArray[np.float64]:
         """Return a column of calendar times as seconds after midnight of the earliest's day."""
@@ -255,8 +299,10 @@ def _uniform_lines(
     made = _pattern(text[head : text.find("\n", head) + 1 or None].rstrip("\r\n"), keys)
     if made is None:
         return None
-    pattern, names, others = made
+    pattern, groups, lists, others = made
+    names = [name for name in groups if name not in lists]
     values: list[NDArray[np.float64]] = []
+    ragged: dict[str, list[Ragged]] = {name: [] for name in lists}
     lines: list[NDArray[np.int64]] = []
     start, above = 0, 0
     while start < len(text):
@@ -270,6 +316,11 @@ def _uniform_lines(
         if at.size != len(found):
             return None
         lines.append(at + above + 1)
+        for name, parts in ragged.items():
+            k = groups.index(name)
+            parts.append(_ids([each[k] for each in found]))
+        if lists:
+            found = list(map(itemgetter(*map(groups.index, names)), found))
         part = _floats(found, len(names))
         if not (np.abs(part) < 2.0**53).all():  # not every whole number above it is a float64
             return None
@@ -278,7 +329,17 @@ def _uniform_lines(
         start, above = end, above + newlines
     together = np.concatenate(values)
     columns = {name: np.ascontiguousarray(together[:, at]) for at, name in enumerate(names)}
-    return JsonTable(path, {**columns, **dict.fromkeys(others, ())}, np.concatenate(lines))
+    joined = {name: Ragged.joined(parts) for name, parts in ragged.items()}
+    unread = dict.fromkeys(others, ())
+    return JsonTable(path, {**columns, **joined, **unread}, np.concatenate(lines))
+
+
+def _ids(texts: list[str]) -> Ragged:
+    """Return lists of whole numbers that are written out, ``[1, 2]``."""
+    counts = [each.count(",") + (each != "[]") for each in texts]
+    plain = ",".join(each[1:-1] for each in texts if each != "[]")
+    flat = np.fromstring(plain, dtype=np.int64, sep=",") if plain else np.empty(0, np.int64)
+    return Ragged.of(counts, flat)
 
 
 def _floats(found: list[tuple[str, ...]], width: int) -> NDArray[np.float64]:
@@ -292,11 +353,11 @@ def _floats(found: list[tuple[str, ...]], width: int) -> NDArray[np.float64]:
 
 def _pattern(
     line: str, keys: Collection[str]
-) -> tuple[re.Pattern[str], list[str], list[str]] | None:
+) -> tuple[re.Pattern[str], list[str], list[str], list[str]] | None:
     """Return a pattern for lines of the form of ``line`` with a group for each key that matters.
 
-    Also the keys in the order of the groups, and the other keys. None where a value is of no
-    simple form.
+    Also the keys in the order of the groups, those of them that hold lists, and the other keys.
+    None where a value is of no simple form.
     """
     try:
         pairs = json.loads(line, object_pairs_hook=list)
@@ -304,28 +365,36 @@ def _pattern(
         return None
     if not isinstance(pairs, list) or not line.startswith("{") or len(dict(pairs)) != len(pairs):
         return None
-    names, others, fields = [], [], []
+    groups, lists, others, fields = [], [], [], []
     for key, value in pairs:
         if not key.isascii() or not key.isprintable() or '"' in key or "\\" in key:
             return None
-        if key in keys:
-            if type(value) not in (int, float):
-                return None
-            names.append(key)
-            form = f"({_NUMBER})"
-        else:
+        form = _form(value)
+        if form is None or (key in keys and form not in (_NUMBER, _WHOLES)):
+            return None
+        if key not in keys:
             others.append(key)
-            if type(value) in (int, float):
-                form = _NUMBER
-            elif isinstance(value, str):
-                form = _STRING
-            elif isinstance(value, list) and all(type(x) is int and x >= 0 for x in value):
-                form = _WHOLES
-            elif isinstance(value, list) and all(type(x) in (int, float) for x in value):
-                form = _LIST
-            else:
-                return None
+        else:
+            groups.append(key)
+            if form == _WHOLES:
+                lists.append(key)
+                form = _IDS
+            form = f"({form})"
         fields.append(f'"{re.escape(key)}": ?{form}')
-    if len(names) < 2:
+    if len(groups) - len(lists) < 2:
         return None
-    return re.compile(r"^\{" + ", ?".join(fields) + r"\}\r?$", re.M | re.A), names, others
+    pattern = re.compile(r"^\{" + ", ?".join(fields) + r"\}\r?$", re.M | re.A)
+    return pattern, groups, lists, others
+
+
+def _form(value: Any) -> str | None:
+    """Return the pattern of values of a simple form; None for any other."""
+    if type(value) in (int, float):
+        return _NUMBER
+    if isinstance(value, str):
+        return _STRING
+    if isinstance(value, list) and all(type(x) is int and x >= 0 for x in value):
+        return _WHOLES
+    if isinstance(value, list) and all(type(x) in (int, float) for x in value):
+        return _LIST
+    return None

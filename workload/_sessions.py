@@ -7,15 +7,23 @@ from dataclasses import replace
 import numpy as np
 
 from serving import WorkloadError
+from workload._clock import UNITS
 from workload._json_rows import MISSING, JsonTable
 from workload._table import Table
 
-SESSION, DELAY = "session_id", "delay"
-"""Keys of conversations: a later turn has a delay [unit of the arrivals] in place of an arrival."""
+SESSION = "session_id"
+"""Key of the conversation that a request is a turn of."""
+
+DELAYS = ("delay", "delay_ms")
+"""Keys that a later turn has in place of an arrival, the first in the unit of the arrivals."""
 
 
-def with_later_turns(table: Table, arrival: str) -> tuple[Table, tuple[str, ...]]:
-    """Return a table in which each turn of a session has an arrival time, and what to say of it.
+def with_later_turns(
+    table: Table, arrival: str, unit: str | None
+) -> tuple[Table, str | None, tuple[str, ...]]:
+    """Return a table in which each turn of a session has an arrival time.
+
+    Also the unit of the arrivals, where someone says it, and what to say of the turns.
 
     A later turn is sent its delay after the answer to the turn before. No file says when that
     was, so the time of the turn before takes its place: later turns come too early.
@@ -26,6 +34,9 @@ def with_later_turns(table: Table, arrival: str) -> tuple[Table, tuple[str, ...]
         Columns of a file.
     arrival
         Key of the arrival time.
+    unit
+        Unit of the arrivals that the user says. Where nobody does and delays are in ms, so are the
+        arrivals.
 
     Raises
     ------
@@ -33,12 +44,17 @@ def with_later_turns(table: Table, arrival: str) -> tuple[Table, tuple[str, ...]
         If the first turn of a session has no arrival time.
     """
     if not isinstance(table, JsonTable) or not {SESSION, arrival} <= set(table.columns):
-        return table, ()
+        return table, unit, ()
     columns, lines = table.columns, table.lines
     if isinstance(columns[arrival], np.ndarray):  # every row has a number
-        return table, ()
+        return table, unit, ()
     times, sessions = list(columns[arrival]), columns[SESSION]
-    delays = columns.get(DELAY, [MISSING] * lines.size)
+    key = next((key for key in DELAYS if key in columns), DELAYS[0])
+    delays = columns.get(key, [MISSING] * lines.size)
+    ticks = 1.0
+    if key != DELAYS[0]:
+        unit = unit or "ms"
+        ticks = UNITS[unit] / UNITS["ms"]
     last: dict[str, float] = {}
     later = 0
     for row, (time, session, delay) in enumerate(zip(times, sessions, delays, strict=True)):
@@ -53,16 +69,16 @@ def with_later_turns(table: Table, arrival: str) -> tuple[Table, tuple[str, ...]
             if type(wait) not in (int, float) or not 0 <= wait < 1e300:
                 raise WorkloadError(
                     "allowed: a finite number >= 0",
-                    path=table.path, row=row + 1, column=DELAY, value=wait,
+                    path=table.path, row=row + 1, column=key, value=wait,
                 )  # fmt: skip
-            times[row] = last[name] + wait
+            times[row] = last[name] + wait * ticks
             later += 1
         if type(times[row]) in (int, float):
             last[name] = times[row]
     if not later:
-        return table, ()
+        return table, unit, ()
     said = (
         f"{table.path}: {later} later turns of sessions arrive their delay after the turn before "
         "arrived, not after it was answered, which the file does not say: they come too early"
     )
-    return replace(table, columns={**columns, arrival: times}), (said,)
+    return replace(table, columns={**columns, arrival: times}), unit, (said,)

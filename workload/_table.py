@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import WorkloadError
+
+LARGEST_ID = 10**18
+"""Largest number of a content that is written and read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """A list of whole numbers per row.
+
+    Parameters
+    ----------
+    first : shape (R + 1,)
+        Row r has the values ``first[r]`` to ``first[r + 1] - 1``.
+    values
+        The lists one after another.
+    """
+
+    first: NDArray[np.int64]
+    values: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, counts: Sequence[int], values: NDArray[np.int64]) -> Ragged:
+        """Return lists of so many values each."""
+        return cls(np.cumsum([0, *counts], dtype=np.int64), values)
+
+    @classmethod
+    def of_ids(cls, lists: Sequence[Sequence[int]]) -> Ragged:
+        """Return lists of ids >= 0; where one is too large to write, they are counted off."""
+        flat = [each for one in lists for each in one]
+        if flat and max(flat) >= LARGEST_ID:
+            rank = {each: k for k, each in enumerate(sorted(set(flat)))}
+            flat = [rank[each] for each in flat]
+        return cls.of([len(one) for one in lists], np.array(flat, dtype=np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Return the rows of all parts."""
+        counts = np.concatenate([np.diff(each.first) for each in parts])
+        return cls.of(counts.tolist(), np.concatenate([each.values for each in parts]))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Values of each row, shape (R,)."""
+        return np.diff(self.first)
 
 
 class Table(Protocol):
@@ -43,6 +87,14 @@ class Table(Protocol):
 
     def integers_or_numbers(self, name: str) -> NDArray:
         """Return a column as whole numbers where it can be, else as finite numbers."""
+        ...
+
+    def texts(self, name: str) -> Sequence[str]:
+        """Return a column as text, empty where there is none."""
+        ...
+
+    def id_lists(self, name: str) -> Ragged:
+        """Return a column of lists of whole numbers >= 0."""
         ...
 
     def seconds_of_day(self, name: str) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving import (
     ConfigError,
+    Contents,
     Instance,
     RequestMix,
     RequestTable,
@@ -22,6 +23,13 @@ from serving.arguments import checked
 from serving.request_mix import LONGEST_DECODE
 from workload._clock import Clock, check_unit, read_clock
 from workload._columns import TextTable
+from workload._contents import (
+    abort_times,
+    check_hash_block,
+    hashed_contents,
+    own_contents,
+    refuse_hash_block,
+)
 from workload._formats import (
     TRACE_FORMATS,
     detect,
@@ -76,13 +84,16 @@ class TraceReading:
     lines: NDArray[np.int64] | None = None
 
     def check_fits(self, instance: Instance) -> None:
-        """Refuse a request that can never finish on an instance.
+        """Refuse a request that an instance cannot serve.
 
         Raises
         ------
         WorkloadError
-            Naming the first row of the file whose prompt and answer together are too long.
+            Naming the first row of the file whose prompt and answer together are too long, or whose
+            client gives up where the engine has no rule for it.
         """
+        if not kind_of(instance).knows_aborts:
+            self._refuse_aborts(kind_of(instance).name)
         need, most = self._tokens, kind_of(instance).largest_request(instance)
         at = np.flatnonzero(need > most.value)
         if at.size:
@@ -97,6 +108,17 @@ class TraceReading:
                 value=int(need[first]),
                 line=None if self.lines is None else int(self.lines[row - 1]),
             )
+
+    def _refuse_aborts(self, engine: str) -> None:
+        """Refuse a client who gives up, on behalf of an engine without a rule for it."""
+        try:
+            self.requests.refuse_aborts(engine, self.path)
+        except WorkloadError as error:
+            row = int(self.row[(error.row or 1) - 1])
+            raise WorkloadError(
+                error.reason, path=self.path, row=row, column=error.column, value=error.value,
+                line=None if self.lines is None else int(self.lines[row - 1]),
+            ) from error  # fmt: skip
 
     def fitting(self, instance: Instance) -> TraceReading:
         """Return the reading without the requests that can never finish on an instance.
@@ -133,6 +155,7 @@ def read_trace(
     L_filter: int | None = None,
     *,
     trace_time_unit: str | None = None,
+    hash_block_size: int | None = None,
     columns: str | Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TraceReading:
@@ -161,6 +184,9 @@ def read_trace(
     trace_time_unit
         s | ms | us | ns: unit of arrival times that are numbers, where the file means another
         than the one told by its column's name, by its clock, or by its format.
+    hash_block_size : [tokens]
+        Tokens that each entry of ``hash_ids`` stands for; 512, 16 or another power of 2 that their
+        number fits where it is None.
     columns
         ``"arrival=NAME,prompt=NAME,output=NAME"``, or a mapping: columns of a file of no known
         format.
@@ -176,10 +202,11 @@ def read_trace(
     ConfigError
         If an option has a value that is not allowed.
     """
-    cut = _Cut(limit, start, rate_scale, L_filter)
+    cut = _Cut(limit, start, rate_scale, L_filter, hash_block_size)
     if format is not None and format not in TRACE_FORMATS:
         raise ConfigError("format", format, " | ".join(TRACE_FORMATS))
     check_unit(trace_time_unit)
+    check_hash_block(hash_block_size)
     mapping = parse_columns(columns)
     if mapping is not None and (format is not None or "arrival" not in mapping):
         raise ConfigError("columns", columns, "arrival, prompt and output, and no format beside")
@@ -187,23 +214,24 @@ def read_trace(
     table = _table(path, mapping, say)
     try:
         trace_format = _format(table, format, mapping)
-        table, notes = with_later_turns(table, trace_format.arrival)
+        table, unit, notes = with_later_turns(table, trace_format.arrival, trace_time_unit)
         say(f"reading {path}: {len(table):,} rows")
-        clock = read_clock(table, trace_format, trace_time_unit)
+        clock = read_clock(table, trace_format, unit)
         reading = _reading(table, trace_format, clock, cut)
     except WorkloadError as error:
         raise placed(error, table) from error
-    return replace(reading, notes=(*clock.notes, *notes))
+    return replace(reading, notes=(*clock.notes, *notes, *reading.notes))
 
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """What part of a trace is asked for, and at what rate; see :func:`read_trace`."""
+    """What part of a trace is asked for, and how it is read; see :func:`read_trace`."""
 
     limit: int | None
     start: float | None
     rate_scale: float | None
     L_filter: int | None
+    hash_block_size: int | None
 
 
 def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -> TraceReading:
@@ -226,17 +254,33 @@ def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -
             raise WorkloadError(f"no request arrives from start = {cut.start:g} on", path=path)
         if not own:
             time = time - time[0]
-    row, time = row[: cut.limit], time[: cut.limit]
+    row, time = row[: cut.limit], time[: cut.limit] / (cut.rate_scale or 1.0)
+    contents, notes = _contents(table, own, columns["prefill"], cut.hash_block_size)
     extra: dict[str, Any] = {
         name: columns[name][row] for name in trace_format.optional if name in columns
     }
+    aborts = abort_times(table, clock) if own else None
+    if aborts is not None:
+        arrival, abort = clock.time[row], aborts[row]
+        extra["abort_time"] = np.where(time == arrival, abort, time + (abort - arrival))
+    if contents is not None:
+        extra["contents"] = contents.take(row)
     requests = RequestTable.validated(
-        time / (cut.rate_scale or 1.0), columns["prefill"][row], columns["decode"][row],
-        path=path, **extra,
-    )  # fmt: skip
-    return TraceReading(
-        requests, trace_format.name, dropped, row + 1, path, clock.unit, lines=table.lines
+        time, columns["prefill"][row], columns["decode"][row], path=path, **extra
     )
+    return TraceReading(
+        requests, trace_format.name, dropped, row + 1, path, clock.unit, notes, table.lines
+    )
+
+
+def _contents(
+    table: Table, own: bool, prompt: NDArray[np.float64], hash_block_size: int | None
+) -> tuple[Contents | None, tuple[str, ...]]:
+    """Return what the requests of a whole file consist of, and what to say about it."""
+    if own:
+        refuse_hash_block(table, hash_block_size)
+        return own_contents(table), ()
+    return hashed_contents(table, prompt, hash_block_size)
 
 
 @checked(L_filter=">= 1")

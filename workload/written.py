@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from serving import RequestTable
 from serving.arguments import checked
 from serving.csv_text import csv_pieces
 from serving.files import atomic_write
+from workload._contents import ABORT, ANSWER, CONTENT, pieces_text
 
 
 @checked()
@@ -18,8 +20,8 @@ def write_requests(requests: RequestTable, path: str | Path) -> None:
     """Write a table in the project's own CSV format, whole or not at all.
 
     Times are written with as many digits as it takes to read back the very same numbers.
-    ``priority`` and ``predicted_decode_length`` are written where they say something. A name
-    ending in .gz is compressed. Equal tables give equal bytes.
+    Other columns are written where they say something. A name ending in .gz is compressed. Equal
+    tables give equal bytes.
 
     Raises
     ------
@@ -35,8 +37,15 @@ def write_requests(requests: RequestTable, path: str | Path) -> None:
         columns["priority"] = requests.priority
     if (requests.predicted_decode_length != requests.decode_length).any():
         columns["predicted_decode_length"] = requests.predicted_decode_length
+    if requests.has_aborts:
+        columns[ABORT] = np.where(np.isfinite(requests.abort_time), requests.abort_time, np.nan)
+    contents = requests.contents
+    if contents is not None and contents.piece_id.size:
+        columns[CONTENT] = np.array(pieces_text(contents), dtype=object)
+    if contents is not None and contents.answer.any():
+        columns[ANSWER] = contents.answer
     with atomic_write(path, "wb") as file:
         if str(path).endswith(".gz"):
-            file.write(gzip.compress(b"".join(csv_pieces(columns)), mtime=0))
+            file.write(gzip.compress(b"".join(csv_pieces(columns, "")), mtime=0))
         else:
-            file.writelines(csv_pieces(columns))
+            file.writelines(csv_pieces(columns, ""))

@@ -86,8 +86,8 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
 
 
 OF_OTHERS = (
-    "request_file", "trace", "format", "columns", "trace_time_unit", "drop_oversized", "limit",
-    "start", "rate_scale", "num_requests", "horizon",
+    "request_file", "trace", "format", "columns", "trace_time_unit", "hash_block_size",
+    "drop_oversized", "limit", "start", "rate_scale", "num_requests", "horizon",
 )  # fmt: skip
 """Options of a workload that ends: refused with a message of their own, and not in the help."""
 

@@ -64,7 +64,8 @@ ALREADY = {
 PROFILE = ["--model", "llama-3.1-8b", "--hardware", "H100"]
 BESIDE = {
     **dict.fromkeys(
-        ("--format", "--columns", "--trace-time-unit", "--limit", "--start", "--rate-scale"),
+        ("--format", "--columns", "--trace-time-unit", "--hash-block-size", "--limit", "--start",
+         "--rate-scale"),
         ("--requests", "good.csv"),
     ),
     "--tp": PROFILE, "--gpu-memory-utilization": PROFILE,

@@ -27,6 +27,7 @@ SAMPLES = {
     "format": (("--trace", "azure.csv"), "--format", "own"),
     "columns": (("--trace", "odd.csv"), "--columns", "arrival=a,prompt=p,output=o"),
     "trace_time_unit": (("--trace", "mooncake.jsonl"), "--trace-time-unit", "s"),
+    "hash_block_size": (("--trace", "hashes.jsonl"), "--hash-block-size", 16),
     "drop_oversized": (("--requests", "r.csv", "--M-total", 60), "--drop-oversized"),
     "limit": (TIGHT, "--limit", 20),
     "start": (TIGHT, "--start", 9),
@@ -137,6 +138,9 @@ def folder(run, tmp_path):
     (tmp_path / "odd.csv").write_text("a,p,o\n1,20,30\n3,25,9\n")
     row = '{{"timestamp": {}, "input_length": 20, "output_length": 9}}\n'
     (tmp_path / "mooncake.jsonl").write_text(row.format(1000) + row.format(31000))
+    hashed = [{"timestamp": 31000 * k, "input_length": 20, "output_length": 9, "hash_ids": [0, k]}
+              for k in range(2)]  # fmt: skip
+    (tmp_path / "hashes.jsonl").write_text("\n".join(map(json.dumps, hashed)))
     (tmp_path / "node.yaml").write_text("M_total: 600\nd_0: 1.5\n")
     done = run("simulate", *DRAWN, "--until", 50, "--save-state", "s.npz", "--out", "s")
     assert done.exit_code == 0, done.stderr
