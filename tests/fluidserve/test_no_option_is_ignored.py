@@ -27,7 +27,7 @@ SAMPLES = {
     "format": (("--trace", "azure.csv"), "--format", "own"),
     "columns": (("--trace", "odd.csv"), "--columns", "arrival=a,prompt=p,output=o"),
     "trace_time_unit": (("--trace", "mooncake.jsonl"), "--trace-time-unit", "s"),
-    "hash_block_size": (("--trace", "hashes.jsonl"), "--hash-block-size", 16),
+    "hash_block_size": (("--trace", "hashes.jsonl"), "--hash-block-size", 5),
     "drop_oversized": (("--requests", "r.csv", "--M-total", 60), "--drop-oversized"),
     "limit": (TIGHT, "--limit", 20),
     "start": (TIGHT, "--start", 9),
