@@ -13,6 +13,7 @@ import math
 import random
 
 from case import Case, Request, ticks
+from large import LARGE, make_large
 
 FAMILIES = ("case", "case_ext", "spec", "pp", "knobs", "remote")
 
@@ -29,6 +30,8 @@ MOST_STEPS = 2000
 
 def make(family: str, number: int, engine: str, version: str) -> Case:
     """Return a case of a family."""
+    if family in LARGE and engine in LARGE[family]:
+        return make_large(family, number, engine, version)
     if family not in COMPARED[engine, version]:
         raise ValueError(f"{engine} {version} is compared on {COMPARED[engine, version]}")
     chance = random.Random(f"{family} {number} {engine}")
