@@ -75,7 +75,7 @@ def _requests(case: str, ours: Answer, theirs: Answer) -> Difference | None:
 
 def _table(text: str) -> tuple[list[dict[str, str]], list[str]]:
     reader = csv.DictReader(io.StringIO(text))
-    return list(reader), list(reader.fieldnames or ())
+    return list(reader), [name for name in reader.fieldnames or () if name not in NOT_DECIDED]
 
 
 def _first(
@@ -87,6 +87,6 @@ def _first(
 ) -> Difference | None:
     for number, (ours, theirs) in enumerate(zip(mine, real, strict=False)):
         for column in columns:
-            if column not in NOT_DECIDED and ours[column] != theirs[column]:
+            if ours[column] != theirs[column]:
                 return Difference(case, log, number, column, ours[column], theirs[column])
     return None

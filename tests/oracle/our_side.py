@@ -29,18 +29,24 @@ def is_there(engine: str) -> bool:
 
 
 def instance_of(case: Case) -> Any:
-    """Return the instance that a case describes; every setting is given."""
+    """Return the instance that a case describes; a setting of None has the default of the kind."""
     of_kind = V0 if case.engine == "vllm_v0" else DEFAULTS.keys() - ONLY_V0
-    settings = {key: case.get(key) for key in of_kind}
-    if "speculative_accept" in settings:
-        settings["speculative_accept"] = tuple(settings["speculative_accept"])
+    settings = {key: case.get(key) for key in of_kind if case.get(key) is not None}
+    if accepted := settings.pop("speculative_accept", ()):
+        settings["speculative_accept"] = ",".join(map(str, accepted))
     kind = serving.VllmV0 if case.engine == "vllm_v0" else serving.VllmV1
-    law = serving.BatchTimeLaw(**LAW_OFF, **case.batch_time)
+    law = serving.BatchTimeLaw(**case.batch_time)
+    if "strict" in kind.__dataclass_fields__:
+        settings["strict"] = True
     return kind(vllm_version=case.version, batch_time=law, **settings)
 
 
-LAW_OFF = {"d_1": 0.0}
-"""What the law of a case does not spend."""
+def engine_of(case: Case, **options: Any) -> Any:
+    """Return the engine of a case; what can never finish is left to it, as vLLM does."""
+    instance = instance_of(case)
+    if "strict" in serving.kind_of(instance).run_options:
+        options["strict"] = True
+    return discrete.engine_for(table_of(case), instance, **options)
 
 
 def table_of(case: Case) -> serving.RequestTable:
@@ -76,12 +82,8 @@ def run(case: Case) -> Answer:
     """Run a case on our engine and return its two logs."""
     with tempfile.TemporaryDirectory() as name:
         decisions, requests = Path(name) / "decisions.csv", Path(name) / "requests.csv"
-        engine: Any = discrete.engine_for(
-            table_of(case),
-            instance_of(case),
-            decision_log=decisions,
-            request_log=requests,
-            log_extended=case.extended,
+        engine = engine_of(
+            case, decision_log=decisions, request_log=requests, log_extended=case.extended
         )
         stop = engine.advance(batches=case.most_steps)
         engine.run()
@@ -90,7 +92,7 @@ def run(case: Case) -> Answer:
 
 def seconds_of(case: Case) -> float:
     """Return the CPU time [s] of a whole run without logs: the clock and every decision."""
-    engine = discrete.engine_for(table_of(case), instance_of(case), record_batches=False)
+    engine = engine_of(case, record_batches=False)
     before = time.thread_time()
     engine.advance(batches=case.most_steps)
     return time.thread_time() - before
