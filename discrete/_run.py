@@ -19,6 +19,7 @@ from serving import (
     RequestTable,
     ServingMetrics,
     Trajectory,
+    checked_totals,
 )
 from serving.arguments import checked
 
@@ -178,6 +179,10 @@ class Run:
             Threshold [time] by latency name, such as ``{"ttft": 2.0}``.
         """
         return ServingMetrics.summarise(self.samples(), self._log.totals(), goodput)
+
+    def totals(self) -> dict[str, float]:
+        """Return every total of :data:`serving.TOTALS`, NaN where the engine knows none."""
+        return checked_totals(self._log.totals())
 
     def client_records(self) -> ClientRecords:
         """Return what a client that sent the requests would have noted, in seconds.

@@ -205,7 +205,11 @@ class ServingMetrics:
         """
         suffix, factor = latency_scale(time_unit)
         rate = 1 / self.duration if self.duration > 0 else float("nan")
-        shown = {name: self.totals[name] for name, total in TOTALS.items() if total.shown}
+        shown = {
+            name: self.totals[name]
+            for name, total in TOTALS.items()
+            if total.shown and not (total.where_known and np.isnan(self.totals[name]))
+        }
         out: dict[str, Any] = {k: value for k, value in shown.items() if TOTALS[k].leads}
         for name, total in TOTALS.items():
             if total.per_time is not None:

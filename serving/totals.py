@@ -34,6 +34,9 @@ class Total:
         Whether JSON shows the number itself.
     leads
         Whether JSON shows the number before the latencies.
+    where_known
+        Whether JSON leaves the number out where nobody knows it, instead of saying null: one that
+        only some engines have.
     merge
         From the values of several runs to one.
     """
@@ -44,6 +47,7 @@ class Total:
     per_time: str | None = None
     shown: bool = True
     leads: bool = False
+    where_known: bool = False
     merge: Callable[[Sequence[float]], float] = np.mean
 
 
@@ -58,6 +62,12 @@ TOTALS: dict[str, Total] = {
         Total("processing_efficiency", "", "processing efficiency"),
         Total("evictions", "requests", "evictions"),
         Total("recompute_waste", "tokens", "recompute waste"),
+        Total("prefix_cache_queries", "tokens", "looked up in the prefix cache", where_known=True),
+        Total("prefix_cache_hits", "tokens", "found in the prefix cache", where_known=True),
+        Total("prefix_cache_hit_rate", "", "prefix cache hit rate", where_known=True),
+        Total("saved_tokens", "tokens", "not computed thanks to the cache", where_known=True),
+        Total("evicted_blocks", "blocks", "cached blocks evicted", where_known=True),
+        Total("wasted_tokens", "tokens", "computed in vain", where_known=True),
     )
 }
 """Every total by its name, in the order in which results show them.
@@ -68,7 +78,15 @@ a sacrificed request emits none again. ``memory_utilization`` is the mean KV cac
 capacity, weighted by batch duration, idle time included. ``gpu_utilization`` is the share of the
 duration in which a batch executes. ``processing_efficiency`` is useful token-iterations, those that
 first produce a token, over what the batches could have held. ``evictions`` counts swap-outs and
-sacrifices. ``recompute_waste`` counts decoded tokens that sacrifice threw away."""
+sacrifices. ``recompute_waste`` counts decoded tokens that sacrifice threw away.
+
+Of engines with a prefix cache: ``prefix_cache_queries`` and ``prefix_cache_hits`` count the tokens
+of requests at their first admission, and how many of them were cached, as vLLM's counters of these
+names; ``prefix_cache_hit_rate`` is their ratio, or the share that was given where no contents are
+known. ``saved_tokens`` counts what was found cached at every admission, those after a preemption
+included. ``evicted_blocks`` counts cached blocks that made room for other contents.
+``wasted_tokens`` counts tokens computed that no answer needed: computed anew after a preemption,
+beyond the end of an answer, rejected drafts, and all of a request that was aborted."""
 
 
 def checked_totals(given: Mapping[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ is not known is left out.
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -216,12 +217,14 @@ def _observed(run: Run, label: str) -> dict[str, Any]:
         found = gauge_statistics(trajectory, name, run.duration)
         return _with_units({key: value / whole for key, value in found.items()}, unit)
 
+    rate = run.totals()["prefix_cache_hit_rate"]
     size = kind_of(run.instance).limits(run.instance)["memory"].value
     found = {
         "running_requests": gauge("running", "count"),
         "waiting_requests": gauge("waiting", "count"),
         "swapped_requests": gauge("swapped", "count"),
         "kv_cache_usage": gauge("memory", "fraction", size) if size < float("inf") else None,
+        "cache_hit_rate": None if math.isnan(rate) else {"units": "fraction", "mean": rate},
     }
     return {"component_label": label, "aggregate": _known(found)}
 

@@ -148,7 +148,7 @@ def replicate(sampling: Sampling, replication: int) -> Replicate:
         nothing = (np.empty(0), np.empty(0))
         return Replicate(
             values,
-            dict.fromkeys(TOTALS, 0.0),
+            {name: float("nan") if each.where_known else 0.0 for name, each in TOTALS.items()},
             dict.fromkeys(LATENCIES, nothing),
             0.0 if sampling.goodput else None,
         )

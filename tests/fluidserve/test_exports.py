@@ -11,6 +11,7 @@ from bench_serve_reference import GOLDEN, metrics
 
 import fluidserve as fs
 from calibration.server_runs import calibrate_run, read_server_log
+from discrete.decode_node.log import DecodeNodeLog
 
 NODE = ("--M-total", 3000, "--B", "none", "--d-0", 0.02, "--d-decode", 0.0004, "--d-kv", 2e-6)
 DRAWN = ("--num-requests", 120, "--seed", 3, "--no-verbose")
@@ -205,7 +206,7 @@ UNITS = {
     "input_token_rate": {"tokens/s"}, "output_token_rate": {"tokens/s"},
     "total_token_rate": {"tokens/s"}, "request_rate": {"queries/s"},
     "running_requests": {"count"}, "waiting_requests": {"count"}, "swapped_requests": {"count"},
-    "kv_cache_usage": {"percent", "fraction"},
+    "kv_cache_usage": {"percent", "fraction"}, "cache_hit_rate": {"percent", "fraction"},
 }  # fmt: skip
 """Units that the schema allows for each statistic that we write."""
 
@@ -294,6 +295,18 @@ def test_the_report_of_llmd_follows_its_schema(run):
     assert found["throughput"]["total_token_rate"]["mean"] == bench["total_token_throughput"]
     length = found["requests"]["output_length"]
     assert length["mean"] == pytest.approx(bench["total_output_tokens"] / bench["completed"])
+
+
+def test_a_prefix_cache_is_in_the_metrics_and_in_the_report(run, monkeypatch):
+    totals = DecodeNodeLog.totals
+    monkeypatch.setattr(
+        DecodeNodeLog, "totals", lambda log: totals(log) | {"prefix_cache_hit_rate": 0.25}
+    )
+    told = simulate(run, "--llmd-report", "r.json")
+    assert told["metrics"]["prefix_cache_hit_rate"] == 0.25
+    (observed,) = read("r.json")["results"]["observability"]["components"]
+    check(observed["aggregate"]["cache_hit_rate"], "statistic", "cache_hit_rate")
+    assert observed["aggregate"]["cache_hit_rate"]["mean"] == 0.25
 
 
 def test_the_same_run_gives_the_same_report_and_another_seed_another(run):

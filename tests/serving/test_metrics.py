@@ -133,3 +133,12 @@ def test_json_has_the_names_and_units_of_vllm_bench(unit, suffix, factor):
     assert out["request_throughput"] == 0.4 and out["output_throughput"] == 4.0
     assert out[f"mean_itl{suffix}"] is None
     json.dumps(out, allow_nan=False)
+
+
+def test_totals_of_some_engines_are_left_out_where_nobody_knows_them():
+    out = ServingMetrics.summarise(samples(), TOTALS).to_json()
+    assert list(out)[-1] == "recompute_waste" and set(TOTALS) - {"output_tokens"} <= set(out)
+    found = ServingMetrics.summarise(samples(), TOTALS | {"saved_tokens": 0.0}).to_json()
+    assert found == out | {"saved_tokens": 0.0}
+    nobody = {name: value for name, value in TOTALS.items() if name != "evictions"}
+    assert ServingMetrics.summarise(samples(), nobody).to_json()["evictions"] is None
