@@ -85,9 +85,11 @@ def test_the_numbers_follow_from_the_lists_by_the_rules_of_vllm(run, unit, given
 
 @pytest.mark.parametrize("memory", [(), ("--M-total", 400, "--mode", "sacrifice")])
 def test_the_lists_are_the_rows_of_the_request_file(run, memory):
-    simulate(run, "--until", 3, "--bench-json", "b.json", "--save-detailed", "--out", "x", *memory)
+    until = 20 if memory else 3  # the small memory fills later
+    line = ("--until", until, *memory, "--bench-json", "b.json", "--save-detailed", "--out", "x")
+    simulate(run, *line)
     with open("x/request_traces.csv") as file:
-        rows = [row for row in csv.DictReader(file) if float(row["arrival_time"]) <= 3]
+        rows = [row for row in csv.DictReader(file) if float(row["arrival_time"]) <= until]
     written = read()
     sent = len(rows)
     assert 0 < sent < 120
