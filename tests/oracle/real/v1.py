@@ -266,7 +266,7 @@ class V1:
         return [
             STOP_TOKEN
             if place == asked.output - 1 and not self.case.get("ignore_eos")
-            else asked.answer_token(part.record.number, place)
+            else asked.answer_token(place)
             for place in range(first, first + 1 + accepted)
         ]
 
