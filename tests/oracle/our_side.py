@@ -28,17 +28,25 @@ def is_there(engine: str) -> bool:
     return hasattr(serving, {"vllm_v0": "VllmV0", "vllm_v1": "VllmV1"}[engine])
 
 
-def instance_of(case: Case) -> Any:
-    """Return the instance that a case describes; a setting of None has the default of the kind."""
+def settings_of(case: Case) -> dict[str, Any]:
+    """Return the settings of a case by our names; one of None is left to the kind's default."""
     of_kind = V0 if case.engine == "vllm_v0" else DEFAULTS.keys() - ONLY_V0
-    settings = {key: case.get(key) for key in of_kind if case.get(key) is not None}
+    settings = {key: case.get(key) for key in sorted(of_kind) if case.get(key) is not None}
     if accepted := settings.pop("speculative_accept", ()):
         settings["speculative_accept"] = ",".join(map(str, accepted))
-    kind = serving.VllmV0 if case.engine == "vllm_v0" else serving.VllmV1
-    law = serving.BatchTimeLaw(**case.batch_time)
-    if "strict" in kind.__dataclass_fields__:
+    if "strict" in _kind(case.engine).__dataclass_fields__:
         settings["strict"] = True
-    return kind(vllm_version=case.version, batch_time=law, **settings)
+    return {"vllm_version": case.version, **settings}
+
+
+def _kind(engine: str) -> Any:
+    return serving.VllmV0 if engine == "vllm_v0" else serving.VllmV1
+
+
+def instance_of(case: Case) -> Any:
+    """Return the instance that a case describes."""
+    law = serving.BatchTimeLaw(**case.batch_time)
+    return _kind(case.engine)(batch_time=law, **settings_of(case))
 
 
 def engine_of(case: Case, **options: Any) -> Any:
