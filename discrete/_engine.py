@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import ArrayLike, NDArray
 
 from discrete._run import Run
-from serving import Instance, RequestTable, kind_of
+from serving import Instance, RequestTable, UnsupportedError, kind_of
 
 
 class Stop(IntEnum):
@@ -19,6 +19,7 @@ class Stop(IntEnum):
     FINISHED = 0
     UNTIL = 1
     BATCHES = 2
+    STUCK = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ def engine_for(
     record_batches: bool = True,
     record_events: bool = False,
     sample_times: ArrayLike | None = None,
+    **own: Any,
 ) -> Engine:
     """Return the engine of an instance's kind, at its start.
 
@@ -121,17 +123,25 @@ def engine_for(
         Keep one row per event, for the event files.
     sample_times : shape (G,) [time]
         Times at which to note the state, at next to no cost.
+    **own
+        What only this kind of engine takes, see :attr:`serving.Kind.run_options`; None and False
+        are as good as absent.
 
     Raises
     ------
     UnsupportedError
-        If ``instance`` is of no kind that is registered.
+        If ``instance`` is of no kind that is registered, or its engine does not take an option.
     WorkloadError
         If a request can never finish.
     ConfigError
         If a user's policy cannot be used.
     """
-    engine: Any = kind_of(instance).engine_class()
+    kind = kind_of(instance)
+    own = {name: value for name, value in own.items() if value not in (None, False)}
+    for name in own:
+        if name not in kind.run_options:
+            raise UnsupportedError(f"the engine {kind.name} has no {name.replace('_', '-')}")
+    engine: Any = kind.engine_class()
     return engine(
         requests,
         instance,
@@ -139,4 +149,5 @@ def engine_for(
         record_batches=record_batches,
         record_events=record_events,
         sample_times=sample_times,
+        **own,
     )

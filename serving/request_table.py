@@ -204,6 +204,29 @@ class RequestTable:
         both = RequestTable(**columns, contents=contents)
         return both._rows(np.argsort(both.arrival_time, kind="stable"))
 
+    def continued(
+        self, others: RequestTable, arrived: int, start: float, *, replace: bool
+    ) -> RequestTable:
+        """Return a table that keeps who has arrived and lets others come from a time on.
+
+        Parameters
+        ----------
+        others
+            Those who come; their arrival times count from ``start``.
+        arrived
+            Rows of this table that have arrived; they keep their places, and an arrival at this
+            very instant comes after them.
+        start : [time]
+            When the others come, not before those who have arrived.
+        replace
+            Whether they take the place of those who would have arrived from ``start`` on, or come
+            besides them.
+        """
+        kept = np.arange(len(self))
+        if replace:
+            kept = kept[(kept < arrived) | (self.arrival_time < start)]
+        return self.take(kept).joined(others.arriving(others.arrival_time + start))
+
     @checked(factor=">= 0")
     def stretched(self, factor: float) -> RequestTable:
         """Return the table with every arrival time multiplied by ``factor``; 0: all at once.

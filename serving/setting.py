@@ -84,6 +84,10 @@ def _is_allowed(value: Any, kind: str, rules: Mapping[str, Any]) -> bool:
     if "choices" in rules:
         is_function = bool(rules.get("user_function")) and ".py:" in str(value)
         return is_function or (isinstance(value, str) and value in rules["choices"])
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind == "str":
+        return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     size: Any = abs(value)

@@ -282,13 +282,8 @@ class DecodeNodeEngine:
         if not start >= self.time:
             raise ConfigError("at", at, f"a time not before the present, {self.time!r}")
         check_fits(requests, self.instance)
-        old, arrived = self.requests, int(self.state["arrived"][0])
-        kept = np.arange(len(old))
-        if replace:
-            kept = kept[(kept < arrived) | (old.arrival_time < start)]
-        # those who are here keep their rows; an arrival at this very instant comes after them
-        later = requests.arriving(requests.arrival_time + start)
-        table = old.take(kept).joined(later)
+        arrived = int(self.state["arrived"][0])
+        table = self.requests.continued(requests, arrived, start, replace=replace)
         self._rebuild_ring(table)
         self._set_requests(table, self.req[:arrived], self.past[:arrived])
         # an engine that had finished has filled the rest of the sampling grid

@@ -55,10 +55,11 @@ REQUEST_INTS = (
 STEP = record(
     "scheduled start duration end",
     "waiting running swapped size prefills prefill_tokens decode_tokens context blocks cpu_blocks"
-    " evicted left running_after swapped_after blocks_after",
+    " evicted left running_after swapped_after blocks_after emitting",
 )
-"""One schedule() call: ``waiting`` to ``cpu_blocks`` right after it, the last four right after its
-output was applied. ``scheduled`` is when it was decided, ``start`` when its batch began."""
+"""One schedule() call: ``waiting`` to ``cpu_blocks`` right after it, ``left`` to ``emitting`` right
+after its output was applied, the last of which counts who got tokens. ``scheduled`` is when it was
+decided, ``start`` when its batch began."""
 
 DECISION = record(
     "",

@@ -20,3 +20,4 @@ from serving.kinds.registry import check_fits as check_fits
 from serving.kinds.registry import kind_named as kind_named
 from serving.kinds.registry import kind_of as kind_of
 from serving.kinds.registry import register as register
+from serving.kinds.vllm_v1 import VllmV1 as VllmV1

@@ -191,6 +191,9 @@ class Kind:
         Settings that tuning may turn.
     knows_aborts
         Whether the engine takes out the requests whose clients give up.
+    run_options
+        Arguments of the engine's class besides those that every engine has, such as
+        ``decision_log``.
     """
 
     name: str
@@ -207,6 +210,7 @@ class Kind:
     events: tuple[Event, ...]
     knobs: tuple[KnobSpec, ...] = ()
     knows_aborts: bool = False
+    run_options: tuple[str, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
         """Return what a configuration of this kind says of ``law``, by configuration key.

@@ -1,0 +1,68 @@
+"""The waiting queue: a linked list in the order in which requests are looked at."""
+
+from __future__ import annotations
+
+from discrete.vllm.layout import NOBODY
+from discrete.vllm_v1.memory import request
+from serving.compilation import compiled
+
+
+@compiled
+def _insert_after(s, r, before):
+    q = request(s, r)
+    after = s.head if before == NOBODY else request(s, before).next
+    q.previous, q.next = before, after
+    if before == NOBODY:
+        s.head = r
+    else:
+        request(s, before).next = r
+    if after == NOBODY:
+        s.tail = r
+    else:
+        request(s, after).previous = r
+    s.waiting += 1
+
+
+@compiled
+def _insert_by_rank(s, r):
+    """Insert a request where its priority, arrival and number put it."""
+    rank, before = request(s, r).rank, s.tail
+    while before != NOBODY and request(s, before).rank > rank:
+        before = request(s, before).previous
+    _insert_after(s, r, before)
+
+
+@compiled
+def join_waiting(s, r):
+    """Let a request that arrives queue up."""
+    if s.by_priority:
+        _insert_by_rank(s, r)
+    else:
+        _insert_after(s, r, s.tail)
+
+
+@compiled
+def rejoin_waiting(s, r):
+    """Let a preempted request queue up: first, or where its priority puts it."""
+    if s.by_priority:
+        _insert_by_rank(s, r)
+    else:
+        _insert_after(s, r, NOBODY)
+
+
+@compiled
+def leave_waiting(s, r):
+    """Take a request out of the queue, wherever it stands."""
+    q = request(s, r)
+    before, after = q.previous, q.next
+    if before == NOBODY:
+        s.head = after
+    else:
+        request(s, before).next = after
+    if after == NOBODY:
+        s.tail = before
+    else:
+        request(s, after).previous = before
+    s.waiting -= 1
+    s.deferred -= q.is_deferred
+    q.is_deferred = 0

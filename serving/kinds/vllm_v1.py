@@ -1,0 +1,241 @@
+"""The kind ``vllm_v1``: a server that computes its own prompts, scheduled by vLLM's V1 engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from serving.arguments import checked
+from serving.batch_time import BatchTimeLaw
+from serving.errors import ConfigError, UnsupportedError
+from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
+from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit, Reading
+from serving.request_mix import RequestMix
+from serving.setting import check_settings, setting
+
+VERSIONS = ("0.33", "0.32", "0.19")
+"""Releases of vLLM whose V1 scheduler the engine decides like."""
+
+MOST_BLOCKS = 2**31 - 3
+"""Most KV blocks: their numbers are 32-bit integers."""
+
+NEWER = (
+    "watermark", "long_prefill_token_threshold_adaptive", "max_num_active_seqs",
+    "prefill_schedule_interval",
+)  # fmt: skip
+"""Settings that the oldest of the versions does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmV1:
+    """A vLLM server of the V1 engine (engine ``vllm_v1``), by vLLM's names of its settings.
+
+    The defaults are those of ``vllm serve`` on a small card. It computes prompts in chunks beside
+    the decodes, finds known prefixes in its KV blocks, and decides a batch while the one before
+    runs.
+    """
+
+    batch_time: BatchTimeLaw = field(default_factory=BatchTimeLaw)
+    time_unit: str = setting("s", "unit of every time", choices=TIME_UNITS)
+    vllm_version: str = setting("0.33", "vLLM whose scheduler decides", choices=VERSIONS)
+    block_size: int = setting(16, "tokens of a KV block", minimum=1, maximum=2**20)
+    num_gpu_blocks: int = setting(
+        1000, "KV blocks; one of them is never used", minimum=2, maximum=MOST_BLOCKS
+    )
+    max_num_seqs: int = setting(256, "most requests that run", minimum=1, maximum=2**20)
+    max_num_batched_tokens: int = setting(
+        2048, "most tokens of a step", minimum=1, maximum=MOST_TOKENS
+    )
+    max_model_len: int | None = setting(
+        None, "most tokens of a request, prompt and answer; null = no limit", minimum=2,
+        maximum=MOST_TOKENS,
+    )  # fmt: skip
+    enable_chunked_prefill: bool = setting(True, "compute long prompts in chunks")
+    enable_prefix_caching: bool = setting(True, "keep KV of prefixes for later requests")
+    async_scheduling: bool = setting(True, "decide a batch while the one before runs")
+    pipeline_parallel_size: int = setting(1, "stages of the pipeline", minimum=1, maximum=64)
+    scheduling_policy: str = setting(
+        "fcfs", "order of the waiting queue", choices=("fcfs", "priority")
+    )
+    ignore_eos: bool = setting(
+        False, "answers end at max_tokens, which is known, and not by a stop token"
+    )
+    long_prefill_token_threshold: int = setting(
+        0, "most prompt tokens of one request in a step; 0 = no limit", minimum=0
+    )
+    long_prefill_token_threshold_adaptive: bool = setting(
+        False, "never below a fair share of the step"
+    )
+    scheduler_reserve_full_isl: bool = setting(
+        True, "admit a request only if its whole prompt fits"
+    )
+    watermark: float = setting(
+        0.0, "share of the blocks that an admission leaves free", minimum=0, maximum=1
+    )
+    max_num_active_seqs: int | None = setting(
+        None, "running requests from which nobody is admitted; null = max_num_seqs", minimum=1
+    )
+    prefill_schedule_interval: int = setting(
+        1, "steps from one with prefill to the next", minimum=1, maximum=2**20
+    )
+    num_speculative_tokens: int = setting(0, "draft tokens of a step", minimum=0, maximum=1024)
+    speculative_method: str = setting(
+        "ngram", "where drafts come from", choices=("ngram", "draft_model", "eagle")
+    )
+    speculative_accept: str | None = setting(
+        None, "drafts that verifications accept in turn, such as 0,3,1; null = none"
+    )
+    remote_prefill: bool = setting(False, "prompts are computed elsewhere, first time")
+    free_recompute: bool = setting(False, "with remote_prefill: also after a preemption")
+    kv_connector: str = setting(
+        "none", "how the KV of a remote prompt comes in", choices=("none", "sync", "async")
+    )
+
+    engine: ClassVar[str] = "vllm_v1"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.vllm_version == "0.19":
+            for key in NEWER:
+                default = VllmV1.__dataclass_fields__[key].default
+                if getattr(self, key) != default:
+                    raise ConfigError(key, getattr(self, key), f"{default} with vllm_version 0.19")
+        if self.kv_connector == "async":
+            raise ConfigError("kv_connector", "async", "none | sync (async is not built yet)")
+        if self.kv_connector != "none" and not self.remote_prefill:
+            raise ConfigError("kv_connector", self.kv_connector, "none without remote_prefill")
+        if self.num_speculative_tokens and self.pipeline_parallel_size > 1:
+            raise ConfigError(
+                "num_speculative_tokens", self.num_speculative_tokens,
+                "0 with pipeline_parallel_size above 1",
+            )  # fmt: skip
+        accepts(self.speculative_accept)
+
+    @checked(n="> 0")
+    def scaled(self, n: int) -> VllmV1:
+        """Return a server ``n`` times as large whose steps take as long."""
+        return replace(
+            self,
+            batch_time=self.batch_time.scaled(n),
+            num_gpu_blocks=(self.num_gpu_blocks - 1) * n + 1,
+            max_num_seqs=self.max_num_seqs * n,
+            max_num_batched_tokens=self.max_num_batched_tokens * n,
+        )
+
+
+def accepts(text: str | None) -> tuple[int, ...]:
+    """Return the numbers of accepted drafts that a text such as ``0,3,1`` lists.
+
+    Raises
+    ------
+    ConfigError
+        If it is no such list.
+    """
+    if text is None:
+        return (0,)
+    parts = str(text).replace(" ", "").split(",")
+    if not all(part.isdecimal() and len(part) < 6 for part in parts):
+        raise ConfigError(
+            "speculative_accept", text, "whole numbers >= 0 parted by commas, such as 0,3,1"
+        )
+    return tuple(map(int, parts))
+
+
+def _line(node: VllmV1) -> str:
+    return (
+        f"vLLM {node.vllm_version}, {node.num_gpu_blocks:,} blocks of {node.block_size}, "
+        f"max_num_seqs {node.max_num_seqs:,}, max_num_batched_tokens "
+        f"{node.max_num_batched_tokens:,}"
+    )
+
+
+def usable_tokens(node: VllmV1) -> int:
+    """Return the KV that requests can hold [tokens]; one block is vLLM's own."""
+    return (node.num_gpu_blocks - 1) * node.block_size
+
+
+def _largest(node: VllmV1) -> Limit:
+    usable = usable_tokens(node)
+    held = Limit(usable, f"{usable} = (num_gpu_blocks - 1) * block_size")
+    if node.max_model_len is not None and node.max_model_len < usable:
+        return Limit(node.max_model_len, f"max_model_len = {node.max_model_len}")
+    budget = node.max_num_batched_tokens
+    if not node.enable_chunked_prefill and budget < usable:
+        return Limit(budget, f"max_num_batched_tokens = {budget} without chunked prefill")
+    return held
+
+
+def _limits(node: VllmV1) -> dict[str, Limit]:
+    return {
+        "memory": Limit(float(usable_tokens(node)), "KV blocks"),
+        "batch_tokens": Limit(float(node.max_num_batched_tokens), "max_num_batched_tokens"),
+        "batch_size": Limit(float(node.max_num_seqs), "max_num_seqs"),
+    }
+
+
+def _no_fluid(node: VllmV1) -> Reading:
+    raise UnsupportedError(
+        "no fluid model answers for the engine vllm_v1 yet; simulate it, or ask the engine "
+        "decode_node, whose prompts come prefilled"
+    )
+
+
+def _block_bracket(mix: RequestMix, node: VllmV1) -> tuple[float, float]:
+    least = math.ceil((mix.prefill + mix.decode).max() / node.block_size) + 1
+    return least, 4.0 * max(node.num_gpu_blocks, least)
+
+
+SNAPSHOT = (
+    Column("time", "time", "end of the step"),
+    Column("batch_id", "", "number of the schedule() call, from 0"),
+    Column("batch_size", "requests", "requests in the batch", "batch_size"),
+    Column("batch_tokens", "tokens", "tokens computed", "batch_tokens"),
+    Column("prefill_tokens", "tokens", "prompt tokens among them"),
+    Column("decode_tokens", "tokens", "tokens of requests that decode"),
+    Column("context_tokens", "tokens", "KV of the batch after the step"),
+    Column("batch_duration", "time", "duration of the step", "batch_duration"),
+    Column("waiting_count", "requests", "requests that wait", "waiting"),
+    Column("running_count", "requests", "requests that run", "running"),
+    Column("swapped_count", "requests", "requests swapped out", "swapped"),
+    Column("completed_count", "requests", "requests that have left", "completed"),
+    Column("gpu_memory_used", "tokens", "KV blocks in use, in tokens", "memory"),
+    Column("memory_utilization", "", "KV blocks in use over those that can be used"),
+)
+"""Columns of the batch file of the vLLM engines."""
+
+VLLM_V1 = Kind(
+    name="vllm_v1",
+    title="a vLLM server of the V1 engine: it computes its prompts, and caches their prefixes",
+    settings=VllmV1,
+    engine="discrete.vllm_v1.engine:VllmV1Engine",
+    law_keys=(
+        "d_0", "d_decode", "d_kv", "d_prefill", "d_prefill_attention", "d_prefill_context",
+        "d_mixed_decode", "d_decode_table", "d_prefill_table", "d_mixed_kv_table",
+    ),
+    line=_line,
+    largest_request=_largest,
+    limits=_limits,
+    reading=_no_fluid,
+    kv_keys=lambda tokens, given: {
+        "num_gpu_blocks": tokens // int(given.get("block_size") or 16) + 1
+    },
+    snapshot=SNAPSHOT,
+    events=(
+        Event("arrive", "waiting"),
+        Event("admit", "running"),
+        Event("preempt", "waiting", "P", "preempted", "preemption_count"),
+        Event("abort", None),
+        Event("complete", None),
+    ),
+    knobs=(
+        KnobSpec(
+            "num_gpu_blocks", "smallest number of KV blocks", "smaller", "log",
+            _block_bracket, lambda mix, node: (_block_bracket(mix, node)[0], float(MOST_BLOCKS)),
+            integer=True,
+        ),
+    ),
+    knows_aborts=True,
+    run_options=("decision_log", "request_log", "log_extended", "strict"),
+)  # fmt: skip
+"""The declaration of the kind."""
