@@ -118,7 +118,10 @@ def load_config(
         merged = dict.fromkeys(linear, 0.0) | merged
     config = _checked(kind, merged)
     if path is not None and written.get("time_unit") in REAL_UNITS:
-        _refuse_toy_defaults(config, path)
+        _refuse_toy_defaults(config, f"{path}: times are in {given_unit(config)}, but the file")
+    elif kind.is_simulated_only and given_unit(config) in REAL_UNITS:
+        what = f"the engine {kind.name} is a real server, but the command"
+        _refuse_toy_defaults(config, what)
     return config
 
 
@@ -134,6 +137,10 @@ LINEAR = ("d_0", "d_decode", "d_kv")
 """Coefficients that every server has, be they 0."""
 
 
+PREFILL = ("d_prefill", "d_prefill_table")
+"""Coefficients one of which an engine needs that computes prompts."""
+
+
 def toy_defaults(config: Any) -> dict[str, Any]:
     """Return the keys of law, memory and budget that nobody gave, with their defaults.
 
@@ -142,18 +149,25 @@ def toy_defaults(config: Any) -> dict[str, Any]:
     kind = kind_named(config.engine)
     capacity = kind.kv_keys(1, config.model_dump())
     needed = [*(key for key in LINEAR if key in kind.law_keys), *capacity]
+    if PREFILL[0] in kind.law_keys and not config.model_fields_set.intersection(PREFILL):
+        needed.append(PREFILL[0])
     return {key: getattr(config, key) for key in needed if key not in config.model_fields_set}
 
 
-def _refuse_toy_defaults(config: Any, path: str | Path) -> None:
+def given_unit(config: Any) -> str:
+    """Return the unit of time of a configuration; ``none`` for a kind that has no unit."""
+    return getattr(config, "time_unit", "none")
+
+
+def _refuse_toy_defaults(config: Any, who: str) -> None:
     missing = toy_defaults(config)
     if missing:
         flags = ", ".join(settings_of(kind_named(config.engine))[key].flag for key in missing)
         shown = ", ".join(f"{key} = {value}" for key, value in missing.items())
         raise FluidServeError(
-            f"{path}: times are in {config.time_unit}, but the file does not say "
-            f"{', '.join(missing)}, whose defaults ({shown}) are those of a toy node; write them "
-            f"into the file, give {flags}, or take them from a profile by --model and --hardware"
+            f"{who} does not say {', '.join(missing)}, whose defaults ({shown}) are those of a toy "
+            f"node; write them into a file, give {flags}, or take them from a profile by --model "
+            "and --hardware"
         )
 
 

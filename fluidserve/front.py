@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from fluidserve import completion
 
-SECTIONS = ("Workload", "Node", "Law", "Run", "Output")
+SECTIONS = ("Workload", "Node", "vLLM engine", "Law", "Run", "Output")
 """Sections of a command's help, in their order."""
 
 BY_METAVAR = {"FILE": completion.file, "DIR": completion.folder}

@@ -76,6 +76,8 @@ SECTION_OF_KEY = {
 def _option(item: Setting) -> Option:
     declarations = [item.flag, item.key]
     section = SECTION_OF_KEY.get(item.key) or SECTION[item.group]
+    if item.group == "node" and len(item.kinds) and _is_simulated_only(item):
+        section = "vLLM engine"
     some = f"  [engine {', '.join(item.kinds)}]" if 0 < len(item.kinds) < len(KINDS) else ""
     if item.kind is bool:
         flag = f"{item.flag}/--no-{item.flag.removeprefix('--')}"
@@ -106,7 +108,20 @@ def attached(*options: Option) -> Callable[[Any], Any]:
 
 
 def instance_options(function: Any) -> Any:
-    """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
+    """Add ``--config``, a profile's, and one option per key of the instance and its batch time.
+
+    The help does not show the keys of engines that can only be simulated: a command that puts
+    questions to fluid models refuses them in words.
+    """
+    return _instance_options(function, hides=True)
+
+
+def engine_options(function: Any) -> Any:
+    """Add the same with the keys of every engine, for commands that run the engine alone."""
+    return _instance_options(function, hides=False)
+
+
+def _instance_options(function: Any, *, hides: bool) -> Any:
     settings = all_settings()
     keys = [item for item in settings.values() if item.group in ("node", "law")]
     add = functools.partial(Option, default=None, section="Node")
@@ -126,8 +141,16 @@ def instance_options(function: Any) -> Any:
         add(["--gpu-memory-utilization"], type=float,
             help="share of a card's memory for --model  [default: that of vLLM]"),
     )  # fmt: skip
-    own = map(_option, [settings["engine"], *keys, D_1])
+    own = [_option(item) for item in (settings["engine"], *keys, D_1)]
+    for item, option in zip((None, *keys), own, strict=False):
+        if item is not None and hides and _is_simulated_only(item):
+            option.hidden = True
     return attached(file, *profile, *own)(function)
+
+
+def _is_simulated_only(item: Setting) -> bool:
+    """Return whether a key belongs to engines that no fluid model answers for, and to no other."""
+    return bool(item.kinds) and all(KINDS[name].is_simulated_only for name in item.kinds)
 
 
 def workload_options(function: Any) -> Any:

@@ -93,7 +93,8 @@ class DecisionLog:
     def __init__(self, path: str | Path, *, extended: bool = False) -> None:
         self._path, self._extended, self._rows = Path(path), extended, 0
         listed = {name: np.empty(0, object) for name, _ in (*DECIDED, *APPLIED)}
-        self._write(b"".join(csv_pieces(self._columns(np.empty(0, STEP), np.empty(0, DECISION), listed))), "wb")
+        columns = self._columns(np.empty(0, STEP), np.empty(0, DECISION), listed)
+        self._write(b"".join(csv_pieces(columns)), "wb")
 
     def _write(self, text: bytes, mode: str) -> None:
         try:

@@ -69,8 +69,6 @@ class VllmEngine:
         Files to write every decision and every request's times to.
     log_extended
         Whether these files have the columns of the V1 extensions too.
-    strict
-        Take requests that can never finish, and do what vLLM does with them.
 
     Raises
     ------
@@ -97,11 +95,8 @@ class VllmEngine:
         decision_log: str | Path | None = None,
         request_log: str | Path | None = None,
         log_extended: bool = False,
-        strict: bool = False,
     ) -> None:
-        if not strict:
-            check_fits(requests, instance)
-        self._strict = strict
+        check_fits(requests, instance)
         if seed < 0:
             raise ConfigError("seed", seed, "a whole number >= 0")
         self.instance, self.seed = instance, seed
@@ -243,7 +238,7 @@ class VllmEngine:
         self.finished = stop == Stop.FINISHED
         self.status = self.stuck_words.get(stop, "finished" if self.finished else "pending")
         if self._request_log is not None:
-            write_request_log(self._request_log, self._log(), extended=self._extended)
+            write_request_log(self._request_log, self.requests, self.req, extended=self._extended)
         return Stop.STUCK if stop in self.stuck_words else Stop(stop)
 
     def _bind(self) -> None:
@@ -309,8 +304,7 @@ class VllmEngine:
         start = self.time if at is None else float(at)
         if not start >= self.time:
             raise ConfigError("at", at, f"a time not before the present, {self.time!r}")
-        if not self._strict:
-            check_fits(requests, self.instance)
+        check_fits(requests, self.instance)
         arrived = int(self.state["arrived"][0])
         table = self.requests.continued(requests, arrived, start, replace=replace)
         self._set_requests(table, self.req[:arrived])

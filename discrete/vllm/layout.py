@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 NOBODY = -1
 UNLIMITED = 2**62
@@ -113,3 +114,11 @@ class Event(IntEnum):
     ABORT = 5
     IGNORE = 6
     COMPLETE = 7
+
+
+def status_words(status: NDArray[np.int64]) -> NDArray:
+    """Return where requests ended, in the words of the request log."""
+    words = np.full(status.size, "pending", object)
+    for code, word in STATUS_WORDS.items():
+        words[status == code] = word
+    return words

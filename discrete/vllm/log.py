@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from discrete._log import HELD
 from discrete._records import Records
-from discrete.vllm.layout import SPAN, Event, Status
-from discrete.vllm.request_log import status_words
+from discrete.vllm.layout import SPAN, Event, Status, status_words
 from serving import RequestTable, kind_of
 
 EVENT_NAMES = np.array([each.name.lower() for each in Event])

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from discrete.vllm.layout import STATUS_WORDS
+from discrete.vllm.layout import status_words
+from serving import RequestTable
 from serving.csv_text import csv_pieces
 from serving.files import atomic_write
 
-if TYPE_CHECKING:
-    from discrete.vllm.log import VllmLog
 
-
-def write_request_log(path: str | Path, log: VllmLog, *, extended: bool = False) -> None:
+def write_request_log(
+    path: str | Path, table: RequestTable, req: NDArray, *, extended: bool = False
+) -> None:
     """Write the request log; it appears whole or not at all.
+
+    Parameters
+    ----------
+    table, req
+        The requests as they were given, and their records.
+    extended
+        Whether to write the columns of the V1 extensions.
 
     Raises
     ------
     FileAccessError
         If the file cannot be written.
     """
-    req, table = log.req, log.requests
     columns: dict[str, NDArray] = {
         "rid": np.arange(req.size),
         "arrival": table.arrival_time,
@@ -48,11 +53,3 @@ def write_request_log(path: str | Path, log: VllmLog, *, extended: bool = False)
         }
     with atomic_write(path, "wb") as file:
         file.writelines(csv_pieces(columns, nan=""))
-
-
-def status_words(status: NDArray[np.int64]) -> NDArray:
-    """Return where requests ended, in the words of the request log."""
-    words = np.full(status.size, "pending", object)
-    for code, word in STATUS_WORDS.items():
-        words[status == code] = word
-    return words

@@ -8,8 +8,8 @@ import click
 
 from fluidserve.front import Command, option
 from fluidserve.options import (
+    engine_options,
     goodput_option,
-    instance_options,
     progress_option,
     run_options,
     workload_options,
@@ -18,7 +18,7 @@ from fluidserve.options import (
 
 @click.command("simulate", cls=Command)
 @workload_options
-@instance_options
+@engine_options
 @run_options
 @progress_option
 @goodput_option
@@ -70,6 +70,12 @@ from fluidserve.options import (
 )
 @option("--inject-at", type=float, help="time from which --inject counts; else now")
 @option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
+@option("--decision-log", metavar="FILE", help="write a row per schedule() call of a vLLM engine",
+        section="Output")  # fmt: skip
+@option("--request-log", metavar="FILE", help="write a row per request of a vLLM engine",
+        section="Output")  # fmt: skip
+@option("--log-extended", is_flag=True, default=None, section="Output",
+        help="with the columns of prefix cache, aborts, priorities and speculation")  # fmt: skip
 def command(**params: Any) -> None:
     """Simulate a workload batch by batch; print its metrics and write every record.
 
@@ -82,8 +88,9 @@ def command(**params: Any) -> None:
     from fluidserve.tables import run_table
     from serving.files import check_writable
 
-    if params["save_state"] is not None:
-        check_writable(params["save_state"])
+    for key in ("save_state", "decision_log", "request_log"):
+        if params[key] is not None:
+            check_writable(params[key])
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params)
     emit(result | {"output_dir": str(final)}, run_table)

@@ -69,7 +69,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     warnings = inputs.warnings(largest=largest(_at_batches(run)))
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
-        batches=run.num_batches, fragmentation=run.fragmentation(),
+        batches=run.num_batches, fragmentation=run.fragmentation(), **_ended(engine),
     )  # fmt: skip
     with watch("write"):
         run.write(folder)
@@ -82,6 +82,12 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         )  # fmt: skip
         exports.write(run, inputs, profile_of(params), thresholds, warnings)
     return summary | {"seconds": watch.seconds}
+
+
+def _ended(engine: Engine) -> dict[str, Any]:
+    """Return how a run of an engine that can get stuck ended."""
+    status = getattr(engine, "status", None)
+    return {} if status is None else {"status": status}
 
 
 def _at_batches(run: Run) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
         inputs = load_inputs(params)
         engine = discrete.engine_for(
             inputs.question.requests, inputs.instance, seed=inputs.config.seed,
-            record_events=params["events"] is not False,
+            record_events=params["events"] is not False, **_own_options(params, inputs.instance),
         )  # fmt: skip
         return engine, inputs
     fixed = [item.key for item in all_settings().values() if item.group != "run"]
@@ -107,7 +113,7 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     if params["events"] is not None:
         flag = "--events" if params["events"] else "--no-events"
         raise FluidServeError(f"{flag}: a state goes on to write the files that its run began")
-    for key in (*fixed, D_1.key, *own, *WORKLOAD_KEYS, *PROFILE_KEYS):
+    for key in (*fixed, D_1.key, *own, *WORKLOAD_KEYS, *PROFILE_KEYS, *OWN_OPTIONS):
         if params.get(key) is not None:
             flag = {"config_file": "config", "request_file": "requests"}.get(key, key)
             raise FluidServeError(
@@ -119,6 +125,25 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     config = config.model_copy(update={"seed": engine.seed})
     source = {"source": "state", "file": str(state)}
     return engine, Inputs(config, Question(engine.requests, engine.instance), source)
+
+
+OWN_OPTIONS = ("decision_log", "request_log", "log_extended")
+"""Options that only some engines have."""
+
+
+def _own_options(params: Mapping[str, Any], instance: Any) -> dict[str, Any]:
+    """Return the options of the instance's engine, refusing those of others."""
+    given = {key: params[key] for key in OWN_OPTIONS if params.get(key)}
+    kind = kind_of(instance)
+    for key in given:
+        if key not in kind.run_options:
+            raise FluidServeError(
+                f"--{key.replace('_', '-')}: the engine {kind.name} has no such option; "
+                "vLLM's engines have"
+            )
+    if "log_extended" in given and not {"decision_log", "request_log"} & given.keys():
+        raise FluidServeError("--log-extended needs --decision-log or --request-log")
+    return given
 
 
 def _injected(engine: Engine, inputs: Inputs, params: Mapping[str, Any]) -> Inputs:

@@ -191,6 +191,8 @@ class Kind:
         Settings that tuning may turn.
     knows_aborts
         Whether the engine takes out the requests whose clients give up.
+    is_simulated_only
+        Whether no fluid model ever answers for the kind.
     run_options
         Arguments of the engine's class besides those that every engine has, such as
         ``decision_log``.
@@ -210,6 +212,7 @@ class Kind:
     events: tuple[Event, ...]
     knobs: tuple[KnobSpec, ...] = ()
     knows_aborts: bool = False
+    is_simulated_only: bool = False
     run_options: tuple[str, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:

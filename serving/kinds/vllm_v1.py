@@ -91,6 +91,9 @@ class VllmV1:
     kv_connector: str = setting(
         "none", "how the KV of a remote prompt comes in", choices=("none", "sync", "async")
     )
+    strict: bool = setting(
+        False, "take requests that can never finish, and do with them what vLLM does"
+    )
 
     engine: ClassVar[str] = "vllm_v1"
 
@@ -156,6 +159,8 @@ def usable_tokens(node: VllmV1) -> int:
 
 
 def _largest(node: VllmV1) -> Limit:
+    if node.strict:
+        return Limit(math.inf, "strict")
     usable = usable_tokens(node)
     held = Limit(usable, f"{usable} = (num_gpu_blocks - 1) * block_size")
     if node.max_model_len is not None and node.max_model_len < usable:
@@ -236,6 +241,7 @@ VLLM_V1 = Kind(
         ),
     ),
     knows_aborts=True,
-    run_options=("decision_log", "request_log", "log_extended", "strict"),
+    is_simulated_only=True,
+    run_options=("decision_log", "request_log", "log_extended"),
 )  # fmt: skip
 """The declaration of the kind."""

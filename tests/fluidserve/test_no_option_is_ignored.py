@@ -21,7 +21,70 @@ DRAWN = ("--num-requests", 40, "--load", 0.9)
 PROFILE = ("--model", "Llama-3.1-8B", "--hardware", "RTX4090")
 POLICY = "def order(requests):\n    return -requests.prefill_length\n"
 
+
+def without(line, flag):
+    """Return a line without an option and its value."""
+    if flag not in line:
+        return line
+    at = line.index(flag)
+    return line[:at] + line[at + 2 :]
+
+
+SERVED = "arrival_time,prefill_length,decode_length,priority\n" + "".join(
+    f"{0.02 * (i // 4)},{20 + 7 * (i % 5)},{10 + 5 * (i % 7)},{i % 3}\n" for i in range(40)
+)
+VLLM = (
+    "--engine", "vllm_v1", "--requests", "v.csv", "--num-gpu-blocks", 60, "--block-size", 4,
+    "--max-num-batched-tokens", 64, "--max-num-seqs", 8, "--d-0", 0.01, "--d-prefill", 1e-4,
+    "--d-decode", 1e-4, "--d-kv", 1e-6,
+)  # fmt: skip
+"""A vLLM server that is short of memory, of tokens and of seats."""
+
+FED = (*VLLM, "--remote-prefill")
+DRAFTING = (*VLLM, "--num-speculative-tokens", 3)
+
 SAMPLES = {
+    "vllm_version": ((*VLLM, "--long-prefill-token-threshold", 8), "--vllm-version", "0.19"),
+    "block_size": (without(VLLM, "--block-size"), "--block-size", 2),
+    "num_gpu_blocks": (without(VLLM, "--num-gpu-blocks"), "--num-gpu-blocks", 90),
+    "max_num_seqs": (without(VLLM, "--max-num-seqs"), "--max-num-seqs", 3),
+    "max_num_batched_tokens": (
+        without(VLLM, "--max-num-batched-tokens"),
+        "--max-num-batched-tokens",
+        32,
+    ),
+    "max_model_len": (VLLM, "--max-model-len", 40),
+    "enable_chunked_prefill": (VLLM, "--no-enable-chunked-prefill"),
+    "enable_prefix_caching": (VLLM, "--no-enable-prefix-caching"),
+    "async_scheduling": (VLLM, "--no-async-scheduling"),
+    "pipeline_parallel_size": (VLLM, "--pipeline-parallel-size", 2),
+    "scheduling_policy": (VLLM, "--scheduling-policy", "priority"),
+    "ignore_eos": (VLLM, "--ignore-eos"),
+    "long_prefill_token_threshold": (VLLM, "--long-prefill-token-threshold", 8),
+    "long_prefill_token_threshold_adaptive": (
+        (*VLLM, "--long-prefill-token-threshold", 1),
+        "--long-prefill-token-threshold-adaptive",
+    ),
+    "scheduler_reserve_full_isl": (
+        (*VLLM, "--max-num-batched-tokens", 16),
+        "--no-scheduler-reserve-full-isl",
+    ),
+    "watermark": (VLLM, "--watermark", 0.2),
+    "max_num_active_seqs": (VLLM, "--max-num-active-seqs", 2),
+    "prefill_schedule_interval": (VLLM, "--prefill-schedule-interval", 5),
+    "num_speculative_tokens": (VLLM, "--num-speculative-tokens", 2),
+    "speculative_method": (DRAFTING, "--speculative-method", "draft_model"),
+    "speculative_accept": (DRAFTING, "--speculative-accept", "3,1"),
+    "remote_prefill": (VLLM, "--remote-prefill"),
+    "free_recompute": (FED, "--free-recompute"),
+    "kv_connector": (FED, "--kv-connector", "sync"),
+    "d_prefill": (without(VLLM, "--d-prefill"), "--d-prefill", 2e-4),
+    "d_prefill_attention": (VLLM, "--d-prefill-attention", 1e-6),
+    "d_prefill_context": (VLLM, "--d-prefill-context", 1e-6),
+    "d_mixed_decode": (VLLM, "--d-mixed-decode", 1e-4),
+    "d_prefill_table": (VLLM, "--d-prefill-table", "1:0.01,8:0.03"),
+    "d_mixed_kv_table": (VLLM, "--d-mixed-kv-table", "1:0.01,900:0.03"),
+    "strict": ((*VLLM, "--max-model-len", 40), "--strict"),
     "request_file": (DRAWN[2:], "--requests", "r.csv"),
     "trace": ((), "--trace", "r.csv"),
     "format": (("--trace", "azure.csv"), "--format", "own"),
@@ -85,7 +148,8 @@ SAMPLES = {
 
 ELSEWHERE = {
     "output_dir", "output", "verbose", "progress_interval", "workers", "pictures", "events",
-    "save_state", "solve_gradients", "batch_priority", "help", "as_json",
+    "save_state", "solve_gradients", "decision_log", "request_log", "log_extended",
+    "batch_priority", "help", "as_json",
     "bench_json", "save_detailed", "percentile_metrics", "metric_percentiles", "llmd_report",
 }  # fmt: skip
 """Options about files, progress and processes (tests of their own), and one of a single choice."""
@@ -131,6 +195,7 @@ def answer(run, line, out):
 @pytest.fixture
 def folder(run, tmp_path):
     (tmp_path / "r.csv").write_text(FILE)
+    (tmp_path / "v.csv").write_text(SERVED)
     (tmp_path / "azure.csv").write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,20,30\n"
         "2023-11-16 18:16:46.68,25,9\n"
@@ -170,14 +235,6 @@ def test_no_option_is_ignored(run, folder, monkeypatch, name):
         if answer(run, (name, *own, *base, *given), "after") == answers[*own, *base]:
             ignored.append(option)
     assert ignored == []
-
-
-def without(line, flag):
-    """Return a line without an option and its value."""
-    if flag not in line:
-        return line
-    at = line.index(flag)
-    return line[:at] + line[at + 2 :]
 
 
 @pytest.mark.parametrize(
