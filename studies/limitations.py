@@ -117,6 +117,10 @@ def _expected_batch(question: Question, rate: float) -> float:
         return math.nan
 
 
+DECIDES = 0.01
+"""Share of the mean TTFT by which an estimate must move it to be said."""
+
+
 @dataclass(frozen=True, slots=True)
 class CapacityEstimate:
     """The KV capacity of an instance is an estimate.
@@ -168,7 +172,7 @@ def capacity_doubt(
 
     Returns
     -------
-    One line, or nothing where no capacity within the error gives another answer.
+    One line, or nothing where no end of the error moves the mean TTFT by :data:`DECIDES`.
     """
     limit = kind_of(question.instance).limits(question.instance)["memory"].value
     held = largest.get("memory", limit)
@@ -176,14 +180,17 @@ def capacity_doubt(
         return ""
     known = getattr(question.instance, estimate.key)
     per = "" if question.instance.time_unit == "none" else f" {question.instance.time_unit}"
-    said = []
+    said, decides = [], False
     for instance in estimate.bounds(question.instance):
         ttft = _mean_ttft(question, instance)
+        decides |= ttft is None or abs(ttft - mean_ttft) > DECIDES * mean_ttft
         size = f"{getattr(instance, estimate.key):,}"
         said.append(
             f"with {size} some request never fits" if ttft is None
             else f"with {size} the mean TTFT is {_short(ttft)}{per}"
         )  # fmt: skip
+    if not decides:
+        return ""
     return (
         f"estimated: {estimate.key} = {known:,} is known to {_percent(estimate.error)} and decides "
         f"this answer: the mean TTFT is {_short(mean_ttft)}{per}, {', '.join(said)}"

@@ -7,6 +7,7 @@ from calibration.profiles.kv_memory import kv_memory as kv_memory
 from calibration.profiles.profile import Profile as Profile
 from calibration.profiles.profile import find as find
 from calibration.profiles.profile import listing as listing
+from calibration.profiles.profile import served as served
 from calibration.profiles.server import Server as Server
 from calibration.profiles.serving_defaults import Served as Served
 from calibration.profiles.serving_defaults import serving_defaults as serving_defaults

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
 from calibration.profiles.kv_memory import kv_memory
 from calibration.profiles.names import gpu_key, model_key, resolve
-from calibration.profiles.server import Server
-from calibration.profiles.serving_defaults import Served, server_of, serving_defaults
+from calibration.profiles.server import FIRST_V1, Server, version_numbers
+from calibration.profiles.serving_defaults import (
+    Served,
+    server_of,
+    serving_defaults,
+)
 from calibration.profiles.tables import (
     Law,
     Measurement,
@@ -85,6 +89,13 @@ class Profile:
     kv_capacity_error: float | None = None
     server: Server | None = None
     gpu_memory_utilization: float | None = None
+
+    @property
+    def usable(self) -> int:
+        """KV that requests can hold [tokens]: V1 sets one block of its cache aside."""
+        if self.server is None or version_numbers(self.server.vllm_version) < FIRST_V1:
+            return self.kv_capacity
+        return self.kv_capacity - self.server.block_size
 
     def served_by(self, server: Server) -> Profile:
         """Return the profile with the KV capacity of a server with other settings.
@@ -168,15 +179,17 @@ class Profile:
         if time_unit not in TIME_UNITS:
             raise ConfigError("time_unit", time_unit, "s | ms (a profile has real times)")
         law = self.law.batch_time(TIME_UNITS[time_unit])
-        settings, said = dict(given or {}), dict(named or {})
+        settings = dict(given or {})
+        said = {key: settings[key] for key in named or {} if key in settings}
         own = {item.name for item in fields(kind.settings)}
         if "vllm_version" in own:
             said.setdefault("vllm_version", settings.get("vllm_version"))
         served = {key: each.value for key, each in self.settings(kind, said).items() if key in own}
         settings |= served
         found = self.of_kind(kind, said)
-        capacity = dict(kind.kv_keys(found.kv_capacity, settings))
-        twice = kind.kv_keys(2 * found.kv_capacity, settings)
+        _refuse_what_no_profile_knows(settings, self)
+        capacity = dict(kind.kv_keys(found.usable, settings))
+        twice = kind.kv_keys(2 * found.usable, settings)
         both = [key for key in capacity if key in said and capacity[key] != twice[key]]
         if both and self.gpu_memory_utilization is not None:
             raise FluidServeError(
@@ -207,6 +220,16 @@ class Profile:
         most = server_memory().most_requests
         many = self.server is not None and self.server.max_num_seqs > most
         return f", tested up to {most} requests" if many else ""
+
+
+def _refuse_what_no_profile_knows(settings: Mapping[str, Any], profile: Profile) -> None:
+    """Refuse settings under which law and memory of a profile are those of another server."""
+    stages = settings.get("pipeline_parallel_size") or 1
+    if stages > 1:
+        raise ConfigError(
+            "pipeline_parallel_size", stages,
+            f"1 with --model {profile.model}: the law of a profile is that of cards without stages",
+        )  # fmt: skip
 
 
 @checked()
@@ -281,6 +304,43 @@ def find(
         wall=known.wall,
         most_requests=known.most_requests,
     )
+
+
+def served(profile: Profile, vllm_version: str, max_model_len: int | None = None) -> dict[str, Any]:
+    """Return what ``vllm serve`` starts with under a profile, for people and programs.
+
+    Parameters
+    ----------
+    profile
+        Of a model on a card.
+    vllm_version, max_model_len
+        Of the server; V0 has defaults that follow the longest context.
+
+    Raises
+    ------
+    FluidServeError
+        If the weights leave no memory for KV.
+    """
+    said = {
+        "gpu_memory_utilization": profile.gpu_memory_utilization, "max_model_len": max_model_len,
+    }  # fmt: skip
+    settings = serving_defaults(profile.hardware, vllm_version, said)
+    found = profile.served_by(server_of(settings, vllm_version))
+    assert found.server is not None
+    shape, gpu = models()[profile.model], gpus()[profile.hardware]
+    parts = asdict(kv_memory(shape, gpu, profile.tp, found.server, server_memory()))
+    return {
+        "vllm_version": vllm_version,
+        "settings": {key: asdict(each) for key, each in settings.items()},
+        "num_gpu_blocks": found.kv_capacity // found.server.block_size,
+        "kv_capacity": found.kv_capacity,
+        "kv_capacity_origin": found.kv_capacity_origin,
+        "kv_capacity_error": found.kv_capacity_error,
+        "memory_gib": {
+            key: parts[key]
+            for key in ("usable", "weights", "fixed", "activations", "sampler", "graphs")
+        },
+    }
 
 
 def listing() -> list[dict[str, Any]]:

@@ -11,6 +11,10 @@ BLOCK = 16
 """Tokens of one block of the KV cache of vLLM, by default."""
 
 
+FIRST_V1 = (0, 8)
+"""First version of vLLM that runs the V1 engine by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """Settings of ``vllm serve`` on which its KV capacity depends.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.profiles.server import BLOCK, Server, version_numbers
+from calibration.profiles.server import BLOCK, FIRST_V1, Server, version_numbers
 from calibration.profiles.tables import gpus
 from serving import ConfigError
 
@@ -64,7 +64,7 @@ def serving_defaults(
     """
     version = known_version(vllm_version)
     said = {key: value for key, value in (given or {}).items() if value is not None}
-    defaults = _v0(said) if version < (0, 8) else _v1(hardware, version, said)
+    defaults = _v0(said) if version < FIRST_V1 else _v1(hardware, version, said)
     found = {key: Served(value, GIVEN) for key, value in said.items()}
     return {**defaults, **found}
 
@@ -94,14 +94,15 @@ def server_of(settings: Mapping[str, Served], vllm_version: str) -> Server:
 def _v1(hardware: str, version: tuple[int, ...], said: Mapping[str, Any]) -> dict[str, Served]:
     """Return the defaults of 0.19 and later."""
     tokens, requests = _largest_batch(hardware, version)
-    chunked = said.get("enable_chunked_prefill", True)
     longest = said.get("max_model_len")
-    requests = said.get("max_num_seqs", requests)
-    if not chunked:
-        tokens = max(_needed(longest, "max_num_batched_tokens without chunks"), tokens)
-    if longest is not None:
-        tokens = min(tokens, requests * longest)
-    requests = min(requests, said.get("max_num_batched_tokens", tokens))
+    if "max_num_batched_tokens" in said:
+        tokens = said["max_num_batched_tokens"]
+    else:
+        if not said.get("enable_chunked_prefill", True):
+            tokens = max(_needed(longest, "max_num_batched_tokens without chunks"), tokens)
+        if longest is not None:
+            tokens = min(tokens, said.get("max_num_seqs", requests) * longest)
+    requests = min(requests, tokens)
     return {
         "gpu_memory_utilization": Served(0.92 if version >= (0, 32) else 0.9, OF_VLLM),
         "max_num_batched_tokens": Served(tokens, OF_THE_CARD),

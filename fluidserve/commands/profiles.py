@@ -49,11 +49,25 @@ def listed() -> None:
 @option("--tp", type=int, default=1, show_default=True, help="cards over which it is divided")
 @option("--gpu-memory-utilization", type=float, default=None,
         help="share of a card's memory that the server takes  [default: that of vLLM]")  # fmt: skip
-def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float | None) -> None:
-    """Print the profile of a model on a card: law [ms], KV capacity [tokens], source, error."""
+@option("--vllm-version", default="0.33", show_default=True,
+        help="vLLM whose defaults and KV blocks are shown")  # fmt: skip
+@option("--max-model-len", type=click.IntRange(1), default=None,
+        help="longest context, which defaults of V0 follow")  # fmt: skip
+def show(
+    model: str,
+    hardware: str,
+    tp: int,
+    gpu_memory_utilization: float | None,
+    vllm_version: str,
+    max_model_len: int | None,
+) -> None:
+    """Print the profile of a model on a card: law [ms], KV capacity [tokens], source, error.
+
+    ``vllm_serve`` is what vLLM starts with there where nobody says a setting, and its KV blocks.
+    """
     from dataclasses import asdict
 
-    from calibration.profiles import find
+    from calibration.profiles import find, served
     from fluidserve.folders import emit
     from fluidserve.tables import profile_table
 
@@ -65,6 +79,7 @@ def show(model: str, hardware: str, tp: int, gpu_memory_utilization: float | Non
             "law": found.law.model_dump(exclude_defaults=True),
             "wall": None if found.wall is None else found.wall.model_dump(),
             "config": found.config(),
+            "vllm_serve": served(found, vllm_version, max_model_len),
         },
         profile_table,
     )

@@ -82,8 +82,20 @@ def profile_table(result: Mapping[str, Any]) -> str:
              *([key, "ms", f"{len(result['law'][key])} rows"] for key in tables)],
             left=2,
         ),
+        _served_table(result.get("vllm_serve")),
         "" if not result.get("source") else pairs([("source", str(result["source"]))]),
     )  # fmt: skip
+
+
+def _served_table(served: Mapping[str, Any] | None) -> str:
+    """Return the part of ``profiles show`` on what vLLM starts with."""
+    if served is None:
+        return ""
+    off = served["kv_capacity_error"]
+    origin = served["kv_capacity_origin"] + ("" if off is None else f" within {percent(off)}")
+    rows = [[key, str(each["value"]), each["origin"]] for key, each in served["settings"].items()]
+    rows.append(["num_gpu_blocks", number(served["num_gpu_blocks"]), origin])
+    return grid([f"vllm serve {served['vllm_version']}", "value", "from"], rows, left=1)
 
 
 def experiments_table(result: Sequence[Mapping[str, Any]]) -> str:

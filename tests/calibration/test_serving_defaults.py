@@ -51,6 +51,7 @@ def test_the_share_of_memory_is_that_of_the_version():
         ({"max_num_seqs": 3, "max_model_len": 100}, 300, 3),
         ({"enable_chunked_prefill": False, "max_model_len": 5000}, 5000, 256),
         ({"enable_chunked_prefill": False, "max_model_len": 700}, 2048, 256),
+        ({"enable_chunked_prefill": False, "max_num_batched_tokens": 700}, 700, 256),
     ],
 )
 def test_defaults_follow_what_is_given_as_in_vllm(given, tokens, requests):

@@ -136,7 +136,8 @@ def test_our_own_readers_read_it(run):
 def test_a_replayed_file_has_no_rate_and_a_named_model_its_name(run):
     with open("r.csv", "w") as file:
         file.write("arrival_time,prefill_length,decode_length\n0.5,20,30\n1.5,10,1\n")
-    line = ("simulate", "--requests", "r.csv", "--model", "Llama-3.1-8B", "--hardware", "RTX4090")
+    line = ("simulate", "--engine", "decode_node", "--requests", "r.csv",
+            "--model", "Llama-3.1-8B", "--hardware", "RTX4090")  # fmt: skip
     assert run(*line, "--bench-json", "b.json", "--llmd-report", "r.json").exit_code == 0
     written, report = read(), read("r.json")
     assert written["request_rate"] == "inf" and written["burstiness"] == 1.0

@@ -11,16 +11,18 @@ from chunked_prefill_server import serve
 from served import Served, exposition
 
 import discrete
+from calibration.profiles.serving_defaults import GIVEN, OF_THE_CARD
 from fluidserve.config import instance_of, load_config
 from serving import BatchTimeLaw, DecodeNode, RequestTable
 
 PROFILE = ("--model", "meta-llama/Llama-3.1-8B-Instruct", "--hardware", "rtx4090")
+NODE = ("--engine", "decode_node")
 
 
 @pytest.mark.parametrize("command", ["simulate", "solve", "compare"])
 def test_a_profile_sets_law_unit_and_memory(run, tmp_path, command):
     more = ("--replications", 2, "--methods", "lagrangian") if command == "compare" else ()
-    done = run(command, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
+    done = run(command, *NODE, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
     assert done.exit_code == 0, done.stderr
     assert "profile: meta-llama/Llama-3.1-8B on 1 x RTX4090: measured" in done.stderr
     used = yaml.safe_load((tmp_path / "x" / "config_used.yaml").read_text())
@@ -42,7 +44,7 @@ def test_flags_and_file_win_over_a_profile(run, tmp_path):
 
 
 def test_a_coefficient_that_is_given_alone_changes_the_profile_s_law(run, tmp_path):
-    done = run("simulate", *PROFILE, "--d-0", 0.03, "--num-requests", 9, "--out", "x")
+    done = run("simulate", *NODE, *PROFILE, "--d-0", 0.03, "--num-requests", 9, "--out", "x")
     assert done.exit_code == 0, done.stderr
     law = instance_of(load_config(tmp_path / "x" / "config_used.yaml")).batch_time
     assert law.d_0 == 0.03 and law.d_decode > 0
@@ -56,7 +58,9 @@ def test_a_law_of_a_file_takes_no_term_of_the_profile_beside_it(run, tmp_path):
         "M_total: 90000\n"
     )
     mixture = ("--model", "Qwen/Qwen3-30B-A3B", "--hardware", "RTXPRO6000")
-    done = run("simulate", *mixture, "--config", "own.yaml", "--num-requests", 9, "--out", "x")
+    done = run(
+        "simulate", *NODE, *mixture, "--config", "own.yaml", "--num-requests", 9, "--out", "x"
+    )
     assert done.exit_code == 0, done.stderr
     law = instance_of(load_config(tmp_path / "x" / "config_used.yaml")).batch_time
     assert law == BatchTimeLaw(d_0=0.02, d_decode=1e-5, d_kv=1e-7, d_prefill=1e-4)
@@ -71,7 +75,7 @@ def test_a_law_of_a_file_takes_no_term_of_the_profile_beside_it(run, tmp_path):
     ],
 )  # fmt: skip
 def test_every_answer_says_how_much_prefill_it_leaves_out(run, tmp_path, command, more):
-    done = run(command, *PROFILE, "--load", 0.5, "--out", "x", *more)
+    done = run(command, *NODE, *PROFILE, "--load", 0.5, "--out", "x", *more)
     summary = json.loads((tmp_path / "x" / "summary.json").read_text())
     assert done.exit_code == 0, done.stderr
     (line,) = [each for each in summary["warnings"] if each.startswith("prefill is left out")]
@@ -100,6 +104,17 @@ def test_list_and_show(run):
     shown = json.loads(run("profiles", "show", "--model", "llama-3.1-8b", "--hardware", "RTX3090")
                        .stdout)  # fmt: skip
     assert shown["origin"] == "estimated" and shown["config"]["M_total"] == shown["kv_capacity"]
+    served = shown["vllm_serve"]
+    assert served["settings"]["max_num_seqs"] == {"value": 256, "origin": OF_THE_CARD}
+    assert served["kv_capacity"] == 16 * served["num_gpu_blocks"]
+    rest = served["memory_gib"]["usable"] - sum(
+        value for key, value in served["memory_gib"].items() if key != "usable"
+    )
+    assert served["num_gpu_blocks"] == int(rest * 2**30 // (16 * 2**17))  # 128 KiB per token
+    older = ("--vllm-version", "0.6.3", "--max-model-len", 8192, "--gpu-memory-utilization", 0.8)
+    old = json.loads(run("profiles", "show", *PROFILE, *older).stdout)["vllm_serve"]["settings"]
+    assert old["max_num_batched_tokens"]["value"] == 8192
+    assert old["gpu_memory_utilization"] == {"value": 0.8, "origin": GIVEN}
     again = json.loads(run("profiles", "show", *PROFILE).stdout)
     assert again["licence"] == "MIT" and "LLMServingSim" in again["source"]
 
@@ -117,6 +132,8 @@ WRONG = [
      ["--time-unit none", "real times"]),
     ("solve --model llama-3.1-70b --hardware L4", ["131.4 GiB", "--tp"]),
     ("profiles show --model nope --hardware H100", ["--model nope"]),
+    ("profiles show --model llama-3.1-8b --hardware H100 --vllm-version 0.11", ["0.11", "0.33"]),
+    ("profiles show --model llama-3.1-8b --hardware H100 --vllm-version 0.6.3", ["max_model_len"]),
     ("calibrate run nope.csv", ["nope.csv", "No such file"]),
     ("calibrate run empty.csv", ["empty.csv", "empty"]),
     ("calibrate run other.csv", ["other.csv", "vllm bench serve"]),

@@ -50,7 +50,10 @@ LINES = [
         ("simulate", *FEW, "--goodput", "ttft:50"),
         of_metrics("mean_ttft", "p99_e2el", "request_goodput", "request_throughput"),
     ),
-    (("simulate", *FEW, *PROFILE), of_metrics("mean_ttft_ms", "p99_e2el_ms", "completed")),
+    (
+        ("simulate", "--engine", "decode_node", *FEW, *PROFILE),
+        of_metrics("mean_ttft_ms", "p99_e2el_ms", "completed"),
+    ),
     (("solve", *FEW), of_metrics("mean_ttft", "p95_tpot")),
     (("solve", *FEW, *PROFILE), of_metrics("mean_ttft_ms", "p50_queue_delay_ms")),
     (

@@ -44,8 +44,17 @@ def test_memory_that_stays_below_the_estimate_is_no_doubt():
     assert capacity_doubt(question, estimate, mean_ttft=ttft, largest=largest) == ""
     same = run(replace(NODE, M_total=900), 2.0)[1]
     assert same == ttft  # so there was indeed none
-    said = capacity_doubt(question, estimate, mean_ttft=ttft, largest=largest, evicted=3)
-    assert said.count(f"{ttft:.3g} s") == 3
+    again = capacity_doubt(question, estimate, mean_ttft=ttft, largest=largest, evicted=3)
+    assert again == ""  # runs of both ends have the same mean TTFT
+
+
+def test_blocks_that_gave_way_are_a_reason_to_look():
+    question, ttft, largest = run(NODE, 40.0)
+    low = {"memory": 0.5 * largest["memory"]}
+    estimate = CapacityEstimate("M_total", 0.1)
+    assert capacity_doubt(question, estimate, mean_ttft=ttft, largest=low) == ""
+    said = capacity_doubt(question, estimate, mean_ttft=ttft, largest=low, evicted=1)
+    assert said.startswith("estimated: M_total")
 
 
 def test_a_request_that_may_not_fit_is_said():
