@@ -220,6 +220,8 @@ def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
     if elsewhere is not None:
         owners = " and ".join(elsewhere.kinds)
         reason = f"the engine {kind.name} has no such key, {owners} has"
+        if not where:
+            raise FluidServeError(f"{elsewhere.flag}: {reason}")
     elif key in VLLM_KEYS:
         missing = " and ".join(name for name in PLANNED_ENGINES if name not in KINDS)
         reason = f"it belongs to the engines {missing}, which are not available in this version"

@@ -45,10 +45,8 @@ def _decisions(case: str, ours: Answer, theirs: Answer) -> Difference | None:
     real, wanted = _table(theirs.decisions)
     if columns != wanted:
         return Difference(case, "decision log", 0, "header", " ".join(columns), " ".join(wanted))
-    if theirs.is_cut:
-        real = real[: theirs.applied]
-    if theirs.status == "max_iters":
-        mine = mine[: theirs.applied]
+    if theirs.is_cut:  # what was decided and never came back has no outcome to compare
+        mine, real = mine[: theirs.applied], real[: theirs.applied]
     found = _first(case, "decision log", columns, mine, real)
     if found is None and len(mine) != len(real):
         found = Difference(

@@ -23,9 +23,13 @@ V0 = ONLY_V0 | {
 """Settings of the first engine."""
 
 
+KINDS = {"vllm_v0": "VllmV0", "vllm_v1": "VllmV1"}
+"""Settings of each engine, by their name in ``serving``."""
+
+
 def is_there(engine: str) -> bool:
     """Return whether the project has this engine."""
-    return hasattr(serving, {"vllm_v0": "VllmV0", "vllm_v1": "VllmV1"}[engine])
+    return hasattr(serving, KINDS[engine])
 
 
 def settings_of(case: Case) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def settings_of(case: Case) -> dict[str, Any]:
 
 
 def _kind(engine: str) -> Any:
-    return serving.VllmV0 if engine == "vllm_v0" else serving.VllmV1
+    return getattr(serving, KINDS[engine])
 
 
 def instance_of(case: Case) -> Any:
