@@ -82,7 +82,8 @@ class VllmV1Engine(VllmEngine):
         }
         for name, value in values.items():
             self.state[name] = value
-        self.state["head"] = self.state["tail"] = NOBODY
+        for link in ("head", "tail", "hold_head", "hold_tail"):
+            self.state[link] = NOBODY
         self.state["free"] = node.num_gpu_blocks - 1
         self.state["last_prefill"] = -node.prefill_schedule_interval
         self._running = np.zeros(node.max_num_seqs + 1, np.int64)

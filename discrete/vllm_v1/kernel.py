@@ -94,7 +94,8 @@ def _decide(s):
     if s.waiting > 0:
         s.blocked_time += duration * s.free
     s.queued += 1
-    s.idle = 0 if batch.tokens > 0 or preempted > 0 else s.idle + 1
+    is_idle = batch.tokens == 0 and preempted == 0 and s.loading == 0
+    s.idle = s.idle + 1 if is_idle else 0
     return batch.tokens
 
 

@@ -22,14 +22,16 @@ from discrete.vllm.layout import (
 
 CLOCK = record(
     f"{CLOCK_FLOATS} device_free",
-    f"{CLOCK_INTS} head tail deferred unfinished idle announce capacity_bound executed"
-    " last_prefill free free_head free_tail hashed loading abort_next queued queue_first"
+    f"{CLOCK_INTS} head tail hold_head hold_tail held deferred unfinished idle announce"
+    " capacity_bound executed last_prefill free hashed loading abort_next queued queue_first"
     " in_transfer step_evictions hit_tokens evicted_blocks wasted_tokens",
 )
 """Scalars of an engine at rest. ``device_free`` is when the last batch decided so far ends.
 ``announce`` says that a request ended since the last schedule() call. ``deferred`` counts those in
-the waiting queue that it passed over. ``queued`` batches are in flight, the oldest in slot
-``queue_first`` of the ring. ``free`` blocks can be taken, from ``free_head`` on."""
+the waiting queue that it passed over. ``held`` requests have
+blocks while the connector brings their prompts, from ``hold_head`` on; they count as waiting too.
+``queued`` batches are in flight, the oldest in slot
+``queue_first`` of the ring. ``free`` blocks can be taken."""
 
 SETTINGS = record(
     "",
@@ -45,7 +47,7 @@ prefix cache, or because the log shows the order of the free queue."""
 ADDRESSES = record(
     "",
     f"{ADDRESS_INTS} blocks_at tables_at chains_at first_block_at last_block_at running_at batch_at"
-    " plan_at accepts_at aborts_at num_aborts crc_at crc_table_at skipped_at",
+    " plan_at accepts_at aborts_at num_aborts crc_table_at",
 )
 """Where the tables of this engine lie, and their sizes."""
 
@@ -55,7 +57,8 @@ STATE = np.dtype([*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr])
 REQUEST = record(
     REQUEST_FLOATS,
     f"{REQUEST_INTS} limit rank priority cached in_flight placeholders spec stale eligible"
-    " is_chunk is_deferred decodes has_draft verified seen previous next table_at chain_at",
+    " is_chunk is_deferred decodes has_draft verified seen is_prefilling previous next table_at"
+    " chain_at",
 )
 """One request. ``limit`` is max_tokens; ``placeholders`` are tokens that batches in flight will
 bring; ``spec`` drafts wait to be verified; of the tokens in flight ``stale`` ones were scheduled

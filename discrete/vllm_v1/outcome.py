@@ -9,12 +9,13 @@ from discrete.vllm.memory import number_at
 from discrete.vllm.writing import close_span, log, note_tokens, outcome
 from discrete.vllm_v1.memory import member, plan, request, running
 from discrete.vllm_v1.pool import cache, release
-from discrete.vllm_v1.queue import leave_waiting
+from discrete.vllm_v1.queue import leave_hold, leave_waiting
 from serving.compilation import compiled
 from serving.compiled_memory import record_at
 
 RUNNING, FINISHED, ABORTED = int(Status.RUNNING), int(Status.FINISHED), int(Status.ABORTED)
 WAITING, PREEMPTED = int(Status.WAITING), int(Status.PREEMPTED)
+LOADING, LOADED = int(Status.LOADING), int(Status.LOADED)
 COMPLETE, ABORT = int(Event.COMPLETE), int(Event.ABORT)
 
 ABORT_ROW = np.dtype([("time", np.float64), ("request", np.int64)])
@@ -38,6 +39,9 @@ def _end(s, q, r, time, status):
     """Let a request go, wherever it is."""
     if q.status == RUNNING:
         _leave_running(s, r)
+    elif q.status in (LOADING, LOADED):
+        s.loading -= q.status == LOADING
+        leave_hold(s, r)
     else:
         leave_waiting(s, r)
     release(s, q)
@@ -65,7 +69,7 @@ def cancel(s, time):
         r = _abort_row(s.aborts_at + s.abort_next * 16).request
         s.abort_next += 1
         q = request(s, r)
-        if q.status in (WAITING, RUNNING, PREEMPTED):
+        if q.status in (WAITING, RUNNING, PREEMPTED, LOADING, LOADED):
             if s.record_events:
                 log(s, time, ABORT, r, q.generated)
             s.wasted_tokens += q.computed
@@ -125,6 +129,18 @@ def _take_output(s, q, each, accepted, is_stale):
 
 
 @compiled
+def finish_loading(s):
+    """Let the prompts be there that the connector brought during the step."""
+    r = s.hold_head
+    while s.loading > 0:
+        q = request(s, r)
+        if q.status == LOADING:
+            q.status = LOADED
+            s.loading -= 1
+        r = q.next
+
+
+@compiled
 def apply_output(s, slot, time, step):
     """Apply the output of a batch, request by request in its order.
 
@@ -161,6 +177,7 @@ def apply_output(s, slot, time, step):
             q.spec = s.drafts
     if emitting > 0:
         s.last_emitting = step
+    finish_loading(s)
     finished = 0
     for i in range(size):
         each = member(s, slot, i)

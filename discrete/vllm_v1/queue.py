@@ -1,4 +1,7 @@
-"""The waiting queue: a linked list in the order in which requests are looked at."""
+"""The waiting queue: a linked list in the order in which requests are looked at.
+
+Requests whose prompts the connector brings in stand in a list of their own, ahead of it.
+"""
 
 from __future__ import annotations
 
@@ -64,5 +67,49 @@ def leave_waiting(s, r):
     else:
         request(s, after).previous = before
     s.waiting -= 1
+    _undefer(s, q)
+
+
+@compiled
+def _undefer(s, q):
     s.deferred -= q.is_deferred
     q.is_deferred = 0
+
+
+@compiled
+def defer(s, q):
+    """Note that a request was passed over."""
+    s.deferred += 1 - q.is_deferred
+    q.is_deferred = 1
+
+
+@compiled
+def hold(s, r):
+    """Let a request that has left the queue stand with those whose prompts come in."""
+    q = request(s, r)
+    q.previous, q.next = s.hold_tail, NOBODY
+    if s.hold_tail == NOBODY:
+        s.hold_head = r
+    else:
+        request(s, s.hold_tail).next = r
+    s.hold_tail = r
+    s.held += 1
+    s.waiting += 1
+
+
+@compiled
+def leave_hold(s, r):
+    """Take a request from those whose prompts come in."""
+    q = request(s, r)
+    before, after = q.previous, q.next
+    if before == NOBODY:
+        s.hold_head = after
+    else:
+        request(s, before).next = after
+    if after == NOBODY:
+        s.hold_tail = before
+    else:
+        request(s, after).previous = before
+    s.held -= 1
+    s.waiting -= 1
+    _undefer(s, q)

@@ -102,11 +102,12 @@ def write_decision(s, slot, ran, preempted):
             row.hits += 1
             word(s, each.request)
             word(s, found)
-    r, row.waiting_ids = s.head, 0
-    while r != NOBODY:
-        word(s, r)
-        row.waiting_ids += 1
-        r = request(s, r).next
+    row.waiting_ids = s.waiting
+    for first in (s.hold_head, s.head):
+        r = first
+        while r != NOBODY:
+            word(s, r)
+            r = request(s, r).next
     for i in range(s.running):
         word(s, running(s, i).value)
     row.running_ids = s.running

@@ -8,12 +8,13 @@ from discrete.vllm.writing import log, word
 from discrete.vllm_v1.layout import Connector
 from discrete.vllm_v1.memory import member, plan, request, running
 from discrete.vllm_v1.pool import cache, look_up, release, take, touch
-from discrete.vllm_v1.queue import leave_waiting, rejoin_waiting
+from discrete.vllm_v1.queue import defer, hold, leave_hold, leave_waiting, rejoin_waiting
 from serving.compilation import compiled
 
 RUNNING, PREEMPTED = int(Status.RUNNING), int(Status.PREEMPTED)
 ADMIT, PREEMPT = int(Event.ADMIT), int(Event.PREEMPT)
-SYNC = int(Connector.SYNC)
+SYNC, ASYNC = int(Connector.SYNC), int(Connector.ASYNC)
+LOADING, LOADED = int(Status.LOADING), int(Status.LOADED)
 
 
 @compiled
@@ -86,7 +87,7 @@ def _preempt(s, r):
     q.computed = q.spec = q.placeholders = 0
     q.stale = q.in_flight
     q.preemptions += 1
-    q.decodes = q.has_draft = 0
+    q.decodes = q.has_draft = q.is_prefilling = 0
     s.evicted += 1
     rejoin_waiting(s, r)
     if s.log_decisions:
@@ -190,10 +191,100 @@ def schedule_running(s, slot, limit, defers):
 
 @compiled
 def _brought(s, q, computed):
-    """Return the tokens of KV that the connector brings at once, and note that it did."""
-    if s.connector != SYNC or (q.seen and not s.free_recompute):
-        return 0
-    return max(0, q.length - 1 - computed)
+    """Return the tokens of KV that the connector brings, at once or during the step."""
+    if s.connector == SYNC and (not q.seen or s.free_recompute):
+        return max(0, q.length - 1 - computed)
+    if s.connector == ASYNC and (not q.seen or s.free_recompute):
+        return q.length - computed
+    return 0
+
+
+@compiled
+def _reserved(s):
+    """Return the blocks that prompts in progress still need."""
+    blocks = 0
+    for i in range(s.running):
+        q = request(s, running(s, i).value)
+        if q.is_prefilling:
+            blocks += max(blocks_for(s, q.length) - q.blocks, 0)
+    return blocks
+
+
+@compiled
+def _fits(s, q, hits, idle, tokens, lookahead, reserved):
+    """Return how many blocks a request needs to be admitted; -1 where memory is too short."""
+    margin = idle + (s.watermark_blocks if s.running > 0 else 0)
+    held = hits + q.blocks
+    if s.reserve_full and max(blocks_for(s, q.length) - held, 0) + margin > s.free:
+        return -1
+    need = max(blocks_for(s, tokens + lookahead) - held, 0)
+    return need if need + margin <= s.free - reserved else -1
+
+
+@compiled
+def _load(s, q, r, hits, idle):
+    """Give a request the blocks for a prompt that the connector brings during this step."""
+    need = _fits(s, q, hits, idle, q.length, 0, _reserved(s))
+    if need < 0:
+        return False
+    leave_waiting(s, r)
+    touch(s, q, hits)
+    take(s, q, need)
+    q.computed, q.status, q.seen, q.is_prefilling = q.length, LOADING, 1, 1
+    hold(s, r)
+    defer(s, q)
+    s.loading += 1
+    return True
+
+
+@compiled
+def _first_tokens(s, q, computed, limit, room, ran, has_prefill):
+    """Return the tokens that a request starts with, and the drafts that fill it up; -1: it waits.
+
+    A request that has one token to compute is filled up to the size of a step with drafts.
+    """
+    tokens, drafts = q.length - computed, 0
+    if s.drafts > 0 and tokens == 1 and not has_prefill and (ran > 0 or computed > 0):
+        padded = 1 + s.drafts
+        if computed + padded + 1 <= s.max_model_len:
+            if padded > room:
+                return -1, 0
+            tokens, drafts = padded, s.drafts
+    if 0 < limit < tokens:
+        tokens = limit
+    if not s.chunked and tokens > room:
+        return -1, 0
+    return min(tokens, room), drafts
+
+
+@compiled
+def _seat(s, slot, q, r, computed, tokens, drafts):
+    """Let a request run, which has its blocks."""
+    if s.record_events:
+        log(s, s.time, ADMIT, r, q.generated)
+    cache(s, q, min(computed + tokens, q.length))
+    if q.status in (LOADING, LOADED):
+        leave_hold(s, r)
+    else:
+        leave_waiting(s, r)
+    running(s, s.running).value = r
+    s.running += 1
+    q.status = RUNNING
+    q.computed = computed
+    if computed + tokens < q.length:
+        q.is_prefilling = 1
+    _join_batch(s, slot, r, tokens, drafts)
+
+
+@compiled
+def _known(s, q):
+    """Return the blocks that a request finds in the cache, those idle, and its computed tokens."""
+    if q.status == LOADED:  # its prompt has come in; the last token is computed for its output
+        cache(s, q, q.computed)
+        q.computed = min(q.computed, q.length - 1)
+        return 0, 0, q.computed
+    hits, idle = look_up(s, q)
+    return hits, idle, hits * s.block_size
 
 
 @compiled
@@ -205,55 +296,46 @@ def admit(s, slot, limit, defers, budget, inputs, has_prefill):
     bool
         Whether a prompt was admitted that has more than a token to compute.
     """
-    ran, admits_prefill, r = plan(s, slot).size, False, s.head
+    ran, admits_prefill = plan(s, slot).size, False
+    from_hold, r = s.hold_head != NOBODY, s.hold_head
+    if not from_hold:
+        r = s.head
     while budget > 0 and r != NOBODY and inputs > s.draft_slots and s.running < s.max_active_seqs:
         q = request(s, r)
         after = q.next
-        if q.stale > 0:  # its last output is still to come: those behind may pass
-            s.deferred += 1 - q.is_deferred
-            q.is_deferred = 1
+        if from_hold and after == NOBODY:
+            from_hold, after = False, s.head
+        if q.stale > 0 or q.status == LOADING:  # what it waits for is still to come
+            defer(s, q)
             r = after
             continue
-        hits, idle = look_up(s, q)
-        computed = hits * s.block_size
-        brought = _brought(s, q, computed)
+        hits, idle, computed = _known(s, q)
+        brought = 0
+        if q.status != LOADED:
+            brought = _brought(s, q, computed)
+        if s.connector == ASYNC and brought > 0:
+            if not _load(s, q, r, hits, idle):
+                break
+            r = after
+            continue
         computed += brought
         if defers and computed < q.length - 1:
             break
         room = min(budget, inputs - s.draft_slots)
-        tokens, drafts = q.length - computed, 0
-        if s.drafts > 0 and tokens == 1 and not has_prefill and (ran > 0 or computed > 0):
-            padded = 1 + s.drafts
-            if computed + padded + 1 <= s.max_model_len:
-                if padded > room:
-                    break
-                tokens, drafts = padded, s.drafts
-        if 0 < limit < tokens:
-            tokens = limit
-        if not s.chunked and tokens > room:
+        tokens, drafts = _first_tokens(s, q, computed, limit, room, ran, has_prefill)
+        if tokens < 0:
             break
-        tokens = min(tokens, room)
-        margin = idle + (s.watermark_blocks if s.running > 0 else 0)
-        if s.reserve_full and max(blocks_for(s, q.length) - hits, 0) + margin > s.free:
+        need = _fits(s, q, hits, idle, computed + tokens, s.lookahead, 0)
+        if need < 0:
             break
-        need = max(blocks_for(s, computed + tokens + s.lookahead) - hits, 0)
-        if need + margin > s.free:
-            break
-        if s.record_events:
-            log(s, s.time, ADMIT, r, q.generated)
-        touch(s, q, hits)
+        if q.status != LOADED:
+            touch(s, q, hits)
         take(s, q, need)
-        cache(s, q, min(computed + tokens, q.length))
         q.seen = max(q.seen, int(brought > 0))
-        leave_waiting(s, r)
-        running(s, s.running).value = r
-        s.running += 1
-        q.status = RUNNING
-        q.computed = computed
+        _seat(s, slot, q, r, computed, tokens, drafts)
         admits_prefill = admits_prefill or computed < q.length - 1
         budget -= tokens
         inputs -= tokens + s.draft_slots
-        _join_batch(s, slot, r, tokens, drafts)
         r = after
     if not defers:
         s.capacity_bound = s.waiting > s.deferred
@@ -270,6 +352,8 @@ def advance_members(s, slot):
         q.in_flight += each.tokens
         q.is_chunk = q.computed < q.length + q.placeholders
         each.samples = not q.is_chunk
+        if not q.is_chunk:
+            q.is_prefilling = 0
         if s.asynchronous and not q.is_chunk:
             q.placeholders += 1 + each.drafts
             q.spec = s.drafts

@@ -104,14 +104,19 @@ class VllmV1:
                 default = VllmV1.__dataclass_fields__[key].default
                 if getattr(self, key) != default:
                     raise ConfigError(key, getattr(self, key), f"{default} with vllm_version 0.19")
-        if self.kv_connector == "async":
-            raise ConfigError("kv_connector", "async", "none | sync (async is not built yet)")
         if self.kv_connector != "none" and not self.remote_prefill:
             raise ConfigError("kv_connector", self.kv_connector, "none without remote_prefill")
         if self.num_speculative_tokens and self.pipeline_parallel_size > 1:
             raise ConfigError(
                 "num_speculative_tokens", self.num_speculative_tokens,
                 "0 with pipeline_parallel_size above 1",
+            )  # fmt: skip
+        batches = self.pipeline_parallel_size + self.async_scheduling
+        if self.kv_connector != "none" and (batches > 1 or self.num_speculative_tokens):
+            raise ConfigError(
+                "kv_connector", self.kv_connector,
+                "none unless async_scheduling is false, pipeline_parallel_size 1 and "
+                "num_speculative_tokens 0: the others were not compared with vLLM",
             )  # fmt: skip
         accepts(self.speculative_accept)
 

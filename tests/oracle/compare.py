@@ -46,7 +46,9 @@ def _decisions(case: str, ours: Answer, theirs: Answer) -> Difference | None:
     if columns != wanted:
         return Difference(case, "decision log", 0, "header", " ".join(columns), " ".join(wanted))
     if theirs.is_cut:  # what was decided and never came back has no outcome to compare
-        mine, real = mine[: theirs.applied], real[: theirs.applied]
+        real = real[: theirs.applied]
+        if theirs.status in ("stuck", "max_iters"):
+            mine = mine[: theirs.applied]
     found = _first(case, "decision log", columns, mine, real)
     if found is None and len(mine) != len(real):
         found = Difference(
