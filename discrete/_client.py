@@ -70,13 +70,24 @@ def client_records(log: Log, requests: Records) -> ClientRecords:
     )
 
 
+def completed(requests: Records) -> NDArray[np.bool_]:
+    """Return whether each request completed, shape (R,).
+
+    Where an engine tells more ways to end, a request that left in another way may have a time at
+    which it did.
+    """
+    if "status" in requests:
+        return np.asarray(requests["status"]) == FINISHED
+    return np.isfinite(requests["completion_time"])
+
+
 def _errors(requests: Records, sent: int) -> tuple[str, ...]:
     """Return why each request failed, in words; empty for one that completed."""
-    if "status" in requests:
-        words = {FINISHED: "", "pending": UNANSWERED}
-        return tuple(words.get(str(word), str(word)) for word in requests["status"][:sent])
-    done = np.isfinite(requests["completion_time"][:sent])
-    return tuple("" if each else UNANSWERED for each in done)
+    done = completed(requests)[:sent]
+    if "status" not in requests:
+        return tuple("" if each else UNANSWERED for each in done)
+    words = {FINISHED: "", "pending": UNANSWERED}
+    return tuple(words.get(str(word), str(word)) for word in requests["status"][:sent])
 
 
 def _sums(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from discrete._client import client_records
+from discrete._client import client_records, completed
 from discrete._log import HELD, Log
 from discrete._records import Records
 from serving import (
@@ -150,7 +150,7 @@ class Run:
             Leave out the requests before this row of the table: the warm-up of a long run.
         """
         requests = self.requests
-        done = np.isfinite(requests["completion_time"])
+        done = completed(requests)
         done[:first] = False
         of = {name: requests[name][done] for name in requests}
         arrival, first_token = of["arrival_time"], of["first_token_time"]

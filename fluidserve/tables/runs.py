@@ -37,6 +37,7 @@ def _totals(result: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     rate = per_time(unit)
     goodput, evictions = metrics.get("request_goodput"), metrics.get("evictions")
     memory, busy = metrics.get("memory_utilization"), metrics.get("gpu_utilization")
+    hits = metrics.get("prefix_cache_hit_rate")
     return [
         ("completed", f"{number(metrics['completed'])} requests in {time_words(metrics, unit)}"),
         ("throughput", f"{number(metrics['request_throughput'])} {rate}, "
@@ -44,6 +45,7 @@ def _totals(result: Mapping[str, Any]) -> list[tuple[str, str | None]]:
         ("goodput", None if goodput is None else f"{number(goodput)} {rate}"),
         ("memory in use", None if memory is None else f"{percent(memory)} on average"),
         ("busy", None if busy is None else f"{percent(busy)} of the time"),
+        ("prefix cache", None if hits is None else f"{percent(hits)} of prompt tokens found"),
         ("evictions", None if not evictions else number(evictions)),
     ]  # fmt: skip
 

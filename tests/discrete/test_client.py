@@ -28,6 +28,9 @@ class Log(SimpleNamespace):
         return Records(
             {
                 "arrival_time": np.array([1.0, 1.5, 1.75, 2.0, 9.0]),
+                "first_enter_running_time": np.array([1.5, 2.0, nan, nan, nan]),
+                "first_token_time": np.array([2.0, 3.0, nan, nan, nan]),
+                "decode_length": np.array([6, 9, 9, 9, 9]),
                 "prefill_length": np.array([10, 20, 30, 40, 50]),
                 # an engine may say when a request left, however it left
                 "completion_time": np.array([4.0, 3.5, nan, 2.0, nan]),
@@ -51,6 +54,13 @@ def test_requests_end_in_more_than_one_way():
     done = found.completed_only()
     assert done.gaps.tolist() == [0.5, 1.5] and done.prompt_tokens.tolist() == [10]
     assert done.tpot.tolist() == [2.0 / 5] and done.ntpot.tolist() == [3.0 / 6]
+
+
+def test_latencies_of_a_run_are_those_of_who_completed():
+    run = Run(Log(), seed=1, record_batches=False, record_events=False)
+    found = run.samples()
+    assert found.e2el.tolist() == [3.0] and found.ttft.tolist() == [1.0]
+    assert found.tpot.tolist() == [2.0 / 5]
 
 
 def test_times_in_ms_are_noted_in_seconds():
