@@ -149,7 +149,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     """
     from fluidserve.config import instance_of
 
-    for key in ("arrival_rate", "rate_scale"):
+    for key in ("arrival_rate", "rate_scale", "sessions"):
         if _given(params, "load") and _given(params, key):
             flag = key.replace("_", "-")
             raise FluidServeError(f"--load and --{flag} both set the rate; give one of them")
@@ -169,7 +169,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     else:
         inputs = _from_file(params, config, instance, path, is_trace, largest)
     question = inputs.question if scale == 1 else inputs.question.scaled(int(scale))
-    rated = any(_given(params, key) for key in ("load", "arrival_rate", "types"))
+    rated = any(_given(params, key) for key in ("load", "arrival_rate", "types", "sessions"))
     if path is None and not rated and _has_capacity(question):
         default = question.at_load(DEFAULT_LOAD)
         return replace(inputs, question=default, rate_is_default=True)
@@ -251,6 +251,11 @@ def _generated(
         options["lengths"] = read_lengths(options["lengths"], columns=params["columns"])
     workload = describe(scenario, L_filter=config.L_filter, **options)
     if params.get("drop_oversized"):
+        if workload.conversations is not None:
+            raise FluidServeError(
+                "--drop-oversized: requests of conversations repeat each other, so that none can "
+                "be left out"
+            )
         workload = _fitting(workload, largest, source["lengths"])
     horizon = params.get("horizon")
     count = params.get("num_requests")

@@ -17,7 +17,13 @@ from serving import KINDS
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
 
-GENERATOR_KEYS = ("scenario", "types", "lengths", "arrival_rate", "burstiness", "rate_shape")
+CONVERSATION_KEYS = (
+    "turns", "think_time", "answer_token_time", "sessions", "system_prompts",
+    "system_prompt_length",
+)  # fmt: skip
+GENERATOR_KEYS = (
+    "scenario", "types", "lengths", "arrival_rate", "burstiness", "rate_shape", *CONVERSATION_KEYS,
+)  # fmt: skip
 FILE_KEYS = (
     "limit", "start", "rate_scale", "format", "columns", "trace_time_unit", "hash_block_size",
     "drop_oversized",
@@ -183,6 +189,7 @@ def workload_options(function: Any) -> Any:
             help="multiples of the base rate over time: steps(0:0.5,1000:1.5) | "
             "sine(amplitude=0.5,period=100) | ramp(first=0.5,last=2,duration=1000)",
         ),
+        *_conversation(),
         add(
             ["--load"],
             type=float,
@@ -197,6 +204,24 @@ def workload_options(function: Any) -> Any:
         _option(settings["seed"]),
     ]  # fmt: skip
     return attached(*options)(function)
+
+
+def _conversation() -> list[Option]:
+    """Return the options that make generated requests the turns of conversations."""
+    add = functools.partial(Option, default=None, section="Workload")
+    return [
+        add(["--turns"], type=int,
+            help="requests are turns of conversations, so many in each, and repeat what was said; "
+            "lengths are those of a turn"),
+        add(["--think-time"], type=float, help="mean time from an answer to the next turn"),
+        add(["--answer-token-time"], type=float,
+            help="time per token until an answer is there, where turns follow  [default: 0]"),
+        add(["--sessions"], type=int,
+            help="conversations at a time, on average; sets the rate"),
+        add(["--system-prompts"], type=int,
+            help="begin each conversation with one of so many prompts"),
+        add(["--system-prompt-length"], type=int, help="their length [tokens]"),
+    ]  # fmt: skip
 
 
 def trace_columns() -> list[Option]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fluid import equilibrium, saturation
-from serving import FluidServeError, SolveError, UnsupportedError, kind_of
+from serving import FluidServeError, SolveError, UnsupportedError, kind_of, reading_of
 from studies.question import Question
 
 PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
@@ -41,6 +41,7 @@ def caveats(
         _prefill_left_out(question, rate),
         _free_swapping(question, largest.get("swapped", 0.0)),
         _beyond_the_law(question, rate, largest.get("batch_size")),
+        _history_is_a_mean(question),
     )
     return tuple(line for line in found if line)
 
@@ -94,6 +95,21 @@ def _beyond_the_law(question: Question, rate: float, batch_size: float | None) -
     return (
         f"extrapolated: {batch_size:,.0f} requests run in a batch, and the batch-time law was "
         f"measured up to {known:,.0f}; {goes_on}{_no_limit(question)}"
+    )
+
+
+def _history_is_a_mean(question: Question) -> str:
+    """Say what fluid models do not know of conversations, where one answers."""
+    talk = None if question.is_file else question.stream.conversations
+    if talk is None or talk.turns == 1:
+        return ""
+    try:
+        reading_of(question.instance)
+    except UnsupportedError:
+        return ""
+    return (
+        "conversations: an engine serves each prompt at its length; fluid models, and the load and "
+        "capacity that they tell, take the mean length of what was said before a turn"
     )
 
 

@@ -5,6 +5,7 @@ from workload._formats import TRACE_FORMATS as TRACE_FORMATS
 from workload._results import load_generator as load_generator
 from workload._table import placed as placed
 from workload._text import read_text as read_text
+from workload.conversations import Conversations as Conversations
 from workload.description import Workload as Workload
 from workload.description import replicated as replicated
 from workload.description import replication_seed as replication_seed

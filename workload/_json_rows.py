@@ -318,7 +318,7 @@ def _uniform_lines(
         lines.append(at + above + 1)
         for name, parts in ragged.items():
             k = groups.index(name)
-            parts.append(_ids([each[k] for each in found]))
+            parts.append(Ragged.of_texts([each[k] for each in found]))
         if lists:
             found = list(map(itemgetter(*map(groups.index, names)), found))
         part = _floats(found, len(names))
@@ -332,14 +332,6 @@ def _uniform_lines(
     joined = {name: Ragged.joined(parts) for name, parts in ragged.items()}
     unread = dict.fromkeys(others, ())
     return JsonTable(path, {**columns, **joined, **unread}, np.concatenate(lines))
-
-
-def _ids(texts: list[str]) -> Ragged:
-    """Return lists of whole numbers that are written out, ``[1, 2]``."""
-    counts = [each.count(",") + (each != "[]") for each in texts]
-    plain = ",".join(each[1:-1] for each in texts if each != "[]")
-    flat = np.fromstring(plain, dtype=np.int64, sep=",") if plain else np.empty(0, np.int64)
-    return Ragged.of(counts, flat)
 
 
 def _floats(found: list[tuple[str, ...]], width: int) -> NDArray[np.float64]:

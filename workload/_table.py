@@ -37,6 +37,14 @@ class Ragged:
         return cls(np.cumsum([0, *counts], dtype=np.int64), values)
 
     @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> Ragged:
+        """Return lists that are written out as ``[1, 2]``, in at most 18 digits each."""
+        counts = [each.count(",") + (each != "[]") for each in texts]
+        plain = ",".join(each[1:-1] for each in texts if each != "[]")
+        flat = np.fromstring(plain, dtype=np.int64, sep=",") if plain else np.empty(0, np.int64)
+        return cls.of(counts, flat)
+
+    @classmethod
     def of_ids(cls, lists: Sequence[Sequence[int]]) -> Ragged:
         """Return lists of ids >= 0; where one is too large to write, they are counted off."""
         flat = [each for one in lists for each in one]

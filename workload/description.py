@@ -10,7 +10,8 @@ import numpy as np
 from serving import ConfigError, RateProfile, RequestMix, RequestTable, WorkloadError
 from serving.arguments import check_fields, checked
 from workload.arrivals import crossing_times, profile_reaching, unit_renewals
-from workload.lengths import no_longer_than, restricted
+from workload.conversations import Conversations
+from workload.lengths import no_longer_than, picked, restricted
 from workload.rate_shape import Constant, RateShape
 
 MOST_REQUESTS = 10**9
@@ -38,6 +39,10 @@ class Workload:
         below 1 burstier, above 1 more regular.
     class_names
         One per class index of ``mix``.
+    conversations
+        What requests say and repeat, where they are turns of conversations or begin with a system
+        prompt; ``mix`` is then what follows from it. Arrivals of turns cluster, and ``rate`` is
+        that of all of them.
 
     Raises
     ------
@@ -51,6 +56,7 @@ class Workload:
     shape: RateShape = Constant()  # noqa: RUF009 (frozen)
     burstiness: float = 1.0
     class_names: tuple[str, ...] = ()
+    conversations: Conversations | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -58,6 +64,13 @@ class Workload:
         if self.rate < SLOWEST:
             raise ConfigError("arrival_rate", self.rate, f"a finite number >= {SLOWEST:g}")
         _positive("burstiness", self.burstiness)
+        if self._turns > 1 and not isinstance(self.shape, Constant):
+            raise ConfigError("rate_shape", self.shape, "a constant rate beside turns above 1")
+
+    @property
+    def _turns(self) -> int:
+        """Requests that come one after another because of one arrival."""
+        return 1 if self.conversations is None else self.conversations.turns
 
     @checked()
     def profile(self, horizon: float) -> RateProfile:
@@ -73,7 +86,7 @@ class Workload:
     @property
     def dispersion(self) -> float:
         """Variance of the number of arrivals in a long time over its mean: 1 for Poisson."""
-        return 1.0 / self.burstiness
+        return self._turns / self.burstiness
 
     @property
     def mean_rate(self) -> float:
@@ -111,22 +124,32 @@ class Workload:
     def stretched(self, factor: float) -> Workload:
         """Return the workload with time multiplied by ``factor`` (its rate divided by it)."""
         _positive("stretch", factor)
-        return replace(self, rate=self.rate / factor, shape=self.shape.stretched(factor))
+        talk = None if self.conversations is None else self.conversations.stretched(factor)
+        shape = self.shape.stretched(factor)
+        return replace(self, rate=self.rate / factor, shape=shape, conversations=talk)
 
     @checked()
     def filtered(self, L_filter: int | None) -> Workload:
         """Return the workload without requests of D > ``L_filter`` [tokens], its rate thinned."""
         if L_filter is None:
             return self
+        self._refuse_gaps("L_filter", L_filter)
         mix, share = restricted(self.mix, L_filter)
         return replace(self, mix=mix, rate=self.rate * share)
 
     def fitting(self, tokens: float) -> Workload:
         """Return the workload without requests of p + D > ``tokens``, its rate thinned."""
-        if (self.mix.prefill + self.mix.decode).max() <= tokens:
+        if (self.mix.prefill + self.mix.decode).max() <= tokens and self._turns == 1:
             return self
+        self._refuse_gaps("drop_oversized", True)
         mix, share = no_longer_than(self.mix, tokens)
         return replace(self, mix=mix, rate=self.rate * share)
+
+    def _refuse_gaps(self, key: str, value: object) -> None:
+        """Refuse to leave out requests whose tokens others repeat."""
+        if self.conversations is not None:
+            allowed = "not beside turns or system_prompts, whose requests repeat each other"
+            raise ConfigError(key, value, allowed)
 
     @checked()
     def sample(
@@ -160,25 +183,32 @@ class Workload:
         """
         if (num_requests is None) == (horizon is None):
             raise WorkloadError("a sample needs either num_requests or horizon")
+        streams = _streams(seed, 5)
         arrival_rng, length_rng = (
-            np.random.Generator(np.random.PCG64(each)) for each in _streams(seed)
+            np.random.Generator(np.random.PCG64(each)) for each in streams[:2]
         )
+        begin = replace(self, rate=self.rate / self._turns)
         if num_requests is not None:
             if num_requests != int(num_requests) or not 1 <= num_requests <= MOST_REQUESTS:
                 allowed = f"a whole number >= 1 and <= {MOST_REQUESTS}"
                 raise ConfigError("num_requests", num_requests, allowed)
             size = int(num_requests)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u.size >= size)[:size]
-            guess = max(points[-1], 1e-6) / self.rate
-            profile = profile_reaching(self.profile, points[-1], guess)
+            guess = max(points[-1], 1e-6) / begin.rate
+            profile = profile_reaching(begin.profile, points[-1], guess)
         else:
-            profile = self.profile(float(horizon))  # type: ignore[arg-type]
-            _not_too_many(profile.total)
+            profile = begin.profile(float(horizon))  # type: ignore[arg-type]
+            _not_too_many(profile.total * self._turns)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u[-1] > profile.total)
             points = points[points <= profile.total]
-            if points.size == 0:
+            if points.size == 0 and self._turns == 1:
                 raise WorkloadError(f"no request arrives by time {horizon:g}")
-        atom = self._draw(length_rng, points.size)
+        if self.conversations is not None:
+            return self.conversations.drawn(
+                crossing_times(profile, points), self.rate, streams[1:], most=num_requests,
+                horizon=math.inf if horizon is None else horizon,
+            )  # fmt: skip
+        atom = picked(self.mix.probability, length_rng.random(points.size))
         prefill = self.mix.prefill[atom]
         if (prefill != np.floor(prefill)).any():
             raise WorkloadError("this mix holds mean prefill lengths and cannot be drawn from")
@@ -188,12 +218,6 @@ class Workload:
             self.mix.decode[atom],
             request_class=self.mix.request_class[atom],
         )
-
-    def _draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Return the index of a mix atom for each of ``size`` requests."""
-        below = np.cumsum(self.mix.probability)
-        atom = np.searchsorted(below / below[-1], rng.random(size), side="right")
-        return np.minimum(atom, len(self.mix) - 1)
 
 
 def replication_seed(seed: int, replication: int) -> int | np.random.SeedSequence:
@@ -230,15 +254,15 @@ def replicated(
     return requests.redrawn(rows, np.repeat(requests.arrival_time, int(n)))
 
 
-def _streams(seed: int | np.random.SeedSequence) -> list[np.random.SeedSequence]:
-    """Return the streams of arrivals and of lengths; does not change a given sequence."""
+def _streams(seed: int | np.random.SeedSequence, count: int = 2) -> list[np.random.SeedSequence]:
+    """Return streams, first that of arrivals and that of lengths; a given one does not change."""
     if isinstance(seed, np.random.SeedSequence):
         entropy, key = seed.entropy, tuple(seed.spawn_key)
     elif isinstance(seed, bool) or seed != int(seed) or seed < 0:
         raise ConfigError("seed", seed, "a whole number >= 0")
     else:
         entropy, key = int(seed), ()
-    return [np.random.SeedSequence(entropy, spawn_key=(*key, part)) for part in (0, 1)]
+    return [np.random.SeedSequence(entropy, spawn_key=(*key, part)) for part in range(count)]
 
 
 def _not_too_many(requests: float) -> None:

@@ -221,3 +221,10 @@ def _part(mix: RequestMix, kept: NDArray[np.bool_]) -> tuple[RequestMix, float]:
         mix.prefill[kept], mix.decode[kept], mix.probability[kept], mix.request_class[kept]
     )
     return part, float(mix.probability[kept].sum())
+
+
+def picked(probability: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the index that each of some uniform numbers falls to."""
+    below = np.cumsum(probability)
+    found = np.searchsorted(below / below[-1], uniform, side="right")
+    return np.minimum(found, probability.size - 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from serving import ConfigError, RequestMix, RequestTable
 from serving.arguments import checked
 from serving.request_mix import LONGEST_DECODE
+from workload.conversations import Conversations
 from workload.description import Workload
 from workload.lengths import LengthDistribution, RequestClass, mix_of
 from workload.rate_shape import Constant, RateShape, Steps, parse_rate_shape
@@ -81,6 +84,12 @@ def describe(
     rate_shape: str | RateShape | None = None,
     L_filter: int | None = None,
     scale: float = 1.0,
+    turns: int | None = None,
+    think_time: float | None = None,
+    answer_token_time: float | None = None,
+    sessions: int | None = None,
+    system_prompts: int | None = None,
+    system_prompt_length: int | None = None,
 ) -> Workload:
     """Return the workload that the generator's options describe.
 
@@ -103,12 +112,30 @@ def describe(
         Leave out requests with a longer decode; the rate is thinned by as much.
     scale
         Multiplies the rate.
+    turns
+        Requests are the turns of conversations, so many in each; the lengths are those of what a
+        client says anew and of the answer, and the prompt repeats all that was said before.
+    think_time : [time]
+        Mean time from an answer to the client's next turn, exponential.
+    answer_token_time : [time/token]
+        How long an answer is taken to last, per token; 0 where not given.
+    sessions
+        So many conversations go on at a time, on average; in place of the scenario's rate.
+    system_prompts, system_prompt_length
+        Each conversation begins with one of so many prompts of so many tokens.
 
     Raises
     ------
     ConfigError
         Naming the option, its value and what is allowed.
     """
+    talk = {
+        "turns": turns, "think_time": think_time, "answer_token_time": answer_token_time,
+        "system_prompts": system_prompts, "system_prompt_length": system_prompt_length,
+    }  # fmt: skip
+    if sessions is not None and (arrival_rate is not None or types is not None):
+        other = "types" if arrival_rate is None else "arrival_rate"
+        raise ConfigError("sessions", sessions, f"not given beside {other}: both set the rate")
     if scenario not in SCENARIOS:
         raise ConfigError("scenario", scenario, " | ".join(SCENARIOS))
     classes, rate, shape = SCENARIOS[scenario]
@@ -126,7 +153,18 @@ def describe(
     if rate_shape is not None:
         shape = parse_rate_shape(rate_shape) if isinstance(rate_shape, str) else rate_shape
     rate = rate if arrival_rate is None else arrival_rate
-    return Workload(mix, rate, shape, burstiness, names).filtered(L_filter).scaled(scale)
+    turn = Workload(mix, rate, shape, burstiness, names).filtered(L_filter)
+    said = {key: value for key, value in talk.items() if value is not None}
+    return _conversing(turn, said, sessions).scaled(scale)
+
+
+def _conversing(turn: Workload, said: dict[str, Any], sessions: int | None) -> Workload:
+    """Return the workload of conversations, from that of what is said in a turn and answered."""
+    if not said and sessions is None:
+        return turn
+    talk = Conversations(turn.mix, **said)
+    rate = turn.rate if sessions is None else talk.rate_of(sessions)
+    return replace(turn, mix=talk.mix(), rate=rate, conversations=talk)
 
 
 @checked()

@@ -21,14 +21,16 @@ COUNTS = {
     "--limit", "--L-filter", "--num-requests", "--scale", "--seed", "--tp", "--M-total", "--B",
     "--progress-interval", "--at-batch", "--batches-per-step", "--replications", "--workers",
     "--scan", "--run-length", "--max-run-length", "--max-num-batched-tokens", "--result",
-    "--steps-per-row", "--windows", "--longest-gap", "--mean-decode",
+    "--steps-per-row", "--windows", "--longest-gap", "--mean-decode", "--hash-block-size",
+    "--turns", "--sessions", "--system-prompts", "--system-prompt-length",
 }  # fmt: skip
 NUMBERS = {
     "--start", "--rate-scale", "--horizon", "--arrival-rate", "--burstiness", "--load",
     "--gpu-memory-utilization", "--admission-threshold", "--d-0", "--d-decode", "--d-kv",
     "--d-swap", "--d-prefill", "--d-prefill-attention", "--d-prefill-context", "--d-mixed-decode",
     "--measured-requests", "--d-1", "--until", "--inject-at", "--initial-waiting", "--step",
-    "--tolerance", "--confidence", "--interval", "--kv-capacity",
+    "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
+    "--answer-token-time",
 }  # fmt: skip
 FILES = {"--requests", "--trace", "--lengths", "--config", "--resume", "--inject"}
 PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report"}
@@ -68,6 +70,12 @@ BESIDE = {
          "--rate-scale"),
         ("--requests", "good.csv"),
     ),
+    "--turns": ["--think-time", "1"],
+    "--think-time": ["--turns", "2"],
+    "--answer-token-time": ["--turns", "2", "--think-time", "1"],
+    "--sessions": ["--turns", "2", "--think-time", "1"],
+    "--system-prompts": ["--system-prompt-length", "9"],
+    "--system-prompt-length": ["--system-prompts", "2"],
     "--tp": PROFILE, "--gpu-memory-utilization": PROFILE,
     "--step": ["--method", "eulerian_jax"],
     "--at-batch": ["--save-state", "state.npz"],

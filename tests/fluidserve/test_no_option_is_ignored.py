@@ -18,6 +18,7 @@ TIGHT = ("--requests", "r.csv", "--M-total", 300, "--B", "none")
 """A file that fills the memory, so that everything about evictions matters."""
 
 DRAWN = ("--num-requests", 40, "--load", 0.9)
+TALK = ("--num-requests", 40, "--turns", 3, "--think-time", 9)
 PROFILE = ("--model", "Llama-3.1-8B", "--hardware", "RTX4090")
 POLICY = "def order(requests):\n    return -requests.prefill_length\n"
 
@@ -104,6 +105,12 @@ SAMPLES = {
     "arrival_rate": (DRAWN[:2], "--arrival-rate", 0.07),
     "burstiness": (DRAWN, "--burstiness", 0.5),
     "rate_shape": (DRAWN, "--rate-shape", "steps(0:0.5,200:1.5)"),
+    "turns": ((*DRAWN, "--think-time", 9), "--turns", 3),
+    "think_time": ((*TALK, "--load", 0.9), "--think-time", 20),
+    "answer_token_time": ((*TALK, "--load", 0.9), "--answer-token-time", 0.5),
+    "sessions": (TALK, "--sessions", 9),
+    "system_prompts": ((*DRAWN, "--system-prompt-length", 9), "--system-prompts", 2),
+    "system_prompt_length": ((*DRAWN, "--system-prompts", 2), "--system-prompt-length", 9),
     "load": (DRAWN[:2], "--load", 0.5),
     "scale": (DRAWN, "--scale", 3),
     "seed": (DRAWN, "--seed", 7),
