@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 from case import Case, Request, ticks
 from large import LARGE, make_large
@@ -256,16 +257,11 @@ def _turns(chance: random.Random, unit: int, block: int) -> list[Request]:
             output = chance.randint(1, 5 * unit)
             prompt = sum(int(part.split(":")[1]) for part in parts)
             prompt += chance.randint(1, 9) if chance.random() < 0.1 else 0
-            known = chance.random() < 0.9
-            requests.append(
-                Request(
-                    ticks(start),
-                    prompt,
-                    output,
-                    content=" ".join(parts),
-                    answer=content + 1 if known else None,
-                )
-            )
+            known = content + 1 if chance.random() < 0.9 else None
+            asked = Request(ticks(start), prompt, output, content=" ".join(parts), answer=known)
+            requests.append(asked)
+            if chance.random() < 0.08:  # the same again, word for word
+                requests.append(replace(asked, output=chance.randint(1, 5 * unit)))
             parts.append(f"{content + 1}:{output}")
             start += chance.choice([0, 20_000, 200_000, 2_000_000])
     return sorted(requests, key=lambda one: one.arrival)
