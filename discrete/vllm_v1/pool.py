@@ -111,12 +111,13 @@ def cacheable(s, q):
 @compiled
 def cache(s, q, tokens):
     """Let the cache know the full blocks of a request up to so many tokens."""
-    if not s.caching:
+    known = min(tokens, q.length - s.hash_ahead)
+    if not s.caching or known < (q.cached + 1) * s.block_size:
         return
-    full = min(tokens // s.block_size, cacheable(s, q))
+    full = known // s.block_size
     for i in range(q.cached, full):
         _remember(s, table_entry(s, q, i).value, chain_of(s, q, i))
-    q.cached = max(q.cached, full)
+    q.cached = full
 
 
 @compiled

@@ -157,8 +157,9 @@ def schedule_running(s, slot, limit, defers):
         if tokens <= 0:
             i += 1
             continue
-        need = max(blocks_for(s, q.computed + tokens + s.lookahead) - q.blocks, 0)
-        stays = True
+        end, need, stays = q.computed + tokens + s.lookahead, 0, True
+        if end > q.blocks * s.block_size:  # a product is cheaper than the division
+            need = max(blocks_for(s, end) - q.blocks, 0)
         while need > s.free:
             at = _victim_at(s)
             v = running(s, at).value
