@@ -1,0 +1,220 @@
+"""The engine vllm_v1 keeps its books: blocks, requests, states, bytes; whatever it is set to.
+
+That its decisions are vLLM's is shown in ``tests/oracle``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from discrete import Stop, engine_for, resume, save_state, simulate
+from serving import BatchTimeLaw, ConfigError, Contents, RequestTable, VllmV1, WorkloadError
+
+LAW = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_prefill=1e-4, d_kv=1e-6)
+
+CACHED = ("chain", "next_alike", "previous_alike")
+
+
+@st.composite
+def nodes(draw):
+    """Any settings, with memory for a request of 60 tokens at least."""
+    block_size = draw(st.sampled_from([1, 2, 4, 16]))
+    drafts = draw(st.sampled_from([0, 0, 1, 3]))
+    is_asynchronous = draw(st.booleans())
+    stages = 1 if drafts else draw(st.sampled_from([1, 1, 2, 4]))
+    connector = "none"
+    if not drafts and stages == 1 and not is_asynchronous:
+        connector = draw(st.sampled_from(["none", "sync", "async"]))
+    return VllmV1(
+        batch_time=LAW,
+        vllm_version=draw(st.sampled_from(["0.33", "0.19"])),
+        block_size=block_size,
+        num_gpu_blocks=60 // block_size + 3 + draw(st.integers(0, 40)),
+        max_num_seqs=draw(st.sampled_from([2, 5, 64])),
+        max_num_batched_tokens=max(60, draw(st.sampled_from([64, 300]))),
+        enable_chunked_prefill=draw(st.booleans()),
+        enable_prefix_caching=draw(st.booleans()),
+        async_scheduling=is_asynchronous,
+        pipeline_parallel_size=stages,
+        scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
+        ignore_eos=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 8])),
+        scheduler_reserve_full_isl=draw(st.booleans()),
+        num_speculative_tokens=drafts,
+        speculative_method=draw(st.sampled_from(["ngram", "draft_model", "eagle"])),
+        speculative_accept=draw(st.sampled_from([None, "0,3,1"])),
+        remote_prefill=connector != "none",
+        kv_connector=connector,
+    )
+
+
+@st.composite
+def tables(draw):
+    """Conversations over a few system prompts; some clients give up."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = draw(st.integers(1, 25))
+    arrival = np.cumsum(rng.exponential(draw(st.sampled_from([0.001, 0.05])), size))
+    prompt, output = rng.integers(1, 31, size), rng.integers(1, 29, size)
+    count = rng.integers(0, 3, size)
+    contents = Contents(
+        np.append(0, np.cumsum(count)), rng.integers(1, 4, count.sum()),
+        rng.integers(1, 20, count.sum()), rng.integers(0, 4, size),
+    )  # fmt: skip
+    gives_up = rng.random(size) < draw(st.sampled_from([0.0, 0.3]))
+    patience = np.where(gives_up, rng.exponential(0.1, size), math.inf)
+    return RequestTable.validated(
+        arrival, prompt, output, priority=rng.integers(0, 3, size), contents=contents,
+        abort_time=arrival + patience,
+    )  # fmt: skip
+
+
+def check_books(engine):
+    """Hold the blocks of an engine at rest to what they are."""
+    state, node = engine.state[0], engine.instance
+    number, held = node.num_gpu_blocks, {}
+    for r in np.flatnonzero(engine.req["blocks"]):
+        first = engine.req["table_at"][r]
+        mine = engine._block_tables[first : first + engine.req["blocks"][r]].tolist()
+        assert len(set(mine)) == len(mine)
+        for b in mine if state["track_blocks"] else ():
+            held[b] = held.get(b, 0) + 1
+    if not state["track_blocks"]:
+        assert engine.req["blocks"].sum() + state["free"] == number - 1
+        return
+    blocks = engine._blocks
+    free, b = [], int(blocks["next"][number])
+    while b < number:
+        free.append(b)
+        assert blocks["references"][b] == 0
+        b = int(blocks["next"][b])
+    assert len(free) == state["free"] == len(set(free))
+    assert not set(free) & set(held) and len(free) + len(held) == number - 1
+    assert {b: int(blocks["references"][b]) for b in held} == held
+    cached = np.flatnonzero(blocks["chain"][:number] >= 0)
+    assert len(set(blocks["chain"][cached].tolist())) == state["hashed"]
+    for b in cached.tolist():
+        before = int(blocks["previous_alike"][b])
+        head = engine._first_block[blocks["chain"][b]]
+        assert head == b if before < 0 else blocks["chain"][before] == blocks["chain"][b]
+
+
+@given(tables(), nodes())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_blocks_are_conserved_and_every_request_ends(table, node):
+    engine = engine_for(table, node)
+    for _ in range(10_000):
+        stop = engine.advance(batches=7)
+        check_books(engine)
+        if stop != Stop.BATCHES:
+            break
+    assert stop == Stop.FINISHED and engine.status == "finished"
+    status = engine.run().requests["status"]
+    gives_up = np.isfinite(table.abort_time)
+    assert set(status[~gives_up]) <= {"finished"} and set(status) <= {"finished", "aborted"}
+    tokens = engine.run().requests["output_tokens"]
+    assert (tokens[status == "finished"] == table.decode_length[status == "finished"]).all()
+    assert engine.state["blocks_used"] == 0 and engine.state["queued"] == 0
+
+
+@given(tables(), nodes(), st.integers(0, 60))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(tmp_path_factory, table, node, steps):
+    folder = tmp_path_factory.mktemp("state")
+    whole = engine_for(table, node, record_events=True)
+    whole.advance()
+    half = engine_for(table, node, record_events=True)
+    half.advance(batches=steps)
+    save_state(half, folder / "state")
+    save_state(half, folder / "again")
+    assert (folder / "state").read_bytes() == (folder / "again").read_bytes()
+    other = resume(folder / "state")
+    other.advance()
+    for name in ("requests", "batches", "events", "memory_events"):
+        mine, theirs = getattr(whole.run(), name), getattr(other.run(), name)
+        for column in mine:
+            np.testing.assert_array_equal(mine[column], theirs[column])
+    assert whole.run().metrics().to_json("s") == other.run().metrics().to_json("s")
+
+
+def asked(**changed):
+    return VllmV1(batch_time=LAW, **{"num_gpu_blocks": 100, "max_num_batched_tokens": 64} | changed)
+
+
+TWO = RequestTable.validated([0.0, 0.1], [20, 30], [5, 3])
+
+
+def test_a_lone_request_takes_what_its_steps_take():
+    """20 prompt tokens and 5 answers, step by step: no step is decided ahead, nothing is cached."""
+    table = RequestTable.validated([1.0], [20], [5])
+    run = simulate(table, asked(async_scheduling=False, enable_prefix_caching=False))
+    first = 0.01 + 20e-4 + 20e-6
+    steps = [0.01 + 1e-4 + 1e-6 * (20 + k) for k in range(1, 5)]
+    assert run.requests["first_token_time"][0] == pytest.approx(1 + first)
+    assert run.requests["completion_time"][0] == pytest.approx(1 + first + sum(steps))
+    metrics = run.metrics().to_json("s")
+    assert metrics["mean_ttft_ms"] == pytest.approx(1e3 * first)
+    assert metrics["mean_itl_ms"] == pytest.approx(250 * sum(steps))
+    assert metrics["output_throughput"] == pytest.approx(5 / (1 + first + sum(steps)))
+
+
+def test_a_prefix_that_is_known_costs_nothing():
+    same = Contents(np.array([0, 1, 2]), np.array([7, 7]), np.array([48, 48]), np.array([1, 2]))
+    table = RequestTable.validated([0.0, 9.0], [48, 48], [2, 2], contents=same)
+    run = simulate(table, asked())
+    assert run.requests["cached_tokens"].tolist() == [0, 32]  # a token at least is computed
+    cold = simulate(table, asked(enable_prefix_caching=False))
+    saved = cold.requests["first_token_time"][1] - run.requests["first_token_time"][1]
+    assert saved == pytest.approx(32e-4)
+
+
+def test_a_client_that_gives_up_frees_its_blocks():
+    table = RequestTable.validated([0.0, 0.0], [20, 20], [900, 5], abort_time=[0.5, math.inf])
+    run = simulate(table, asked(ignore_eos=True))
+    assert run.requests["status"].tolist() == ["aborted", "finished"]
+    assert math.isnan(run.requests["completion_time"][0])
+    assert run.metrics().to_json("s")["completed"] == 1
+    assert run.duration == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_can_never_finish_is_refused_or_waits_for_ever():
+    table = RequestTable.validated([0.0, 0.1], [20, 2000], [5, 3])
+    with pytest.raises(WorkloadError, match="num_gpu_blocks"):
+        engine_for(table, asked())
+    engine = engine_for(table, asked(strict=True))
+    assert engine.advance() == Stop.STUCK and engine.status == "stuck"
+    assert not engine.run().finished and engine.run().requests["status"].tolist() == [
+        "finished", "pending",
+    ]  # fmt: skip
+
+
+def test_injected_requests_come_besides_or_in_place_of_others():
+    engine = engine_for(TWO, asked())
+    engine.advance(until=0.05)
+    engine.inject(RequestTable.validated([0.2], [16], [2]), at=0.06)
+    engine.advance()
+    run = engine.run()
+    assert run.table.arrival_time.tolist() == [0.0, 0.26]
+    assert set(run.requests["status"]) == {"finished"}
+    check_books(engine)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"vllm_version": "0.19", "watermark": 0.1}, "with vllm_version 0.19"),
+        ({"kv_connector": "sync"}, "none without remote_prefill"),
+        ({"num_speculative_tokens": 2, "pipeline_parallel_size": 2}, "pipeline_parallel_size"),
+        ({"speculative_accept": "1;2"}, "parted by commas"),
+        ({"num_gpu_blocks": 1}, ">= 2"),
+        ({"enable_prefix_caching": 1}, "true | false"),
+        ({"remote_prefill": True, "kv_connector": "sync"}, "async_scheduling is false"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changed, words):
+    with pytest.raises(ConfigError, match=words.replace("|", r"\|")):
+        asked(**changed)
