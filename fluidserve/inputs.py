@@ -12,19 +12,29 @@ from fluidserve.options import (
     FILE_KEYS,
     GENERATOR_KEYS,
     LENGTHS_KEYS,
-    PROFILE_KEYS,
     FlagError,
     config_flags,
 )
+from fluidserve.profiled import SERVER, estimate_of, profile_of
 from fluidserve.progress import tell
-from serving import FluidServeError, Instance, RequestMix, kind_named, kind_of
+from serving import (
+    DEFAULT_KIND,
+    FluidServeError,
+    Instance,
+    RequestMix,
+    kind_named,
+    kind_of,
+)
 
 if TYPE_CHECKING:
-    from calibration.profiles import Profile
-    from studies import Question
+    from studies import CapacityEstimate, Question
     from workload import TraceReading, Workload
 
 LARGEST_SCALE = 1_000_000
+NO_SERVER = (
+    f"note: engine {DEFAULT_KIND.name}, whose prompts come prefilled; there is no fluid model of "
+    f"{SERVER} yet, which simulate --engine {SERVER} runs"
+)
 DEFAULT_LOAD = 0.8
 """Load of generated requests where nobody says a rate: one that any node bears."""
 
@@ -45,6 +55,8 @@ class Inputs:
         What was assumed about the file that the requests come from, one line each.
     rate_is_default
         Whether nobody said a rate, so that the load is :data:`DEFAULT_LOAD`.
+    estimate
+        Which setting holds an estimated KV capacity, and how far it may be off.
     """
 
     config: Any
@@ -52,6 +64,7 @@ class Inputs:
     source: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     rate_is_default: bool = False
+    estimate: CapacityEstimate | None = None
 
     @property
     def instance(self) -> Instance:
@@ -156,8 +169,9 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     config = load_config_of(params)
     profile = profile_of(params)
     if profile is not None:
-        kind = kind_named(config.engine)
-        tell(f"profile: {profile.of_kind(kind, config.model_dump()).said()}")
+        tell(f"profile: {profile.of_kind(kind_named(config.engine), config.model_dump()).said()}")
+        if config.engine == DEFAULT_KIND.name and "engine" not in config.model_fields_set:
+            tell(NO_SERVER)
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")
@@ -173,6 +187,10 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     if path is None and not rated and _has_capacity(question):
         default = question.at_load(DEFAULT_LOAD)
         return replace(inputs, question=default, rate_is_default=True)
+    if profile is not None:
+        inputs = replace(inputs, estimate=estimate_of(profile, config))
+    if path is None and not rated:
+        inputs = replace(inputs, notes=(*inputs.notes, _scenario_rate(question)))
     if _given(params, "load"):
         load = _number(params, "load", 1.0)
         try:
@@ -181,6 +199,16 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             where = "" if path is None else f"{path}: "
             raise FluidServeError(f"{where}--load {load:g}: {error}") from error
     return replace(inputs, question=question)
+
+
+def _scenario_rate(question: Question) -> str:
+    """Say the rate of requests that are generated though nobody said one."""
+    unit = question.instance.time_unit
+    per = "" if unit == "none" else f"/{unit}"
+    return (
+        f"no rate was given, and no load is known for the engine {question.instance.engine}: "
+        f"{question.mean_rate:.3g} requests{per}; see --arrival-rate"
+    )
 
 
 def _has_capacity(question: Question) -> bool:
@@ -196,20 +224,6 @@ def load_config_of(params: Mapping[str, Any]) -> Any:
     from fluidserve.config import load_config
 
     return load_config(params.get("config_file"), config_flags(params), profile_of(params))
-
-
-def profile_of(params: Mapping[str, Any]) -> Profile | None:
-    """Return the profile that ``--model`` and ``--hardware`` name, if they do."""
-    given = {key: params[key] for key in PROFILE_KEYS if _given(params, key)}
-    if not given:
-        return None
-    for key in ("model", "hardware"):
-        if key not in given:
-            first = next(iter(given)).replace("_", "-")
-            raise FluidServeError(f"--{first} is of a profile, which needs --{key} too")
-    from calibration.profiles import find
-
-    return find(given.pop("model"), given.pop("hardware"), **given)
 
 
 def _file(params: Mapping[str, Any], config: Any) -> tuple[str | None, bool]:

@@ -79,18 +79,23 @@ from fluidserve.options import (
 def command(**params: Any) -> None:
     """Simulate a workload batch by batch; print its metrics and write every record.
 
+    For --model on --hardware the engine is vllm_v1, a vLLM server that computes its prompts;
+    --engine decode_node takes prompts as computed elsewhere.
+
     A state saved at a batch is resumed bit for bit. --inject replaces what would have arrived
     from a time on: a load change studied from a saved state.
     """
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.simulate import simulate_into
+    from fluidserve.profiled import with_server
     from fluidserve.tables import run_table
     from serving.files import check_writable
 
     for key in ("save_state", "decision_log", "request_log"):
         if params[key] is not None:
             check_writable(params[key])
+    params = with_server(params)
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params)
     emit(result | {"output_dir": str(final)}, run_table)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fluidserve.config import resolved_yaml
 from fluidserve.exports.asked import Exports
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
@@ -15,16 +17,16 @@ from fluidserve.inputs import (
     Inputs,
     load_config_of,
     load_inputs,
-    profile_of,
     read_file,
     told_of,
 )
 from fluidserve.options import PROFILE_KEYS, WORKLOAD_KEYS, FlagError
+from fluidserve.profiled import profile_of
 from fluidserve.progress import ProgressLine
 from fluidserve.results import largest, parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
-from serving import ConfigError, FluidServeError, kind_of
+from serving import ConfigError, FluidServeError, ServingMetrics, kind_of
 from studies import Question
 from workload import write_requests
 
@@ -66,7 +68,9 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     run = engine.run()
     with watch("metrics"):
         metrics = run.metrics(thresholds)
-    warnings = inputs.warnings(largest=largest(_at_batches(run)))
+    outputs = _at_batches(run)
+    doubt = _capacity_doubt(inputs, run, metrics, outputs, params)
+    warnings = inputs.warnings(*doubt, largest=largest(outputs))
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(), **_ended(engine),
@@ -88,6 +92,27 @@ def _ended(engine: Engine) -> dict[str, Any]:
     """Return how a run of an engine that can get stuck ended."""
     status = getattr(engine, "status", None)
     return {} if status is None else {"status": status}
+
+
+def _capacity_doubt(
+    inputs: Inputs,
+    run: Run,
+    metrics: ServingMetrics,
+    outputs: Mapping[str, Any],
+    params: Mapping[str, Any],
+) -> list[str]:
+    """Say how the answer depends on an estimated KV capacity; of whole runs of a question."""
+    changed = any(params[key] is not None for key in ("until", "resume", "inject"))
+    if inputs.estimate is None or changed or not len(outputs["memory"]):
+        return []
+    from studies import capacity_doubt
+
+    said = capacity_doubt(
+        inputs.question, inputs.estimate, mean_ttft=metrics.latencies["ttft"].mean,
+        largest={"memory": float(outputs["memory"].max())},
+        evicted=float(np.nan_to_num(metrics.totals.get("evicted_blocks", 0.0))),
+    )  # fmt: skip
+    return [said] if said else []
 
 
 def _at_batches(run: Run) -> dict[str, Any]:
