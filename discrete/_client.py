@@ -56,7 +56,7 @@ def client_records(log: Log, requests: Records) -> ClientRecords:
     ttft[answered] = time[first[answered]] - start[answered]
     last = first + np.maximum(count, 1) - 1
     latency[done] = time[last[done]] - start[done]
-    tokens[done] = _sums(outputs.tokens[:total], first, count)[done]
+    tokens[done] = outputs.tokens[:sent][done]
     seconds = SECONDS[unit]
     return ClientRecords(
         start=start * seconds,
@@ -88,11 +88,3 @@ def _errors(requests: Records, sent: int) -> tuple[str, ...]:
         return tuple("" if each else UNANSWERED for each in done)
     words = {FINISHED: "", "pending": UNANSWERED}
     return tuple(words.get(str(word), str(word)) for word in requests["status"][:sent])
-
-
-def _sums(
-    values: NDArray[np.int64], first: NDArray[np.int64], count: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the sum of each run of ``count`` values from ``first`` on."""
-    total = np.concatenate([[0], np.cumsum(values)])
-    return total[first + count] - total[first]

@@ -24,8 +24,8 @@ class Outputs:
         Chunks of each request of the table so far.
     time : shape (C,) [time]
         When each chunk came, each request's in order.
-    tokens : shape (C,) [tokens]
-        How many tokens each chunk held.
+    tokens : shape (R,) [tokens]
+        How many tokens each request got so far: more than chunks, where some came together.
     """
 
     count: NDArray[np.int64]
@@ -55,9 +55,36 @@ def outputs_of_spans(spans: NDArray, end: NDArray[np.float64], requests: int) ->
         Number of requests of the table.
     """
     request, first, last = fresh_spans(spans)
-    tokens = last - first + 1
+    count, time = chunks(request, first, last, end, requests)
+    return Outputs(count, time, count)
+
+
+def chunks(
+    request: NDArray[np.int64],
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    end: NDArray[np.float64],
+    requests: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the chunks of each request, and when they came.
+
+    Parameters
+    ----------
+    request, first, last : shape (S,)
+        A request, and the first and the last of consecutive batches each of which gave it a chunk;
+        in order of the request, each request's in order.
+    end : shape (N,) [time]
+        Of every batch.
+    requests
+        Number of requests of the table.
+
+    Returns
+    -------
+    count, time : shape (R,), shape (C,) [time]
+    """
+    batches = last - first + 1
     count = np.zeros(requests, np.int64)
-    np.add.at(count, request, tokens)
-    before = np.cumsum(tokens) - tokens
-    batch = np.repeat(first - before, tokens) + np.arange(int(tokens.sum()))
-    return Outputs(count, end[batch], np.broadcast_to(np.int64(1), batch.shape))
+    np.add.at(count, request, batches)
+    before = np.cumsum(batches) - batches
+    batch = np.repeat(first - before, batches) + np.arange(int(batches.sum()))
+    return count, end[batch]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discrete._log import HELD
+from discrete._outputs import Outputs, chunks
 from discrete._records import Records
 from discrete.vllm.layout import SPAN, Event, Status, status_words
 from serving import RequestTable, kind_of
@@ -208,6 +209,15 @@ class VllmLog:
         spans = self.span_rows()
         return _latencies(self._applied, spans[spans["request"] >= first])
 
+    def outputs(self) -> Outputs:
+        """Return the chunks of every request of the table.
+
+        A step that brings a request tokens brings one chunk, however many drafts were verified.
+        """
+        request, first, last, end = _emitting_steps(self._applied, self.span_rows())
+        count, time = chunks(request, first, last, end, len(self.requests))
+        return Outputs(count, time, self.req["generated"].copy())
+
     def totals(self) -> dict[str, float]:
         """Return the totals of :data:`serving.TOTALS` that the engine knows."""
         s, duration = self.scalars, self.time
@@ -254,23 +264,33 @@ class VllmLog:
         return time[order], values
 
 
-def _latencies(rows: NDArray, spans: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the gaps between the ends of steps that brought tokens of a request.
+def _emitting_steps(
+    rows: NDArray, spans: NDArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return spans as a request, its first and its last emitting step, each request's in order.
 
-    Within a span every step that brought tokens to anyone brought some to its request, so the gaps
-    there are those between such steps, as often as spans cover them.
+    Within a span every step that brought tokens to anyone brought some to its request. Only such
+    steps are counted; the last array holds their ends [time].
     """
     brings = rows["emitting"] > 0
     number, end = np.cumsum(brings) - 1, rows["end"][brings]
     spans = spans[np.lexsort((spans["first_batch"], spans["request"]))]
-    first, last = number[spans["first_batch"]], number[spans["last_batch"]]
+    return spans["request"], number[spans["first_batch"]], number[spans["last_batch"]], end
+
+
+def _latencies(rows: NDArray, spans: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the gaps between the ends of steps that brought tokens of a request.
+
+    Within a span they are those between steps that brought tokens, as often as spans cover them.
+    """
+    request, first, last, end = _emitting_steps(rows, spans)
     members = np.zeros(end.size + 1, np.int64)
     np.add.at(members, first + 1, 1)
     np.add.at(members, last + 1, -1)
     weight = np.cumsum(members)[:-1]
     within = weight > 0
     gaps = np.diff(end, prepend=np.nan)[within]
-    resumed = np.flatnonzero(spans["request"][1:] == spans["request"][:-1]) + 1
+    resumed = np.flatnonzero(request[1:] == request[:-1]) + 1
     between = end[first[resumed]] - end[last[resumed - 1]]
     return (
         np.concatenate([gaps, between]),

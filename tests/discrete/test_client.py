@@ -7,8 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from discrete import UNANSWERED, Outputs, Records, Run
-from serving import FluidServeError, UnsupportedError
+from discrete import UNANSWERED, Outputs, Records, Run, simulate
+from serving import (
+    BatchTimeLaw,
+    FluidServeError,
+    RequestTable,
+    UnsupportedError,
+    VllmV1,
+    bench_serve_metrics,
+)
 
 
 class Log(SimpleNamespace):
@@ -21,7 +28,7 @@ class Log(SimpleNamespace):
 
     def outputs(self):
         times = [2.0, 2.5, 4.0, 3.0, 3.25]
-        return Outputs(np.array([3, 2, 0, 0, 0]), np.array(times), np.array([1, 3, 2, 1, 1]))
+        return Outputs(np.array([3, 2, 0, 0, 0]), np.array(times), np.array([6, 2, 0, 0, 0]))
 
     def request_records(self):
         nan = np.nan
@@ -78,3 +85,57 @@ def test_what_cannot_be_noted_is_refused():
     run = Run(Log(), seed=1, record_batches=False, record_events=False)
     with pytest.raises(FluidServeError, match="did not record batches"):
         run.client_records()
+
+
+def served(**settings):
+    """Return the run of a small vLLM server: prompts in chunks, too few blocks, clients who go."""
+    rng = np.random.default_rng(7)
+    arrival = np.cumsum(rng.exponential(0.02, 60))
+    abort = np.where(rng.random(60) < 0.2, arrival + rng.exponential(0.5, 60), np.inf)
+    table = RequestTable.validated(
+        arrival, rng.integers(1, 150, 60), rng.integers(1, 60, 60), abort_time=abort
+    )
+    law = BatchTimeLaw(d_0=0.01, d_prefill=1e-4, d_decode=1e-4, d_kv=1e-7)
+    node = VllmV1(
+        batch_time=law, num_gpu_blocks=40, max_num_batched_tokens=64, max_num_seqs=8, **settings
+    )
+    return simulate(table, node)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"async_scheduling": False, "enable_prefix_caching": False},
+        {"num_speculative_tokens": 3, "speculative_accept": "0,2,3,1", "ignore_eos": True},
+        {"pipeline_parallel_size": 2},
+    ],
+    ids=["default", "synchronous", "drafts", "stages"],
+)
+def test_a_vllm_server_answers_in_chunks(settings):
+    run = served(**settings)
+    requests, found = run.requests, run.client_records()
+    assert run.metrics().evictions > 0
+    words = requests["status"]
+    assert {"finished", "aborted"} <= set(words.tolist()) <= {"finished", "aborted", "pending"}
+    assert [not error for error in found.errors] == (words == "finished").tolist()
+    some, drafts = 0, "num_speculative_tokens" in settings
+    for at, gaps in enumerate(found.gaps_by_request()):
+        arrival, first, done = (
+            requests[key][at] for key in ("arrival_time", "first_token_time", "completion_time")
+        )
+        assert found.ttft[at] == (0 if np.isnan(first) else first - arrival)
+        assert (gaps > 0).all()
+        if not found.errors[at]:
+            assert found.output_tokens[at] == requests["decode_length"][at]
+            assert found.latency[at] == done - arrival
+            assert first + gaps.sum() == pytest.approx(done)
+            some += gaps.size + 1 < found.output_tokens[at]
+            assert drafts or gaps.size + 1 == found.output_tokens[at]
+    assert (some > 0) == drafts
+    bench = bench_serve_metrics(found, run.duration)
+    assert bench["failed"] == (words != "finished").sum() > 0
+    metrics = run.metrics()
+    assert bench["completed"] == metrics.completed
+    for name in ("ttft", "tpot", "e2el"):
+        assert bench[f"mean_{name}_ms"] == pytest.approx(1e3 * metrics.latencies[name].mean)
