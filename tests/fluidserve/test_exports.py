@@ -133,6 +133,27 @@ def test_our_own_readers_read_it(run):
         assert found[key]["value"] == pytest.approx(value, rel=0.02), key
 
 
+def test_a_vllm_server_is_written_and_its_law_is_found_again(run):
+    law = {"d_0": 0.02, "d_prefill": 1e-4, "d_decode": 4e-4, "d_kv": 5e-6}
+    flags = [x for key, value in law.items() for x in (f"--{key.replace('_', '-')}", value)]
+    done = run(
+        "simulate", "--engine", "vllm_v1", "--num-gpu-blocks", 2000, "--no-enable-prefix-caching",
+        "--max-num-batched-tokens", 2048, "--num-requests", 300, "--arrival-rate", 8,
+        "--no-verbose", *flags, "--bench-json", "b.json", "--save-detailed", "--llmd-report",
+        "r.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    written, report = read(), read("r.json")
+    expected = metrics(as_notes(written), written["duration"], {}, (99.0,))
+    assert expected.pop("request_goodput") is written["request_goodput"] is None
+    for key, value in expected.items():
+        assert written[key] == pytest.approx(value, rel=1e-9, abs=1e-9), key
+    check(report, TREE)
+    found = calibrate_run(read_server_log("b.json")).coefficients()
+    for key, value in law.items():
+        assert found[key]["value"] == pytest.approx(value, rel=0.1), key
+
+
 def test_a_replayed_file_has_no_rate_and_a_named_model_its_name(run):
     with open("r.csv", "w") as file:
         file.write("arrival_time,prefill_length,decode_length\n0.5,20,30\n1.5,10,1\n")
