@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from calibration.profiles.estimate import UTILIZATION, estimated_kv_capacity, estimated_law
-from calibration.profiles.kv_memory import kv_memory
+from calibration.profiles.kv_memory import GIB, kv_memory
 from calibration.profiles.names import gpu_key, model_key, resolve
 from calibration.profiles.server import FIRST_V1, Server, version_numbers
 from calibration.profiles.serving_defaults import (
@@ -138,7 +138,12 @@ class Profile:
         if "vllm_version" not in {item.name for item in fields(kind.settings)}:
             return {}
         said = {**given, "gpu_memory_utilization": self.gpu_memory_utilization}
-        return serving_defaults(self.hardware, given["vllm_version"], said)
+        found = serving_defaults(self.hardware, given["vllm_version"], said)
+        if "swap_space" in found and "num_cpu_blocks" not in found:
+            size = found["block_size"].value * models()[self.model].kv_bytes(self.tp)
+            blocks = int(found["swap_space"].value * GIB // size)
+            found["num_cpu_blocks"] = Served(blocks, found["swap_space"].origin)
+        return found
 
     def of_kind(self, kind: Kind, given: Mapping[str, Any]) -> Profile:
         """Return the profile with the KV capacity that a server of this kind and settings has."""
@@ -187,9 +192,9 @@ class Profile:
         served = {key: each.value for key, each in self.settings(kind, said).items() if key in own}
         settings |= served
         found = self.of_kind(kind, said)
-        _refuse_what_no_profile_knows(settings, self)
         capacity = dict(kind.kv_keys(found.usable, settings))
         twice = kind.kv_keys(2 * found.usable, settings)
+        _refuse_what_no_profile_knows(settings, self, capacity.keys() <= said.keys())
         both = [key for key in capacity if key in said and capacity[key] != twice[key]]
         if both and self.gpu_memory_utilization is not None:
             raise FluidServeError(
@@ -222,8 +227,16 @@ class Profile:
         return f", tested up to {most} requests" if many else ""
 
 
-def _refuse_what_no_profile_knows(settings: Mapping[str, Any], profile: Profile) -> None:
+def _refuse_what_no_profile_knows(
+    settings: Mapping[str, Any], profile: Profile, capacity_is_given: bool
+) -> None:
     """Refuse settings under which law and memory of a profile are those of another server."""
+    method = settings.get("speculative_method")
+    if settings.get("num_speculative_tokens") and method != "ngram" and not capacity_is_given:
+        raise ConfigError(
+            "speculative_method", method,
+            "ngram, or num_gpu_blocks beside it: the memory of a draft model is not known",
+        )  # fmt: skip
     stages = settings.get("pipeline_parallel_size") or 1
     if stages > 1:
         raise ConfigError(

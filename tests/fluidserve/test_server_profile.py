@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +52,25 @@ def test_what_is_given_wins_and_moves_the_blocks_that_are_left():
     assert half.num_gpu_blocks == blocks("H100", "0.33", gpu_memory_utilization=0.5)
 
 
+def test_drafts_of_a_model_need_blocks_and_those_of_ngrams_do_not():
+    assert config(num_speculative_tokens=3, speculative_method="ngram").num_gpu_blocks > 9000
+    given = config(num_speculative_tokens=3, speculative_method="eagle", num_gpu_blocks=900)
+    assert given.num_gpu_blocks == 900
+
+
+def test_v0_swaps_into_the_memory_that_it_has_by_default():
+    @dataclass
+    class V0:
+        vllm_version: str = "0.6.3"
+
+    kind: Any = SimpleNamespace(settings=V0)
+    given = {"vllm_version": "0.6.3", "max_model_len": 4096}
+    found = find(LLAMA, "H100").settings(kind, given)
+    assert found["num_cpu_blocks"].value == 4 * 2**30 // (16 * 2**17) == 2048
+    own = find(LLAMA, "H100").settings(kind, {**given, "num_cpu_blocks": 7})
+    assert own["num_cpu_blocks"].value == 7
+
+
 def test_the_law_comes_with_its_prefill():
     found, law = config(), find(LLAMA, "H100").law
     assert found.d_prefill == pytest.approx(law.d_prefill / 1e3)
@@ -81,6 +103,8 @@ def test_an_estimate_is_known_by_its_setting_and_its_error_unless_it_is_given():
          ["--gpu-memory-utilization 0.8", "num_gpu_blocks = 900"]),
         ({"pipeline_parallel_size": 2}, ["pipeline_parallel_size", "2", "stages"]),
         ({"enable_chunked_prefill": False}, ["max_model_len"]),
+        ({"num_speculative_tokens": 3, "speculative_method": "eagle"},
+         ["speculative_method", "eagle", "num_gpu_blocks"]),
         ({"card": "RTX4090", "utilization": 0.68}, ["no memory for KV"]),
         ({"time_unit": "none"}, ["time_unit", "real times"]),
     ],

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from fluidserve.cli import cli
-from fluidserve.front import Command
+from fluidserve.front import SECTIONS, Command
 from fluidserve.text import number
 
 FEW = ("--load", 0.7, "--num-requests", 60, "--no-verbose")
@@ -143,9 +143,7 @@ def test_every_command_has_sections_and_a_choice_of_output(run, path, command):
     assert ("--json" in shown) == (path[0] not in ("equations", "completion"))
     titles = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
     assert titles == [
-        title
-        for title in ("Workload:", "Node:", "Law:", "Run:", "Output:", "Options:")
-        if title in titles
+        title for title in (*(f"{each}:" for each in SECTIONS), "Options:") if title in titles
     ]
 
 
