@@ -92,6 +92,8 @@ def read_clock(table: Table, trace_format: TraceFormat, asked: str | None) -> Cl
         Naming the first time that is wrong, or saying that the unit cannot be told.
     """
     name, path = trace_format.arrival, table.path
+    if trace_format.at_once:
+        return _at_once(table, asked)
     if looks_like_a_date(table.first(name)):
         if asked is not None:
             raise WorkloadError(
@@ -113,6 +115,14 @@ def read_clock(table: Table, trace_format: TraceFormat, asked: str | None) -> Cl
         origin = float(raw.min())
         raw = raw - raw.min()  # a float64 does not hold every whole number above it
     return Clock(raw / UNITS[unit], "s", notes, UNITS[unit], origin)
+
+
+def _at_once(table: Table, asked: str | None) -> Clock:
+    """Return the clock of requests that are all there at time 0."""
+    if asked is not None:
+        raise WorkloadError(f"has no arrival times; leave out {OPTION}", path=table.path)
+    said = f"{table.path}: there are no arrival times: all requests are there at time 0"
+    return Clock(np.zeros(len(table)), "s", (said,), ticks=1.0)
 
 
 def _unit_of(raw: NDArray, table: Table, trace_format: TraceFormat) -> tuple[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from serving import ConfigError, WorkloadError
 from workload._clock import unit_in_name
-from workload._contents import CONTENT_KEYS
+from workload._contents import CONTENT_KEYS, HASHES
 from workload._results import load_generator
 from workload._sessions import DELAYS, SESSION
 from workload._table import Table, TraceFormat
@@ -39,6 +39,14 @@ FORMATS = (
     ),
     TraceFormat("azure_tidy", "arrival_s", "prompt_tokens", "output_tokens"),
     TraceFormat("vllm_bench", "start_times", "input_lens", "output_lens"),
+    TraceFormat(
+        "offline",
+        "",
+        "input_length",
+        "output_length",
+        marker=HASHES,
+        at_once=True,
+    ),
     TraceFormat("lengths", "", "prompt_tokens", "output_tokens"),
     TraceFormat("vidur_lengths", "", "num_prefill_tokens", "num_decode_tokens"),
     TraceFormat("sharegpt_lengths", "", "input_toks", "output_toks"),
@@ -46,7 +54,7 @@ FORMATS = (
     TraceFormat("vllm_bench_lengths", "", "input_lens", "output_lens"),
 )
 
-TRACE_FORMATS = tuple(each.name for each in FORMATS if each.arrival)
+TRACE_FORMATS = tuple(each.name for each in FORMATS if each.is_trace)
 """Names that a trace's format may have."""
 
 COLUMN_ROLES = ("arrival", "prompt", "output")
@@ -141,8 +149,13 @@ def detect(table: Table, *, lengths_suffice: bool = False) -> TraceFormat:
     WorkloadError
         If none fits; names the column that is missing from the format it is closest to.
     """
-    fitting = [each for each in FORMATS if all(name in table.columns for name in each.required)]
-    if fitting and (fitting[0].arrival or lengths_suffice):
+    fitting = [
+        each
+        for each in FORMATS
+        if all(name in table.columns for name in each.required)
+        and not (each.at_once and SESSION in table.columns)  # later turns are not there at once
+    ]
+    if fitting and (fitting[0].is_trace or lengths_suffice):
         return fitting[0]
     traces = [each for each in FORMATS if each.arrival]
     closest = max(traces, key=lambda each: sum(name in table.columns for name in each.required))

@@ -128,6 +128,8 @@ class TraceFormat:
         Names of further columns that a request table has too.
     marker
         Another column that tells the format from one it otherwise looks like.
+    at_once
+        Whether the file has no arrival times because all requests are there at time 0.
     """
 
     name: str
@@ -138,6 +140,12 @@ class TraceFormat:
     unit_is_certain: bool = True
     optional: tuple[str, ...] = ()
     marker: str = ""
+    at_once: bool = False
+
+    @property
+    def is_trace(self) -> bool:
+        """Whether the file says when requests come, and not only how long they are."""
+        return bool(self.arrival) or self.at_once
 
     @property
     def required(self) -> tuple[str, ...]:

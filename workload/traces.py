@@ -216,6 +216,9 @@ def read_trace(
         trace_format = _format(table, format, mapping)
         table, unit, notes = with_later_turns(table, trace_format.arrival, trace_time_unit)
         say(f"reading {path}: {len(table):,} rows")
+        if trace_format.at_once and rate_scale is not None:
+            allowed = "not given for requests that are all there at time 0"
+            raise ConfigError("rate_scale", rate_scale, allowed)
         clock = read_clock(table, trace_format, unit)
         reading = _reading(table, trace_format, clock, cut)
     except WorkloadError as error:

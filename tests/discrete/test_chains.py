@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from discrete.vllm_v1.chains import chains
 from serving import Contents, FluidServeError
+from workload import read_trace
 
 STOP = ("stop",)
 UNKNOWN = ("unknown",)
@@ -112,3 +117,23 @@ def test_many_ways_from_one_node_and_large_ids():
 def test_too_many_blocks_are_refused():
     with pytest.raises(FluidServeError, match="blocks of 1 tokens; allowed: up to"):
         chains(np.array([2**31]), np.array([1]), None, 1, stop_token=True)
+
+
+@pytest.mark.parametrize("name", ["mooncake_conversation", "mooncake_synthetic"])
+def test_a_published_trace_hits_an_infinite_cache_as_its_publisher_says(name):
+    """The table counts hits to the token, a cache whole blocks of 512."""
+    shared = os.environ.get("FLUIDSERVE_SHARED", Path(__file__).parents[3] / "shared")
+    folder = Path(shared) / "data" / "traces"
+    if not (folder / f"{name}.jsonl.gz").exists():
+        pytest.skip("the published traces are not on this machine (FLUIDSERVE_SHARED)")
+    table = read_trace(folder / f"{name}.jsonl.gz").requests
+    found = chains(table.prefill_length, table.decode_length, table.contents, 512, stop_token=True)
+    seen: set[int] = set()
+    hits = []
+    for k, whole in enumerate((table.prefill_length // 512).tolist()):
+        ids = found.ids[found.start[k] : found.start[k] + whole].tolist()
+        hits.append(next((n for n, each in enumerate(ids) if each not in seen), whole))
+        seen.update(ids)
+    with (folder / f"{name}.csv").open() as file:
+        said = [int(row["cached_prefix_tokens_inf"]) // 512 for row in csv.DictReader(file)]
+    assert hits == said

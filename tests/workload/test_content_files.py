@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import ConfigError, Contents, DecodeNode, RequestTable, WorkloadError
-from workload import read_trace, write_requests
+from workload import read_lengths, read_trace, write_requests
 
 HEAD = "arrival_time,prefill_length,decode_length"
 PLAIN = "arrival_time,prefill_length,decode_length\n0,9,3\n"
@@ -268,3 +268,26 @@ def test_delays_in_ms_say_the_unit_of_the_arrivals(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     assert read_trace(path).requests.horizon == 0.5
     assert read_trace(path, trace_time_unit="s").requests.horizon == 0.5
+
+
+def test_requests_without_times_are_all_there_at_once(tmp_path):
+    path = tmp_path / "t"
+    row = {"request_id": "a", "type": "text", "input_length": 40, "output_length": 9,
+           "duration": 812.5}  # fmt: skip
+    lines = [row | {"hash_ids": [5, 6, 7]}, row | {"hash_ids": [5, 6, 8]}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    reading = read_trace(path)
+    assert reading.format == "offline" and reading.requests.arrival_time.tolist() == [0, 0]
+    assert pieces(reading.requests) == [[(6, 16), (7, 16), (8, 8)], [(6, 16), (7, 16), (9, 8)]]
+    assert reading.notes == (
+        f"{path}: there are no arrival times: all requests are there at time 0",
+    )
+    assert read_lengths(path).mean_prefill == 40
+    with pytest.raises(WorkloadError, match="has no arrival times; leave out --trace-time-unit"):
+        read_trace(path, trace_time_unit="ms")
+    with pytest.raises(ConfigError, match=r"'rate_scale': 2\.0 .* all there at time 0"):
+        read_trace(path, rate_scale=2.0)
+    lines[1] |= {"session_id": "s", "delay": 5}  # not at once, and nobody knows when
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(WorkloadError, match="holds lengths only, no arrival times"):
+        read_trace(path)
