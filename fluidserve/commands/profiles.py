@@ -51,7 +51,7 @@ def listed() -> None:
         help="share of a card's memory that the server takes  [default: that of vLLM]")  # fmt: skip
 @option("--vllm-version", default="0.33", show_default=True,
         help="vLLM whose defaults and KV blocks are shown")  # fmt: skip
-@option("--max-model-len", type=click.IntRange(1), default=None,
+@option("--max-model-len", type=click.IntRange(2), default=None,
         help="longest context, which defaults of V0 follow")  # fmt: skip
 def show(
     model: str,
