@@ -19,7 +19,7 @@ OF_THE_CARD = "vLLM's default for this card"
 OF_VLLM = "vLLM's default"
 
 VERSIONS = ("0.5.4", "0.6.3", "0.19", "0.32", "0.33")
-"""Versions whose defaults are known; 0.32 is taken to be as 0.33."""
+"""Versions whose defaults were read off their source."""
 
 LONG_CONTEXT = 32768
 """Longest context [tokens] for which V0 does not turn chunked prefill on by itself."""
