@@ -116,13 +116,23 @@ def kv_memory(
         error=factors.error["gib"],
     )
     if found.blocks < 1:
-        needed = (found.usable - found.kv + found.block) / gpu.memory
-        more = f", or --gpu-memory-utilization {needed + 0.005:.2f}" if needed < 0.995 else ""
-        raise FluidServeError(
-            f"weights of {shape.weight_bytes / GIB:.1f} GiB over {tp} x {gpu.memory:g} GiB "
-            f"leave no memory for KV; give more cards with --tp{more}"
-        )
+        raise FluidServeError(_nothing_left(shape, gpu, tp, found))
     return found
+
+
+def _nothing_left(shape: ModelShape, gpu: Gpu, tp: int, found: KvMemory) -> str:
+    """Say why a server gets no KV, and what would leave some."""
+    batch = found.activations + found.sampler
+    needed = (found.usable - found.kv + found.block) / gpu.memory + 0.005
+    more = ["more cards with --tp"]
+    if needed < 1:
+        more.append(f"--gpu-memory-utilization {needed:.2f}")
+    if found.kv + batch > found.block:
+        more.append("a smaller --max-num-batched-tokens and --max-num-seqs")
+    return (
+        f"weights of {shape.weight_bytes / GIB:.1f} GiB over {tp} x {gpu.memory:g} GiB, beside "
+        f"{batch:.1f} GiB for the largest batch, leave no memory for KV; give {' or '.join(more)}"
+    )
 
 
 def activation_peak(shape: ModelShape, tp: int, server: Server, rules: Release) -> float:

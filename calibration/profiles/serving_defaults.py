@@ -12,7 +12,7 @@ from typing import Any
 
 from calibration.profiles.server import BLOCK, FIRST_V1, Server, version_numbers
 from calibration.profiles.tables import gpus
-from serving import ConfigError
+from serving import ConfigError, FluidServeError
 
 GIVEN = "given"
 OF_THE_CARD = "vLLM's default for this card"
@@ -59,8 +59,9 @@ def serving_defaults(
     Raises
     ------
     ConfigError
-        For a version whose defaults are not known; or where a default is the longest context of the
-        model (``max_model_len``) and nobody said it.
+        For a version whose defaults are not known.
+    FluidServeError
+        Where a default is the longest context of the model (``max_model_len``) and nobody said it.
     """
     version = known_version(vllm_version)
     said = {key: value for key, value in (given or {}).items() if value is not None}
@@ -154,7 +155,7 @@ def _v0(said: Mapping[str, Any]) -> dict[str, Served]:
 def _needed(longest: int | None, what: str) -> int:
     """Return the longest context, on which a default depends."""
     if longest is None:
-        raise ConfigError(
-            "max_model_len", None, f"a whole number > 0, on which the default of {what} depends"
+        raise FluidServeError(
+            f"max_model_len is not given, and the default of {what} depends on it; give one of them"
         )
     return longest

@@ -148,7 +148,7 @@ def test_releases_are_told_apart_by_numbers():
 
 
 def test_what_does_not_fit_says_what_would():
-    with pytest.raises(FluidServeError, match=r"leave no memory for KV.*--tp$"):
+    with pytest.raises(FluidServeError, match=r"27\.5 GiB over 1 x 23\.5 GiB.*with --tp$"):
         memory("Qwen3-14B", "RTX4090", 1, SERVER)
     with pytest.raises(FluidServeError) as wrong:
         memory("Llama-3.1-8B", "RTX4090", 1, replace(SERVER, gpu_memory_utilization=0.6))
@@ -156,6 +156,9 @@ def test_what_does_not_fit_says_what_would():
     assert share < 0.7
     enough = replace(SERVER, gpu_memory_utilization=share)
     assert memory("Llama-3.1-8B", "RTX4090", 1, enough).blocks >= 1
+    large = replace(SERVER, max_num_batched_tokens=200_000, max_num_seqs=20_000)
+    with pytest.raises(FluidServeError, match=r"GiB for the largest batch.*a smaller --max-num"):
+        memory("Llama-3.1-8B", "RTX4090", 1, large)
     for share in (0, -1, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="gpu_memory_utilization"):
             replace(SERVER, gpu_memory_utilization=share)

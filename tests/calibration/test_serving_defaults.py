@@ -6,7 +6,7 @@ import pytest
 
 from calibration.profiles import gpus, serving_defaults
 from calibration.profiles.serving_defaults import GIVEN, OF_THE_CARD, OF_VLLM, server_of
-from serving import ConfigError
+from serving import FluidServeError
 
 
 def values(*arguments):
@@ -93,7 +93,7 @@ def test_v0_has_defaults_of_its_own_on_every_card(version, given, tokens, chunke
     ],
 )  # fmt: skip
 def test_what_cannot_be_known_is_asked_for(arguments, words):
-    with pytest.raises(ConfigError) as wrong:
+    with pytest.raises(FluidServeError) as wrong:
         serving_defaults(*arguments)
     for word in words:
         assert word in str(wrong.value)
