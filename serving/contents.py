@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,6 +96,21 @@ class Contents:
         first = np.concatenate(([0], np.cumsum(count)))
         piece = np.arange(first[-1]) + np.repeat(self.first[rows] - first[:-1], count)
         return Contents(first, self.piece_id[piece], self.piece_length[piece], self.answer[rows])
+
+    def apart(self, group: NDArray[np.int64]) -> Contents:
+        """Return contents of which requests of different groups, from 0 on, share none.
+
+        Parameters
+        ----------
+        group : shape (R,)
+            Group of each request.
+        """
+        both = np.concatenate([self.piece_id, self.answer])
+        known, number = np.unique(both, return_inverse=True)
+        owner = np.concatenate([np.repeat(group, np.diff(self.first)), group])
+        named = np.where(both == UNKNOWN, UNKNOWN, 1 + number + owner * known.size)
+        pieces = self.piece_id.size
+        return replace(self, piece_id=named[:pieces], answer=named[pieces:])
 
     def joined(self, others: Contents | Sequence[Contents]) -> Contents:
         """Return these contents and those of others after them; equal ids are equal contents."""

@@ -25,9 +25,10 @@ from serving import (
     UnsupportedError,
     WorkloadError,
     check_fits,
+    kind_of,
 )
 from serving.arguments import check_fields, checked
-from workload import Workload, replicated, replication_seed
+from workload import Workload, copied, replicated, replication_seed
 
 Source = Workload | RequestTable
 """A workload to draw from, or requests whose arrival times stay."""
@@ -261,10 +262,14 @@ class Question:
     def scaled(self, n: int) -> Question:
         """Return the question of an instance ``n`` times as large under ``n`` times the arrivals.
 
-        Of a file, each arrival becomes ``n`` with lengths drawn anew from the file.
+        Of a file, each arrival becomes ``n`` with lengths drawn anew from the file; or ``n`` copies
+        of the request, where the engine looks at what requests have in common.
         """
         if isinstance(self.source, RequestTable):
-            source: Source = replicated(self.source, n, self.seed)
+            repeats = self.source.contents is not None and kind_of(self.instance).reads_contents
+            source: Source = (
+                copied(self.source, n) if repeats else replicated(self.source, n, self.seed)
+            )
         else:
             source = self.source.scaled(n)
         return self._changed(source=source, instance=self.instance.scaled(n))

@@ -7,6 +7,7 @@ from workload._table import placed as placed
 from workload._text import read_text as read_text
 from workload.conversations import Conversations as Conversations
 from workload.description import Workload as Workload
+from workload.description import copied as copied
 from workload.description import replicated as replicated
 from workload.description import replication_seed as replication_seed
 from workload.lengths import LengthDistribution as LengthDistribution

@@ -254,6 +254,28 @@ def replicated(
     return requests.redrawn(rows, np.repeat(requests.arrival_time, int(n)))
 
 
+def copied(requests: RequestTable, n: int) -> RequestTable:
+    """Return a table in which each request comes ``n`` times, in ``n`` worlds that share nothing.
+
+    This is how a file is scaled whose requests repeat each other: each world repeats itself as the
+    file does, and no copy repeats another.
+
+    Raises
+    ------
+    ConfigError
+        If ``n`` is not a whole number >= 1.
+    """
+    if n != int(n) or n < 1:
+        raise ConfigError("scale", n, "a whole number >= 1 for a file")
+    _not_too_many(len(requests) * int(n))
+    rows = np.repeat(np.arange(len(requests)), int(n))
+    table = requests.take(rows)
+    if table.contents is None:
+        return table
+    world = np.tile(np.arange(int(n)), len(requests))
+    return replace(table, contents=table.contents.apart(world))
+
+
 def _streams(seed: int | np.random.SeedSequence, count: int = 2) -> list[np.random.SeedSequence]:
     """Return streams, first that of arrivals and that of lengths; a given one does not change."""
     if isinstance(seed, np.random.SeedSequence):

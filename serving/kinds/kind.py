@@ -189,6 +189,8 @@ class Kind:
         Events of the event file.
     knobs
         Settings that tuning may turn.
+    reads_contents
+        Whether the engine looks at what requests consist of.
     knows_aborts
         Whether the engine takes out the requests whose clients give up.
     is_simulated_only
@@ -211,6 +213,7 @@ class Kind:
     snapshot: tuple[Column, ...]
     events: tuple[Event, ...]
     knobs: tuple[KnobSpec, ...] = ()
+    reads_contents: bool = False
     knows_aborts: bool = False
     is_simulated_only: bool = False
     run_options: tuple[str, ...] = ()

@@ -245,6 +245,7 @@ VLLM_V1 = Kind(
             integer=True,
         ),
     ),
+    reads_contents=True,
     knows_aborts=True,
     is_simulated_only=True,
     run_options=("decision_log", "request_log", "log_extended"),

@@ -146,3 +146,20 @@ def test_the_decode_node_refuses_clients_who_give_up_and_needs_no_contents():
     leaving = RequestTable.validated([0, 1], [20, 20], [5, 5], abort_time=[np.inf, 4])
     with pytest.raises(WorkloadError, match=r"row 2, column 'abort_time', value 4\.0: .*node"):
         simulate(leaving, node)
+
+
+@given(requests, st.integers(1, 3))
+def test_groups_share_no_content_and_each_repeats_itself_as_before(rows, groups):
+    held = contents_of(rows)
+    group = np.arange(len(rows)) % groups
+    named = held.apart(group)
+    assert named.piece_length.tolist() == held.piece_length.tolist()
+    assert ((named.answer == 0) == (held.answer == 0)).all()
+    owner = np.concatenate([np.repeat(group, np.diff(held.first)), group])
+    before = np.concatenate([held.piece_id, held.answer])
+    after = np.concatenate([named.piece_id, named.answer])
+    known = before > 0
+    pairs = set(zip(owner[known], before[known], after[known], strict=True))
+    assert (
+        len({(own, old) for own, old, _ in pairs}) == len({new for *_, new in pairs}) == len(pairs)
+    )

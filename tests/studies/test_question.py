@@ -13,7 +13,9 @@ import pytest
 
 from fluid import capacity
 from serving import (
+    KINDS,
     ConfigError,
+    Contents,
     DecodeNode,
     FluidServeError,
     RequestTable,
@@ -21,7 +23,7 @@ from serving import (
     WorkloadError,
 )
 from studies import Question, Replications, compare
-from workload import Constant, Ramp, Steps, describe, generate, replicated
+from workload import Constant, Ramp, Steps, copied, describe, generate, replicated
 
 NODE = DecodeNode()
 WORKLOAD = describe("normal")
@@ -214,3 +216,20 @@ def test_in_a_comparison_everything_goes_forward(what, route):
     found = crossings(job, thing)
     assert found == route
     assert all(FLOOR[above] > FLOOR[below] for above, below in found)
+
+
+def test_a_file_is_scaled_by_copies_where_the_engine_looks_at_contents():
+    contents = Contents.validated([0, 2, 3], [7, 8, 7], [30, 5, 30], [0, 9])
+    table = RequestTable.validated([0, 1], [35, 30], [4, 5], contents=contents)
+    server = KINDS["vllm_v1"].settings()
+    large = Question(table, server).scaled(3)
+    assert large.requests.arrival_time.tolist() == [0, 0, 0, 1, 1, 1]
+    assert large.requests.decode_length.tolist() == [4, 4, 4, 5, 5, 5]
+    held = large.requests.contents
+    assert held is not None
+    system = held.piece_id[[0, 2, 4]]
+    assert len(set(system)) == 3 and held.piece_id[6:].tolist() == system.tolist()
+    redrawn = Question(table, NODE).scaled(3).requests
+    assert same(redrawn, replicated(table, 3, 42))
+    with pytest.raises(ConfigError, match="'scale'"):
+        copied(table, 0)
