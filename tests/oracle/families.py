@@ -214,9 +214,8 @@ def _conversations(chance: random.Random, family: str) -> Case:
     drafts = chance.choice([1, 3, 5]) if family == "spec" else 0
     block, unit = chance.choice([1, 2, 4, 4, 16]), chance.choice([1, 3, 8, 20])
     connector = _connector(chance) if family == "remote" else None
-    if connector:
+    if connector and connector["kv_connector"] != "none":
         on["async"] = False
-        on["abort"] &= connector["kv_connector"] != "async"
     requests = _turns(chance, unit, block)
     _tempers(chance, requests, on["priority"], on["abort"])
     settings = _ext_sizes(chance, requests, block, drafts) | {
@@ -226,7 +225,7 @@ def _conversations(chance: random.Random, family: str) -> Case:
         "ignore_eos": chance.random() < 0.5,
         "watermark": chance.choice([0.0, 0.0, 0.01, 0.1]),
         "scheduler_reserve_full_isl": chance.random() < 0.7,
-        "max_model_len": None if drafts else _model_length(chance, requests),
+        "max_model_len": _model_length(chance, requests),
     }
     if family == "pp":
         settings["pipeline_parallel_size"] = chance.choice([2, 3, 4])
