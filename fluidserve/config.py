@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from fluidserve.settings import D_1, D_1_KEYS, PLANNED_ENGINES, Setting, all_settings, settings_of
+from fluidserve.settings import D_1, D_1_KEYS, Setting, all_settings, settings_of
 from fluidserve.yaml_keys import read_keys
 from serving import (
     DEFAULT_KIND,
-    KINDS,
     ConfigError,
     FluidServeError,
     Instance,
@@ -27,13 +26,6 @@ from serving.errors import hint
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
-
-VLLM_KEYS = frozenset(
-    "vllm_version block_size num_gpu_blocks num_cpu_blocks max_num_seqs max_num_batched_tokens "
-    "max_model_len enable_chunked_prefill preemption_mode watermark long_prefill_token_threshold "
-    "scheduler_reserve_full_isl enable_prefix_caching remote_prefill free_recompute "
-    "kv_connector".split()
-)
 
 
 @functools.cache
@@ -183,9 +175,6 @@ def _checked(kind: Kind, merged: Mapping[str, Any]) -> Any:
 
 def _kind(name: Any) -> Kind:
     """Return the kind of engine that a configuration names."""
-    if name in PLANNED_ENGINES and name not in KINDS:
-        known = " | ".join(KINDS)
-        raise ConfigError("engine", name, f"{known} (it is not available in this version)")
     return kind_named(name if isinstance(name, str) else repr(name))
 
 
@@ -218,13 +207,10 @@ def _check_key(kind: Kind, key: str, value: Any, where: str) -> None:
         return
     elsewhere = all_settings().get(key)
     if elsewhere is not None:
-        owners = " and ".join(elsewhere.kinds)
-        reason = f"the engine {kind.name} has no such key, {owners} has"
+        owners, verb = elsewhere.kinds, "has" if len(elsewhere.kinds) == 1 else "have"
+        reason = f"the engine {kind.name} has no such key, {' and '.join(owners)} {verb}"
         if not where:
             raise FluidServeError(f"{elsewhere.flag}: {reason}")
-    elif key in VLLM_KEYS:
-        missing = " and ".join(name for name in PLANNED_ENGINES if name not in KINDS)
-        reason = f"it belongs to the engines {missing}, which are not available in this version"
     else:
         reason = hint(key, known).removeprefix("; ") or f"known keys: {', '.join(known)}"
     raise FluidServeError(f"{where}unknown config key {key!r} (value {value!r}); {reason}")

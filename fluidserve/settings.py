@@ -9,9 +9,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from serving import DEFAULT_KIND, KINDS, BatchTimeLaw, ConfigError, Kind, allowed_values, setting
 
-PLANNED_ENGINES = ("vllm_v0", "vllm_v1")
-"""Engines that a later version will have."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:

@@ -29,6 +29,7 @@ from serving.kinds import Kind as Kind
 from serving.kinds import KnobSpec as KnobSpec
 from serving.kinds import Limit as Limit
 from serving.kinds import Reading as Reading
+from serving.kinds import VllmV0 as VllmV0
 from serving.kinds import VllmV1 as VllmV1
 from serving.kinds import answers as answers
 from serving.kinds import check_fits as check_fits

@@ -20,4 +20,5 @@ from serving.kinds.registry import check_fits as check_fits
 from serving.kinds.registry import kind_named as kind_named
 from serving.kinds.registry import kind_of as kind_of
 from serving.kinds.registry import register as register
+from serving.kinds.vllm_v0 import VllmV0 as VllmV0
 from serving.kinds.vllm_v1 import VllmV1 as VllmV1

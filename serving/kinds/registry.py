@@ -10,10 +10,11 @@ from typing import Any
 from serving.errors import ConfigError, UnsupportedError, WorkloadError
 from serving.kinds.decode_node import DECODE_NODE
 from serving.kinds.kind import Instance, Kind
+from serving.kinds.vllm_v0 import VLLM_V0
 from serving.kinds.vllm_v1 import VLLM_V1
 from serving.request_table import RequestTable
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (DECODE_NODE, VLLM_V1)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (DECODE_NODE, VLLM_V1, VLLM_V0)}
 """Every kind by its name. A new engine of this project is one more entry here."""
 
 DEFAULT_KIND = DECODE_NODE

@@ -68,7 +68,7 @@ def test_a_number_that_yaml_reads_as_text_is_still_a_number(tmp_path):
         ("M_totl: 5", ["M_totl", "5", "did you mean 'M_total'"]),
         ("m-total: 5", ["did you mean 'M_total'"]),
         ("zzz: 1", ["zzz", "known keys", "M_total", "d_1"]),
-        ("block_size: 16", ["block_size", "the engine decode_node has no such key, vllm_v1 has"]),
+        ("block_size: 16", ["block_size", "decode_node has no such key, vllm_v1 and vllm_v0 have"]),
         ("d_prefill: -0.1", ["d_prefill", "-0.1", ">= 0"]),
         ("engine: vllm_v1\ntime_unit: s", ["d_prefill", "--num-gpu-blocks", "toy"]),
         ("engine: vllm", ["engine", "vllm", "decode_node"]),

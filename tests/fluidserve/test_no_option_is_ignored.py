@@ -41,6 +41,9 @@ VLLM = (
 )  # fmt: skip
 """A vLLM server that is short of memory, of tokens and of seats."""
 
+OLDER = ("--engine", "vllm_v0", *VLLM[2:])
+SWAPPING = (*OLDER, "--preemption-mode", "swap")
+
 FED = (*VLLM, "--remote-prefill")
 DRAFTING = (*VLLM, "--num-speculative-tokens", 3)
 
@@ -54,6 +57,8 @@ SAMPLES = {
         "--max-num-batched-tokens",
         32,
     ),
+    "num_cpu_blocks": (SWAPPING, "--num-cpu-blocks", 3),
+    "preemption_mode": (OLDER, "--preemption-mode", "swap"),
     "max_model_len": (VLLM, "--max-model-len", 40),
     "enable_chunked_prefill": (VLLM, "--no-enable-chunked-prefill"),
     "enable_prefix_caching": (VLLM, "--no-enable-prefix-caching"),

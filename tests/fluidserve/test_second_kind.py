@@ -116,7 +116,7 @@ ANSWERS = {
     "simulate --engine toy --slots 9": "allowed: <= slots = 9",
     "simulate --engine toy --d-1 0.1": "unknown config key 'd_1'",
     "simulate --engine toy --slots 0": "a whole number >= 1",
-    "simulate --engine nothing": "decode_node | vllm_v1 | toy",
+    "simulate --engine nothing": "decode_node | vllm_v1 | vllm_v0 | toy",
     "simulate --engine vllm_v1": "--num-gpu-blocks",
     "simulate --engine toy --inject requests.csv": "takes no other requests",
 }
@@ -173,9 +173,8 @@ def test_keys_of_two_kinds_allow_what_either_does_and_show_both_defaults(monkeyp
     monkeypatch.setitem(KINDS, "other", replace(TOY, name="other", settings=other))
     both = all_settings()
     assert both["time_unit"].rules["choices"] == ("none", "s", "ms", "h")
-    assert (
-        defaults_in_words(both["time_unit"]) == "none for decode_node, s for vllm_v1, s for other"
-    )
+    in_words = "none for decode_node, s for vllm_v1, s for vllm_v0, s for other"
+    assert defaults_in_words(both["time_unit"]) == in_words
     assert both["M_total"].optional and both["M_total"].kinds == ("decode_node", "other")
     wrong = make_dataclass("Wrong", [("M_total", str, setting("a", "KV memory"))], frozen=True)
     monkeypatch.setitem(KINDS, "other", replace(TOY, name="other", settings=wrong))
