@@ -231,6 +231,25 @@ class VllmLog:
             "gpu_utilization": _ratio(s["busy"], duration),
             "evictions": float(s["evicted"]),
             "recompute_waste": float(self.req["recomputed"].sum()),
+            **self._of_cache(),
+        }
+
+    def _of_cache(self) -> dict[str, float]:
+        """Return the totals of an engine with a prefix cache; none of another."""
+        s, req = self.scalars, self.req
+        if not getattr(self.instance, "enable_prefix_caching", False):
+            return {}
+        first, done = req["first_hits"], req["status"] == Status.FINISHED
+        needed = req["prompt"] + req["generated"] - 1 - first
+        so_far = np.maximum(req["computed"] - first, 0) * np.isfinite(req["first_sched"])
+        useful = np.where(done, needed, np.where(req["status"] == Status.ABORTED, 0, so_far))
+        return {
+            "prefix_cache_queries": float(s["queried"]),
+            "prefix_cache_hits": float(first.sum()),
+            "prefix_cache_hit_rate": _ratio(first.sum(), s["queried"]),
+            "saved_tokens": float(req["hit_tokens"].sum()),
+            "evicted_blocks": float(s["evicted_blocks"]),
+            "wasted_tokens": float(s["tokens_computed"] - useful.sum()),
         }
 
     def fragmentation(self) -> Mapping[str, float]:

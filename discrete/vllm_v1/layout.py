@@ -24,7 +24,7 @@ CLOCK = record(
     f"{CLOCK_FLOATS} device_free",
     f"{CLOCK_INTS} head tail hold_head hold_tail held deferred unfinished idle announce"
     " capacity_bound executed last_prefill free hashed loading abort_next queued queue_first"
-    " in_transfer step_evictions hit_tokens evicted_blocks wasted_tokens",
+    " in_transfer step_evictions evicted_blocks tokens_computed queried",
 )
 """Scalars of an engine at rest. ``device_free`` is when the last batch decided so far ends.
 ``announce`` says that a request ended since the last schedule() call. ``deferred`` counts those in
@@ -57,14 +57,15 @@ STATE = np.dtype([*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr])
 REQUEST = record(
     REQUEST_FLOATS,
     f"{REQUEST_INTS} limit rank priority cached in_flight placeholders spec stale eligible"
-    " is_chunk is_deferred decodes has_draft verified seen is_prefilling previous next table_at"
-    " chain_at",
+    " is_chunk is_deferred decodes has_draft verified seen is_prefilling first_hits previous"
+    " next table_at chain_at",
 )
 """One request. ``limit`` is max_tokens; ``placeholders`` are tokens that batches in flight will
 bring; ``spec`` drafts wait to be verified; of the tokens in flight ``stale`` ones were scheduled
 before a preemption; ``eligible`` is the first step that may decode it again. ``is_chunk``: its last
 step did not reach its end. ``decodes`` and ``has_draft`` say whether it has sampled since its last
-admission. ``verified`` counts verifications. ``seen``: the connector brought its prompt before."""
+admission. ``verified`` counts verifications. ``seen``: the connector brought its prompt before.
+``first_hits`` tokens were cached when it was first admitted."""
 
 BLOCK = record("", "next previous references chain next_alike previous_alike")
 """One KV block: its place in the free queue, who holds it, the chain whose KV it has (-1: none),

@@ -72,7 +72,6 @@ def cancel(s, time):
         if q.status in (WAITING, RUNNING, PREEMPTED, LOADING, LOADED):
             if s.record_events:
                 log(s, time, ABORT, r, q.generated)
-            s.wasted_tokens += q.computed
             _end(s, q, r, time, ABORTED)
             if s.log_decisions:
                 outcome(s, r)

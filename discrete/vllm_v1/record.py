@@ -65,11 +65,15 @@ def duration_of(s, slot, row):
 @compiled
 def note_hits(s, slot, ran):
     """Count the tokens that admitted requests did not have to compute."""
+    s.tokens_computed += plan(s, slot).tokens
     for i in range(ran, plan(s, slot).size):
         each = member(s, slot, i)
         q = request(s, each.request)
-        q.hit_tokens += q.computed - each.tokens
-        s.hit_tokens += q.computed - each.tokens
+        found = q.computed - each.tokens
+        q.hit_tokens += found
+        if q.preemptions == 0:  # as vLLM counts queries and hits
+            q.first_hits = found
+            s.queried += q.length
 
 
 @compiled

@@ -104,6 +104,7 @@ class VllmV1:
                 default = VllmV1.__dataclass_fields__[key].default
                 if getattr(self, key) != default:
                     raise ConfigError(key, getattr(self, key), f"{default} with vllm_version 0.19")
+        self._refuse_what_was_not_compared()
         if self.kv_connector != "none" and not self.remote_prefill:
             raise ConfigError("kv_connector", self.kv_connector, "none without remote_prefill")
         if self.num_speculative_tokens and self.pipeline_parallel_size > 1:
@@ -119,6 +120,16 @@ class VllmV1:
                 "num_speculative_tokens 0: the others were not compared with vLLM",
             )  # fmt: skip
         accepts(self.speculative_accept)
+
+    def _refuse_what_was_not_compared(self) -> None:
+        """Refuse features of older versions that were never held against these versions."""
+        why = f"with vllm_version {self.vllm_version}: more was not compared with vLLM"
+        if self.vllm_version == "0.19" and self.pipeline_parallel_size > 1:
+            raise ConfigError("pipeline_parallel_size", self.pipeline_parallel_size, f"1 {why}")
+        is_plain = self.speculative_method == "ngram" and not self.enable_prefix_caching
+        known = self.vllm_version == "0.33" or (self.vllm_version == "0.32" and is_plain)
+        if self.num_speculative_tokens and not known:
+            raise ConfigError("num_speculative_tokens", self.num_speculative_tokens, f"0 {why}")
 
     @checked(n="> 0")
     def scaled(self, n: int) -> VllmV1:

@@ -32,7 +32,7 @@ def nodes(draw):
         connector = draw(st.sampled_from(["none", "sync", "async"]))
     return VllmV1(
         batch_time=LAW,
-        vllm_version=draw(st.sampled_from(["0.33", "0.19"])),
+        vllm_version="0.33" if drafts or stages > 1 else draw(st.sampled_from(["0.33", "0.19"])),
         block_size=block_size,
         num_gpu_blocks=60 // block_size + 3 + draw(st.integers(0, 40)),
         max_num_seqs=draw(st.sampled_from([2, 5, 64])),
@@ -168,6 +168,11 @@ def test_a_prefix_that_is_known_costs_nothing():
     run = simulate(table, asked())
     assert run.requests["cached_tokens"].tolist() == [0, 32]  # a token at least is computed
     cold = simulate(table, asked(enable_prefix_caching=False))
+    metrics = run.metrics().to_json("s")
+    assert metrics["prefix_cache_queries"] == 96 and metrics["prefix_cache_hits"] == 32
+    assert metrics["saved_tokens"] == 32 and metrics["evicted_blocks"] == 0
+    assert metrics["wasted_tokens"] == 2  # a token beyond the end of each, as nobody knew it
+    assert "saved_tokens" not in cold.metrics().to_json("s")
     saved = cold.requests["first_token_time"][1] - run.requests["first_token_time"][1]
     assert saved == pytest.approx(32e-4)
 
@@ -177,7 +182,9 @@ def test_a_client_that_gives_up_frees_its_blocks():
     run = simulate(table, asked(ignore_eos=True))
     assert run.requests["status"].tolist() == ["aborted", "finished"]
     assert math.isnan(run.requests["completion_time"][0])
-    assert run.metrics().to_json("s")["completed"] == 1
+    metrics = run.metrics().to_json("s")
+    steps = run.batches["batch_tokens"].sum()
+    assert metrics["completed"] == 1 and metrics["wasted_tokens"] == steps - (20 + 5 - 1)
     assert run.duration == pytest.approx(0.5, abs=0.02)
 
 
@@ -207,6 +214,8 @@ def test_injected_requests_come_besides_or_in_place_of_others():
     ("changed", "words"),
     [
         ({"vllm_version": "0.19", "watermark": 0.1}, "with vllm_version 0.19"),
+        ({"vllm_version": "0.19", "pipeline_parallel_size": 2}, "not compared"),
+        ({"vllm_version": "0.32", "num_speculative_tokens": 2}, "not compared"),
         ({"kv_connector": "sync"}, "none without remote_prefill"),
         ({"num_speculative_tokens": 2, "pipeline_parallel_size": 2}, "pipeline_parallel_size"),
         ({"speculative_accept": "1;2"}, "parted by commas"),
