@@ -79,6 +79,7 @@ def with_later_turns(
         return table, unit, ()
     said = (
         f"{table.path}: {later} later turns of sessions arrive their delay after the turn before "
-        "arrived, not after it was answered, which the file does not say: they come too early"
+        "arrived, not after it was answered, which the file does not say: they come too early; "
+        "prompts have the length that a row says, too short where it counts only what is new"
     )
     return replace(table, columns={**columns, arrival: times}), unit, (said,)
