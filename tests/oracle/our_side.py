@@ -38,9 +38,7 @@ def settings_of(case: Case) -> dict[str, Any]:
     settings = {key: case.get(key) for key in sorted(of_kind) if case.get(key) is not None}
     if accepted := settings.pop("speculative_accept", ()):
         settings["speculative_accept"] = ",".join(map(str, accepted))
-    if "strict" in _kind(case.engine).__dataclass_fields__:
-        settings["strict"] = True
-    return {"vllm_version": case.version, **settings}
+    return {"vllm_version": case.version, "strict": True, **settings}
 
 
 def _kind(engine: str) -> Any:
@@ -55,10 +53,7 @@ def instance_of(case: Case) -> Any:
 
 def engine_of(case: Case, **options: Any) -> Any:
     """Return the engine of a case; what can never finish is left to it, as vLLM does."""
-    instance = instance_of(case)
-    if "strict" in serving.kind_of(instance).run_options:
-        options["strict"] = True
-    return discrete.engine_for(table_of(case), instance, **options)
+    return discrete.engine_for(table_of(case), instance_of(case), **options)
 
 
 def table_of(case: Case) -> serving.RequestTable:
