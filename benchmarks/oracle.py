@@ -133,6 +133,7 @@ def _covers(rows: list[dict[str, str]], answer: Answer) -> Counter:
 def _keep(case: Case, real: RealScheduler, asked: argparse.Namespace) -> None:
     """Show a failing case, made small, and keep it with both sides' logs."""
     if asked.shrink:
+        raised = bool(_ours(case).message)
 
         def fails(candidate: Case) -> bool:
             try:
@@ -140,7 +141,9 @@ def _keep(case: Case, real: RealScheduler, asked: argparse.Namespace) -> None:
             except RefusedError:
                 return False
             ours = _ours(candidate)
-            return bool(ours.message or difference("", ours, theirs))
+            if ours.message:  # settings that we refuse are no smaller case of a wrong decision
+                return raised
+            return difference("", ours, theirs) is not None
 
         case = smaller(case, fails)
         print(f"    smallest: {case.to_json()}")
