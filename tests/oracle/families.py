@@ -217,6 +217,9 @@ def _conversations(chance: random.Random, family: str) -> Case:
     if connector and connector["kv_connector"] != "none":
         on["async"] = False
     requests = _turns(chance, unit, block)
+    if connector and connector["kv_connector"] == "async" and connector["free_recompute"]:
+        # vLLM forgets that one token has come, and would have it fetched again for ever
+        requests = [one for one in requests if one.prompt > 1] or [Request(0.0, 2, 1)]
     _tempers(chance, requests, on["priority"], on["abort"])
     settings = _ext_sizes(chance, requests, block, drafts) | {
         "enable_prefix_caching": on["cache"],

@@ -27,11 +27,6 @@ KINDS = {"vllm_v0": "VllmV0", "vllm_v1": "VllmV1"}
 """Settings of each engine, by their name in ``serving``."""
 
 
-def is_there(engine: str) -> bool:
-    """Return whether the project has this engine."""
-    return hasattr(serving, KINDS[engine])
-
-
 def settings_of(case: Case) -> dict[str, Any]:
     """Return the settings of a case by our names; one of None is left to the kind's default."""
     of_kind = V0 if case.engine == "vllm_v0" else DEFAULTS.keys() - ONLY_V0
