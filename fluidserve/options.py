@@ -155,8 +155,9 @@ def _instance_options(function: Any, *, hides: bool) -> Any:
 
 
 def _is_simulated_only(item: Setting) -> bool:
-    """Return whether a key belongs to engines that no fluid model answers for, and to no other."""
-    return bool(item.kinds) and all(KINDS[name].is_simulated_only for name in item.kinds)
+    """Return whether only engines that no fluid model answers for use a key."""
+    users = [KINDS[name] for name in item.kinds if item.key not in KINDS[name].carried_keys]
+    return bool(users) and all(kind.is_simulated_only for kind in users)
 
 
 def workload_options(function: Any) -> Any:
