@@ -77,7 +77,7 @@ def _free_swapping(question: Question, swapped: float) -> str:
         return ""
     return (
         f"swapping is free: up to {swapped:,.0f} requests were swapped out, and the law has no "
-        "d_swap, the time per token that moves"
+        "d_swap, the time that moving takes"
     )
 
 

@@ -70,7 +70,8 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         metrics = run.metrics(thresholds)
     outputs = _at_batches(run)
     doubt = _capacity_doubt(inputs, run, metrics, outputs, params)
-    warnings = inputs.warnings(*doubt, largest=largest(outputs))
+    unserved = _unserved(engine, run)
+    warnings = inputs.warnings(*doubt, *unserved, largest=largest(outputs))
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(), **_ended(engine),
@@ -92,6 +93,26 @@ def _ended(engine: Engine) -> dict[str, Any]:
     """Return how a run of an engine that can get stuck ended."""
     status = getattr(engine, "status", None)
     return {} if status is None else {"status": status}
+
+
+def _unserved(engine: Engine, run: Run) -> list[str]:
+    """Say who got no whole answer because the engine dropped them or cannot go on."""
+    total, unit, said = len(engine.requests), engine.instance.time_unit, []
+    status = _ended(engine).get("status", "finished")
+    if status not in ("finished", "pending"):
+        left = total - engine.progress.completed
+        when = f"{engine.time:.6g}" + ("" if unit == "none" else f" {unit}")
+        said.append(
+            f"the run ended as {status} at {when}: {left} of {total} requests have not ended, and "
+            "no latency counts them"
+        )
+    dropped = int((run.requests["status"] == "ignored").sum()) if "status" in run.requests else 0
+    if dropped:
+        said.append(
+            f"{dropped} of {total} requests were ignored, as vLLM ignores what is too long for its "
+            "memory or for a step; no latency counts them"
+        )
+    return said
 
 
 def _capacity_doubt(
