@@ -6,9 +6,9 @@ import numpy as np
 
 from discrete.vllm.layout import Event, Status
 from discrete.vllm.memory import number_at
-from discrete.vllm.writing import close_span, log, note_tokens, outcome
+from discrete.vllm.writing import close_span, note_tokens, outcome
 from discrete.vllm_v1.memory import member, plan, request, running
-from discrete.vllm_v1.pool import cache, release
+from discrete.vllm_v1.pool import cache, note, release
 from discrete.vllm_v1.queue import leave_hold, leave_waiting
 from serving.compilation import compiled
 from serving.compiled_memory import record_at
@@ -70,8 +70,7 @@ def cancel(s, time):
         s.abort_next += 1
         q = request(s, r)
         if q.status in (WAITING, RUNNING, PREEMPTED, LOADING, LOADED):
-            if s.record_events:
-                log(s, time, ABORT, r, q.generated)
+            note(s, time, ABORT, r, q)
             _end(s, q, r, time, ABORTED)
             if s.log_decisions:
                 outcome(s, r)
@@ -167,8 +166,7 @@ def apply_output(s, slot, time, step):
         if s.record_steps:
             note_tokens(s, q, r, step, before)
         if stopped:
-            if s.record_events:
-                log(s, time, COMPLETE, r, q.generated)
+            note(s, time, COMPLETE, r, q)
             _end(s, q, r, time, FINISHED)
             s.finished += 1
             each.tokens = 1

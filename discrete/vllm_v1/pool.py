@@ -8,8 +8,17 @@ block and never in use. Where blocks are not told apart only their number is kep
 from __future__ import annotations
 
 from discrete.vllm.layout import NOBODY
+from discrete.vllm.writing import log
 from discrete.vllm_v1.memory import block, chain_of, first_alike, last_alike, table_entry
 from serving.compilation import compiled
+
+
+@compiled
+def note(s, time, kind, r, q):
+    """Write an event of a request, with the blocks in use right before it."""
+    if s.record_events:
+        s.blocks_used = s.num_blocks - 1 - s.free
+        log(s, time, kind, r, q.generated)
 
 
 @compiled

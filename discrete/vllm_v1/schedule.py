@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from discrete.vllm.layout import NOBODY, Event, Status
 from discrete.vllm.memory import arrival_time
-from discrete.vllm.writing import log, word
+from discrete.vllm.writing import word
 from discrete.vllm_v1.layout import Connector
 from discrete.vllm_v1.memory import member, plan, request, running
-from discrete.vllm_v1.pool import cache, look_up, release, take, touch
+from discrete.vllm_v1.pool import cache, look_up, note, release, take, touch
 from discrete.vllm_v1.queue import defer, hold, leave_hold, leave_waiting, rejoin_waiting
 from serving.compilation import compiled
 
@@ -79,8 +79,7 @@ def _victim_at(s):
 def _preempt(s, r):
     """Take everything from a running request and let it queue up again."""
     q = request(s, r)
-    if s.record_events:
-        log(s, s.time, PREEMPT, r, q.generated)
+    note(s, s.time, PREEMPT, r, q)
     s.lost_tokens += q.computed
     release(s, q)
     q.status = PREEMPTED
@@ -261,8 +260,6 @@ def _first_tokens(s, q, computed, limit, room, ran, has_prefill):
 @compiled
 def _seat(s, slot, q, r, computed, tokens, drafts):
     """Let a request run, which has its blocks."""
-    if s.record_events:
-        log(s, s.time, ADMIT, r, q.generated)
     cache(s, q, min(computed + tokens, q.length))
     if q.status in (LOADING, LOADED):
         leave_hold(s, r)
@@ -329,6 +326,7 @@ def admit(s, slot, limit, defers, budget, inputs, has_prefill):
         need = _fits(s, q, hits, idle, computed + tokens, s.lookahead, 0)
         if need < 0:
             break
+        note(s, s.time, ADMIT, r, q)
         if q.status != LOADED:
             touch(s, q, hits)
         take(s, q, need)

@@ -188,6 +188,13 @@ def test_a_client_that_gives_up_frees_its_blocks():
     assert run.duration == pytest.approx(0.5, abs=0.02)
 
 
+def test_events_say_what_memory_held_right_before():
+    run = simulate(TWO, asked(enable_prefix_caching=False), record_events=True)
+    rows = run.memory_events
+    assert rows["reason"].tolist() == ["admit", "complete", "admit", "complete"]
+    assert rows["memory_before"].tolist() == [0, 32, 0, 48]
+
+
 def test_what_can_never_finish_is_refused_or_waits_for_ever():
     table = RequestTable.validated([0.0, 0.1], [20, 2000], [5, 3])
     with pytest.raises(WorkloadError, match="num_gpu_blocks"):
