@@ -22,7 +22,7 @@ from discrete.vllm_v1.layout import (
     Connector,
 )
 from discrete.vllm_v1.outcome import ABORT_ROW
-from serving import RequestTable
+from serving import RequestTable, WorkloadError
 from serving.kinds.vllm_v1 import accepts
 
 ENDLESS = 1 << 20
@@ -74,6 +74,7 @@ class VllmV1Engine(VllmEngine):
             "free_to_tail": not is_new,
             "lone_threshold": not is_new,
             "priority_goes_on": node.vllm_version == "0.33",
+            "steps_back": is_new,
             "remote": node.remote_prefill,
             "free_recompute": node.free_recompute,
             "connector": CONNECTORS[node.kv_connector] if node.remote_prefill else 0,
@@ -103,6 +104,8 @@ class VllmV1Engine(VllmEngine):
 
     def _fill(self, records: NDArray, requests: RequestTable, known: int) -> None:
         node, new = self.instance, slice(known, None)
+        if node.kv_connector == "async" and node.free_recompute:
+            _refuse_endless_fetches(requests)
         records["limit"][new] = records["output"][new] if node.ignore_eos else ENDLESS
         records["priority"] = requests.priority
         order = np.lexsort((np.arange(records.size), requests.arrival_time, requests.priority))
@@ -183,6 +186,16 @@ class VllmV1Engine(VllmEngine):
         self._first_block, self._last_block = arrays["first_block"], arrays["last_block"]
         self._running, self._batch = arrays["running"], arrays["batch"]
         self._plan = arrays["plan"]
+
+
+def _refuse_endless_fetches(requests: RequestTable) -> None:
+    short = requests.prefill_length == 1
+    if short.any():
+        raise WorkloadError(
+            "with kv_connector async and free_recompute vLLM fetches a prompt of 1 token again and "
+            "again; allowed: longer prompts",
+            row=int(np.argmax(short)) + 1, column="prefill_length", value=1,
+        )  # fmt: skip
 
 
 def _free_blocks(number: int) -> NDArray:

@@ -38,8 +38,8 @@ SETTINGS = record(
     f"{SETTING_INTS} num_blocks max_num_seqs max_active_seqs token_budget max_model_len chunked"
     " long_prefill adaptive watermark_blocks reserve_full caching by_priority asynchronous"
     " pipeline in_flight stop_token drafts draft_slots lookahead num_accepts interval"
-    " free_to_tail lone_threshold priority_goes_on remote free_recompute connector track_blocks"
-    " hash_ahead",
+    " free_to_tail lone_threshold priority_goes_on steps_back remote free_recompute connector"
+    " track_blocks hash_ahead",
 )
 """The instance as the kernel sees it. ``track_blocks`` says that blocks are told apart: for the
 prefix cache, or because the log shows the order of the free queue."""

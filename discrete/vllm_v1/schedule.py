@@ -164,9 +164,10 @@ def schedule_running(s, slot, limit, defers):
             v = running(s, at).value
             _remove_running(s, at)
             if s.by_priority:
-                if at < i:
-                    i -= 1
                 restored = _leave_batch(s, slot, v)
+                # older versions forget this for victims that were passed over in this step
+                if at < i and (restored > 0 or s.steps_back):
+                    i -= 1
                 if restored > 0:
                     budget += restored
                     inputs += restored + s.draft_slots

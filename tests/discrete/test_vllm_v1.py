@@ -206,6 +206,17 @@ def test_what_can_never_finish_is_refused_or_waits_for_ever():
     ]  # fmt: skip
 
 
+def test_a_prompt_that_vllm_fetches_for_ever_is_refused():
+    node = asked(
+        async_scheduling=False, remote_prefill=True, kv_connector="async", free_recompute=True
+    )
+    with pytest.raises(WorkloadError, match="again and again") as refused:
+        engine_for(RequestTable.validated([0.0, 0.1], [2, 1], [5, 3]), node)
+    assert "row 2" in str(refused.value)
+    fetched = simulate(TWO, node)
+    assert set(fetched.requests["status"]) == {"finished"}
+
+
 def test_injected_requests_come_besides_or_in_place_of_others():
     engine = engine_for(TWO, asked())
     engine.advance(until=0.05)

@@ -101,7 +101,7 @@ def inputs_into(folder: Path) -> None:
     )
     (folder / "steps.csv").write_text("step_time_ms,decode_tokens,kv_tokens\n" + "".join(steps))
     served = (
-        f"{0.3 * k},{0.3 * k + 0.05 + 0.001 * (k % 7)},{0.3 * k + 2 + 0.01 * (k % 90)},"
+        f"{0.3 * k},{0.3 * k + 0.05 + 0.001 * (k % 7)},{0.3 * k + 0.05 + 0.02 * (50 + k % 90)},"
         f"{100 + k % 300},{50 + k % 90}\n"
         for k in range(3000)
     )
