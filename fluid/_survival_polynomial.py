@@ -63,6 +63,10 @@ def largest_root(coefficients: NDArray[np.float64]) -> complex:
     return _largest_by_argument(coefficients)
 
 
+FEW_ZEROS = 256
+"""Degree up to which every zero near the circle is polished, a few milliseconds at most."""
+
+
 def _largest_by_argument(c: NDArray[np.float64]) -> complex:
     """Bracket the modulus of the smallest zero u of f by counting, then polish it by Newton."""
     log_c = np.log(c)
@@ -74,8 +78,10 @@ def _largest_by_argument(c: NDArray[np.float64]) -> complex:
             break
         middle = 0.5 * (low + high)
         low, high = (low, middle) if zeros_within(c, np.exp(middle)) > 0 else (middle, high)
+    # zeros of one length of answers lie almost on a circle: where they are few, all are polished
+    starts = c.size if c.size <= FEW_ZEROS else 32
     for attempt in range(4):
-        zero = _nearest_zero(c, np.exp(0.5 * (low + high)), 32 << 2 * attempt)
+        zero = _nearest_zero(c, np.exp(0.5 * (low + high)), starts << 2 * attempt)
         modulus, ring = abs(zero), RING / c.size
         if zeros_within(c, modulus * (1 - ring)) == 0 < zeros_within(c, modulus * (1 + ring)):
             root = 1 / zero
