@@ -68,7 +68,7 @@ def lists_as_text(
     text = np.empty(int(counts.sum()) * width * 20 + 1, np.uint8)
     ends = np.zeros(starts.size, np.int64)
     whole = bytes(text[: _texts(numbers, starts, counts, width, text, ends)]).decode()
-    first = np.concatenate([[0], ends[:-1]])
+    first = np.append(0, ends)[:-1]  # of no list, none
     return np.array(
         [whole[a:b] for a, b in zip(first.tolist(), ends.tolist(), strict=True)], object
     )

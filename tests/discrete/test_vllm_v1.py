@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from discrete import Stop, engine_for, resume, save_state, simulate
+from discrete.vllm.decision_log import DecisionLog
+from discrete.vllm.layout import DECISION, STEP
 from serving import BatchTimeLaw, ConfigError, Contents, RequestTable, VllmV1, WorkloadError
 
 LAW = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_prefill=1e-4, d_kv=1e-6)
@@ -204,6 +206,20 @@ def test_what_can_never_finish_is_refused_or_waits_for_ever():
     assert not engine.run().finished and engine.run().requests["status"].tolist() == [
         "finished", "pending",
     ]  # fmt: skip
+
+
+def test_the_decision_log_is_the_same_in_any_pieces(tmp_path):
+    """Also where a piece has no step whose output was applied."""
+    table = RequestTable.validated(np.arange(40) * 0.001, np.full(40, 20), np.full(40, 9))
+    for name, pieces in (("whole", 10_000), ("pieces", 1)):
+        engine = engine_for(table, asked(), decision_log=tmp_path / name, log_extended=True)
+        while engine.advance(batches=pieces) == Stop.BATCHES:
+            pass
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
+    log = DecisionLog(tmp_path / "none")
+    nothing = np.empty(0, np.int64)
+    assert log.take(np.empty(0, STEP), np.empty(0, DECISION), nothing, nothing) == (0, 0)
+    assert (tmp_path / "none").read_text().startswith("it,t_start,dur,t_end,")
 
 
 def test_a_prompt_that_vllm_fetches_for_ever_is_refused():
