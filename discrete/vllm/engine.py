@@ -7,6 +7,7 @@ advances them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +50,7 @@ SINKS = {
 """What a kernel appends to, by name: each has an address, a size and a count in the state."""
 
 
-class VllmEngine:
+class VllmEngine(ABC):
     """A vLLM engine that can be advanced, looked at, saved, and given other requests.
 
     Parameters
@@ -139,25 +140,25 @@ class VllmEngine:
         for name, value in own.items():
             self.state[name] = value
 
+    @abstractmethod
     def _fill(self, records: NDArray, requests: RequestTable, known: int) -> None:
         """Fill the records of the requests from row ``known`` on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _tables(self) -> dict[str, NDArray]:
         """Return the tables of the subclass by the names of their addresses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _advance(self, until: float, steps: int, fuel: int) -> int:
         """Call the kernel."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _own_arrays(self) -> dict[str, NDArray]:
         """Return what changes in the tables of the subclass."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _restore_own(self, arrays: Mapping[str, NDArray]) -> None:
         """Take over what :meth:`_own_arrays` returned."""
-        raise NotImplementedError
 
     # --- requests ---------------------------------------------------------------------------------
 

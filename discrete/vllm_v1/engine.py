@@ -83,7 +83,7 @@ class VllmV1Engine(VllmEngine):
         }
         for name, value in values.items():
             self.state[name] = value
-        for link in ("head", "tail", "hold_head", "hold_tail"):
+        for link in ("head", "tail", "hold_head", "hold_tail", "late_head"):
             self.state[link] = NOBODY
         self.state["free"] = node.num_gpu_blocks - 1
         self.state["last_prefill"] = -node.prefill_schedule_interval

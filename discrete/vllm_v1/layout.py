@@ -22,7 +22,7 @@ from discrete.vllm.layout import (
 
 CLOCK = record(
     f"{CLOCK_FLOATS} device_free",
-    f"{CLOCK_INTS} head tail hold_head hold_tail held deferred unfinished idle announce"
+    f"{CLOCK_INTS} head tail hold_head hold_tail held late_head deferred unfinished idle announce"
     " capacity_bound executed last_prefill free hashed loading abort_next queued queue_first"
     " in_transfer step_evictions evicted_blocks tokens_computed queried",
 )
@@ -30,6 +30,7 @@ CLOCK = record(
 ``announce`` says that a request ended since the last schedule() call. ``deferred`` counts those in
 the waiting queue that it passed over. ``held`` requests have
 blocks while the connector brings their prompts, from ``hold_head`` on; they count as waiting too.
+``late_head`` begins a list of those that were aborted meanwhile.
 ``queued`` batches are in flight, the oldest in slot
 ``queue_first`` of the ring. ``free`` blocks can be taken."""
 

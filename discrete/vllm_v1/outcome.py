@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from discrete.vllm.layout import Event, Status
+from discrete.vllm.layout import NOBODY, Event, Status
 from discrete.vllm.memory import number_at
 from discrete.vllm.writing import close_span, note_tokens, outcome
 from discrete.vllm_v1.memory import member, plan, request, running
@@ -40,11 +40,15 @@ def _end(s, q, r, time, status):
     if q.status == RUNNING:
         _leave_running(s, r)
     elif q.status in (LOADING, LOADED):
-        s.loading -= q.status == LOADING
         leave_hold(s, r)
     else:
         leave_waiting(s, r)
-    release(s, q)
+    if q.status == LOADING:  # the load goes on into its blocks: they come back when it is done
+        q.next = s.late_head
+        s.late_head = r
+        s.loading -= 1
+    else:
+        release(s, q)
     q.status = status
     q.done = time
     s.unfinished -= 1
@@ -136,6 +140,10 @@ def finish_loading(s):
             q.status = LOADED
             s.loading -= 1
         r = q.next
+    while s.late_head != NOBODY:
+        q = request(s, s.late_head)
+        s.late_head = q.next
+        release(s, q)
 
 
 @compiled
