@@ -54,18 +54,25 @@ def rejoin_waiting(s, r):
 
 
 @compiled
+def _bridged(s, q):
+    """Link the neighbours of a request in its list to each other, and return them."""
+    before, after = q.previous, q.next
+    if before != NOBODY:
+        request(s, before).next = after
+    if after != NOBODY:
+        request(s, after).previous = before
+    return before, after
+
+
+@compiled
 def leave_waiting(s, r):
     """Take a request out of the queue, wherever it stands."""
     q = request(s, r)
-    before, after = q.previous, q.next
+    before, after = _bridged(s, q)
     if before == NOBODY:
         s.head = after
-    else:
-        request(s, before).next = after
     if after == NOBODY:
         s.tail = before
-    else:
-        request(s, after).previous = before
     s.waiting -= 1
     _undefer(s, q)
 
@@ -101,15 +108,11 @@ def hold(s, r):
 def leave_hold(s, r):
     """Take a request from those whose prompts come in."""
     q = request(s, r)
-    before, after = q.previous, q.next
+    before, after = _bridged(s, q)
     if before == NOBODY:
         s.hold_head = after
-    else:
-        request(s, before).next = after
     if after == NOBODY:
         s.hold_tail = before
-    else:
-        request(s, after).previous = before
     s.held -= 1
     s.waiting -= 1
     _undefer(s, q)
