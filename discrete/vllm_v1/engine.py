@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from discrete.vllm.engine import VllmEngine
 from discrete.vllm.layout import NOBODY
-from discrete.vllm_v1.chains import chains
 from discrete.vllm_v1.kernel import advance
 from discrete.vllm_v1.layout import (
     BLOCK,
@@ -23,6 +22,7 @@ from discrete.vllm_v1.layout import (
 )
 from discrete.vllm_v1.outcome import ABORT_ROW
 from serving import RequestTable, WorkloadError
+from serving.chains import chains
 from serving.kinds.vllm_v1 import accepts
 
 ENDLESS = 1 << 20

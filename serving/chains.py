@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import Contents, FluidServeError
 from serving.compilation import compiled
+from serving.contents import Contents
+from serving.errors import FluidServeError
 
 STOP, UNKNOWN = 0, 1
 """Numbers of the contents that every request shares: the stop token, and answers nobody knows."""

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discrete.vllm_v1.chains import chains
 from serving import Contents, FluidServeError
+from serving.chains import chains
 from workload import read_trace
 
 STOP = ("stop",)
