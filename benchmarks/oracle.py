@@ -66,7 +66,9 @@ def _asked() -> argparse.Namespace:
     )
     parser.add_argument("--engine", choices=["vllm_v0", "vllm_v1"])
     parser.add_argument("--version", help="0.33, 0.19, 0.6.3 or 0.5.4")
-    parser.add_argument("--family", help="case, case_ext, spec, pp, knobs, remote, or a large one")
+    parser.add_argument(
+        "--family", help="case, case_ext, spec, pp, knobs, remote, gap, or a large one"
+    )
     parser.add_argument("--cases", type=int, default=100, help="cases of each family")
     parser.add_argument("--start", type=int, default=0, help="number of the first case")
     parser.add_argument("--case", help="one case by its name")

@@ -131,6 +131,7 @@ class VllmEngine(ABC):
     def _write_settings(self) -> None:
         """Write the instance into the state; a subclass adds its own settings."""
         own = {
+            "cpu_gap": self.instance.cpu_gap,
             "block_size": self.instance.block_size,
             "record_steps": self.record_batches,
             "record_events": self.record_events,

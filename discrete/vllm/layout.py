@@ -34,8 +34,9 @@ CLOCK_INTS = (
 whose output was applied. ``left`` counts the finished, the aborted and the ignored. The sinks
 ``rows`` to ``samples`` hold so many entries."""
 
+SETTING_FLOATS = "cpu_gap"
 SETTING_INTS = "block_size record_steps record_events log_decisions extended"
-"""Settings that the shared functions read."""
+"""Settings that every vLLM engine has."""
 
 ADDRESS_INTS = (
     "requests_at arrivals_at rows_at decisions_at words_at outcomes_at spans_at events_at grid_at"

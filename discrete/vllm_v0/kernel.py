@@ -88,7 +88,7 @@ def _step(s):
     changes = row.size + s.moved_out + s.moved_in + s.ignored + s.lost + count_of(s, VICTIMS).value
     s.idle = 0 if changes > 0 else s.idle + 1
     s.steps += 1
-    s.time += duration
+    s.time = row.end
     if s.samples < s.grid_size:
         sample_idle(s, row.start)
         sample_step(s, row, s.time)

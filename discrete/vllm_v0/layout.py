@@ -17,6 +17,7 @@ from discrete.vllm.layout import (
     CLOCK_INTS,
     REQUEST_FLOATS,
     REQUEST_INTS,
+    SETTING_FLOATS,
     SETTING_INTS,
     record,
 )
@@ -33,7 +34,7 @@ that brought a token, dropped a request or found a new one; ``mark`` a digest of
 ``mark_step``, kept while there is no progress."""
 
 SETTINGS = record(
-    "",
+    SETTING_FLOATS,
     f"{SETTING_INTS} num_gpu_blocks num_cpu_blocks max_num_seqs token_budget longest_prefill"
     " chunked swaps watermark_blocks remote free_recompute is_old",
 )

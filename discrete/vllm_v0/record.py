@@ -102,9 +102,9 @@ def write_decision(s, size):
 @compiled
 def write_step(s, row, duration):
     """Write the state right after a schedule() call."""
-    row.scheduled = row.start = s.time
-    row.duration = duration
-    row.end = s.time + duration
+    row.scheduled, row.duration = s.time, duration
+    row.start = s.time + (s.cpu_gap if duration > 0 else 0.0)
+    row.end = row.start + duration
     row.waiting, row.running, row.swapped = s.waiting, s.running, s.swapped
     row.blocks, row.cpu_blocks = s.blocks_used, s.cpu_used
     row.evicted = s.evicted

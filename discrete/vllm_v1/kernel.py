@@ -75,8 +75,8 @@ def _decide(s):
     row.size = batch.size
     duration = duration_of(s, slot, row)
     note_hits(s, slot, ran)
-    end = s.time + duration
-    start = s.time
+    start = s.time + (s.cpu_gap if duration > 0 else 0.0)
+    end = start + duration
     if s.in_flight > 1:
         end = max(end, s.device_free + duration / s.pipeline)
         start = end - duration

@@ -16,6 +16,7 @@ from discrete.vllm.layout import (
     CLOCK_INTS,
     REQUEST_FLOATS,
     REQUEST_INTS,
+    SETTING_FLOATS,
     SETTING_INTS,
     record,
 )
@@ -35,7 +36,7 @@ blocks while the connector brings their prompts, from ``hold_head`` on; they cou
 ``queue_first`` of the ring. ``free`` blocks can be taken."""
 
 SETTINGS = record(
-    "",
+    SETTING_FLOATS,
     f"{SETTING_INTS} num_blocks max_num_seqs max_active_seqs token_budget max_model_len chunked"
     " long_prefill adaptive watermark_blocks reserve_full caching by_priority asynchronous"
     " pipeline in_flight stop_token drafts draft_slots lookahead num_accepts interval"

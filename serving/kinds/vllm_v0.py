@@ -59,6 +59,9 @@ class VllmV0:
     )
     remote_prefill: bool = setting(False, "prompts are computed elsewhere, first time")
     free_recompute: bool = setting(False, "with remote_prefill: also after a preemption")
+    cpu_gap: float = setting(
+        0.0, "time from the decision of a step to its start on the device", minimum=0
+    )
     strict: bool = setting(
         False, "take requests that max_model_len is too short for, and do what vLLM does"
     )

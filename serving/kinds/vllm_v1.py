@@ -91,6 +91,9 @@ class VllmV1:
     kv_connector: str = setting(
         "none", "how the KV of a remote prompt comes in", choices=("none", "sync", "async")
     )
+    cpu_gap: float = setting(
+        0.0, "time from the decision of a step to its start on the device", minimum=0
+    )
     strict: bool = setting(
         False, "take requests that can never finish, and do with them what vLLM does"
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from discrete import Stop, engine_for, resume, save_state, simulate
 from discrete.vllm.decision_log import DecisionLog
 from discrete.vllm.layout import DECISION, STEP
-from serving import BatchTimeLaw, ConfigError, Contents, RequestTable, VllmV1, WorkloadError
+from serving import BatchTimeLaw, ConfigError, Contents, RequestTable, VllmV0, VllmV1, WorkloadError
 
 LAW = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_prefill=1e-4, d_kv=1e-6)
 
@@ -52,6 +52,7 @@ def nodes(draw):
         speculative_accept=draw(st.sampled_from([None, "0,3,1"])),
         remote_prefill=connector != "none",
         kv_connector=connector,
+        cpu_gap=draw(st.sampled_from([0.0, 0.003, 0.05])),
     )
 
 
@@ -144,7 +145,8 @@ def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(tmp_path_factory, 
 
 
 def asked(**changed):
-    return VllmV1(batch_time=LAW, **{"num_gpu_blocks": 100, "max_num_batched_tokens": 64} | changed)
+    some = {"batch_time": LAW, "num_gpu_blocks": 100, "max_num_batched_tokens": 64}
+    return VllmV1(**some | changed)
 
 
 TWO = RequestTable.validated([0.0, 0.1], [20, 30], [5, 3])
@@ -162,6 +164,34 @@ def test_a_lone_request_takes_what_its_steps_take():
     assert metrics["mean_ttft_ms"] == pytest.approx(1e3 * first)
     assert metrics["mean_itl_ms"] == pytest.approx(250 * sum(steps))
     assert metrics["output_throughput"] == pytest.approx(5 / (1 + first + sum(steps)))
+
+
+@pytest.mark.parametrize("node", [VllmV0, VllmV1])
+def test_a_gap_before_each_step_leaves_the_device_idle(node):
+    """A node that waits for each step has the gap as often as it has steps."""
+    table, gap = RequestTable.validated([1.0], [20], [5]), 0.25
+    plain = {"async_scheduling": False, "enable_prefix_caching": False} if node is VllmV1 else {}
+    run = simulate(table, node(batch_time=LAW, cpu_gap=gap, **plain))
+    steps = [0.01 + 20e-4 + 20e-6, *(0.01 + 1e-4 + 1e-6 * (20 + k) for k in range(1, 5))]
+    assert run.requests["first_enter_running_time"][0] == 1  # when it was decided
+    assert run.requests["first_token_time"][0] == pytest.approx(1 + gap + steps[0])
+    assert run.requests["completion_time"][0] == pytest.approx(1 + 5 * gap + sum(steps))
+    busy = run.metrics().to_json("s")["gpu_utilization"]
+    assert busy == pytest.approx(sum(steps) / (1 + 5 * gap + sum(steps)))
+
+
+def test_a_gap_hides_behind_the_step_before_where_steps_are_decided_ahead():
+    """Two steps are decided at once; from then on, one whenever one ends."""
+    table = RequestTable.validated([1.0], [20], [6])
+    law = BatchTimeLaw(d_0=1.0, d_decode=0.0, d_prefill=0.0, d_kv=0.0)
+    hidden = simulate(table, asked(batch_time=law, cpu_gap=0.25, ignore_eos=True))
+    assert hidden.requests["first_token_time"][0] == 1 + 0.25 + 1
+    assert hidden.requests["completion_time"][0] == 1 + 0.25 + 6
+    # step k + 2 starts a gap of 3 after step k ended: two steps in 4, five gaps in all
+    longer = simulate(table, asked(batch_time=law, cpu_gap=3.0, ignore_eos=True))
+    assert longer.batches["scheduled_time"][:6].tolist() == [1, 1, 5, 6, 9, 10]
+    assert longer.batches["start_time"][:6].tolist() == [4, 5, 8, 9, 12, 13]
+    assert longer.requests["completion_time"][0] == 14
 
 
 def test_a_prefix_that_is_known_costs_nothing():
@@ -254,6 +284,7 @@ def test_injected_requests_come_besides_or_in_place_of_others():
         ({"num_speculative_tokens": 2, "pipeline_parallel_size": 2}, "pipeline_parallel_size"),
         ({"speculative_accept": "1;2"}, "parted by commas"),
         ({"num_gpu_blocks": 1}, ">= 2"),
+        ({"cpu_gap": -0.1}, ">= 0"),
         ({"enable_prefix_caching": 1}, "true | false"),
         ({"remote_prefill": True, "kv_connector": "sync"}, "async_scheduling is false"),
     ],

@@ -129,6 +129,7 @@ DEFAULTS: dict[str, Any] = {
     "remote_prefill": False,
     "free_recompute": False,
     "kv_connector": "none",
+    "cpu_gap": 0.0,
 }
 """Settings of a case that are not given; a case for an engine names every one that matters."""
 

@@ -5,6 +5,7 @@ served. Odd numbers put memory under pressure: many victims in one step. ``case_
 conversations over shared system prompts on the present engine, each with about half of prefix
 caching, priorities, aborts and asynchronous scheduling. ``spec``, ``pp``, ``knobs`` and ``remote``
 are ``case_ext`` with speculation, pipeline stages, rarer settings or a remote prefill on top.
+``gap`` is the first or the second with a pause from each decision to the start of its batch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from dataclasses import replace
 from case import Case, Request, ticks
 from large import LARGE, make_large
 
-FAMILIES = ("case", "case_ext", "spec", "pp", "knobs", "remote")
+FAMILIES = ("case", "case_ext", "spec", "pp", "knobs", "remote", "gap")
 
 COMPARED = {
     ("vllm_v1", "0.33"): FAMILIES,
     ("vllm_v1", "0.19"): ("case", "case_ext"),
-    ("vllm_v0", "0.6.3"): ("case",),
+    ("vllm_v0", "0.6.3"): ("case", "gap"),
     ("vllm_v0", "0.5.4"): ("case",),
 }
 """Families of each engine and version."""
@@ -36,11 +37,13 @@ def make(family: str, number: int, engine: str, version: str) -> Case:
     if family not in COMPARED[engine, version]:
         raise ValueError(f"{engine} {version} is compared on {COMPARED[engine, version]}")
     chance = random.Random(f"{family} {number} {engine}")
-    if family == "case":
+    if family == "case" or engine == "vllm_v0":
         made = _plain(chance, number, engine)
     else:
         made = _conversations(chance, family)
     made.name, made.version = f"{family}/{engine}-{version}/{number}", version
+    if family == "gap":
+        made.settings["cpu_gap"] = ticks(chance.choice([1, 700, 9001, 70_000]))
     if version == "0.19":
         made.settings["watermark"] = 0.0  # it has none
     if engine == "vllm_v1":
@@ -232,6 +235,8 @@ def _conversations(chance: random.Random, family: str) -> Case:
     }
     if family == "pp":
         settings["pipeline_parallel_size"] = chance.choice([2, 3, 4])
+    if family == "gap":
+        settings["pipeline_parallel_size"] = chance.choice([1, 1, 2])
     if family == "knobs":
         settings |= _knobs(chance, settings)
     if drafts:

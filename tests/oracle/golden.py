@@ -26,7 +26,7 @@ from real_side import Answer, RealScheduler
 
 FOLDER = Path(__file__).parent / "golden"
 
-CASES = {"case": 24, "case_ext": 30, "spec": 12, "pp": 12, "knobs": 12, "remote": 12}
+CASES = {"case": 24, "case_ext": 30, "spec": 12, "pp": 12, "knobs": 12, "remote": 12, "gap": 8}
 """Cases that are recorded of each family."""
 
 SHORTEST, LONGEST = 10, 150

@@ -19,6 +19,7 @@ ONLY_V0 = {"num_cpu_blocks", "preemption_mode"}
 V0 = ONLY_V0 | {
     *("block_size", "num_gpu_blocks", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
     *("enable_chunked_prefill", "watermark", "remote_prefill", "free_recompute"),
+    "cpu_gap",
 }
 """Settings of the first engine."""
 

@@ -123,7 +123,8 @@ class Clock:
             if self.scheduler.has_work():
                 step = self._scheduled()
                 duration = step.row["dur"]
-                device_free = max(self.now + duration, device_free + duration / stages)
+                gap = self.case.get("cpu_gap") if duration else 0.0
+                device_free = max(self.now + gap + duration, device_free + duration / stages)
                 step.row.update(t_start=device_free - duration, t_end=device_free)
                 flying.append(step)
                 idle = idle + 1 if step.is_idle else 0
