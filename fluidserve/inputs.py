@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -197,7 +198,8 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             question = question.at_load(load)
         except FluidServeError as error:
             where = "" if path is None else f"{path}: "
-            raise FluidServeError(f"{where}--load {load:g}: {error}") from error
+            why = _no_load(question) or error
+            raise FluidServeError(f"{where}--load {load:g}: {why}") from error
     return replace(inputs, question=question)
 
 
@@ -208,6 +210,17 @@ def _scenario_rate(question: Question) -> str:
     return (
         f"no rate was given, and no load is known for the engine {question.instance.engine}: "
         f"{question.mean_rate:.3g} requests{per}; see --arrival-rate"
+    )
+
+
+def _no_load(question: Question) -> str:
+    """Say what to do without a load where no fluid model knows the capacity."""
+    if not math.isnan(question.capacity):
+        return ""
+    flag = "--rate-scale" if question.is_file else "--arrival-rate"
+    return (
+        f"no fluid model answers for the engine {question.instance.engine}, so its capacity is not "
+        f"known; {flag} sets the rate without it"
     )
 
 

@@ -1,8 +1,9 @@
 """What limits every answer to a question, whatever gives the answer.
 
 A solver labels its own approximations. Here stands what lies in the question itself: work that the
-kind of engine does not spend, batches larger than any that the batch-time law was measured on, and
-a KV capacity that nobody measured.
+kind of engine does not spend, batches larger than any that the batch-time law was measured on, a
+prefix cache beside prompts of which nobody says what they consist of, and a KV capacity that nobody
+measured.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fluid import equilibrium, saturation
-from serving import FluidServeError, SolveError, UnsupportedError, kind_of, reading_of
+from serving import (
+    FluidServeError,
+    RequestTable,
+    SolveError,
+    UnsupportedError,
+    kind_of,
+    reading_of,
+)
 from studies.question import Question
 
 PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
@@ -42,6 +50,7 @@ def caveats(
         _free_swapping(question, largest.get("swapped", 0.0)),
         _beyond_the_law(question, rate, largest.get("batch_size")),
         _history_is_a_mean(question),
+        _nothing_to_find(question),
     )
     return tuple(line for line in found if line)
 
@@ -110,6 +119,21 @@ def _history_is_a_mean(question: Question) -> str:
     return (
         "conversations: an engine serves each prompt at its length; fluid models, and the load and "
         "capacity that they tell, take the mean length of what was said before a turn"
+    )
+
+
+def _nothing_to_find(question: Question) -> str:
+    """Say that a prefix cache stays empty because nobody knows what prompts consist of."""
+    source, instance = question.source, question.instance
+    said = source.contents if isinstance(source, RequestTable) else source.conversations
+    caches = getattr(instance, "enable_prefix_caching", False) and not instance.remote_prefill
+    if said is not None or not caches or not kind_of(instance).reads_contents:
+        return ""
+    return (
+        "prefix cache: it finds nothing, as no request says what its prompt consists of; where "
+        "prompts repeat each other, TTFT is an upper estimate: --sessions, --turns, "
+        "--system-prompts or the columns content and answer_content of a request file say what "
+        "repeats"
     )
 
 

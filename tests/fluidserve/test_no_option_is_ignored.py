@@ -78,6 +78,7 @@ SAMPLES = {
     "watermark": (VLLM, "--watermark", 0.2),
     "max_num_active_seqs": (VLLM, "--max-num-active-seqs", 2),
     "prefill_schedule_interval": (VLLM, "--prefill-schedule-interval", 5),
+    "cpu_gap": (VLLM, "--cpu-gap", 0.5),
     "num_speculative_tokens": (VLLM, "--num-speculative-tokens", 2),
     "speculative_method": (DRAFTING, "--speculative-method", "draft_model"),
     "speculative_accept": (DRAFTING, "--speculative-accept", "3,1"),

@@ -164,7 +164,8 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
 
 def test_a_rate_that_nobody_said_is_said(run):
     done = run("simulate", *PROFILE, "--num-requests", 9)
-    (line,) = json.loads(done.stdout)["warnings"]
+    line, cache = json.loads(done.stdout)["warnings"]
+    assert "prefix cache: it finds nothing" in cache and cache in done.stderr
     assert line.startswith("no rate was given") and "0.5 requests/s" in line
 
 

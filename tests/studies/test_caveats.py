@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import serving
-from serving import BatchTimeLaw, DecodeNode, RequestTable
+from serving import BatchTimeLaw, Contents, DecodeNode, RequestTable, VllmV1
 from studies import Question, analyze, caveats
-from workload import describe
+from workload import Conversations, describe
 
 LAW = BatchTimeLaw(d_0=0.02, d_decode=5e-5, d_kv=1e-7, d_prefill=6e-5, measured_requests=64)
 NODE = DecodeNode(LAW, time_unit="s", M_total=400_000, B=None)
@@ -106,3 +106,19 @@ def test_swapping_that_costs_nothing_is_said_where_times_are_real():
         said = caveats(asked(node, 0.1, "(30,40,1)"), largest={"swapped": swapped})
         assert bool(said) == is_said
         assert not is_said or said[0].startswith("swapping is free: up to 5 requests")
+
+
+def test_a_prefix_cache_that_nobody_can_use_is_said():
+    plain = describe("normal", types="(1000,50,1)").at_rate(10.0)
+    talks = dataclasses.replace(plain, conversations=Conversations(plain.mix, 2, 5.0))
+    caching, server = VllmV1(), VllmV1(enable_prefix_caching=False)
+    (said,) = caveats(Question(plain, caching, num_requests=3))
+    assert said.startswith("prefix cache: it finds nothing") and "--system-prompts" in said
+    assert not caveats(Question(talks, caching, num_requests=3))
+    assert not caveats(Question(plain, server, num_requests=3))
+    assert not caveats(Question(plain, VllmV1(remote_prefill=True), num_requests=3))
+    table = RequestTable.validated([0.0, 1.0], [20, 20], [5, 5])
+    (said,) = caveats(Question(table, caching))
+    assert said.startswith("prefix cache: it finds nothing")
+    same = Contents(np.array([0, 1, 2]), np.array([7, 7]), np.array([20, 20]), np.array([1, 2]))
+    assert not caveats(Question(dataclasses.replace(table, contents=same), caching))
