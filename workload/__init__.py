@@ -13,6 +13,8 @@ from workload.description import replication_seed as replication_seed
 from workload.lengths import LengthDistribution as LengthDistribution
 from workload.lengths import RequestClass as RequestClass
 from workload.lengths import mix_of as mix_of
+from workload.prefixes import Prefixes as Prefixes
+from workload.prefixes import prefixes_of as prefixes_of
 from workload.rate_shape import RATE_SHAPE_FORMS as RATE_SHAPE_FORMS
 from workload.rate_shape import Constant as Constant
 from workload.rate_shape import Curve as Curve
@@ -21,6 +23,9 @@ from workload.rate_shape import RateShape as RateShape
 from workload.rate_shape import Sine as Sine
 from workload.rate_shape import Steps as Steps
 from workload.rate_shape import parse_rate_shape as parse_rate_shape
+from workload.reuse import HitCurve as HitCurve
+from workload.reuse import Stays as Stays
+from workload.reuse import hit_curve as hit_curve
 from workload.scenarios import SCENARIOS as SCENARIOS
 from workload.scenarios import TYPES_FORM as TYPES_FORM
 from workload.scenarios import describe as describe
