@@ -126,8 +126,9 @@ def _nothing_to_find(question: Question) -> str:
     """Say that a prefix cache stays empty because nobody knows what prompts consist of."""
     source, instance = question.source, question.instance
     said = source.contents if isinstance(source, RequestTable) else source.conversations
-    caches = getattr(instance, "enable_prefix_caching", False) and not instance.remote_prefill
-    if said is not None or not caches or not kind_of(instance).reads_contents:
+    caches = getattr(instance, "enable_prefix_caching", False)
+    is_free = getattr(instance, "remote_prefill", False)  # prompts take no time here
+    if said is not None or not caches or is_free or not kind_of(instance).reads_contents:
         return ""
     return (
         "prefix cache: it finds nothing, as no request says what its prompt consists of; where "
