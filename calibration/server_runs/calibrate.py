@@ -13,12 +13,15 @@ from calibration.server_runs.batch_rows import BatchRows
 from calibration.server_runs.chunks import between_chunks
 from calibration.server_runs.drift import Drift, drift
 from calibration.server_runs.intervals import with_model_error
+from calibration.server_runs.iteration_rows import Gap, gap_between_steps, rows_of_iterations
+from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.law import COEFFICIENTS, Coefficients, LawFit, fit_law
 from calibration.server_runs.metric_rows import every_second, rows_of_metrics
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.notes import (
     note_of_paused,
     notes_of,
+    notes_of_iterations,
     notes_of_metrics,
     notes_of_requests,
 )
@@ -75,7 +78,7 @@ class RunCalibration:
     Parameters
     ----------
     kind
-        ``requests with token times``, ``requests``, ``metrics`` or ``windows``.
+        ``requests with token times``, ``requests``, ``metrics``, ``iterations`` or ``windows``.
     rows
         Mean batch times that the law was fitted to.
     law
@@ -94,6 +97,8 @@ class RunCalibration:
         Cautions for the user of the law, in sentences.
     dropped
         Number of requests that were left out, by reason.
+    gap
+        Time between steps, which the law contains, where the file tells it apart.
     """
 
     kind: str
@@ -108,6 +113,18 @@ class RunCalibration:
     budget_inferred: bool
     notes: tuple[str, ...]
     dropped: Mapping[str, int]
+    gap: Gap | None = None
+
+    @property
+    def beyond_law(self) -> float:
+        """Return the share by which the batches took longer in sum than the law says.
+
+        The law is that of a usual batch. Now and then a server stalls, and such times lengthen the
+        run and its mean latencies, which the law alone does not.
+        """
+        weight = self.rows.steps
+        whole = float(weight @ self.law.predict(self.rows))
+        return float(weight @ self.rows.step_time) / whole - 1
 
     def coefficients(self) -> dict[str, dict[str, Any]]:
         """Return value, 95 % interval and identification of each; None for what is not told."""
@@ -145,6 +162,7 @@ def calibrate_run(
     log: ServerLog,
     *,
     kv_capacity_tokens: float | None = None,
+    block_size: int | None = None,
     token_budget: int | None = None,
     steps_per_row: int = STEPS_PER_ROW,
     remote_prefill: bool = False,
@@ -159,6 +177,8 @@ def calibrate_run(
         As :func:`read_server_log` returns it.
     kv_capacity_tokens : [tokens]
         KV cache of the server, where its metrics give only the share in use.
+    block_size : [tokens]
+        Tokens of a KV block, where a log of iterations gives the share in use.
     token_budget : [tokens]
         ``max_num_batched_tokens`` of the server; of a request log with token times it is found as
         the one under which the batches fit best.
@@ -176,8 +196,11 @@ def calibrate_run(
     WorkloadError
         If the log is too short, its times are not plausible, or no law describes it.
     """
-    for key, value in {"kv_capacity": kv_capacity_tokens, "max_num_batched_tokens": token_budget,
-                       "steps_per_row": steps_per_row, "windows": windows}.items():  # fmt: skip
+    counts = {
+        "kv_capacity": kv_capacity_tokens, "block_size": block_size, "steps_per_row": steps_per_row,
+        "max_num_batched_tokens": token_budget, "windows": windows,
+    }  # fmt: skip
+    for key, value in counts.items():
         if value is not None and not 1 <= value < 2**53:
             raise ConfigError(key, value, "a number >= 1")
     try:
@@ -185,6 +208,8 @@ def calibrate_run(
             found = _fit_requests(log, token_budget, steps_per_row, remote_prefill)
         elif isinstance(log, MetricsLog):
             found = _fit_metrics(log, kv_capacity_tokens, remote_prefill)
+        elif isinstance(log, IterationLog):
+            found = _fit_iterations(log, kv_capacity_tokens, block_size)
         else:
             found = _Fitted("windows", log, fit_law(log))
         _check_plausible(found.rows)
@@ -216,6 +241,7 @@ def calibrate_run(
         budget_inferred=found.token_budget is not None and token_budget is None,
         notes=(*found.notes, *notes_of(rows, law, moved, remote_prefill=remote_prefill)),
         dropped={**dropped, **rows.dropped},
+        gap=found.gap,
     )
 
 
@@ -236,6 +262,7 @@ class _Fitted:
     token_budget: int | None = None
     notes: tuple[str, ...] = ()
     left_out: float = 0.0
+    gap: Gap | None = None
 
 
 def _check_plausible(rows: BatchRows) -> None:
@@ -264,6 +291,27 @@ def _fit_metrics(log: MetricsLog, capacity: float | None, remote_prefill: bool) 
         others = ()
     notes = notes_of_metrics(log, found, remote_prefill=remote_prefill)
     return _Fitted("metrics", found, fit_law(found), others, kv_capacity=shown, notes=notes)
+
+
+def _fit_iterations(log: IterationLog, capacity: float | None, block_size: float | None) -> _Fitted:
+    """Return the fit of the iterations of a server, and the one of the largest likely gap."""
+    gap = gap_between_steps(log)
+
+    def rows(between: Gap | None) -> BatchRows:
+        return rows_of_iterations(log, between, kv_capacity=capacity, block_size=block_size)
+
+    found = rows(gap)
+    others = ()
+    if gap is not None:
+        others = tuple(fit_law(rows(each)) for each in gap.bounds())
+    stated = None
+    if log.kv_capacity is not None:
+        said = log.kv_capacity
+        stated = Estimate(said, said, said, samples=0, source="start of the log")
+    return _Fitted(
+        "iterations", found, fit_law(found), others, kv_capacity=stated, gap=gap,
+        notes=notes_of_iterations(log, gap, found, block_size),
+    )  # fmt: skip
 
 
 def _fit_requests(

@@ -7,6 +7,8 @@ import numpy as np
 from calibration.server_runs.batch_rows import BatchRows
 from calibration.server_runs.chunks import BUNDLED, bundled_share, pauses
 from calibration.server_runs.drift import MATTERS, Drift
+from calibration.server_runs.iteration_rows import MANY_GAPS, Gap, drafts
+from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.law import LawFit
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.request_rows import tells_tokens
@@ -125,6 +127,49 @@ def notes_of_metrics(log: MetricsLog, rows: BatchRows, *, remote_prefill: bool) 
             f"{preempted:.0f} preemptions: what the server computed again is in no counter, so "
             "d_prefill and d_0 may be too large"
         )
+    return tuple(said)
+
+
+def notes_of_iterations(
+    log: IterationLog, gap: Gap | None, rows: BatchRows, block_size: float | None
+) -> tuple[str, ...]:
+    """Return the cautions that the iterations of a server call for."""
+    said = []
+    if gap is None:
+        said.append(
+            "the clock of the log does not tell the time between steps, which elapsed times leave "
+            "out: d_0 is too small by it (give a longer log whose lines have the time of day)"
+        )
+    else:
+        said.append(
+            f"elapsed times leave out the time between steps, {gap.share:.0%} of the run: by the "
+            f"clock of the log it is {1e3 * gap.per_step:.2g} ms and {1e3 * gap.per_request:.2g} "
+            "ms per request of the batch, which the law contains"
+        )
+        if gap.share > MANY_GAPS:
+            said.append(
+                "most of what a step costs is outside of its elapsed time (asynchronous "
+                "scheduling?): trust a result of the client more"
+            )
+    if drafts(log):
+        said.append("most steps have drafts: the law is per token and not per request")
+    elif again := float((log.generation_tokens - log.decodes).sum()):
+        share = again / max(float(rows.prefill_tokens.sum()), 1.0)
+        said.append(
+            f"{share:.0%} of the prefill was computed again after a preemption; it counts as "
+            "prefill"
+        )
+    if rows.kv_tokens is not None:
+        if block_size is None and not rows.kv_is_share:
+            said.append(
+                "the share of KV in use counts whole blocks: KV per batch is too large by half a "
+                "block per request; give --block-size"
+            )
+        if log.hit_rate is None or log.hit_rate > 0.05:
+            said.append(
+                "the share of KV in use counts a block once that several requests read: where "
+                "prompts share prefixes, KV per batch is too small and d_kv too large"
+            )
     return tuple(said)
 
 

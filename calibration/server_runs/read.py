@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calibration.server_runs import metrics, requests
+from calibration.server_runs import iterations, metrics, requests
 from calibration.server_runs import request_records as records
 from calibration.server_runs.batch_rows import BatchRows, rows_of_table
 from calibration.server_runs.documents import choose, parse_documents
+from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.requests import RequestLog
 from serving import WorkloadError
 from serving.arguments import checked
 from workload import TextTable, load_generator, read_text
 
-ServerLog = RequestLog | MetricsLog | BatchRows
+ServerLog = RequestLog | MetricsLog | IterationLog | BatchRows
 """Contents that a file of a running server can have."""
 
 KINDS = (
     "results of vllm bench serve --save-result --save-detailed, guidellm, inference-perf "
     "(per_request_lifecycle_metrics.json), aiperf (profile_export.jsonl) and LLMServingSim "
-    "(requests.jsonl); JSON of query_range; scrapes of /metrics; "
+    "(requests.jsonl); JSON of query_range; scrapes of /metrics; log of vllm serve "
+    "--enable-logging-iteration-details; "
     "CSV of arrival, first token, finish and lengths; "
     "CSV of throughputs per interval; CSV of windows (step_time_ms)"
 )
@@ -66,7 +68,7 @@ def read_server_log(
 
     Returns
     -------
-    A log of requests or of metrics, or mean batch times where the file holds those.
+    A log of requests, of metrics or of iterations, or mean batch times where the file holds those.
 
     Raises
     ------
@@ -92,6 +94,9 @@ def read_server_log(
         return metrics.from_exposition(
             text, path, interval=interval, labels=wanted, skip_gaps=skip_gaps
         )
+    if iterations.is_iteration_log(text):
+        _refuse_scraping(path, None, labels, interval, skip_gaps)
+        return iterations.from_iteration_log(text, path, engine=engine)
     _refuse_scraping(path, engine, labels, interval, skip_gaps)
     table = TextTable.parse(text, path)
     if "step_time_ms" in table.columns:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
               help="token budget of the server; found where FILE has token times")  # fmt: skip
 @option("--kv-capacity", "kv_capacity_tokens", type=float, default=None,
               help="KV cache [tokens] of the server, where FILE does not say it")  # fmt: skip
+@option("--block-size", type=int, default=None,
+              help="tokens of a KV block of the server, for a log of iterations")  # fmt: skip
 @option("--interval", type=float, default=None,
               help="seconds between scrapes of /metrics that say no time")  # fmt: skip
 @option("--engine", default=None, help="label 'engine' of the one to take, of several")
@@ -49,11 +51,12 @@ def run(
 
     FILE is a result of `vllm bench serve --save-result --save-detailed`, guidellm, inference-perf
     (per_request_lifecycle_metrics.json), aiperf (profile_export.jsonl) or LLMServingSim
-    (requests.jsonl), a CSV of arrival, first token, finish and lengths, scrapes of /metrics one
-    after the other, the answer of Prometheus' query_range, a CSV of throughputs per interval, or
-    one of windows; plain or gzip, and its content shows which. Printed are the law with intervals
-    and what is identified, its error on the later part of the run, drift in a sliding window, the
-    front end's share of TTFT, and the KV capacity if it shows.
+    (requests.jsonl), the log of `vllm serve --enable-logging-iteration-details`, a CSV of
+    arrival, first token, finish and lengths, scrapes of /metrics one after the other, the answer
+    of Prometheus' query_range, a CSV of throughputs per interval, or one of windows; plain or gzip,
+    and its content shows which. Printed are the law with intervals and what is identified, its
+    error on the later part of the run, drift in a sliding window, the front end's share of TTFT,
+    and the KV capacity if it shows.
     """
     from calibration.server_runs import calibrate_run, read_server_log
     from fluidserve.folders import emit
@@ -109,6 +112,8 @@ def _told(found: RunCalibration) -> dict[str, Any]:
         "frontend_offset": estimate(found.frontend_offset),
         "max_num_batched_tokens": found.token_budget,
         "max_num_batched_tokens_inferred": found.budget_inferred,
+        "gap_between_steps": estimate(found.gap),
+        "beyond_law": found.beyond_law,
         "dropped": dict(found.dropped),
         "warnings": [*found.notes, *_front_end(found)],
     }
