@@ -111,7 +111,7 @@ def load_config(
     config = _checked(kind, merged)
     if path is not None and written.get("time_unit") in REAL_UNITS:
         _refuse_toy_defaults(config, f"{path}: times are in {given_unit(config)}, but the file")
-    elif kind.is_simulated_only and given_unit(config) in REAL_UNITS:
+    elif kind.is_in_real_time and given_unit(config) in REAL_UNITS:
         what = f"the engine {kind.name} is a real server, but the command"
         _refuse_toy_defaults(config, what)
     return config

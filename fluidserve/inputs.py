@@ -198,7 +198,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
             question = question.at_load(load)
         except FluidServeError as error:
             where = "" if path is None else f"{path}: "
-            why = _no_load(question) or error
+            why = f"{error}{_no_load(question)}"
             raise FluidServeError(f"{where}--load {load:g}: {why}") from error
     return replace(inputs, question=question)
 
@@ -218,10 +218,7 @@ def _no_load(question: Question) -> str:
     if not math.isnan(question.capacity):
         return ""
     flag = "--rate-scale" if question.is_file else "--arrival-rate"
-    return (
-        f"no fluid model answers for the engine {question.instance.engine}, so its capacity is not "
-        f"known; {flag} sets the rate without it"
-    )
+    return f"; its capacity is not known; {flag} sets the rate without it"
 
 
 def _has_capacity(question: Question) -> bool:

@@ -12,7 +12,7 @@ from fluidserve import completion
 from fluidserve.flags import FlagError as FlagError
 from fluidserve.front import Option
 from fluidserve.settings import D_1, Setting, all_settings, defaults_in_words
-from serving import KINDS
+from serving import DEFAULT_KIND, KINDS
 
 NULL = object()
 """What ``none`` on the command line parses to: a null that was given (None: not given)."""
@@ -82,7 +82,7 @@ SECTION_OF_KEY = {
 def _option(item: Setting) -> Option:
     declarations = [item.flag, item.key]
     section = SECTION_OF_KEY.get(item.key) or SECTION[item.group]
-    if item.group == "node" and len(item.kinds) and _is_simulated_only(item):
+    if item.group == "node" and len(item.kinds) and DEFAULT_KIND.name not in item.kinds:
         section = "vLLM engine"
     some = f"  [engine {', '.join(item.kinds)}]" if 0 < len(item.kinds) < len(KINDS) else ""
     if item.kind is bool:
@@ -114,20 +114,7 @@ def attached(*options: Option) -> Callable[[Any], Any]:
 
 
 def instance_options(function: Any) -> Any:
-    """Add ``--config``, a profile's, and one option per key of the instance and its batch time.
-
-    The help does not show the keys of engines that can only be simulated: a command that puts
-    questions to fluid models refuses them in words.
-    """
-    return _instance_options(function, hides=True)
-
-
-def engine_options(function: Any) -> Any:
-    """Add the same with the keys of every engine, for commands that run the engine alone."""
-    return _instance_options(function, hides=False)
-
-
-def _instance_options(function: Any, *, hides: bool) -> Any:
+    """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
     settings = all_settings()
     keys = [item for item in settings.values() if item.group in ("node", "law")]
     add = functools.partial(Option, default=None, section="Node")
@@ -148,16 +135,7 @@ def _instance_options(function: Any, *, hides: bool) -> Any:
             help="share of a card's memory for --model  [default: that of vLLM]"),
     )  # fmt: skip
     own = [_option(item) for item in (settings["engine"], *keys, D_1)]
-    for item, option in zip((None, *keys), own, strict=False):
-        if item is not None and hides and _is_simulated_only(item):
-            option.hidden = True
     return attached(file, *profile, *own)(function)
-
-
-def _is_simulated_only(item: Setting) -> bool:
-    """Return whether only engines that no fluid model answers for use a key."""
-    users = [KINDS[name] for name in item.kinds if item.key not in KINDS[name].carried_keys]
-    return bool(users) and all(kind.is_simulated_only for kind in users)
 
 
 def workload_options(function: Any) -> Any:

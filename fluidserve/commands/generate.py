@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from fluidserve.front import Command, option
-from fluidserve.options import engine_options, workload_options
+from fluidserve.options import instance_options, workload_options
 
 
 @click.command("generate", cls=Command)
 @workload_options
-@engine_options
+@instance_options
 @option(
     "--output", default="requests.csv", show_default=True, help="CSV to write", section="Output"
 )

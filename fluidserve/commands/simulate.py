@@ -8,8 +8,8 @@ import click
 
 from fluidserve.front import Command, option
 from fluidserve.options import (
-    engine_options,
     goodput_option,
+    instance_options,
     progress_option,
     run_options,
     workload_options,
@@ -18,7 +18,7 @@ from fluidserve.options import (
 
 @click.command("simulate", cls=Command)
 @workload_options
-@engine_options
+@instance_options
 @run_options
 @progress_option
 @goodput_option

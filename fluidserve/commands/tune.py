@@ -8,7 +8,7 @@ import click
 
 from fluidserve import completion
 from fluidserve.front import Command, option
-from fluidserve.options import engine_options, goodput_option, run_options, workload_options
+from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 from serving import KINDS
 
 SETTINGS = {
@@ -62,7 +62,7 @@ def help_text() -> str:
 )
 @option("--max-run-length", type=int, help="most requests of a run  [default: 1000000]")
 @workload_options
-@engine_options
+@instance_options
 @run_options
 @goodput_option
 def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any) -> int:

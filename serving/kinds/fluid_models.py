@@ -59,7 +59,9 @@ def answers(model: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
                 return function(*args, **kwargs)  # which says what is missing
             instance = kwargs["instance"] if named else args[at]
             reading = reading_of(instance)
-            answer: Any = function if reading.model == model else _answer(function, reading)
+            answer: Any = function
+            if reading.model != model:
+                answer = _answer(function, reading, kind_of(instance).name)
             if reading.node is instance:
                 return answer(*args, **kwargs)
             if named:
@@ -72,11 +74,13 @@ def answers(model: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     return declare
 
 
-def _answer(function: Any, reading: Reading) -> Any:
-    """Return the function of another model that answers the same question."""
+def _answer(function: Any, reading: Reading, kind: str) -> Any:
+    """Return the function of another model that answers the same question for a kind."""
     room, question = function.__module__.partition(".")[0], function.__name__
     package = f"{room}.{reading.model}"
     found = getattr(import_module(package), question, None) if find_spec(package) else None
     if found is None:
-        raise UnsupportedError(f"the fluid model {reading.model!r} has no answer to {question!r}")
+        raise UnsupportedError(
+            f"the fluid model {reading.model!r} has no answer to {question!r} for the engine {kind}"
+        )
     return found

@@ -193,8 +193,6 @@ class Kind:
         Whether the engine looks at what requests consist of.
     knows_aborts
         Whether the engine takes out the requests whose clients give up.
-    is_simulated_only
-        Whether no fluid model ever answers for the kind.
     run_options
         Arguments of the engine's class besides those that every engine has, such as
         ``decision_log``.
@@ -215,7 +213,6 @@ class Kind:
     knobs: tuple[KnobSpec, ...] = ()
     reads_contents: bool = False
     knows_aborts: bool = False
-    is_simulated_only: bool = False
     run_options: tuple[str, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
@@ -247,6 +244,11 @@ class Kind:
     def carried_keys(self) -> tuple[str, ...]:
         """Keys of the law that an instance of this kind carries and does not spend."""
         return tuple(key for key in CARRIED if key not in self.law_keys)
+
+    @property
+    def is_in_real_time(self) -> bool:
+        """Whether the kind is a real server: its times have a unit where nobody names one."""
+        return self.settings.__dataclass_fields__["time_unit"].default != "none"
 
     def engine_class(self) -> Any:
         """Return the engine's class, see :class:`discrete.Engine`."""

@@ -10,7 +10,8 @@ from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.errors import ConfigError, UnsupportedError
 from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
-from serving.kinds.kind import Event, Kind, KnobSpec, Limit, Reading
+from serving.kinds.kind import Event, Kind, KnobSpec, Limit
+from serving.kinds.prompt_server import PromptServer, reading_by
 from serving.kinds.vllm_v1 import SNAPSHOT
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, setting
@@ -111,10 +112,33 @@ def _limits(node: VllmV0) -> dict[str, Limit]:
     }
 
 
-def _no_fluid(node: VllmV0) -> Reading:
-    raise UnsupportedError(
-        "no fluid model answers for the engine vllm_v0 yet; simulate it, or ask the engine "
-        "decode_node, whose prompts come prefilled"
+def _read(node: VllmV0) -> PromptServer:
+    """Return what the fluid model has to know of a server.
+
+    Raises
+    ------
+    UnsupportedError
+        Where prompts are computed elsewhere.
+    """
+    if node.remote_prefill:
+        raise UnsupportedError(
+            "no fluid model answers for the engine vllm_v0 with remote_prefill, only without; "
+            "simulate it, or ask the engine decode_node, whose prompts come prefilled"
+        )
+    return PromptServer(
+        engine=node.engine,
+        batch_time=node.batch_time,
+        time_unit=node.time_unit,
+        kv_tokens=node.num_gpu_blocks * node.block_size,
+        reserve=int(node.watermark * node.num_gpu_blocks) * node.block_size,
+        block_size=node.block_size,
+        most_running=node.max_num_seqs,
+        step_tokens=node.max_num_batched_tokens,
+        is_ahead=False,
+        ends_unknown=False,
+        prompts_apart=not node.enable_chunked_prefill,
+        swaps=node.preemption_mode == "swap",
+        keeps_prefixes=False,
     )
 
 
@@ -138,7 +162,7 @@ VLLM_V0 = Kind(
     line=_line,
     largest_request=_largest,
     limits=_limits,
-    reading=_no_fluid,
+    reading=reading_by(_read),
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": max(1, tokens // int(given.get("block_size") or 16))
     },
@@ -159,7 +183,6 @@ VLLM_V0 = Kind(
             integer=True,
         ),
     ),
-    is_simulated_only=True,
     run_options=("decision_log", "request_log", "log_extended"),
 )  # fmt: skip
 """The declaration of the kind."""

@@ -10,7 +10,8 @@ from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.errors import ConfigError, UnsupportedError
 from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
-from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit, Reading
+from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit
+from serving.kinds.prompt_server import PromptServer, reading_by
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, setting
 
@@ -25,6 +26,15 @@ NEWER = (
     "prefill_schedule_interval",
 )  # fmt: skip
 """Settings that the oldest of the versions does not have."""
+
+UNREAD = {
+    "num_speculative_tokens": 0, "pipeline_parallel_size": 1, "remote_prefill": False,
+    "prefill_schedule_interval": 1,
+}  # fmt: skip
+"""Settings for which the fluid model answers at one value only."""
+
+READ_AS = {"scheduling_policy": "fcfs", "long_prefill_token_threshold": 0}
+"""Settings that the fluid model reads as one value, which is an approximation at another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +208,47 @@ def _limits(node: VllmV1) -> dict[str, Limit]:
     }
 
 
-def _no_fluid(node: VllmV1) -> Reading:
-    raise UnsupportedError(
-        "no fluid model answers for the engine vllm_v1 yet; simulate it, or ask the engine "
-        "decode_node, whose prompts come prefilled"
+def _read(node: VllmV1) -> PromptServer:
+    """Return what the fluid model has to know of a server.
+
+    Raises
+    ------
+    UnsupportedError
+        For a feature that changes what every step does and that the model does not describe.
+    """
+    for key, plain in UNREAD.items():
+        if getattr(node, key) != plain:
+            raise UnsupportedError(
+                f"no fluid model answers for the engine vllm_v1 with {key} "
+                f"{getattr(node, key)!r}, only with {plain!r}; simulate it"
+            )
+    read_as = [
+        (key, str(getattr(node, key)), str(plain))
+        for key, plain in READ_AS.items()
+        if getattr(node, key) != plain
+    ]
+    if node.max_num_batched_tokens < node.max_num_seqs:
+        raise UnsupportedError(
+            f"no fluid model answers for the engine vllm_v1 with max_num_batched_tokens = "
+            f"{node.max_num_batched_tokens} below max_num_seqs = {node.max_num_seqs}, where "
+            "running requests take turns; simulate it"
+        )
+    active = node.max_num_active_seqs or node.max_num_seqs
+    return PromptServer(
+        engine=node.engine,
+        batch_time=node.batch_time,
+        time_unit=node.time_unit,
+        kv_tokens=usable_tokens(node),
+        reserve=int(node.watermark * node.num_gpu_blocks) * node.block_size,
+        block_size=node.block_size,
+        most_running=min(active, node.max_num_seqs),
+        step_tokens=node.max_num_batched_tokens,
+        is_ahead=node.async_scheduling,
+        ends_unknown=not node.ignore_eos,
+        prompts_apart=False,
+        swaps=False,
+        keeps_prefixes=node.enable_prefix_caching,
+        read_as=tuple(read_as),
     )
 
 
@@ -240,7 +287,7 @@ VLLM_V1 = Kind(
     line=_line,
     largest_request=_largest,
     limits=_limits,
-    reading=_no_fluid,
+    reading=reading_by(_read),
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": tokens // int(given.get("block_size") or 16) + 1
     },
@@ -261,7 +308,6 @@ VLLM_V1 = Kind(
     ),
     reads_contents=True,
     knows_aborts=True,
-    is_simulated_only=True,
     run_options=("decision_log", "request_log", "log_extended"),
 )  # fmt: skip
 """The declaration of the kind."""

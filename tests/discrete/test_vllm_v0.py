@@ -346,7 +346,7 @@ def test_what_the_engine_does_not_know_is_refused():
     with pytest.raises(ConfigError, match=r"max_num_batched_tokens.*>= max_num_seqs = 256"):
         VllmV0(max_num_batched_tokens=255)
     with pytest.raises(UnsupportedError, match="no fluid model answers for the engine vllm_v0"):
-        reading_of(node)
+        reading_of(replace(node, remote_prefill=True))
 
 
 def test_the_words_of_an_end_are_those_of_the_kernel():

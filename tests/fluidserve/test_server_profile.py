@@ -152,9 +152,12 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
     assert used["engine"] == "vllm_v1"
     again = run("simulate", "--config", "x/config_used.yaml", "--requests", "x/requests.csv")
     assert json.loads(again.stdout)["metrics"] == said["metrics"]
-    refused = run("simulate", *PROFILE, "--load", 0.5)
-    assert refused.exit_code == 2 and "no fluid model answers for the engine vllm_v1" in (
-        refused.stderr
+    loaded = run("simulate", *PROFILE, "--load", 0.5, "--num-requests", 30)
+    workload = json.loads(loaded.stdout)["workload"]
+    assert 0.3 < workload["load"] < 0.8 and workload["capacity"] > 1
+    drafts = run("simulate", *PROFILE, "--load", 0.5, "--num-speculative-tokens", 2)
+    assert drafts.exit_code == 2 and "no fluid model answers for the engine vllm_v1 with" in (
+        drafts.stderr
     )
     solved = run("solve", *PROFILE, "--load", 0.5, "--num-requests", 30)
     assert solved.exit_code == 0 and "there is no fluid model of vllm_v1 yet" in solved.stderr
@@ -164,9 +167,10 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
 
 def test_a_rate_that_nobody_said_is_said(run):
     done = run("simulate", *PROFILE, "--num-requests", 9)
-    line, cache = json.loads(done.stdout)["warnings"]
+    said = json.loads(done.stdout)
+    (cache,) = said["warnings"]
     assert "prefix cache: it finds nothing" in cache and cache in done.stderr
-    assert line.startswith("no rate was given") and "0.5 requests/s" in line
+    assert said["workload"]["note"].startswith("no rate was given, the load is 0.8 of capacity")
 
 
 def test_a_full_cache_says_how_much_its_estimate_decides(run):

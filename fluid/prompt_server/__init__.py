@@ -1,0 +1,13 @@
+"""The fluid model of a server that computes its own prompts: what a request takes, closed forms."""
+
+from fluid.prompt_server.equilibrium import ServerEquilibrium as ServerEquilibrium
+from fluid.prompt_server.equilibrium import equilibrium as equilibrium
+from fluid.prompt_server.life import Life as Life
+from fluid.prompt_server.life import life as life
+from fluid.prompt_server.parameters import parameter_values as parameter_values
+from fluid.prompt_server.parameters import with_parameter as with_parameter
+from fluid.prompt_server.saturation import ServerSaturation as ServerSaturation
+from fluid.prompt_server.saturation import capacity as capacity
+from fluid.prompt_server.saturation import fastest_batch as fastest_batch
+from fluid.prompt_server.saturation import requests_that_fit as requests_that_fit
+from fluid.prompt_server.saturation import saturation as saturation

@@ -1,0 +1,70 @@
+"""The parameters of a server that computes its own prompts, whose influence is asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+
+from fluid._parameters import Changed, with_mean_decode, with_mean_prefill
+from serving import KINDS, BatchTimeLaw, ConfigError, RequestMix, answers
+from serving.kinds.prompt_server import MODEL, PromptServer
+
+_COEFFICIENTS = {
+    item.name: re.findall(r"\[(.*)\]", item.metadata["doc"])[-1]
+    for item in fields(BatchTimeLaw)
+    if item.name in KINDS["vllm_v0"].law_keys and isinstance(item.default, float)
+}
+
+OF_SERVER = {"kv_tokens": "token", "most_running": "request", "step_tokens": "token"}
+"""Sizes of the server, whole numbers, and their units."""
+
+UNITS = {
+    "arrival_rate": "request/time",
+    **OF_SERVER,
+    **_COEFFICIENTS,
+    "mean_prefill": "token",
+    "mean_decode": "token",
+}
+"""Unit of each parameter, in the singular."""
+
+
+@answers(MODEL)
+def parameter_values(
+    mix: RequestMix, instance: PromptServer, arrival_rate: float
+) -> dict[str, float]:
+    """Return the value of every parameter, in the order of :data:`UNITS`."""
+    law = instance.batch_time
+    return {
+        "arrival_rate": arrival_rate,
+        **{name: float(getattr(instance, name)) for name in OF_SERVER},
+        **{name: float(getattr(law, name)) for name in _COEFFICIENTS},
+        "mean_prefill": mix.mean_prefill,
+        "mean_decode": mix.mean_decode,
+    }
+
+
+@answers(MODEL)
+def with_parameter(
+    mix: RequestMix, instance: PromptServer, arrival_rate: float, name: str, value: float
+) -> Changed:
+    """Return mix, server and arrival rate with one parameter set, and the value that it has then.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such parameter.
+    """
+    here = Changed(value, mix, instance, arrival_rate)  # type: ignore[arg-type]
+    if name == "arrival_rate":
+        return replace(here, arrival_rate=value)
+    if name in ("mean_prefill", "mean_decode"):
+        moved = with_mean_prefill if name == "mean_prefill" else with_mean_decode
+        new = moved(mix, value)
+        return replace(here, mix=new, value=float(getattr(new, name)))
+    if name in _COEFFICIENTS:
+        law = replace(instance.batch_time, **{name: value})
+        return replace(here, instance=replace(instance, batch_time=law))  # type: ignore[arg-type]
+    if name not in OF_SERVER:
+        raise ConfigError("parameter", name, " | ".join(UNITS))
+    whole = max(1, round(value))
+    return replace(here, value=float(whole), instance=replace(instance, **{name: whole}))

@@ -1,0 +1,146 @@
+"""Capacity of a server that computes its own prompts, and which of its limits binds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluid._capacity import BATCHES, Saturation
+from fluid.prompt_server.life import Life, life
+from serving import RequestMix, answers
+from serving.kinds.prompt_server import MODEL, PromptServer
+
+LEAST_LENGTHS = 512
+"""Prompts, evenly by their probability, by which the time of one prompt is averaged at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSaturation(Saturation):
+    """A server that always has somebody waiting, averaged over steps.
+
+    Parameters
+    ----------
+    entering : [requests/step]
+        Requests that start, and end, in a step.
+    binds
+        Which limit it is at: ``max_num_seqs``, ``max_num_batched_tokens`` or ``KV blocks``.
+    """
+
+    entering: float
+    binds: str
+
+
+def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | float) -> NDArray:
+    """Return the mean time [time] between two decode steps, so many requests entering in it.
+
+    Parameters
+    ----------
+    each
+        What a request takes.
+    server
+        Its law, and whether prompts have steps of their own.
+    entering : [requests]
+        Requests that start in a step.
+    """
+    law, x = server.batch_time, np.asarray(entering, float)
+    prompt = each.prompt
+    some = -np.expm1(-x)  # share of the steps that anybody starts in
+    mean = x / np.maximum(some, 1e-300)
+    if not server.prompts_apart:
+        decodes, read = x * each.decodes, x * (each.context - prompt.context)
+        mixed = law.step_duration(
+            decodes, read + mean * prompt.context, mean * prompt.tokens, mean * prompt.attention,
+            mean * prompt.known,
+        )  # fmt: skip
+        return some * mixed + (1 - some) * law.step_duration(decodes, read)
+    steps = np.maximum(some, x * prompt.tokens / server.step_tokens)
+    size = x / np.maximum(steps, 1e-300)
+    alone = law.step_duration(
+        0.0, size * prompt.context, size * prompt.tokens, size * prompt.attention,
+        size * prompt.known,
+    )  # fmt: skip
+    decode = law.step_duration(x * each.decodes, x * (each.context - prompt.context))
+    return decode + steps * alone
+
+
+def most_entering(mix: RequestMix, server: PromptServer) -> dict[str, float]:
+    """Return how many requests may start in a step [requests] by each limit."""
+    each = life(mix, server)
+    room = server.kv_tokens - server.reserve
+    waits = 0.5 * _square_of_held(mix, server) / each.prompt.held  # for the next prompt to fit
+    kv = max(room - waits, min(room, each.held / each.stay))
+    tokens = each.prompt.tokens + each.decodes
+    if server.prompts_apart:  # nothing shares a step with the decodes
+        tokens = each.decodes
+    by_tokens = server.step_tokens / tokens if tokens > 0 else math.inf
+    return {
+        "max_num_seqs": server.most_running / each.stay,
+        "max_num_batched_tokens": math.inf if server.prompts_apart else by_tokens,
+        "KV blocks": kv / each.held,
+    }
+
+
+def _square_of_held(mix: RequestMix, server: PromptServer) -> float:
+    held = np.ceil(mix.prefill / server.block_size) * server.block_size
+    return float(mix.probability @ held**2)
+
+
+def _at(mix: RequestMix, server: PromptServer, entering: float, binds: str) -> ServerSaturation:
+    each = life(mix, server)
+    tau = float(step_time(each, server, entering))
+    return ServerSaturation(
+        batch_tokens=entering * (each.decodes + each.prompt.tokens),
+        batch_size=entering * each.stay,
+        batch_time=tau,
+        throughput=entering / tau if tau > 0 else math.inf,
+        entering=entering,
+        binds=binds,
+    )
+
+
+@answers(MODEL)
+@lru_cache(maxsize=256)
+def saturation(mix: RequestMix, instance: PromptServer) -> ServerSaturation:
+    """Return the saturated state of a server under ``mix``.
+
+    In a step x requests start and x end, so x times what a request takes in all its steps is in the
+    step: seats, tokens, blocks. The first limit that this meets gives x, the law the time of the
+    step, and the throughput is x over it. Memory is full up to the room that the next prompt waits
+    for. What preemptions compute again is left out: in a large system with a queue the ends of
+    requests free more than the others grow by.
+    """
+    limits = most_entering(mix, instance)
+    binds = min(limits, key=lambda name: limits[name])
+    return _at(mix, instance, limits[binds], binds)
+
+
+@answers(MODEL)
+def fastest_batch(mix: RequestMix, instance: PromptServer) -> ServerSaturation:
+    """Return the state, up to the saturated one, in which a server completes most."""
+    full = saturation(mix, instance)
+    if instance.batch_time.is_affine:
+        return full
+    entering = np.geomspace(full.entering / full.batch_size, full.entering, BATCHES)
+    throughput = entering / np.maximum(step_time(life(mix, instance), instance, entering), 1e-300)
+    best = int(np.argmax(throughput))
+    if throughput[best] <= full.throughput * (1 + 1e-9):
+        return full
+    return _at(mix, instance, float(entering[best]), full.binds)
+
+
+@answers(MODEL)
+def capacity(mix: RequestMix, instance: PromptServer) -> float:
+    """Return lambda_M [requests/time], the arrival rate that a server just keeps up with."""
+    return saturation(mix, instance).throughput
+
+
+@answers(MODEL)
+def requests_that_fit(mix: RequestMix, instance: PromptServer) -> float:
+    """Return how many running requests of mean size saturate the server, its size for the fluid."""
+    each = life(mix, instance)
+    kv = (instance.kv_tokens - instance.reserve) * each.stay / each.held
+    return min(float(instance.most_running), kv)
