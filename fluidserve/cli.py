@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "Fluid next to discrete: JSON, pictures and a report.",
     "phase-diagram": "Map where a node is healthy, bistable, backlogged or cycling.",
     "analyze": "One node in theory: means, tails, stability, gradients, warnings.",
+    "prefix-cache": "What a prefix cache finds, by the size of the memory.",
     "tune": "Find the rate or knob at which an SLO stops being met.",
     "sweep": "Run a grid of points on processes or a cluster; resumable.",
     "experiments": "List, compare, archive and export experiment folders.",

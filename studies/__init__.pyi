@@ -15,6 +15,8 @@ from .comparison import run_ensemble as run_ensemble
 from .limitations import CapacityEstimate as CapacityEstimate
 from .limitations import capacity_doubt as capacity_doubt
 from .limitations import caveats as caveats
+from .prefix_cache import CachePoint as CachePoint
+from .prefix_cache import PrefixCache as PrefixCache
 from .question import Question as Question
 from .tuning import Tuning as Tuning
 from .tuning import most_goodput as most_goodput

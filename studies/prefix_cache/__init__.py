@@ -1,0 +1,5 @@
+"""What the prefix cache of a server finds, predicted from the requests and the batch-time law."""
+
+from studies.prefix_cache.prediction import CachePoint as CachePoint
+from studies.prefix_cache.prediction import PrefixCache as PrefixCache
+from studies.prefix_cache.prediction import sizes_between as sizes_between
