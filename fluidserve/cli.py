@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -167,9 +168,19 @@ def cli() -> None:
     """Predict what an LLM serving node will do: a fluid model next to a discrete simulator."""
 
 
+def _show_log() -> None:
+    """Show on stderr what the rooms below log, such as that a compiler is at work."""
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("serving")
+    log.addHandler(shown)
+    log.setLevel(logging.INFO)
+
+
 def main() -> NoReturn:
     """Run the command ``fluidserve``; see :mod:`fluidserve.ending` on Ctrl-C."""
     install()
+    _show_log()
     if not prepare():
         _stop("stdout is closed, so that no result can be printed; /dev/null would take it", 2)
     try:

@@ -23,6 +23,7 @@ from serving import (
 )
 from serving.batch_time import checked_table
 from serving.errors import hint
+from serving.setting import listed
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -49,6 +50,8 @@ def _type(item: Setting) -> Any:
     kind: Any = item.kind
     if "rows" in item.rules:
         kind = Annotated[kind, BeforeValidator(checked_table)]
+    elif "numbers" in item.rules:
+        kind = Annotated[kind, BeforeValidator(listed)]
     elif "choices" in item.rules:
         kind = Literal[item.rules["choices"]]
         if item.rules.get("user_function"):

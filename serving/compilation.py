@@ -1,18 +1,59 @@
-"""How compiled kernels are cached: afresh whenever a source that they may call changes."""
+"""How compiled kernels are cached: afresh whenever a source that they may call changes.
+
+Whoever waits for a compiler is told so once, by a line of the logger of this module.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
 HOME = Path(__file__).resolve().parents[1]
 ROOMS = ("serving", "discrete", "fluid", "ode", "workload", "calibration", "studies", "scheduling")
 """Rooms that may hold compiled functions, each after all those that it may import."""
+
+
+SILENT = 1.0
+"""Seconds of compiling that nobody is told of."""
+
+LOGGER = logging.getLogger(__name__)
+
+
+class _Patience(event.Listener):
+    """Says that a compiler is at work when that has taken longer than :data:`SILENT`, once.
+
+    Numba tells of every function when it begins and ends; those that a kernel calls come within it.
+    """
+
+    def __init__(self) -> None:
+        self.depth, self.began, self.is_said = 0, 0.0, False
+
+    def on_start(self, event: Any) -> None:
+        """Note the beginning of the outermost function, or look how long ago that was."""
+        if self.depth == 0:
+            self.began = time.monotonic()
+        self.depth += 1
+        if not self.is_said and time.monotonic() - self.began > SILENT:
+            self.is_said = True
+            LOGGER.info(
+                "compiling the engine or solver, which takes some ten seconds once after an "
+                "installation or an update"
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Note the end of a function."""
+        self.depth -= 1
+
+
+event.register("numba:compile", _Patience())
 
 
 @cache

@@ -23,7 +23,7 @@ from discrete.vllm_v1.layout import (
 from discrete.vllm_v1.outcome import ABORT_ROW
 from serving import RequestTable, WorkloadError
 from serving.chains import chains
-from serving.kinds.vllm_v1 import accepts
+from serving.setting import whole_numbers
 
 ENDLESS = 1 << 20
 """max_tokens of a request whose answer ends by a stop token."""
@@ -90,7 +90,7 @@ class VllmV1Engine(VllmEngine):
         self._running = np.zeros(node.max_num_seqs + 1, np.int64)
         self._batch = np.zeros(in_flight * node.max_num_seqs, MEMBER)
         self._plan = np.zeros(in_flight, PLAN)
-        self._accepts = np.array(accepts(node.speculative_accept), np.int64)
+        self._accepts = np.array(whole_numbers(node.speculative_accept or "0"), np.int64)
         self.state["num_accepts"] = self._accepts.size
         self._blocks = _free_blocks(node.num_gpu_blocks)
         self._crc_table = _crc_table()

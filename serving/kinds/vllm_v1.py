@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
 from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit
 from serving.kinds.prompt_server import PromptServer, reading_by
 from serving.request_mix import RequestMix
-from serving.setting import check_settings, setting
+from serving.setting import check_settings, listed, setting
 
 VERSIONS = ("0.33", "0.32", "0.19")
 """Releases of vLLM whose V1 scheduler the engine decides like."""
@@ -93,8 +94,8 @@ class VllmV1:
     speculative_method: str = setting(
         "ngram", "where drafts come from", choices=("ngram", "draft_model", "eagle")
     )
-    speculative_accept: str | None = setting(
-        None, "drafts that verifications accept in turn, such as 0,3,1; null = none"
+    speculative_accept: str | Sequence[int] | None = setting(
+        None, "drafts that verifications accept in turn, such as 0,3,1; null = none", numbers=True
     )
     remote_prefill: bool = setting(False, "prompts are computed elsewhere, first time")
     free_recompute: bool = setting(False, "with remote_prefill: also after a preemption")
@@ -112,6 +113,8 @@ class VllmV1:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.speculative_accept is not None:  # a list and the text that says the same are equal
+            object.__setattr__(self, "speculative_accept", listed(self.speculative_accept))
         if self.vllm_version == "0.19":
             for key in NEWER:
                 default = VllmV1.__dataclass_fields__[key].default
@@ -132,7 +135,6 @@ class VllmV1:
                 "none unless async_scheduling is false, pipeline_parallel_size 1 and "
                 "num_speculative_tokens 0: the others were not compared with vLLM",
             )  # fmt: skip
-        accepts(self.speculative_accept)
 
     def _refuse_what_was_not_compared(self) -> None:
         """Refuse features of older versions that were never held against these versions."""
@@ -154,24 +156,6 @@ class VllmV1:
             max_num_seqs=self.max_num_seqs * n,
             max_num_batched_tokens=self.max_num_batched_tokens * n,
         )
-
-
-def accepts(text: str | None) -> tuple[int, ...]:
-    """Return the numbers of accepted drafts that a text such as ``0,3,1`` lists.
-
-    Raises
-    ------
-    ConfigError
-        If it is no such list.
-    """
-    if text is None:
-        return (0,)
-    parts = str(text).replace(" ", "").split(",")
-    if not all(part.isdecimal() and len(part) < 6 for part in parts):
-        raise ConfigError(
-            "speculative_accept", text, "whole numbers >= 0 parted by commas, such as 0,3,1"
-        )
-    return tuple(map(int, parts))
 
 
 def _line(node: VllmV1) -> str:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from calibration.profiles import find
 from fluidserve.config import flat, instance_of, load_config, resolved_yaml, schema
 from fluidserve.settings import all_settings, settings_of
-from serving import KINDS, BatchTimeLaw, ConfigError, DecodeNode, FileAccessError, FluidServeError
+from serving import (
+    KINDS,
+    BatchTimeLaw,
+    ConfigError,
+    DecodeNode,
+    FileAccessError,
+    FluidServeError,
+    VllmV1,
+)
 
 
 def written(tmp_path, text):
@@ -230,3 +238,27 @@ def test_a_table_says_the_whole_law_and_a_profile_the_whole_node(tmp_path):
     path.write_text("time_unit: s\n")
     profile = find("llama-3.1-8b", "H100")
     assert load_config(path, None, profile).M_total == profile.kv_capacity
+
+
+ACCEPT = "engine: vllm_v1\ntime_unit: none\nspeculative_accept: "
+
+
+@pytest.mark.parametrize("value", ["[0, 3, 1]", "'0,3,1'", "0, 3, 1", '"0, 3, 1"'])
+def test_whole_numbers_are_a_list_or_a_text(tmp_path, value):
+    config = load_config(written(tmp_path, ACCEPT + value))
+    node = instance_of(config)
+    for same in ([0, 3, 1], "0,3,1"):
+        assert node == VllmV1(time_unit="none", speculative_accept=same)
+    again = load_config(None, yaml.safe_load(resolved_yaml(config, node)))
+    assert instance_of(again) == node
+
+
+def test_one_whole_number_is_a_list_of_one_and_null_is_none(tmp_path):
+    assert load_config(written(tmp_path, ACCEPT + "3")).speculative_accept == "3"
+    assert load_config(written(tmp_path, ACCEPT + "null")).speculative_accept is None
+
+
+@pytest.mark.parametrize("value", ["[]", "[0, -1]", "[0, x]", "1.5", "0;1", "true", "{0: 1}"])
+def test_what_is_no_list_of_whole_numbers_is_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"speculative_accept.*such as \[0, 3, 1\] or 0,3,1"):
+        load_config(written(tmp_path, ACCEPT + value))

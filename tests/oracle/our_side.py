@@ -32,8 +32,8 @@ def settings_of(case: Case) -> dict[str, Any]:
     """Return the settings of a case by our names; one of None is left to the kind's default."""
     of_kind = V0 if case.engine == "vllm_v0" else DEFAULTS.keys() - ONLY_V0
     settings = {key: case.get(key) for key in sorted(of_kind) if case.get(key) is not None}
-    if accepted := settings.pop("speculative_accept", ()):
-        settings["speculative_accept"] = ",".join(map(str, accepted))
+    if not settings.get("speculative_accept"):
+        settings.pop("speculative_accept", None)
     return {"vllm_version": case.version, "strict": True, **settings}
 
 

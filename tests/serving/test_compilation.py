@@ -61,3 +61,38 @@ def test_a_kernel_is_stamped_with_its_room_and_those_below_it_alone(tmp_path, mo
     changed = [one != other for one, other in zip(before, stamps(), strict=True)]
     compilation._stamp.cache_clear()
     assert changed == [k >= at for k in range(len(changed))]
+
+
+def test_whoever_waits_for_a_compiler_is_told_so_once(caplog, monkeypatch):
+    from serving import compilation
+
+    clock = iter([0.0, 0.1, 0.2, 2.0, 2.1, 9.0])
+    monkeypatch.setattr(compilation.time, "monotonic", lambda: next(clock))
+    patience = compilation._Patience()
+    with caplog.at_level("INFO", "serving"):
+        patience.on_start(None)  # at 0: the kernel
+        patience.on_start(None)  # at 0.2: a function of it
+        patience.on_end(None)
+        patience.on_end(None)
+        assert not caplog.messages
+        patience.on_start(None)  # another kernel has waited for nothing yet
+        assert not caplog.messages
+        patience.on_start(None)
+        assert [each.startswith("compiling") for each in caplog.messages] == [True]
+        patience.on_start(None)
+    assert len(caplog.messages) == 1
+
+
+def test_the_compiler_tells_us(tmp_path):
+    """Numba's events reach the log, and the command line shows it on stderr."""
+    (tmp_path / "slow.py").write_text(
+        "from serving import compilation\ncompilation.SILENT = -1.0\n"
+        "import fluidserve.cli\nfluidserve.cli._show_log()\n"
+        "half = compilation.compiled(lambda x: x / 2)\nprint(half(4.0), half(8.0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "slow.py"], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout == "2.0 4.0\n"
+    assert done.stderr.startswith("compiling ") and done.stderr.count("\n") == 1
