@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from fluidserve.front import Command, option
-from fluidserve.options import engine_options, workload_options
+from fluidserve.options import instance_options, workload_options
 
 
 @click.command("prefix-cache", cls=Command)
 @workload_options
-@engine_options
+@instance_options
 @option("--blocks", metavar="N,N,...",
         help="KV blocks at which to predict a server  [default: eight sizes]")  # fmt: skip
 @option("--picture", metavar="FILE", help="draw the hit share over the memory as a PNG",
