@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from serving import DEFAULT_KIND, FluidServeError, Kind
+from fluidserve.config import load_config
+from fluidserve.yaml_keys import read_keys
+from serving import DEFAULT_KIND, BatchTimeLaw, FluidServeError, Kind, kind_named
 
 LACKING = (
     "lacks the KV memory, which the measurements do not show: give --kv-capacity here, or "
@@ -65,6 +68,40 @@ def law_file(
         )
     keys = _lines({"time_unit": "s", **law})
     return f"# {title}\n{keys}{said}\n{_lines(node)}"
+
+
+def server_file(title: str, law: BatchTimeLaw, path: str, memory: Memory | None) -> str:
+    """Return the configuration of ``path`` with another law: a server whose steps were measured.
+
+    Parameters
+    ----------
+    title
+        What was fitted to what.
+    law
+        Law [s], whose KV is that of the decoding requests of a batch.
+    path
+        Configuration of the server: engine and settings. A law in it is left out.
+    memory
+        KV memory, taken where the file says none.
+
+    Raises
+    ------
+    FluidServeError
+        If the file is no configuration of its engine.
+    """
+    written = read_keys(Path(path))
+    kind = kind_named(str(written.get("engine", DEFAULT_KIND.name)))
+    unit = written.get("time_unit", "s")
+    own = law if kind is DEFAULT_KIND else law.for_whole_context()
+    values = kind.law_values(own.in_unit(1000.0) if unit == "ms" else own)
+    law_keys = {*kind.law_keys, *kind.carried_keys, "d_1"}
+    kept = {key: value for key, value in written.items() if key not in law_keys}
+    sizes = {} if memory is None else kind.kv_keys(memory.tokens, kept)
+    missing = {key: value for key, value in sizes.items() if key not in kept and value is not None}
+    keys = {"time_unit": "s", **kept, **values, **missing}
+    load_config(None, keys)
+    said = f"# KV memory [tokens]: {memory.source}.\n" if missing and memory is not None else ""
+    return f"# {title}\n{said}{_lines(keys)}"
 
 
 def _lines(keys: Mapping[str, Any]) -> str:

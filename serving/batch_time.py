@@ -210,6 +210,18 @@ class BatchTimeLaw:
         """``d_decode - d_kv`` [time/request]: what a request costs beyond its tokens."""
         return self.d_decode - self.d_kv
 
+    def for_whole_context(self) -> BatchTimeLaw:
+        """Return the law for engines that count the KV of prefill chunks as read too.
+
+        Fits know the KV of the decoding requests of a batch. Engines that compute prompts count the
+        tokens of a chunk in, so that ``d_prefill``, which has all that a token of a chunk costs,
+        gives ``d_kv`` of it away. Tables of whole batches have it in their rows, where it hardly
+        shows.
+        """
+        if self.d_prefill_table is not None or self.d_mixed_kv_table is not None:
+            return self
+        return replace(self, d_prefill=max(self.d_prefill - self.d_kv, 0.0))
+
     @checked(n="> 0")
     def scaled(self, n: float) -> BatchTimeLaw:
         """Return the law by which a batch ``n`` times as large takes as long."""

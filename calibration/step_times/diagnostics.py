@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from calibration.robust_fit import spread
 from calibration.step_times.design import Design
-from calibration.step_times.reading import StepRows
+from calibration.step_times.rows import StepRows
 from serving import WorkloadError
 
 LARGEST_VIF = 30.0

@@ -17,8 +17,8 @@ from calibration.step_times.diagnostics import (
     outliers,
 )
 from calibration.step_times.holdout import HeldOut, held_out, level_numbers
-from calibration.step_times.reading import StepRows
 from calibration.step_times.recipes import Recipe, fit_decode, fit_prefill, predict
+from calibration.step_times.rows import StepRows
 from serving import BatchTimeLaw, ConfigError, WorkloadError
 
 LAWS = ("auto", "linear", "tabulated")

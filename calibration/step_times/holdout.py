@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.step_times.reading import StepRows
 from calibration.step_times.recipes import Recipe, fit_law, predict
+from calibration.step_times.rows import StepRows
 
 MOST_LEVELS = 24
 """Largest number of different values that are each a level of their own."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from calibration.refusal import refuse_first, refuse_implausible, refuse_no_duration
+from calibration.server_runs.iterations import is_iteration_log
+from calibration.step_times.other_files import rows_of_forward, rows_of_log
+from calibration.step_times.rows import StepRows
 from serving import WorkloadError
 from workload import TextTable, placed, read_text
 
@@ -37,102 +39,6 @@ GROUP = ("hardware", "model", "tp")
 """Columns that tell the measurements of one machine from those of another."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepRows:
-    """Each row is a measured batch; all rows are of one model on one machine.
-
-    Parameters
-    ----------
-    prefill_tokens, requests : shape (R,)
-        Prefill tokens computed, and decoding requests, in each batch.
-    context : shape (R,) [tokens]
-        KV that the decoding requests read.
-    prefill_context : shape (R,) [tokens]
-        KV that the prefill chunks found in the cache.
-    time : shape (R,) [s]
-        Measured duration.
-    row : shape (R,)
-        Number of the row in the file, from 1.
-    has_context
-        Whether the KV was recorded.
-    about
-        Machine and file, as far as known.
-    dropped
-        Rows left out, by reason.
-    """
-
-    prefill_tokens: NDArray[np.float64]
-    requests: NDArray[np.float64]
-    context: NDArray[np.float64]
-    prefill_context: NDArray[np.float64]
-    time: NDArray[np.float64]
-    row: NDArray[np.int64]
-    has_context: bool = True
-    about: Mapping[str, Any] = field(default_factory=dict)
-    dropped: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        requests: ArrayLike,
-        context: ArrayLike | None,
-        time: ArrayLike,
-        *,
-        prefill_tokens: ArrayLike = 0,
-        prefill_context: ArrayLike = 0,
-    ) -> StepRows:
-        """Return the rows that arrays hold; scalars are broadcast, times are seconds.
-
-        Raises
-        ------
-        WorkloadError
-            Naming the first row and column whose value is not allowed.
-        """
-        duration = np.asarray(time, float)
-        held = 0 if context is None else context
-        columns: dict[str, Any] = {
-            name: np.broadcast_to(np.asarray(values, float), duration.shape)
-            for name, values in (
-                ("prefill_tokens", prefill_tokens), ("requests", requests), ("context", held),
-                ("prefill_context", prefill_context), ("time", duration),
-            )
-        }  # fmt: skip
-        for name, values in columns.items():
-            finite = np.isfinite(values)
-            refuse_first(~finite, "is no finite number", column=name, values=values)
-        refuse_no_duration(duration, column="time", values=duration)
-        refuse_implausible(columns)
-        row = np.arange(1, duration.size + 1)
-        return cls(**columns, row=row, has_context=context is not None)
-
-    def __len__(self) -> int:
-        return self.time.size
-
-    @property
-    def computed(self) -> NDArray[np.float64]:
-        """Return the tokens that each batch computes: prefill tokens and one per request."""
-        return self.prefill_tokens + self.requests
-
-    @property
-    def attention(self) -> NDArray[np.float64]:
-        """Return the pairs of a prefill token and a token that it attends, one chunk per row."""
-        return self.prefill_tokens * (self.prefill_context + (self.prefill_tokens + 1) / 2)
-
-    @property
-    def regime(self) -> NDArray[np.str_]:
-        """Return ``decode``, ``mixed`` or ``prefill`` for each row."""
-        decodes, prefills = self.requests > 0, self.prefill_tokens > 0
-        return np.where(prefills, np.where(decodes, "mixed", "prefill"), "decode")
-
-    def __getitem__(self, chosen: Any) -> StepRows:
-        """Return some of the rows."""
-        names = ("prefill_tokens", "requests", "context", "prefill_context", "time", "row")
-        columns = {name: getattr(self, name)[chosen] for name in names}
-        return StepRows(
-            **columns, has_context=self.has_context, about=self.about, dropped=self.dropped
-        )
-
-
 def read_step_times(
     path: str | Path,
     *,
@@ -140,8 +46,13 @@ def read_step_times(
     model: str | None = None,
     tp: int | None = None,
     longest_gap: int = LONGEST_GAP,
+    kv_capacity: int | None = None,
+    block_size: int | None = None,
 ) -> StepRows:
     """Read a step-time file, plain or gzip.
+
+    That is a CSV, the log of a server with a line per iteration, or a result of ``vllm bench
+    forward``. The rest of this page is about a CSV.
 
     One time column is needed (``step_time_ms``, ``step_time_s``, ``step_time_us``, or
     ``latency_`` with a unit) and the decoding requests (``decode_tokens``; without it
@@ -158,6 +69,8 @@ def read_step_times(
         the file has no such column, this is what the machine is called.
     longest_gap
         Rows with more ``gap_steps`` are dropped.
+    kv_capacity, block_size : [tokens]
+        Of the server, for a log of iterations, whose KV is the share in use.
 
     Raises
     ------
@@ -167,9 +80,18 @@ def read_step_times(
         Naming file, row, column and value of what cannot be used.
     """
     path = Path(path)
-    table = TextTable.parse(read_text(path), path)
+    text = read_text(path)
+    machine = {"hardware": hardware, "model": model, "tp": tp}
+    if block_size is not None and not is_iteration_log(text):
+        raise WorkloadError("--block-size is for a log of iterations; this is none", path=path)
+    named = {name: str(value) for name, value in machine.items() if value is not None}
+    if text.lstrip()[:1] in ("[", "{"):
+        return rows_of_forward(text, path, named)
+    if is_iteration_log(text):
+        return rows_of_log(text, path, named, kv_capacity=kv_capacity, block_size=block_size)
+    table = TextTable.parse(text, path)
     try:
-        return _rows(table, {"hardware": hardware, "model": model, "tp": tp}, longest_gap)
+        return _rows(table, machine, longest_gap)
     except WorkloadError as error:
         raise placed(error, table) from error
 

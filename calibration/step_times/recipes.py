@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calibration.step_times.broken_lines import broken_line, chosen_knots
 from calibration.step_times.design import Design, Line
-from calibration.step_times.reading import StepRows
+from calibration.step_times.rows import StepRows
 from serving import BatchTimeLaw
 
 MOST_KNOTS = 8

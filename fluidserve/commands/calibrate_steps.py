@@ -18,6 +18,10 @@ from serving import FluidServeError
 @option("--tp", type=int, help="rows of this tensor-parallel degree only")
 @option("--kv-capacity", "kv_capacity", type=click.IntRange(1), default=None,
         help="KV cache of the server [tokens]; else that of the profile, if any")  # fmt: skip
+@option("--block-size", type=click.IntRange(1), default=None,
+        help="tokens of a KV block of the server, for a log of iterations")  # fmt: skip
+@option("--config", "config_file", default=None, metavar="FILE",
+        help="configuration of the server: --out writes it with the law")  # fmt: skip
 @option(
     "--longest-gap", type=click.IntRange(0), default=10, show_default=True, help="largest gap_steps"
 )
@@ -40,15 +44,20 @@ def steps(
     compare: bool,
     longest_gap: int,
     kv_capacity: int | None,
+    block_size: int | None,
+    config_file: str | None,
     **params: Any,
 ) -> None:
-    """Fit the batch-time law to the step times of FILE (CSV, plain or gzip).
+    """Fit the batch-time law to the step times of FILE (plain or gzip).
 
-    Columns: step_time_ms (or _s, _us; or latency_ms) and decode_tokens (or batch_size);
-    optional prefill_tokens, kv_tokens, prefill_kv_tokens, gap_steps, hardware, model, tp.
+    FILE is the log of `vllm serve --enable-logging-iteration-details`, a result of `vllm bench
+    forward --output-json`, or a CSV. Its columns: step_time_ms (or _s, _us; or latency_ms) and
+    decode_tokens (or batch_size); optional prefill_tokens, kv_tokens, prefill_kv_tokens,
+    gap_steps, hardware, model, tp.
     Prints the law with intervals, what is identified, the error on held-out levels, outliers.
     """
     from calibration import fit_step_times, read_step_times
+    from calibration.step_times import ITERATIONS
     from fluidserve.folders import Stopwatch, emit, experiment_folder
     from fluidserve.jobs.calibrate_steps import write_fit
     from fluidserve.law_files import LACKING, Memory, memory_of_profile
@@ -59,7 +68,10 @@ def steps(
 
     def fitted() -> Any:
         with watch("read"):
-            rows = read_step_times(file, longest_gap=longest_gap, **params)
+            rows = read_step_times(
+                file, longest_gap=longest_gap, kv_capacity=kv_capacity, block_size=block_size,
+                **params,
+            )  # fmt: skip
         with watch("fit"):
             return rows, fit_step_times(
                 rows, law=law, kv=kv, compare=compare,
@@ -67,9 +79,11 @@ def steps(
             )  # fmt: skip
 
     if out is None:
-        if kv_capacity is not None:
+        if config_file is not None:
+            raise FluidServeError("--config is for the configuration that --out writes")
+        rows, fit = fitted()
+        if kv_capacity is not None and rows.about.get("source") != ITERATIONS:
             raise FluidServeError("--kv-capacity is for the configuration that --out writes")
-        _, fit = fitted()
         emit(fit.to_json(), step_fit_table)
         return
     with experiment_folder(out) as (folder, final):
@@ -77,7 +91,7 @@ def steps(
         memory = memory_of_profile(rows.about)
         if kv_capacity is not None:
             memory = Memory(kv_capacity, "--kv-capacity")
-        write_fit(folder, final, fit, memory, watch.seconds)
+        write_fit(folder, final, fit, memory, watch.seconds, server=config_file)
     if memory is None:
         click.echo(f"note: {final}/config_used.yaml {LACKING}", err=True)
     emit(fit.to_json() | {"output_dir": str(final)}, step_fit_table)

@@ -10,19 +10,24 @@ from pathlib import Path
 from calibration import StepTimeFit
 from fluidserve import plots
 from fluidserve.folders import write_common
-from fluidserve.law_files import Memory, law_file
+from fluidserve.law_files import Memory, law_file, server_file
 from serving import DEFAULT_KIND
 
 
-def law_yaml(fit: StepTimeFit, memory: Memory | None) -> str:
-    """Return a configuration file of the fitted law, in seconds, with the memory of its server."""
+def law_yaml(fit: StepTimeFit, memory: Memory | None, server: str | None = None) -> str:
+    """Return a configuration file of the fitted law, in seconds, with the memory of its server.
+
+    Where ``server`` is the configuration of a server, it is that one with the law.
+    """
     about = fit.rows.about
     source = " ".join(str(about[key]) for key in ("hardware", "model", "tp") if key in about)
     file = Path(str(about.get("file", "rows"))).name
     title = f"Batch-time law fitted to {file}{': ' + source if source else ''}"
     most = int(fit.rows.requests.max())
-    law = DEFAULT_KIND.law_values(replace(fit.law, measured_requests=most or None))
-    return law_file(title, law, memory)
+    law = replace(fit.law, measured_requests=most or None)
+    if server is not None:
+        return server_file(title, law, server, memory)
+    return law_file(title, DEFAULT_KIND.law_values(law), memory)
 
 
 def people(fit: StepTimeFit) -> str:
@@ -54,12 +59,13 @@ def write_fit(
     fit: StepTimeFit,
     memory: Memory | None,
     seconds: Mapping[str, float],
+    server: str | None = None,
 ) -> None:
     """Write the law as ``config_used.yaml``, two pictures and the summary into ``folder``."""
     plots.step_time_fit(fit, folder / "step_time_fit.png")
     plots.step_time_residuals(fit, folder / "step_time_residuals.png")
     write_common(
         folder, final,
-        config_yaml=law_yaml(fit, memory), summary=fit.to_json(), people=people(fit), seed=0,
-        timings=seconds,
+        config_yaml=law_yaml(fit, memory, server), summary=fit.to_json(), people=people(fit),
+        seed=0, timings=seconds,
     )  # fmt: skip

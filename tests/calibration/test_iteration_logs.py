@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chunked_prefill_server import serve
+from iteration_log import BLOCK, CAPACITY, GAP, LAW, line, served, text
 
+from calibration import fit_step_times, read_step_times
 from calibration.server_runs import calibrate_run, read_server_log
 from serving import WorkloadError
 
-LAW = np.array([0.0111, 4e-5, 1.2e-4, 9.07e-8])
-GAP = np.array([8e-4, 9e-5])
-CAPACITY, BLOCK = 400_000, 16
 RUNS = Path(os.environ.get("FLUIDSERVE_SHARED", Path(__file__).parents[3] / "shared"))
 CPU = RUNS / "data" / "runs" / "vllm032_cpu"
-
-
-def served(count=500, noise=0.03, seed=0):
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1, count) * np.where(np.arange(count) // 25 % 2, 0.4, 0.08)
-    return serve(np.cumsum(gaps), rng.integers(10, 900, count), rng.integers(20, 200, count), LAW,
-                 noise=noise, seed=seed)  # fmt: skip
-
-
-def line(index, end, prefill, decode, generation, elapsed, usage):
-    clock = 86_390 + int(end)  # runs into the next day
-    clock = f"{clock // 3600 % 24:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}"
-    return (
-        f"(APIServer pid=7) INFO 11-28 {clock} [loggers.py:199] Engine 000: Iteration({index}): "
-        f"{int(prefill > 0)} context requests, {prefill} context tokens, {decode} generation "
-        f"requests, {generation} generation tokens, iteration elapsed time: {1e3 * elapsed:.2f} "
-        f"ms, GPU KV cache usage: {100 * usage:.4f}%"
-    )
-
-
-def text(run, clock=True):
-    """Return the log of a server whose time between steps is GAP, part of its batch times."""
-    b = run.batches
-    elapsed = b["duration"] - GAP[0] - GAP[1] * (b["decode"] + (b["prefill"] > 0))
-    usage = (b["held"] + b["running"] * (BLOCK - 1) / 2) / CAPACITY
-    lines = [
-        line(10_165 + at, *(int(b[name][at]) if name != "end" else b[name][at]
-             for name in ("end", "prefill", "decode", "decode")), elapsed[at], usage[at])
-        for at in range(b["end"].size)
-    ]  # fmt: skip
-    lines.insert(3, "INFO 11-28 23:59:50 [loggers.py:259] Engine 000: Avg prompt throughput: 1")
-    whole = "\n".join(["INFO starting", *lines]) + "\n"
-    return whole if clock else whole.replace(" 23:59:", " ").replace(" 00:0", " ")
 
 
 def fitted(tmp_path, content, **options):
@@ -133,6 +99,56 @@ def test_a_log_of_two_starts_is_refused(tmp_path):
     content = text(served(count=40))
     with pytest.raises(WorkloadError, match=r"row \d+.*iterations do not rise"):
         fitted(tmp_path, content + content)
+
+
+def test_steps_of_a_log_give_a_law_of_any_form(tmp_path):
+    (tmp_path / "log").write_text(text(served(seed=1)))
+    rows = read_step_times(tmp_path / "log", kv_capacity=CAPACITY, block_size=BLOCK, model="m")
+    assert rows.about["model"] == "m"
+    fit = fit_step_times(rows, law="linear", compare=False)
+    found = [fit.law.d_0, fit.law.d_decode, fit.law.d_kv]
+    assert found == pytest.approx(LAW[[0, 2, 3]], rel=0.12)
+    assert fit.law.d_0 == pytest.approx(LAW[0], rel=0.01)
+    bare = read_step_times(tmp_path / "log")
+    assert not bare.has_context
+    (tmp_path / "csv").write_text("step_time_ms,decode_tokens\n11,1\n")
+    with pytest.raises(WorkloadError, match=r"csv: --block-size is for a log of iterations"):
+        read_step_times(tmp_path / "csv", block_size=16)
+
+
+def forward(requests, time):
+    keys = ("query_len", "kv_len", "num_draft_tokens")
+    named = [dict(zip(keys, each, strict=True)) for each in requests]
+    ranks = [{"num_tokens": 1, "kv_blocks": 1, "latency_us": {"median": time}}]
+    return {"case": "c", "requests": named, "median_us": time, "ranks": ranks}
+
+
+def test_a_forward_benchmark_gives_steps(tmp_path):
+    """Decodes behind a prefix, a whole prompt, two chunks behind prefixes, a verified draft."""
+    cases = [
+        forward([(1, 101, 0), (1, 51, 0)], 9_000.0),
+        forward([(300, 300, 0)], 12_000.0),
+        forward([(100, 500, 0), (20, 30, 0), (1, 7, 0)], 11_000.0),
+        forward([(3, 90, 2)], 9_500.0),
+    ]
+    (tmp_path / "f").write_text(json.dumps(cases))
+    rows = read_step_times(tmp_path / "f")
+    assert rows.prefill_tokens.tolist() == [0, 300, 120, 0]
+    assert rows.requests.tolist() == [2, 0, 1, 3]
+    assert rows.context.tolist() == [150, 0, 6, 87]
+    assert rows.prefill_context.tolist() == [0, 0, 410, 0]
+    pairs = [sum(held + 1 + j for j in range(n)) for n, held in ((300, 0), (100, 400), (20, 10))]
+    assert rows.attention.tolist() == [0, pairs[0], pairs[1] + pairs[2], 0]
+    assert rows.time.tolist() == [0.009, 0.012, 0.011, 0.0095]
+    for wrong, words in (
+        ({"case": "c"}, "no result of vllm bench forward"),
+        ([forward([(5, 4, 0)], 9.0)], r"row 1.*1 <= query_len <= kv_len"),
+        ([forward([(1, 2, 0)], 0.0)], "median_us"),
+        ([{"case": "c", "requests": 3, "median_us": 1}], "a list of requests"),
+    ):
+        (tmp_path / "w").write_text(json.dumps(wrong))
+        with pytest.raises(WorkloadError, match=words):
+            read_step_times(tmp_path / "w")
 
 
 @pytest.fixture
