@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep": "Run a grid of points on processes or a cluster; resumable.",
     "experiments": "List, compare, archive and export experiment folders.",
     "calibrate": "Fit batch-time laws to measurements (calibrate steps | run).",
+    "validate": "Hold a prediction against a measured run: errors, pictures, a page.",
     "profiles": "Known models on known GPUs (profiles list | show).",
     "plot": "Draw the pictures of an experiment folder again.",
     "equations": "Print the symbolic fluid model.",

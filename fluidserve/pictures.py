@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from studies.tuning import Knob
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
-RATE_LATENCY = "rate_latency.csv"
+RATE_LATENCY, VALIDATION = "rate_latency.csv", "validation.csv"
 SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
 STATISTICS = ("mean", "sd", "low", "high")
 PLACES = ("waiting", "running", "swapped")
@@ -60,6 +60,10 @@ def draw(folder: Path) -> list[str]:
         )
     elif (folder / RATE_LATENCY).exists():
         drawn += _draw_latencies(folder, summary)
+    elif (folder / VALIDATION).exists():
+        from fluidserve.report.validation import draw_validation
+
+        drawn += draw_validation(folder, summary)
     if (folder / EVENTS).exists():
         drawn += _draw_timeline(folder, summary)
     if not drawn:

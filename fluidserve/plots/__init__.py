@@ -17,3 +17,4 @@ from fluidserve.plots.timeline import Timeline as Timeline
 from fluidserve.plots.timeline import request_timeline as request_timeline
 from fluidserve.plots.timeline import sample_rows as sample_rows
 from fluidserve.plots.trajectories import fluid_vs_discrete as fluid_vs_discrete
+from fluidserve.plots.validation import measured_vs_predicted as measured_vs_predicted

@@ -20,3 +20,4 @@ from fluidserve.tables.runs import run_table as run_table
 from fluidserve.tables.runs import solution_table as solution_table
 from fluidserve.tables.speed import speed_table as speed_table
 from fluidserve.tables.tuning import tuning_table as tuning_table
+from fluidserve.tables.validation import validation_table as validation_table

@@ -37,6 +37,7 @@ PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "
 WRONG = {
     **dict.fromkeys(COUNTS, NO_COUNT), **dict.fromkeys(NUMBERS, NO_NUMBER),
     **dict.fromkeys(FILES, NO_FILE), **dict.fromkeys(PLACES, NO_PLACE),
+    "run": NO_FILE,
     "source": NO_FILE, "file": NO_FILE, "folder": NO_FILE, "grid": NO_FILE, "output": NO_PLACE,
 }  # fmt: skip
 """Values that are not allowed, by option or argument; of others they are :data:`NO_NAME`."""
@@ -60,6 +61,7 @@ ALREADY = {
     ("tune",): ["max-rate", "--slo", "mean_ttft<5"],
     ("profiles", "show"): ["--model", "llama-3.1-8b", "--hardware", "H100"],
     ("completion",): ["bash"],
+    ("validate",): ["run.csv"],
 }
 """Arguments that a command needs before it looks at its options."""
 

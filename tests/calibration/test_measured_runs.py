@@ -1,0 +1,149 @@
+"""Measured runs are read with their settings, and refused in one line where they cannot be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from calibration.measured_runs import read_measured_run
+from calibration.measured_runs.law_terms import Terms, parts
+from calibration.measured_runs.run import repeated_prompts
+from discrete import simulate
+from serving import BatchTimeLaw, FileAccessError, WorkloadError
+from tests.references.measured import LAW, SERVER, workload, write_run
+
+HEAD = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s,failed\n"
+
+
+def test_a_run_is_read_with_the_settings_beside_it(tmp_path):
+    table = workload(1, 120, 4.0, prompts=12)
+    path = write_run(tmp_path, "one", table, front_end=0.01)
+    run = read_measured_run(path)
+    assert run.name == "one" and len(run) == 120 and run.succeeded.all()
+    assert run.server.settings == {
+        "max_num_seqs": 64, "max_num_batched_tokens": 2048, "num_gpu_blocks": 4000,
+    }  # fmt: skip
+    assert run.server.vllm_version == "0.19.0"
+    np.testing.assert_array_equal(run.prompt_tokens, table.prefill_length)
+    assert run.prompts == 12 and "after 12 requests" in run.notes[-1]
+    assert np.isinf(run.timeout)
+
+
+def test_requests_that_failed_have_no_latency_and_tell_when_clients_gave_up(tmp_path):
+    text = HEAD + "0,100,30,0.5,2.5,0\n1,0,0,,300.4,1\n2,90,20,0.4,1.5,0\n3,0,0,,300.9,1\n"
+    (tmp_path / "x_requests.csv.gz").write_bytes(gzip.compress(text.encode()))
+    run = read_measured_run(tmp_path)
+    assert run.succeeded.tolist() == [True, False, True, False]
+    assert run.timeout == 300
+    assert np.isnan(run.e2el[1]) and np.isnan(run.ttft[3])
+
+
+def test_an_index_tells_settings_and_conversations(tmp_path):
+    rows = "".join(f"{k},{100},{30},0.5,2.5,0\n" for k in range(4))
+    (tmp_path / "x_requests.csv").write_text(HEAD + rows)
+    (tmp_path / "index.csv").write_text(
+        "run,model,hardware,tp,max_num_seqs,num_gpu_blocks,system_prompts,users_per_system_prompt\n"
+        "x,meta-llama/Llama-2-7b-hf,H100,2,128,7462,11,4\n"
+    )
+    run = read_measured_run(tmp_path / "x")
+    assert (run.server.model, run.server.hardware, run.server.tp) == (
+        "meta-llama/Llama-2-7b-hf", "H100", 2,
+    )  # fmt: skip
+    assert run.server.settings == {"max_num_seqs": 128, "num_gpu_blocks": 7462}
+    assert run.prompts == 44 and "11 system prompts x 4 users" in run.notes[0]
+
+
+def test_a_bundle_and_the_flags_of_a_client_are_read(tmp_path):
+    rows = [
+        {"input_toks": 50, "output_toks": 20, "arrival_time": k, "queued_ts": 5.0 + k,
+         "first_token_ts": 5.1 + k, "last_token_ts": 6.0 + k}
+        for k in range(3)
+    ]  # fmt: skip
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    start = {
+        "engine_kwargs": {"model": "a/b", "data_parallel_size": 2, "max_num_seqs": 8},
+        "kv_cache": {"num_gpu_blocks": 77}, "hardware": "H100",
+    }  # fmt: skip
+    (tmp_path / "meta.json").write_text(json.dumps(start))
+    (tmp_path / "timeseries.csv").write_text("t,running,waiting\n1,3,0\n2,1,0\n")
+    run = read_measured_run(tmp_path)
+    assert run.server.replicas == 2 and run.server.settings["num_gpu_blocks"] == 77
+    assert run.series is not None and run.series.values["running"].tolist() == [3, 1]
+    flags = (
+        "--max-concurrency 20 --prefix-repetition-prefix-len 64 --prefix-repetition-num-prefixes 6"
+    )
+    (tmp_path / "meta.json").write_text(json.dumps({"bench_flags": flags}))
+    run = read_measured_run(tmp_path)
+    assert (run.max_concurrency, run.prompts, run.shared_prefix) == (20, 6, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + "0,100,30,0.5,2.5,2\n", "failed"),
+        (HEAD + "0,100,30,0.5,0.2,0\n", "before the first"),
+        (HEAD + "0,0,30,0.5,2.5,0\n", "prompt_tokens"),
+        (HEAD + "0,100,30.5,0.5,2.5,0\n", "whole number"),
+        (HEAD + "0,100,30,,2.5,0\n", "ttft_s"),
+        (HEAD + "0,0,0,,300,1\n", "no request that completed"),
+        ("arrival_s,prompt_tokens,failed\n0,1,0\n", "a column is missing"),
+    ],
+)
+def test_a_damaged_run_is_refused_with_its_place(tmp_path, text, words):
+    path = tmp_path / "x_requests.csv"
+    path.write_text(text)
+    with pytest.raises(WorkloadError, match=words) as refusal:
+        read_measured_run(path)
+    assert "x_requests.csv" in str(refusal.value)
+
+
+def test_of_several_runs_one_must_be_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}_requests.csv").write_text(HEAD + "0,100,30,0.5,2.5,0\n")
+    with pytest.raises(FileAccessError, match="2 runs"):
+        read_measured_run(tmp_path)
+    with pytest.raises(FileAccessError, match="runs there: a, b"):
+        read_measured_run(tmp_path / "c")
+    with pytest.raises(FileAccessError, match="holds no run"):
+        (tmp_path / "empty").mkdir()
+        read_measured_run(tmp_path / "empty")
+
+
+def test_prompts_repeat_only_where_lengths_show_it():
+    rng = np.random.default_rng(1)
+    once = rng.integers(100, 200, 25)
+    assert repeated_prompts(np.tile(once, 8)) == 25
+    holes = np.tile(once, 8)
+    holes[::3] = 0
+    assert repeated_prompts(holes) == 25
+    assert repeated_prompts(rng.integers(100, 200, 400)) is None
+    assert repeated_prompts(np.full(400, 100)) is None  # one length says nothing
+    assert repeated_prompts(np.tile(once, 2)) is None  # too few pairs
+
+
+TABLE_LAW = BatchTimeLaw(
+    d_0=0.001, d_decode=1e-5, d_kv=2e-8, d_decode_table=((0, 0.010), (10, 0.012), (60, 0.013)),
+    d_prefill_table=((0, 0.014), (500, 0.020), (2048, 0.1)), d_mixed_decode=1e-6,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("law", [LAW, TABLE_LAW])
+def test_the_parts_of_steps_add_up_and_a_correction_changes_each_by_its_factor(law):
+    from dataclasses import replace
+
+    table = workload(2, 150, 8.0)
+    steps = simulate(table, replace(SERVER, batch_time=law)).batches
+    of = parts(law, steps)
+    np.testing.assert_allclose(of[:, 1:].sum(axis=1), steps["batch_duration"], rtol=1e-12)
+    terms = Terms(gap=0.002, decode=1.5, kv=0.7, prefill=1.2)
+    ran = np.asarray(steps["batch_duration"]) > 0
+    decode, context, prefill = (
+        np.asarray(steps[f"{name}_tokens"])[ran] for name in ("decode", "context", "prefill")
+    )
+    durations = terms.corrected(law).step_duration(decode, context, prefill)
+    wanted = of[ran] @ np.array([0.002, 1.5, 0.7, 1.2, 1.0])
+    assert (prefill > 0).any() and (prefill == 0).any()
+    np.testing.assert_allclose(durations, wanted, rtol=1e-9)

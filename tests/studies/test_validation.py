@@ -1,0 +1,120 @@
+"""A run that a known law made is predicted by it, and the law is found again from the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibration.measured_runs import read_measured_run
+from serving import FluidServeError, RequestTable
+from studies.validation import Source, match_law, replayed, validate
+from studies.validation.requests import contradicted
+from tests.references.measured import LAW, SERVER, workload, write_run
+
+OFF = replace(LAW, d_0=0.009, d_decode=5e-5, d_prefill=4e-5)
+"""A law as step times of kernels might give it."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return read_measured_run(
+        write_run(folder, "one", workload(1, 400, 6.0, prompts=30), front_end=0.02)
+    )
+
+
+def test_the_law_that_made_a_run_predicts_it_exactly(run):
+    found = validate(replayed(run), SERVER, front_end=0.02)
+    for latency in found.scores["engine"].latencies.values():
+        for score in latency.values():
+            assert score.error == pytest.approx(0, abs=1e-9)
+    for total in found.scores["engine"].totals.values():
+        assert total.error == pytest.approx(0, abs=1e-9)
+    assert found.scores["engine"].series["in_system"]["nrmse"] == pytest.approx(0, abs=1e-9)
+
+
+def test_without_the_front_end_the_first_token_comes_early(run):
+    found = validate(replayed(run), SERVER).scores["engine"].latencies
+    early = found["ttft"]["mean"]
+    assert early.measured - early.predicted == pytest.approx(0.02, abs=1e-9)
+    assert found["tpot"]["mean"].error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_law_matched_to_one_run_predicts_another(folder, run):
+    other = read_measured_run(write_run(folder, "two", workload(2, 500, 9.0), front_end=0.02))
+    begin = replace(SERVER, batch_time=OFF)
+    before = validate(replayed(run), begin).scores["engine"].latencies["tpot"]["mean"]
+    matched = match_law([Source(replayed(other), begin)], OFF)
+    assert matched.front_end == pytest.approx(0.02, abs=0.003)
+    found = validate(
+        replayed(run), replace(SERVER, batch_time=matched.law), front_end=matched.front_end
+    )
+    scores = found.scores["engine"].latencies
+    assert abs(before.error) > 0.1
+    assert abs(scores["tpot"]["mean"].error) < 0.005
+    assert abs(scores["e2el"]["p99"].error) < 0.01
+    assert abs(scores["ttft"]["mean"].error) < 0.05
+
+
+def test_the_beginning_of_a_run_predicts_the_rest(run):
+    begin = replace(SERVER, batch_time=OFF)
+    matched = match_law([Source(replayed(run), begin, until=15.0)], OFF)
+    found = validate(replayed(run), replace(SERVER, batch_time=matched.law), judged_from=15.0)
+    assert found.judged.sum() == (run.arrival >= 15).sum() < len(run)
+    assert abs(found.scores["engine"].latencies["tpot"]["mean"].error) < 0.01
+    with pytest.raises(FluidServeError, match="at least 10"):
+        match_law([Source(replayed(run), begin, until=1.0)], OFF)
+
+
+def test_clients_that_give_up_do_so_in_the_replay(folder):
+    by_chance = workload(3, 300, 40.0)
+    alike = np.full(300, 300), np.full(300, 80)  # lengths of who failed are not in the run
+    overload = RequestTable.validated(by_chance.arrival_time, *alike)
+    server = replace(SERVER, max_num_seqs=16)
+    path = write_run(folder, "late", overload, timeout=6.0, server=server)
+    run = read_measured_run(path)
+    assert 0.2 < run.succeeded.mean() < 0.9 and run.timeout == 6.0
+    found = replayed(run)
+    np.testing.assert_allclose(found.table.abort_time, run.arrival + 6.0)
+    assert any("give up after 6 s" in each for each in found.assumptions)
+    assert any("drawn" in each for each in found.assumptions)
+    scores = validate(found, server).scores["engine"]
+    assert scores.totals["completed"].error == 0
+    assert scores.latencies["ttft"]["mean"].error == pytest.approx(0, abs=1e-9)
+    patient = replace(found.table, abort_time=np.full(300, np.inf))
+    waited = validate(replace(found, table=patient), server).scores["engine"]
+    assert waited.totals["completed"].error > 0.1
+
+
+def test_lengths_that_times_contradict_are_found_and_mended(run):
+    short = run.output_tokens.copy()
+    wrong = np.arange(5, 400, 40)
+    short[wrong] = np.maximum(short[wrong] // 3, 1)
+    damaged = replace(run, output_tokens=short)
+    assert set(np.flatnonzero(contradicted(damaged))) == set(wrong)
+    found = replayed(damaged, mend_lengths=True)
+    usual = int(np.median(np.delete(run.output_tokens, wrong)))
+    assert set(found.table.decode_length[wrong]) == {usual}
+    assert any(f"{wrong.size} of 400 answers" in each for each in found.assumptions)
+    assert not contradicted(run).any()
+
+
+def test_replicas_share_the_requests_in_turn(folder):
+    table = workload(4, 200, 8.0)
+    path = write_run(folder, "half", table)
+    run = read_measured_run(path)
+    two = validate(replayed(run), SERVER, replicas=2).predicted["engine"]
+    halves = [
+        validate(replayed(read_measured_run(write_run(folder, f"part{k}", table.take(
+            np.arange(k, 200, 2))))), SERVER).predicted["engine"]
+        for k in range(2)
+    ]  # fmt: skip
+    for k, half in enumerate(halves):
+        np.testing.assert_allclose(two.ttft[k::2], half.ttft, atol=1e-9)
+        np.testing.assert_allclose(two.e2el[k::2], half.e2el, atol=1e-9)
