@@ -75,9 +75,9 @@ def server_of_run(
     assumed: list[str] = []
     engine = flags.get("engine") or _engine(run)
     kind = kind_named(engine)
-    if not kind.is_simulated_only:
+    if not kind.is_in_real_time:
         raise ConfigError("engine", engine, " | ".join(k for k, v in KINDS.items()
-                                                       if v.is_simulated_only))  # fmt: skip
+                                                       if v.is_in_real_time))  # fmt: skip
     own = settings_of(kind)
     told = {key: value for key, value in run.server.settings.items() if key in own}
     if "vllm_version" in own and "vllm_version" not in flags:

@@ -8,7 +8,7 @@ import click
 
 from fluidserve import completion
 from fluidserve.front import Command, option
-from fluidserve.options import engine_options, run_options
+from fluidserve.options import instance_options, run_options
 
 
 @click.command("validate", cls=Command)
@@ -60,7 +60,7 @@ from fluidserve.options import engine_options, run_options
     section="Node",
     help="engines among which requests are dealt in turn  [default: as RUN says]",
 )
-@engine_options
+@instance_options
 @run_options
 def command(run: str, **params: Any) -> None:
     """Replay a measured RUN through an engine and print measured against predicted.
