@@ -137,7 +137,7 @@ def engine_for(
         If a user's policy cannot be used.
     """
     kind = kind_of(instance)
-    own = {name: value for name, value in own.items() if value not in (None, False)}
+    own = {name: value for name, value in own.items() if value is not None and value is not False}
     for name in own:
         if name not in kind.run_options:
             raise UnsupportedError(f"the engine {kind.name} has no {name.replace('_', '-')}")

@@ -16,7 +16,7 @@ from discrete._engine import Engine, engine_for
 from serving import KINDS, BatchTimeLaw, FileAccessError, Instance, RequestTable
 from serving.files import atomic_write
 
-FORMAT, VERSION = "fluidserve engine state", 3
+FORMAT, VERSION = "fluidserve engine state", 4
 TABLE = "table_"
 """What the names of the arrays of the request table begin with."""
 

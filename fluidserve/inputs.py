@@ -132,8 +132,8 @@ class Inputs:
         question = self.question
         return {
             **self.source,
-            "requests": len(question.requests),
-            "horizon": question.end,
+            "requests": question.size,
+            "horizon": None if question.waits else question.end,
             "mean_arrival_rate": question.mean_rate,
             **mean_lengths(question.mix),
             "capacity": question.capacity,
@@ -262,7 +262,8 @@ def _generated(
     from studies import Question
     from workload import describe, read_lengths
 
-    options = {key: params[key] for key in GENERATOR_KEYS if _given(params, key)}
+    keys = (*GENERATOR_KEYS, "closed_loop")
+    options = {key: params[key] for key in keys if _given(params, key)}
     for key in ("types", "lengths"):
         if "scenario" in options and key in options:
             raise FluidServeError(
@@ -316,7 +317,7 @@ def _from_file(
 ) -> Inputs:
     from studies import Question
 
-    cuts = {key: params.get(key) for key in FILE_KEYS}
+    cuts = {key: params.get(key) for key in (*FILE_KEYS, "closed_loop")}
     if cuts["start"] is None and path == config.request_file:
         cuts["start"] = config.request_start
     reading = read_file(path, largest, L_filter=config.L_filter, **cuts)

@@ -33,7 +33,7 @@ LENGTHS_KEYS = ("columns", "drop_oversized")
 
 PROFILE_KEYS = ("model", "hardware", "tp", "gpu_memory_utilization")
 WORKLOAD_KEYS = (
-    *GENERATOR_KEYS, *FILE_KEYS, "trace", "num_requests", "horizon", "load", "scale",
+    *GENERATOR_KEYS, *FILE_KEYS, "closed_loop", "trace", "num_requests", "horizon", "load", "scale",
 )  # fmt: skip
 
 
@@ -200,6 +200,9 @@ def _conversation() -> list[Option]:
         add(["--system-prompts"], type=int,
             help="begin each conversation with one of so many prompts"),
         add(["--system-prompt-length"], type=int, help="their length [tokens]"),
+        add(["--closed-loop"], is_flag=True,
+            help="a turn is sent when the engine has answered the one before (engine vllm_v1): of "
+            "--sessions so many clients, or of the sessions of a file"),
     ]  # fmt: skip
 
 

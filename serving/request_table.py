@@ -15,6 +15,9 @@ from serving.errors import ConfigError, WorkloadError
 from serving.rate_profile import RateProfile
 from serving.request_mix import LONGEST_DECODE, RequestMix
 
+NO_SESSION = -1
+"""Session of a request that is a turn of none."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestTable:
@@ -35,6 +38,11 @@ class RequestTable:
         Index of the class a request was drawn from; 0 where not given.
     abort_time : shape (R,) [time]
         When the client gives up, not before the arrival; infinite where it never does.
+    session : shape (R,)
+        Number of the session of which a request is a turn; -1 for none. The first turn is sent at
+        its arrival time, a later one also not before the turn before it in the table has ended.
+    think_time : shape (R,) [time]
+        From the end of the turn before to a later turn; 0 for others.
     contents
         Which prompts and answers have tokens in common; None where nobody knows.
     """
@@ -46,6 +54,8 @@ class RequestTable:
     predicted_decode_length: NDArray[np.int64]
     request_class: NDArray[np.int64]
     abort_time: NDArray[np.float64]
+    session: NDArray[np.int64]
+    think_time: NDArray[np.float64]
     contents: Contents | None = None
 
     @classmethod
@@ -59,6 +69,8 @@ class RequestTable:
         predicted_decode_length: ArrayLike | None = None,
         request_class: ArrayLike | None = None,
         abort_time: ArrayLike | None = None,
+        session: ArrayLike | None = None,
+        think_time: ArrayLike | None = None,
         contents: Contents | None = None,
         path: str | Path | None = None,
     ) -> RequestTable:
@@ -97,16 +109,21 @@ class RequestTable:
                 decode_length if predicted_decode_length is None else predicted_decode_length
             ),
             "request_class": np.zeros(arrival.size) if request_class is None else request_class,
+            "session": np.full(arrival.size, NO_SESSION) if session is None else session,
         }
         whole = {name: _whole(column, name, arrival.size, path) for name, column in columns.items()}
-        abort = _abort_times(abort_time, arrival, path)
+        abort = _times(abort_time, "abort_time", np.inf, arrival.shape, path)
+        _refuse(~(abort >= arrival), abort, "abort_time", "allowed: a time >= arrival_time", path)
+        think = _times(think_time, "think_time", 0.0, arrival.shape, path)
+        finite = np.isfinite(think) & (think >= 0)
+        _refuse(~finite, think, "think_time", "allowed: a finite time >= 0", path)
         if contents is not None and len(contents) != arrival.size:
             raise WorkloadError(
                 f"has {len(contents)} values for {arrival.size} requests",
                 path=path,
                 column="content",
             )
-        table = cls(arrival, **whole, abort_time=abort, contents=contents)
+        table = cls(arrival, **whole, abort_time=abort, think_time=think, contents=contents)
         return table._rows(np.argsort(arrival, kind="stable"))
 
     @classmethod
@@ -114,7 +131,8 @@ class RequestTable:
         """Return the table that :meth:`arrays` returned, unchecked."""
         found = dict(arrays)
         parts = {name: found.pop(name) for name in arrays if name.startswith(_CONTENTS)}
-        found.setdefault("abort_time", np.full(found["arrival_time"].size, np.inf))
+        for name, nothing in _WHERE_ABSENT.items():
+            found.setdefault(name, np.full(found["arrival_time"].size, nothing))
         contents = None
         if parts:
             contents = Contents(**{name[len(_CONTENTS) :]: part for name, part in parts.items()})
@@ -123,11 +141,14 @@ class RequestTable:
     def arrays(self) -> dict[str, NDArray]:
         """Return every array by name, those of the contents after ``contents_``.
 
-        ``abort_time`` is left out where no client gives up, contents where there are none.
+        Left out are ``abort_time`` where no client gives up, ``session`` and ``think_time`` where
+        there are no sessions, and contents where there are none.
         """
         found = {name: getattr(self, name) for name in _COLUMNS}
         if not self.has_aborts:
             del found["abort_time"]
+        if not self.has_sessions:
+            del found["session"], found["think_time"]
         if self.contents is not None:
             for item in fields(Contents):
                 found[_CONTENTS + item.name] = getattr(self.contents, item.name)
@@ -137,6 +158,20 @@ class RequestTable:
     def has_aborts(self) -> bool:
         """Whether some client gives up at some time."""
         return bool(np.isfinite(self.abort_time).any())
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether some request waits for the end of another."""
+        return bool((self.session > NO_SESSION).any())
+
+    def next_turns(self) -> NDArray[np.int64]:
+        """Return the row of the turn after each request; -1 where there is none."""
+        found = np.full(len(self), -1)
+        order = np.argsort(self.session, kind="stable")
+        same = np.diff(self.session[order]) == 0
+        same &= self.session[order[:-1]] > NO_SESSION
+        found[order[:-1][same]] = order[1:][same]
+        return found
 
     def __len__(self) -> int:
         return self.arrival_time.size
@@ -186,7 +221,18 @@ class RequestTable:
         return replace(self, arrival_time=times, abort_time=abort)
 
     def redrawn(self, rows: NDArray[np.int64], times: NDArray[np.float64]) -> RequestTable:
-        """Return the requests of ``rows``, which may repeat, arriving at other, ordered times."""
+        """Return the requests of ``rows``, which may repeat, arriving at other, ordered times.
+
+        Raises
+        ------
+        WorkloadError
+            If a request waits for the end of another, which these rows may lack.
+        """
+        self.refuse_sessions("a table dealt out anew")
+        return self._rows(rows).arriving(times)
+
+    def in_order(self, rows: NDArray[np.int64], times: NDArray[np.float64]) -> RequestTable:
+        """Return every request, sent in the order ``rows`` at ordered ``times`` [time]."""
         return self._rows(rows).arriving(times)
 
     def joined(self, other: RequestTable) -> RequestTable:
@@ -201,6 +247,8 @@ class RequestTable:
         columns = {
             name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS
         }
+        theirs = columns["session"][len(self) :]
+        theirs[theirs > NO_SESSION] += int(self.session.max(initial=NO_SESSION)) + 1
         both = RequestTable(**columns, contents=contents)
         return both._rows(np.argsort(both.arrival_time, kind="stable"))
 
@@ -238,8 +286,8 @@ class RequestTable:
     @checked(ticks="> 0")
     def in_unit(self, ticks: float) -> RequestTable:
         """Return the same requests with times in another unit, ``ticks`` of which make one."""
-        times, aborts = self.arrival_time * ticks, self.abort_time * ticks
-        return replace(self, arrival_time=times, abort_time=aborts)
+        names = ("arrival_time", "abort_time", "think_time")
+        return replace(self, **{name: getattr(self, name) * ticks for name in names})
 
     @checked()
     def with_lengths_permuted(self, rng: np.random.Generator) -> RequestTable:
@@ -273,6 +321,21 @@ class RequestTable:
             path,
         )
 
+    def refuse_sessions(self, whom: str, path: str | Path | None = None) -> None:
+        """Refuse a request that waits for the end of another, on behalf of whoever cannot wait.
+
+        Raises
+        ------
+        WorkloadError
+            Naming the first turn of a session.
+        """
+        waits = self.session > NO_SESSION
+        if waits.any():
+            raise WorkloadError(
+                f"{whom} does not know turns that wait for the answer before; allowed: none",
+                path=path, row=int(np.argmax(waits)) + 1, column="session_id",
+            )  # fmt: skip
+
     def refuse_aborts(self, engine: str, path: str | Path | None = None) -> None:
         """Refuse a request whose client gives up, on behalf of an engine without a rule for it.
 
@@ -292,6 +355,9 @@ class RequestTable:
 
 _COLUMNS = tuple(item.name for item in fields(RequestTable) if item.name != "contents")
 """Fields that have a value per request."""
+
+_WHERE_ABSENT = {"abort_time": np.inf, "session": NO_SESSION, "think_time": 0.0}
+"""Values of columns that saved tables may lack."""
 
 _CONTENTS = "contents_"
 """What the names of arrays of the contents begin with."""
@@ -317,21 +383,20 @@ def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> 
     return raw.astype(np.int64)
 
 
-def _abort_times(
-    given: ArrayLike | None, arrival: NDArray[np.float64], path: str | Path | None
-) -> NDArray[np.float64]:
-    """Return when each client gives up, infinite where it never does."""
+def _times(
+    given: ArrayLike | None, name: str, absent: float, shape: tuple[int, ...],
+    path: str | Path | None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Return a column of times; ``absent`` for every request where none is given."""
     if given is None:
-        return np.full(arrival.size, np.inf)
+        return np.full(shape, absent)
     try:
         times = np.asarray(given, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         times = np.empty((0, 0))
-    if times.shape != arrival.shape:
-        raise WorkloadError(
-            f"has {times.size} values for {arrival.size} requests", path=path, column="abort_time"
-        )
-    _refuse(~(times >= arrival), times, "abort_time", "allowed: a time >= arrival_time", path)
+    if times.shape != shape:
+        reason = f"has {times.size} values for {shape[0]} requests"
+        raise WorkloadError(reason, path=path, column=name)
     return times
 
 

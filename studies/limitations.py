@@ -128,13 +128,14 @@ def _nothing_to_find(question: Question) -> str:
     said = source.contents if isinstance(source, RequestTable) else source.conversations
     caches = getattr(instance, "enable_prefix_caching", False)
     is_free = getattr(instance, "remote_prefill", False)  # prompts take no time here
+    is_free = is_free or getattr(instance, "prefix_hit_share", 0) > 0  # or it was said
     if said is not None or not caches or is_free or not kind_of(instance).reads_contents:
         return ""
     return (
         "prefix cache: it finds nothing, as no request says what its prompt consists of; where "
         "prompts repeat each other, TTFT is an upper estimate: --sessions, --turns, "
         "--system-prompts or the columns content and answer_content of a request file say what "
-        "repeats"
+        "repeats, --prefix-hit-share how much is found"
     )
 
 

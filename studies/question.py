@@ -112,6 +112,13 @@ class Question:
         check_fits(table, self.instance)
         return table
 
+    @property
+    def size(self) -> int:
+        """Requests of the first replication."""
+        if isinstance(self.source, RequestTable):
+            return len(self.source)
+        return len(self.requests) if self.num_requests is None else int(self.num_requests)
+
     @checked(number=">= 0")
     def replication(self, number: int) -> RequestTable | None:
         """Return the requests of a replication, a function of its number alone.
@@ -155,10 +162,24 @@ class Question:
         """End of arrivals [time]: the horizon that was asked for, or the last arrival."""
         return self.requests.horizon if self.horizon is None else self.horizon
 
+    @property
+    def waits(self) -> bool:
+        """Whether requests wait for the answers to others, so that their times are not given."""
+        if isinstance(self.source, RequestTable):
+            return self.source.has_sessions
+        return self.source.waits
+
     @cached_property
     def profile(self) -> RateProfile:
-        """Expected arrivals of a workload up to its end, or the requests' own cumulative curve."""
+        """Expected arrivals of a workload up to its end, or the requests' own cumulative curve.
+
+        Raises
+        ------
+        FluidServeError
+            If requests wait for the answers to others.
+        """
         if isinstance(self.source, RequestTable):
+            self.source.refuse_sessions("the expected number of arrivals over time")
             return RateProfile.from_arrivals(self.source.arrival_time, self.horizon)
         return self.source.profile(self.end)
 
@@ -179,11 +200,13 @@ class Question:
 
     @property
     def mean_rate(self) -> float:
-        """Mean arrival rate [requests/time]; NaN where all arrive at once.
+        """Mean arrival rate [requests/time]; NaN where all arrive at once, or wait for answers.
 
         Requests of a file count from the first arrival: whatever its clock starts at, the rate is
         the same.
         """
+        if self.waits:
+            return math.nan
         if isinstance(self.source, RequestTable):
             lasts = self.end - float(self.source.arrival_time[0])
             return len(self.source) / lasts if lasts > 0 else math.nan
@@ -200,6 +223,8 @@ class Question:
         """
         if not isinstance(self.source, RequestTable):
             return self.source.dispersion
+        if self.waits:
+            return math.nan
         pieces = min(MOST_PIECES, len(self.source) // PER_PIECE)
         if pieces < 2 or not self.end > 0:
             return 1.0

@@ -2,6 +2,7 @@
 
 from workload._columns import TextTable as TextTable
 from workload._formats import TRACE_FORMATS as TRACE_FORMATS
+from workload._reading import TraceReading as TraceReading
 from workload._results import load_generator as load_generator
 from workload._table import placed as placed
 from workload._text import read_text as read_text
@@ -31,7 +32,6 @@ from workload.scenarios import TYPES_FORM as TYPES_FORM
 from workload.scenarios import describe as describe
 from workload.scenarios import generate as generate
 from workload.scenarios import parse_types as parse_types
-from workload.traces import TraceReading as TraceReading
 from workload.traces import read_lengths as read_lengths
 from workload.traces import read_trace as read_trace
 from workload.written import write_requests as write_requests

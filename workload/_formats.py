@@ -12,12 +12,15 @@ from serving import ConfigError, WorkloadError
 from workload._clock import unit_in_name
 from workload._contents import CONTENT_KEYS, HASHES
 from workload._results import load_generator
-from workload._sessions import DELAYS, SESSION
+from workload._sessions import SESSION, TURN_KEYS
 from workload._table import Table, TraceFormat
+
+OWN = "own"
+"""Name of the project's own format."""
 
 FORMATS = (
     TraceFormat(
-        "own",
+        OWN,
         "arrival_time",
         "prefill_length",
         "decode_length",
@@ -66,7 +69,7 @@ COLUMNS_FORM = "arrival=NAME,prompt=NAME,output=NAME"
 
 def known_keys(mapping: Mapping[str, str] | None) -> set[str]:
     """Return the names of every column that a format, or the user, gives a meaning."""
-    keys = {SESSION, *DELAYS, *CONTENT_KEYS, *(mapping or {}).values()}
+    keys = {*TURN_KEYS, *CONTENT_KEYS, *(mapping or {}).values()}
     for each in FORMATS:
         keys.update(each.required, each.optional)
     return keys

@@ -37,8 +37,9 @@ class Conversations:
     """Conversations whose turns are the requests of a workload.
 
     A conversation begins when the workload says so. Its client sends the next turn when it has got
-    the answer and has thought about it. Nobody waits for the answer that the engine gives: how long
-    an answer takes is stated. Conversations that began before time 0 go on after it.
+    the answer and has thought about it. Either the client waits for the answer that the engine
+    gives; then nothing was said before time 0. Or nobody waits: how long an answer takes is stated,
+    and conversations that began before time 0 go on after it.
 
     Parameters
     ----------
@@ -55,6 +56,10 @@ class Conversations:
         How many system prompts there are; a conversation begins with one of them, each as likely.
     system_prompt_length : [tokens]
         Length of each.
+    waits
+        Whether clients wait for the answers of the engine.
+    clients
+        Where they do: so many clients have one conversation after another, and nobody else comes.
 
     Raises
     ------
@@ -68,6 +73,8 @@ class Conversations:
     answer_token_time: float | None = None
     system_prompts: int | None = None
     system_prompt_length: int | None = None
+    waits: bool = False
+    clients: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -78,10 +85,11 @@ class Conversations:
                 continue
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(key, value, "a finite number >= 0")
-            if self.turns == 1:
+            if self.turns == 1 and self.clients is None:
                 raise ConfigError(key, value, "only beside turns above 1")
         if self.turns > 1 and self.think_time is None:
             raise ConfigError("turns", self.turns, "above 1 only beside think_time")
+        self._check_waiting()
         pair = (self.system_prompts, self.system_prompt_length)
         for key, value, other in zip(
             ("system_prompts", "system_prompt_length"), pair, reversed(pair), strict=True
@@ -92,6 +100,17 @@ class Conversations:
                     raise ConfigError(
                         key, value, "only together: system_prompts and system_prompt_length"
                     )
+
+    def _check_waiting(self) -> None:
+        if self.clients is not None:
+            _whole("sessions", self.clients, 1)
+        if self.waits and self.answer_token_time is not None:
+            raise ConfigError(
+                "answer_token_time", self.answer_token_time,
+                "not given beside closed_loop, where answers take as long as the engine does",
+            )  # fmt: skip
+        if self.waits and self.turns == 1 and self.clients is None:
+            raise ConfigError("closed_loop", True, "only beside turns above 1, or sessions")
 
     def mix(self) -> RequestMix:
         """Return the mix of the requests: the prompt of a turn holds all that was said before.

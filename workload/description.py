@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving import ConfigError, RateProfile, RequestMix, RequestTable, WorkloadError
+from serving import (
+    ConfigError,
+    RateProfile,
+    RequestMix,
+    RequestTable,
+    UnsupportedError,
+    WorkloadError,
+)
 from serving.arguments import check_fields, checked
 from workload.arrivals import crossing_times, profile_reaching, unit_renewals
 from workload.conversations import Conversations
@@ -72,9 +79,27 @@ class Workload:
         """Requests that come one after another because of one arrival."""
         return 1 if self.conversations is None else self.conversations.turns
 
+    @property
+    def waits(self) -> bool:
+        """Whether requests come when others have been answered, so that no rate is known."""
+        return self.conversations is not None and self.conversations.waits
+
     @checked()
     def profile(self, horizon: float) -> RateProfile:
-        """Return the expected arrivals over [0, horizon] [time]."""
+        """Return the expected arrivals over [0, horizon] [time].
+
+        Raises
+        ------
+        UnsupportedError
+            If requests come when others have been answered.
+        """
+        if self.waits:
+            raise UnsupportedError(
+                "requests that wait for answers have no times of their own; an engine tells them"
+            )
+        return self._profile(horizon)
+
+    def _profile(self, horizon: float) -> RateProfile:
         _positive("horizon", horizon)
         return replace(self.shape.profile(self.rate, horizon), dispersion=self.dispersion)
 
@@ -188,6 +213,8 @@ class Workload:
             np.random.Generator(np.random.PCG64(each)) for each in streams[:2]
         )
         begin = replace(self, rate=self.rate / self._turns)
+        if self.waits and num_requests is None:
+            raise ConfigError("horizon", horizon, "not given beside closed_loop; give num_requests")
         if num_requests is not None:
             if num_requests != int(num_requests) or not 1 <= num_requests <= MOST_REQUESTS:
                 allowed = f"a whole number >= 1 and <= {MOST_REQUESTS}"
@@ -195,16 +222,22 @@ class Workload:
             size = int(num_requests)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u.size >= size)[:size]
             guess = max(points[-1], 1e-6) / begin.rate
-            profile = profile_reaching(begin.profile, points[-1], guess)
+            profile = profile_reaching(begin._profile, points[-1], guess)
         else:
-            profile = begin.profile(float(horizon))  # type: ignore[arg-type]
+            profile = begin._profile(float(horizon))  # type: ignore[arg-type]
             _not_too_many(profile.total * self._turns)
             points = unit_renewals(arrival_rng, self.burstiness, lambda u: u[-1] > profile.total)
             points = points[points <= profile.total]
             if points.size == 0 and self._turns == 1:
                 raise WorkloadError(f"no request arrives by time {horizon:g}")
-        if self.conversations is not None:
-            return self.conversations.drawn(
+        talk = self.conversations
+        if talk is not None and talk.waits:
+            from workload.closed_loop import drawn_waiting
+
+            starts = None if talk.clients else crossing_times(profile, points)
+            return drawn_waiting(talk, starts, streams[1:4], len(points))
+        if talk is not None:
+            return talk.drawn(
                 crossing_times(profile, points), self.rate, streams[1:], most=num_requests,
                 horizon=math.inf if horizon is None else horizon,
             )  # fmt: skip
@@ -270,10 +303,10 @@ def copied(requests: RequestTable, n: int) -> RequestTable:
     _not_too_many(len(requests) * int(n))
     rows = np.repeat(np.arange(len(requests)), int(n))
     table = requests.take(rows)
-    if table.contents is None:
-        return table
     world = np.tile(np.arange(int(n)), len(requests))
-    return replace(table, contents=table.contents.apart(world))
+    session = np.where(table.session < 0, table.session, table.session * int(n) + world)
+    contents = None if table.contents is None else table.contents.apart(world)
+    return replace(table, session=session, contents=contents)
 
 
 def _streams(seed: int | np.random.SeedSequence, count: int = 2) -> list[np.random.SeedSequence]:

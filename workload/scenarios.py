@@ -90,6 +90,7 @@ def describe(
     sessions: int | None = None,
     system_prompts: int | None = None,
     system_prompt_length: int | None = None,
+    closed_loop: bool | None = None,
 ) -> Workload:
     """Return the workload that the generator's options describe.
 
@@ -123,6 +124,9 @@ def describe(
         So many conversations go on at a time, on average; in place of the scenario's rate.
     system_prompts, system_prompt_length
         Each conversation begins with one of so many prompts of so many tokens.
+    closed_loop
+        The next turn of a conversation is sent when the engine has answered and the client has
+        thought. With ``sessions``, so many clients have one conversation after another.
 
     Raises
     ------
@@ -155,7 +159,19 @@ def describe(
     rate = rate if arrival_rate is None else arrival_rate
     turn = Workload(mix, rate, shape, burstiness, names).filtered(L_filter)
     said = {key: value for key, value in talk.items() if value is not None}
+    if closed_loop:
+        return _waiting(turn, said, sessions, arrival_rate).scaled(scale)
     return _conversing(turn, said, sessions).scaled(scale)
+
+
+def _waiting(
+    turn: Workload, said: dict[str, Any], sessions: int | None, rate: float | None
+) -> Workload:
+    """Return the workload of conversations whose clients wait for the engine's answers."""
+    if sessions is None and rate is None:
+        raise ConfigError("closed_loop", True, "only beside sessions, or an arrival_rate")
+    talk = Conversations(turn.mix, waits=True, clients=sessions, **said)
+    return replace(turn, mix=talk.mix(), conversations=talk)
 
 
 def _conversing(turn: Workload, said: dict[str, Any], sessions: int | None) -> Workload:

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from serving import (
     ConfigError,
     Contents,
-    Instance,
     RequestMix,
     RequestTable,
     WorkloadError,
-    kind_of,
 )
 from serving.arguments import checked
 from serving.request_mix import LONGEST_DECODE
@@ -31,6 +29,7 @@ from workload._contents import (
     refuse_hash_block,
 )
 from workload._formats import (
+    OWN,
     TRACE_FORMATS,
     detect,
     format_named,
@@ -39,110 +38,15 @@ from workload._formats import (
     parse_columns,
 )
 from workload._json_rows import is_json, read_json_rows
-from workload._sessions import with_later_turns
+from workload._reading import TraceReading
+from workload._sessions import Turns, waiting_turns, with_later_turns
 from workload._table import Table, TraceFormat, placed
 from workload._text import read_text
 
 ZERO_TOKENS = "zero tokens"
 ABOVE_L_FILTER = "decode length above L_filter"
-OVERSIZED = "longer than the node can hold"
 
 Columns = dict[str, NDArray]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TraceReading:
-    """A trace as read.
-
-    Parameters
-    ----------
-    requests
-        What is left, in arrival order.
-    format
-        Name of the format it was in.
-    dropped
-        How many rows were left out, by reason; a reader tells its user.
-    row : shape (R,)
-        Data row of the file (from 1) that each request came from.
-    path
-        The file.
-    unit
-        ``"s"`` where times are seconds; empty where their unit is that of the instance.
-    notes
-        What was assumed about the file, in sentences that a reader tells its user.
-    lines : shape (rows of the file,)
-        Line of the file of each data row; None where nobody knows.
-    """
-
-    requests: RequestTable
-    format: str
-    dropped: Mapping[str, int]
-    row: NDArray[np.int64]
-    path: Path
-    unit: str = "s"
-    notes: tuple[str, ...] = ()
-    lines: NDArray[np.int64] | None = None
-
-    def check_fits(self, instance: Instance) -> None:
-        """Refuse a request that an instance cannot serve.
-
-        Raises
-        ------
-        WorkloadError
-            Naming the first row of the file whose prompt and answer together are too long, or whose
-            client gives up where the engine has no rule for it.
-        """
-        if not kind_of(instance).knows_aborts:
-            self._refuse_aborts(kind_of(instance).name)
-        need, most = self._tokens, kind_of(instance).largest_request(instance)
-        at = np.flatnonzero(need > most.value)
-        if at.size:
-            first = at[np.argmin(self.row[at])]
-            row = int(self.row[first])
-            raise WorkloadError(
-                f"can never finish; allowed: <= {most.words} ({at.size} of {need.size} requests "
-                "are too long; --drop-oversized leaves them out)",
-                path=self.path,
-                row=row,
-                column="prefill_length + decode_length",
-                value=int(need[first]),
-                line=None if self.lines is None else int(self.lines[row - 1]),
-            )
-
-    def _refuse_aborts(self, engine: str) -> None:
-        """Refuse a client who gives up, on behalf of an engine without a rule for it."""
-        try:
-            self.requests.refuse_aborts(engine, self.path)
-        except WorkloadError as error:
-            row = int(self.row[(error.row or 1) - 1])
-            raise WorkloadError(
-                error.reason, path=self.path, row=row, column=error.column, value=error.value,
-                line=None if self.lines is None else int(self.lines[row - 1]),
-            ) from error  # fmt: skip
-
-    def fitting(self, instance: Instance) -> TraceReading:
-        """Return the reading without the requests that can never finish on an instance.
-
-        Raises
-        ------
-        WorkloadError
-            If no request can.
-        """
-        most = kind_of(instance).largest_request(instance)
-        fits = self._tokens <= most.value
-        if fits.all():
-            return self
-        if not fits.any():
-            raise WorkloadError(
-                f"none of {fits.size} requests can ever finish; allowed: <= {most.words}",
-                path=self.path,
-            )
-        dropped = {**self.dropped, f"{OVERSIZED} ({most.words})": int((~fits).sum())}
-        return replace(self, requests=self.requests.take(fits), dropped=dropped, row=self.row[fits])
-
-    @property
-    def _tokens(self) -> NDArray[np.int64]:
-        return self.requests.prefill_length + self.requests.decode_length
 
 
 @checked(limit=">= 1", start=">= 0", rate_scale="> 0", L_filter=">= 1")
@@ -156,6 +60,7 @@ def read_trace(
     *,
     trace_time_unit: str | None = None,
     hash_block_size: int | None = None,
+    closed_loop: bool | None = None,
     columns: str | Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TraceReading:
@@ -187,6 +92,9 @@ def read_trace(
     hash_block_size : [tokens]
         Tokens that each entry of ``hash_ids`` stands for; 512, 16 or another power of 2 that their
         number fits where it is None.
+    closed_loop
+        A turn of a session is sent when the turn before has ended and its delay is over, and not
+        before its time in the file. The project's own format says so by its columns.
     columns
         ``"arrival=NAME,prompt=NAME,output=NAME"``, or a mapping: columns of a file of no known
         format.
@@ -214,13 +122,21 @@ def read_trace(
     table = _table(path, mapping, say)
     try:
         trace_format = _format(table, format, mapping)
-        table, unit, notes = with_later_turns(table, trace_format.arrival, trace_time_unit)
+        is_own = trace_format.name == OWN
+        if is_own or closed_loop:
+            table, unit, turns = waiting_turns(
+                table, trace_format.arrival, trace_time_unit, is_own=is_own, asked=bool(closed_loop)
+            )
+            notes: tuple[str, ...] = ()
+        else:
+            table, unit, notes = with_later_turns(table, trace_format.arrival, trace_time_unit)
+            turns = None
         say(f"reading {path}: {len(table):,} rows")
         if trace_format.at_once and rate_scale is not None:
             allowed = "not given for requests that are all there at time 0"
             raise ConfigError("rate_scale", rate_scale, allowed)
         clock = read_clock(table, trace_format, unit)
-        reading = _reading(table, trace_format, clock, cut)
+        reading = _reading(table, trace_format, clock, cut, turns)
     except WorkloadError as error:
         raise placed(error, table) from error
     return replace(reading, notes=(*clock.notes, *notes, *reading.notes))
@@ -237,7 +153,9 @@ class _Cut:
     hash_block_size: int | None
 
 
-def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -> TraceReading:
+def _reading(
+    table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut, turns: Turns | None
+) -> TraceReading:
     """Return the requests of a part of a table, in order of arrival from time 0."""
     path = table.path
     columns = _length_columns(table, trace_format) | _optional_columns(table, trace_format)
@@ -247,7 +165,7 @@ def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -
     row = np.flatnonzero(kept)
     row = row[np.argsort(clock.time[row], kind="stable")]
     time = clock.time[row]
-    own = trace_format.name == "own"
+    own = trace_format.name == OWN
     if not own or cut.start is None:
         time = time - time[0]
     if cut.start is not None:
@@ -266,6 +184,9 @@ def _reading(table: Table, trace_format: TraceFormat, clock: Clock, cut: _Cut) -
     if aborts is not None:
         arrival, abort = clock.time[row], aborts[row]
         extra["abort_time"] = np.where(time == arrival, abort, time + (abort - arrival))
+    if turns is not None:
+        extra["session"] = turns.session[row]
+        extra["think_time"] = turns.think[row] / (clock.ticks or 1.0)
     if contents is not None:
         extra["contents"] = contents.take(row)
     requests = RequestTable.validated(

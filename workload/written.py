@@ -12,7 +12,9 @@ from serving import RequestTable
 from serving.arguments import checked
 from serving.csv_text import csv_pieces
 from serving.files import atomic_write
+from serving.request_table import NO_SESSION
 from workload._contents import ABORT, ANSWER, CONTENT, pieces_text
+from workload._sessions import SESSION, THINK
 
 
 @checked()
@@ -39,6 +41,11 @@ def write_requests(requests: RequestTable, path: str | Path) -> None:
         columns["predicted_decode_length"] = requests.predicted_decode_length
     if requests.has_aborts:
         columns[ABORT] = np.where(np.isfinite(requests.abort_time), requests.abort_time, np.nan)
+    if requests.has_sessions:
+        numbers = [str(each) if each > NO_SESSION else "" for each in requests.session.tolist()]
+        columns[SESSION] = np.array(numbers, dtype=object)
+    if requests.think_time.any():
+        columns[THINK] = requests.think_time
     contents = requests.contents
     if contents is not None and contents.piece_id.size:
         columns[CONTENT] = np.array(pieces_text(contents), dtype=object)

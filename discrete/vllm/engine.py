@@ -240,8 +240,13 @@ class VllmEngine(ABC):
         self.finished = stop == Stop.FINISHED
         self.status = self.stuck_words.get(stop, "finished" if self.finished else "pending")
         if self._request_log is not None:
-            write_request_log(self._request_log, self.requests, self.req, extended=self._extended)
+            table = self._requests_as_sent()
+            write_request_log(self._request_log, table, self.req, extended=self._extended)
         return Stop.STUCK if stop in self.stuck_words else Stop(stop)
+
+    def _requests_as_sent(self) -> RequestTable:
+        """Return the requests, row by row, at the times at which they were sent."""
+        return self.requests
 
     def _bind(self) -> None:
         """Tell the kernel where the tables lie; whoever replaces one calls for it again."""

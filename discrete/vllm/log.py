@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,8 @@ class VllmLog:
         Whether everyone has finished.
     status
         How the run ended: ``finished``, ``pending``, or why it cannot go on.
+    number : shape (R,)
+        What the files call each request; its row where None.
     """
 
     requests: RequestTable
@@ -55,6 +57,19 @@ class VllmLog:
     samples: NDArray
     finished: bool
     status: str
+    number: NDArray[np.int64] | None = None
+
+    def in_order(self, rows: NDArray[np.int64], times: NDArray[np.float64]) -> VllmLog:
+        """Return the log with requests in the order in which they were sent, at ``times`` [time].
+
+        Events name requests as before; so do the files of the run.
+        """
+        place = np.empty_like(rows)
+        place[rows] = np.arange(rows.size)
+        spans = self.closed_spans.copy()
+        spans["request"] = place[spans["request"]]
+        requests = self.requests.in_order(rows, times)
+        return replace(self, requests=requests, req=self.req[rows], closed_spans=spans, number=rows)
 
     @property
     def time(self) -> float:
@@ -106,7 +121,7 @@ class VllmLog:
         waiting = np.where(np.isnan(enter), end, enter) - arrival
         return Records(
             {
-                "req_id": np.arange(arrival.size),
+                "req_id": np.arange(arrival.size) if self.number is None else self.number,
                 "arrival_time": arrival,
                 "prefill_length": self.requests.prefill_length,
                 "decode_length": self.requests.decode_length,

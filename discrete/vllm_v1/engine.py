@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace as replace_fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from discrete.vllm.engine import VllmEngine
-from discrete.vllm.layout import NOBODY
+from discrete.vllm.layout import NOBODY, UNLIMITED
+from discrete.vllm.log import VllmLog
+from discrete.vllm_v1.clients import Clients
+from discrete.vllm_v1.hit_share import tokens_found
 from discrete.vllm_v1.kernel import advance
 from discrete.vllm_v1.layout import (
     BLOCK,
@@ -21,7 +26,7 @@ from discrete.vllm_v1.layout import (
     Connector,
 )
 from discrete.vllm_v1.outcome import ABORT_ROW
-from serving import RequestTable, WorkloadError
+from serving import ConfigError, RequestTable, UnsupportedError, WorkloadError
 from serving.chains import chains
 from serving.setting import whole_numbers
 
@@ -35,10 +40,29 @@ CONNECTORS = {"none": Connector.NONE, "sync": Connector.SYNC, "async": Connector
 
 
 class VllmV1Engine(VllmEngine):
-    """vLLM's V1 scheduler on a node that computes its prompts; see :class:`VllmEngine`."""
+    """vLLM's V1 scheduler on a node that computes its prompts; see :class:`VllmEngine`.
+
+    Parameters
+    ----------
+    max_concurrency
+        Most requests that have been sent and have not ended: later ones are sent when one has.
+    **others
+        Of every vLLM engine.
+    """
 
     state_record, clock_record, request_record = STATE, CLOCK, REQUEST
     stuck_words = {STUCK: "stuck"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        requests: RequestTable,
+        instance: Any,
+        *,
+        max_concurrency: int | None = None,
+        **others: Any,
+    ) -> None:
+        self._max_concurrency = max_concurrency
+        super().__init__(requests, instance, **others)
 
     def _write_settings(self) -> None:
         super()._write_settings()
@@ -80,6 +104,7 @@ class VllmV1Engine(VllmEngine):
             "connector": CONNECTORS[node.kv_connector] if node.remote_prefill else 0,
             "track_blocks": node.enable_prefix_caching or self._extended,
             "hash_ahead": self._hash_ahead,
+            "shared": node.prefix_hit_share > 0,
         }
         for name, value in values.items():
             self.state[name] = value
@@ -108,8 +133,13 @@ class VllmV1Engine(VllmEngine):
             _refuse_endless_fetches(requests)
         records["limit"][new] = records["output"][new] if node.ignore_eos else ENDLESS
         records["priority"] = requests.priority
-        order = np.lexsort((np.arange(records.size), requests.arrival_time, requests.priority))
-        records["rank"][order] = np.arange(records.size)
+        records["rank"] = np.arange(records.size)
+        self._clients = Clients.of(requests, self._max_concurrency)
+        if not known:
+            self.state["closed"], self.state["ready"] = (
+                self._clients.is_closed, self._clients.num_ready,
+            )  # fmt: skip
+            self.state["max_concurrency"] = self._clients.limit
         for link in ("previous", "next"):
             records[link][new] = NOBODY
         in_flight = self._plan.size
@@ -125,6 +155,7 @@ class VllmV1Engine(VllmEngine):
             tables[:size] = self._block_tables[:size]
         self._block_tables = tables
         self._name_blocks(records, requests)
+        self._state_hits(records, requests)
         self._set_aborts(requests, known)
 
     def _name_blocks(self, records: NDArray, requests: RequestTable) -> None:
@@ -151,6 +182,20 @@ class VllmV1Engine(VllmEngine):
             ends.append(heads)
         self._first_block, self._last_block = ends
 
+    def _state_hits(self, records: NDArray, requests: RequestTable) -> None:
+        """Say what requests find in the cache, where a share of it is all that is known."""
+        share = self.instance.prefix_hit_share
+        if share == 0:
+            return
+        if requests.contents is not None:
+            raise ConfigError(
+                "prefix_hit_share", share,
+                "0 where the requests say what they consist of, from which hits follow",
+            )  # fmt: skip
+        records["found"] = tokens_found(
+            requests.prefill_length, float(share), self.instance.block_size
+        )
+
     def _set_aborts(self, requests: RequestTable, known: int) -> None:
         abort = requests.abort_time
         rows = np.flatnonzero(np.isfinite(abort))
@@ -169,6 +214,7 @@ class VllmV1Engine(VllmEngine):
             "first_block": self._first_block, "last_block": self._last_block,
             "running": self._running, "batch": self._batch, "plan": self._plan,
             "accepts": self._accepts, "aborts": self._aborts, "crc_table": self._crc_table,
+            **self._clients.tables(),
         }  # fmt: skip
 
     def _advance(self, until: float, steps: int, fuel: int) -> int:
@@ -179,6 +225,7 @@ class VllmV1Engine(VllmEngine):
             "blocks": self._blocks, "block_tables": self._block_tables,
             "first_block": self._first_block, "last_block": self._last_block,
             "running": self._running, "batch": self._batch, "plan": self._plan,
+            **self._clients.arrays(),
         }  # fmt: skip
 
     def _restore_own(self, arrays: Mapping[str, NDArray]) -> None:
@@ -186,6 +233,36 @@ class VllmV1Engine(VllmEngine):
         self._first_block, self._last_block = arrays["first_block"], arrays["last_block"]
         self._running, self._batch = arrays["running"], arrays["batch"]
         self._plan = arrays["plan"]
+        limit = int(self.state["max_concurrency"][0])
+        self._max_concurrency = None if limit == UNLIMITED else limit
+        self._clients = Clients.of(self.requests, self._max_concurrency)
+        self._clients.restore(arrays)
+
+    def inject(
+        self, requests: RequestTable, *, at: float | None = None, replace: bool = True
+    ) -> None:
+        """Send other requests from a given time on; see :meth:`discrete.Engine.inject`.
+
+        Raises
+        ------
+        UnsupportedError
+            If a client waits for answers: who has sent what is then known only by the run.
+        """
+        if self._clients.is_closed or requests.has_sessions:
+            raise UnsupportedError(
+                "requests are injected where all come at given times; allowed: no session_id and "
+                "no --max-concurrency"
+            )
+        super().inject(requests, at=at, replace=replace)
+
+    def _requests_as_sent(self) -> RequestTable:
+        return replace_fields(self.requests, arrival_time=self._clients.arrivals)
+
+    def _log(self) -> VllmLog:
+        log = super()._log()
+        if not self._clients.is_closed:
+            return log
+        return log.in_order(*self._clients.sent(log.num_arrived, self.time))
 
 
 def _refuse_endless_fetches(requests: RequestTable) -> None:

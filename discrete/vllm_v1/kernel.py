@@ -14,6 +14,7 @@ from discrete._engine import Stop
 from discrete.vllm.layout import PAUSE, ROWS_FULL, UNLIMITED, Event, Status
 from discrete.vllm.memory import arrival_time, decision_row
 from discrete.vllm.writing import log, sample_idle, sample_step
+from discrete.vllm_v1.arrivals import next_arrival, take_arrival
 from discrete.vllm_v1.layout import STUCK
 from discrete.vllm_v1.memory import plan, request
 from discrete.vllm_v1.outcome import apply_output, cancel, next_abort
@@ -47,16 +48,18 @@ def _room(s):
 @compiled
 def _arrivals(s):
     """Let everyone in who has arrived; stop short where the sinks may not hold what follows."""
-    while s.arrived < s.total and arrival_time(s, s.arrived) <= s.time:
+    while next_arrival(s) <= s.time:
         if not _room(s):
             return False
-        q = request(s, s.arrived)
+        r = take_arrival(s)
+        q = request(s, r)
         q.status = WAITING
+        if s.closed:
+            q.rank = s.arrived
         if s.record_events:
-            log(s, arrival_time(s, s.arrived), ARRIVE, s.arrived, 0)
-        join_waiting(s, s.arrived)
+            log(s, arrival_time(s, r), ARRIVE, r, 0)
+        join_waiting(s, r)
         s.unfinished += 1
-        s.arrived += 1
     return _room(s)
 
 
@@ -140,9 +143,7 @@ def _in_flight_work(s):
 @compiled
 def _jump(s):
     """Go on to the next arrival or abort; return False where there is none."""
-    moment = next_abort(s)
-    if s.arrived < s.total:
-        moment = min(moment, arrival_time(s, s.arrived))
+    moment = min(next_abort(s), next_arrival(s))
     s.idle = 0
     if moment == math.inf:
         return False
@@ -178,7 +179,7 @@ def advance(state, until, most_steps, fuel):
             if s.arrived == s.total:
                 sample_idle(s, np.inf)
                 return FINISHED
-            following = arrival_time(s, s.arrived)
+            following = next_arrival(s)
             sample_idle(s, min(following, until))
             if following > until:
                 s.time = max(s.time, until)

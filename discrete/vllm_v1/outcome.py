@@ -7,6 +7,7 @@ import numpy as np
 from discrete.vllm.layout import NOBODY, Event, Status
 from discrete.vllm.memory import number_at
 from discrete.vllm.writing import close_span, note_tokens, outcome
+from discrete.vllm_v1.arrivals import let_send
 from discrete.vllm_v1.memory import member, plan, request, running
 from discrete.vllm_v1.pool import cache, note, release
 from discrete.vllm_v1.queue import leave_hold, leave_waiting
@@ -52,6 +53,7 @@ def _end(s, q, r, time, status):
     q.status = status
     q.done = time
     s.unfinished -= 1
+    let_send(s, r, time)
     s.left += 1
     s.announce = 1
     if s.record_steps:

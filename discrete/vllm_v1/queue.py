@@ -27,10 +27,15 @@ def _insert_after(s, r, before):
 
 
 @compiled
+def _goes_before(q, other):
+    return q.priority < other.priority or (q.priority == other.priority and q.rank < other.rank)
+
+
+@compiled
 def _insert_by_rank(s, r):
     """Insert a request where its priority, arrival and number put it."""
-    rank, before = request(s, r).rank, s.tail
-    while before != NOBODY and request(s, before).rank > rank:
+    q, before = request(s, r), s.tail
+    while before != NOBODY and _goes_before(q, request(s, before)):
         before = request(s, before).previous
     _insert_after(s, r, before)
 

@@ -192,7 +192,12 @@ def schedule_running(s, slot, limit, defers):
 
 @compiled
 def _brought(s, q, computed):
-    """Return the tokens of KV that the connector brings, at once or during the step."""
+    """Return the tokens of KV that the connector brings, at once or during the step.
+
+    What a prompt is stated to find in the cache is brought at once.
+    """
+    if s.shared:
+        return max(0, q.found - computed)
     if s.connector == SYNC and (not q.seen or s.free_recompute):
         return max(0, q.length - 1 - computed)
     if s.connector == ASYNC and (not q.seen or s.free_recompute):

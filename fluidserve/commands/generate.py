@@ -31,7 +31,11 @@ def command(output: str, **params: Any) -> None:
 
     check_writable(output)
     inputs = load_inputs(params)
-    write_requests(inputs.question.requests, output)
+    question = inputs.question
+    # which engine will run requests that wait for answers is not known here
+    requests = question.replication(0) if question.waits else question.requests
+    assert requests is not None
+    write_requests(requests, output)
     emit(
         {
             "output": output,

@@ -70,6 +70,9 @@ from fluidserve.options import (
 )
 @option("--inject-at", type=float, help="time from which --inject counts; else now")
 @option("--keep-arrivals", is_flag=True, help="injected requests come besides the others")
+@option("--max-concurrency", type=int,
+        help="most requests sent and not yet answered: later ones wait (engine vllm_v1)",
+        section="Workload")  # fmt: skip
 @option("--decision-log", metavar="FILE", help="write a row per schedule() call of a vLLM engine",
         section="Output")  # fmt: skip
 @option("--request-log", metavar="FILE", help="write a row per request of a vLLM engine",

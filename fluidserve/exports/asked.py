@@ -34,6 +34,7 @@ class Exports:
     detailed: bool
     latencies: tuple[str, ...]
     percentiles: tuple[float, ...]
+    max_concurrency: int | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Exports:
@@ -61,7 +62,7 @@ class Exports:
         return cls(
             params["bench_json"], params["llmd_report"], params["save_detailed"],
             parse_percentile_metrics(params["percentile_metrics"]),
-            parse_percentiles(params["metric_percentiles"]),
+            parse_percentiles(params["metric_percentiles"]), params["max_concurrency"],
         )  # fmt: skip
 
     def check(self, engine: Engine, goodput: Mapping[str, float] | None) -> None:
@@ -121,7 +122,7 @@ class Exports:
 
             write_bench_json(
                 self.bench_json, records, run.duration * seconds,
-                head_of(inputs, None if profile is None else profile.model),
+                head_of(inputs, None if profile is None else profile.model, self.max_concurrency),
                 detailed=self.detailed, latencies=self.latencies, percentiles=self.percentiles,
                 goodput={name: value * seconds for name, value in (goodput or {}).items()},
             )  # fmt: skip

@@ -130,15 +130,17 @@ def write_bench_json(
 
 
 def rate_of(question: Question) -> float | None:
-    """Return the rate that was asked for [requests/s], its mean if it changes; None of a file."""
-    if question.is_file:
+    """Return the rate that was asked for [requests/s], its mean if it changes; None without one."""
+    if question.is_file or question.waits:
         return None
     is_constant = isinstance(question.stream.shape, Constant)
     rate = question.stream.rate if is_constant else question.mean_rate
     return rate / SECONDS[question.instance.time_unit]
 
 
-def head_of(inputs: Inputs, model: str | None) -> dict[str, Any]:
+def head_of(
+    inputs: Inputs, model: str | None, max_concurrency: int | None = None
+) -> dict[str, Any]:
     """Return what a result says of the benchmark: when, what, how many, how fast.
 
     Requests that come from a file have no rate that was asked for; a benchmark that replays a trace
@@ -150,6 +152,8 @@ def head_of(inputs: Inputs, model: str | None) -> dict[str, Any]:
         What ran.
     model
         Name of the model; None where nobody named one.
+    max_concurrency
+        Most requests that were sent and not yet answered; None without a limit.
     """
     question = inputs.question
     rate = rate_of(question)
@@ -163,7 +167,7 @@ def head_of(inputs: Inputs, model: str | None) -> dict[str, Any]:
         "num_prompts": len(question.requests),
         "request_rate": "inf" if rate is None else rate,
         "burstiness": 1.0 if question.is_file else question.stream.burstiness,
-        "max_concurrency": None,
+        "max_concurrency": max_concurrency,
     }
 
 

@@ -26,7 +26,7 @@ from fluidserve.progress import ProgressLine
 from fluidserve.results import largest, parse_goodput, summary_of
 from fluidserve.settings import D_1, all_settings
 from fluidserve.text import for_people, instance_line
-from serving import ConfigError, FluidServeError, ServingMetrics, kind_of
+from serving import KINDS, ConfigError, FluidServeError, ServingMetrics, kind_of
 from studies import Question
 from workload import write_requests
 
@@ -173,19 +173,22 @@ def _engine(params: Mapping[str, Any]) -> tuple[Engine, Inputs]:
     return engine, Inputs(config, Question(engine.requests, engine.instance), source)
 
 
-OWN_OPTIONS = ("decision_log", "request_log", "log_extended")
+OWN_OPTIONS = ("decision_log", "request_log", "log_extended", "max_concurrency")
 """Options that only some engines have."""
 
 
 def _own_options(params: Mapping[str, Any], instance: Any) -> dict[str, Any]:
     """Return the options of the instance's engine, refusing those of others."""
-    given = {key: params[key] for key in OWN_OPTIONS if params.get(key)}
+    given = {
+        key: params[key] for key in OWN_OPTIONS if not (params[key] is None or params[key] is False)
+    }
     kind = kind_of(instance)
     for key in given:
         if key not in kind.run_options:
             raise FluidServeError(
                 f"--{key.replace('_', '-')}: the engine {kind.name} has no such option; "
-                "vLLM's engines have"
+                f"{' and '.join(each.name for each in KINDS.values() if key in each.run_options)} "
+                "can"
             )
     if "log_extended" in given and not {"decision_log", "request_log"} & given.keys():
         raise FluidServeError("--log-extended needs --decision-log or --request-log")

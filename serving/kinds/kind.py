@@ -193,6 +193,8 @@ class Kind:
         Whether the engine looks at what requests consist of.
     knows_aborts
         Whether the engine takes out the requests whose clients give up.
+    knows_sessions
+        Whether the engine sends a turn of a session when the turn before has ended.
     run_options
         Arguments of the engine's class besides those that every engine has, such as
         ``decision_log``.
@@ -213,6 +215,7 @@ class Kind:
     knobs: tuple[KnobSpec, ...] = ()
     reads_contents: bool = False
     knows_aborts: bool = False
+    knows_sessions: bool = False
     run_options: tuple[str, ...] = ()
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:

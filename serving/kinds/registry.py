@@ -68,19 +68,21 @@ def kind_of(instance: Any) -> Kind:
 def check_fits(requests: RequestTable, instance: Instance, path: str | Path | None = None) -> None:
     """Refuse a request that an instance cannot serve.
 
-    It can never finish, comes too late to be timed, or its client gives up and the engine has no
-    rule for that.
+    It can never finish, comes too late to be timed, or its client gives up, or waits for an answer,
+    and the engine has no rule for that.
 
     Raises
     ------
     WorkloadError
         Naming the first row whose prompt and answer together are too long, or the arrival beside
         which a batch is lost (a time of 1e20 and a batch of 1 have the sum 1e20), or the first row
-        whose client gives up.
+        whose client gives up or waits.
     """
     kind = kind_of(instance)
     if not kind.knows_aborts:
         requests.refuse_aborts(kind.name, path)
+    if not kind.knows_sessions:
+        requests.refuse_sessions(f"the engine {kind.name}", path)
     most = kind.largest_request(instance)
     if math.isfinite(most.value):
         requests.refuse_longer_than(int(most.value), most.words, path)

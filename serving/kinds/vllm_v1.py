@@ -64,6 +64,10 @@ class VllmV1:
     )  # fmt: skip
     enable_chunked_prefill: bool = setting(True, "compute long prompts in chunks")
     enable_prefix_caching: bool = setting(True, "keep KV of prefixes for later requests")
+    prefix_hit_share: float = setting(
+        0.0, "share of each prompt found in the prefix cache, where nobody knows its content",
+        minimum=0, maximum=1,
+    )  # fmt: skip
     async_scheduling: bool = setting(True, "decide a batch while the one before runs")
     pipeline_parallel_size: int = setting(1, "stages of the pipeline", minimum=1, maximum=64)
     scheduling_policy: str = setting(
@@ -123,6 +127,11 @@ class VllmV1:
         self._refuse_what_was_not_compared()
         if self.kv_connector != "none" and not self.remote_prefill:
             raise ConfigError("kv_connector", self.kv_connector, "none without remote_prefill")
+        if self.prefix_hit_share and not (self.enable_prefix_caching and not self.remote_prefill):
+            raise ConfigError(
+                "prefix_hit_share", self.prefix_hit_share,
+                "0 without enable_prefix_caching, and with remote_prefill",
+            )  # fmt: skip
         if self.num_speculative_tokens and self.pipeline_parallel_size > 1:
             raise ConfigError(
                 "num_speculative_tokens", self.num_speculative_tokens,
@@ -292,6 +301,7 @@ VLLM_V1 = Kind(
     ),
     reads_contents=True,
     knows_aborts=True,
-    run_options=("decision_log", "request_log", "log_extended"),
+    knows_sessions=True,
+    run_options=("decision_log", "request_log", "log_extended", "max_concurrency"),
 )  # fmt: skip
 """The declaration of the kind."""

@@ -94,7 +94,7 @@ def test_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("discrete._state_file.VERSION", 99)
     discrete.save_state(engine, tmp_path / "s")
     monkeypatch.undo()
-    with pytest.raises(FileAccessError, match="version 99; allowed: 3"):
+    with pytest.raises(FileAccessError, match="version 99; allowed: 4"):
         discrete.resume(tmp_path / "s")
 
 
