@@ -27,6 +27,10 @@ NODE_LESS = (
 """Keys of a configuration that name no server."""
 
 
+RATED = ("trace", "request_file", "arrival_rate", "types", "sessions")
+"""Keys that say when requests come."""
+
+
 def predict(params: Mapping[str, Any], blocks: str | None, picture: str | None) -> dict[str, Any]:
     """Return the hit share by the size of the memory.
 
@@ -99,6 +103,11 @@ def _with_engine(params: Mapping[str, Any], is_server: bool) -> dict[str, Any]:
             raise _no_cache(given["engine"])
         if given.get("load") is not None:
             raise FluidServeError("--load needs a server, such as --model on --hardware")
+        if not any(given.get(key) is not None for key in RATED):
+            raise FluidServeError(
+                "how many conversations go on at a time follows from the rate; give --arrival-rate "
+                "or --sessions, or a server, such as --model on --hardware"
+            )
         given |= {"time_unit": given.get("time_unit") or "none", "num_gpu_blocks": MOST_BLOCKS}
     return given
 

@@ -1,16 +1,11 @@
-"""How fast a server works when its cache finds a share of the prompts: the seam to the fluid."""
+"""How fast a server works when its cache finds a share of the prompts, by the fluid model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from serving import RequestTable, VllmV1
-from serving.kinds.vllm_v1 import usable_tokens
-
-HALVINGS = 60
-"""Halvings of an interval of step times: to the last bit."""
+import fluid.prompt_server as fluid
+from serving import RequestMix, VllmV1, reading_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +21,7 @@ class Pace:
     prompt : [time/token]
         Of a prompt token in steps that are full of them.
     binds
-        What a full server has not enough of: KV blocks, seats or tokens of a step.
+        What a full server has not enough of.
     """
 
     load: float
@@ -36,7 +31,7 @@ class Pace:
 
 
 def pace(
-    node: VllmV1, requests: RequestTable, rate: float, hit_share: float, distinct: float = 1.0
+    node: VllmV1, mix: RequestMix, rate: float, hit_share: float, distinct: float = 1.0
 ) -> Pace:
     """Return how fast a server works.
 
@@ -44,55 +39,26 @@ def pace(
     ----------
     node
         Law and limits.
-    requests
-        Whose mean lengths count.
+    mix
+        Lengths of the requests.
     rate : [requests/time]
         At which they arrive.
     hit_share
         Share of each prompt that the cache finds.
     distinct
         Distinct blocks that running requests hold over those that they would hold alone.
-
-    Notes
-    -----
-    A mean over steps, which is exact for a law that is a line; steps with and without prompts are
-    not told apart.
     """
-    p, D = requests.prefill_length.astype(float), requests.decode_length.astype(float)
-    own, found = p * (1 - hit_share), p * hit_share
-    budget = float(node.max_num_batched_tokens)
-    decodes = float(D.mean()) - 1 + node.async_scheduling * (not node.ignore_eos)
-    context = float((p * D + D * (D - 1) / 2).mean())
-    chunks = np.ceil(own / budget)
-    known = float((chunks * found + own * (chunks - 1) / 2).mean())
-    attention = float((own * (found + (own + 1) / 2)).mean())
-
-    def duration(x: float) -> float:
-        """Return the time of a step in which so many requests begin."""
-        law = node.batch_time
-        time = float(law.step_duration(
-            x * decodes, x * context, x * own.mean(), x * attention, x * known
-        ))  # fmt: skip
-        return max(time, node.cpu_gap) if node.async_scheduling else time + node.cpu_gap
-
-    stay = decodes + float(chunks.mean())
-    held = max(distinct * float(((p + D / 2) * (D + chunks)).mean()), 1e-300)
-    limits = {
-        "KV blocks": usable_tokens(node) / held,
-        "max_num_seqs": (node.max_num_active_seqs or node.max_num_seqs) / stay,
-        "max_num_batched_tokens": budget / (decodes + float(own.mean())),
-    }
-    binds = min(limits, key=limits.__getitem__)
-    most = limits[binds]
-    full = duration(most)
-    load = rate * full / most
-    low, high = 0.0, full
-    for _ in range(HALVINGS if load < 1 else 0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if duration(rate * middle) > middle else (low, middle)
-    step = high if load < 1 else full
-    running = min(rate * step, most)
-    law = node.batch_time
-    room = max(budget - running * decodes, 1.0)
-    prompt = float(law.step_duration(running * decodes, running * context + room, room))
-    return Pace(load, step, prompt / room, binds)
+    server = reading_of(node).node
+    server = replace(
+        server, hit_share=(hit_share,), kv_tokens=max(int(server.kv_tokens / distinct), 1)
+    )
+    full = fluid.saturation(mix, server)
+    load = rate / full.throughput
+    if load < 1:
+        steady = fluid.equilibrium(mix, server, rate)
+        step, decodes, held = steady.tau, steady.decode_tokens, steady.memory
+    else:
+        step, decodes, held = full.batch_time, full.batch_size, float(server.kv_tokens)
+    room = max(node.max_num_batched_tokens - decodes, 1.0)
+    prompt = float(node.batch_time.step_duration(decodes, held + room, room))
+    return Pace(load, step, prompt / room, full.binds)

@@ -88,6 +88,7 @@ class PrefixCache:
                 "--turns or --system-prompts of the generator"
             )
         self.requests = requests
+        self.mix = requests.mix()
         self.prefixes: Prefixes = prefixes_of(requests, block_size, stop_token=stop_token)
         self.curve: HitCurve = hit_curve(requests, self.prefixes)
 
@@ -123,7 +124,7 @@ class PrefixCache:
         rate = self._rate()
         share, distinct = float(self.curve.hit_share(usable)), 1.0
         for _ in range(ROUNDS):
-            now = pace(node, self.requests, rate, share, distinct)
+            now = pace(node, self.mix, rate, share, distinct)
             stays = stays_of(self.requests, node, now, share, distinct)
             curve = hit_curve(self.requests, self.prefixes, stays)
             before, share = share, float(curve.hit_share(usable))
@@ -186,30 +187,22 @@ def _in_turn(arrival, service):
     return admitted
 
 
-NOT_READ = (
-    "pipeline_parallel_size", "long_prefill_token_threshold", "watermark",
-    "prefill_schedule_interval",
-)  # fmt: skip
-"""Settings that change how fast a server works, and that :func:`pace` does not know."""
-
-
 def _refuse(node: VllmV1) -> None:
-    """Refuse settings under which the cache works in another way, or that are not read."""
+    """Refuse settings under which the cache works in another way."""
     for key, value, why in (
         ("enable_prefix_caching", node.enable_prefix_caching is False, "there is no cache"),
         ("remote_prefill", node.remote_prefill, "prompts are computed elsewhere"),
         ("num_speculative_tokens", node.num_speculative_tokens > 0, "drafts take blocks too"),
         ("scheduling_policy", node.scheduling_policy != "fcfs", "requests overtake each other"),
+        (
+            "long_prefill_token_threshold",
+            node.long_prefill_token_threshold > 0,
+            "prompts stay longer",
+        ),
     ):
         if value:
             raise UnsupportedError(
                 f"the hit share is not predicted with {key} {getattr(node, key)}: {why}"
-            )
-    for key in NOT_READ:
-        value, default = getattr(node, key), VllmV1.__dataclass_fields__[key].default
-        if value != default:
-            raise UnsupportedError(
-                f"the hit share is not predicted with {key} {value}; allowed: {default}"
             )
 
 

@@ -50,12 +50,13 @@ def test_an_overload_is_warned_of(run):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ((), "--arrival-rate"),
         (("--blocks", "3x"), "--blocks"),
         (("--blocks", "0"), "--blocks"),
-        (("--engine", "decode_node"), "no prefix cache"),
+        (("--engine", "decode_node", "--arrival-rate", 1), "no prefix cache"),
         (("--load", 0.5), "--load needs a server"),
         ((*SERVER, "--blocks", 2), "the largest request"),
-        ((*SERVER, "--watermark", 0.1), "watermark"),
+        ((*SERVER, "--long-prefill-token-threshold", 9), "long_prefill_token_threshold"),
         ((*SERVER, "--no-enable-prefix-caching"), "there is no cache"),
     ],
 )

@@ -111,8 +111,8 @@ def test_what_is_not_predicted_is_refused() -> None:
     cache = PrefixCache(requests)
     with pytest.raises(UnsupportedError, match="there is no cache"):
         cache.on(replace(SERVER, enable_prefix_caching=False))
-    with pytest.raises(UnsupportedError, match="watermark"):
-        cache.on(replace(SERVER, watermark=0.1))
+    with pytest.raises(UnsupportedError, match="prefill_schedule_interval"):
+        cache.on(replace(SERVER, prefill_schedule_interval=3))
     with pytest.raises(UnsupportedError, match="overtake"):
         cache.on(replace(SERVER, scheduling_policy="priority"))
     with pytest.raises(ConfigError, match="largest request"):
