@@ -52,7 +52,7 @@ def run(requests: RequestTable, node: VllmV1) -> dict[str, float]:
 
 SIZES = {
     "chat": (chat, (4000, 8000, 16_000, 60_000)),
-    "documents": (documents, (12_000, 20_000, 40_000, 120_000)),
+    "documents": (documents, (14_000, 20_000, 40_000, 120_000)),
 }
 
 
