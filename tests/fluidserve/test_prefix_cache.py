@@ -67,6 +67,6 @@ def test_what_is_not_answered_is_refused(run, more, said):
 
 
 def test_requests_without_contents_are_refused(run):
-    done = run("prefix-cache", "--num-requests", 20)
+    done = run("prefix-cache", "--num-requests", 20, "--arrival-rate", 1)
     assert done.exit_code == 2
     assert "in common" in done.stderr
