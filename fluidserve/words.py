@@ -43,6 +43,11 @@ def instance_words(instance: Mapping[str, Any]) -> str:
     return instance_line(instance_of(load_config(None, instance)))
 
 
+def kind_words(instance: Mapping[str, Any]) -> str:
+    """Return what sort of node an instance is, from its flat keys: its mode, or its engine."""
+    return f"{instance['mode']} mode" if "mode" in instance else f"engine {instance['engine']}"
+
+
 def source_words(workload: Mapping[str, Any]) -> str:
     """Return what the requests are."""
     if workload.get("file"):

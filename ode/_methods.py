@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from serving import UnsupportedError
+from serving import DecodeNode, UnsupportedError, answers
 from serving.errors import hint
 
 
@@ -82,3 +82,9 @@ def method_named(name: str) -> Method:
         known_names = f"there are: {', '.join(METHODS)}{hint(name, METHODS)}"
         raise UnsupportedError(f"there is no method {name!r}; {known_names}")
     return known
+
+
+@answers("decode_node")
+def methods_for(instance: DecodeNode) -> tuple[str, ...]:
+    """Return the methods that a comparison takes for an instance where none is named."""
+    return ("lagrangian", "eulerian_jax")

@@ -11,3 +11,4 @@ from fluid.prompt_server.saturation import capacity as capacity
 from fluid.prompt_server.saturation import fastest_batch as fastest_batch
 from fluid.prompt_server.saturation import requests_that_fit as requests_that_fit
 from fluid.prompt_server.saturation import saturation as saturation
+from fluid.prompt_server.saturation import step_time as step_time

@@ -50,13 +50,15 @@ def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | 
     prompt = each.prompt
     some = -np.expm1(-x)  # share of the steps that anybody starts in
     mean = x / np.maximum(some, 1e-300)
+    late = 0.0 if server.is_ahead else server.gap
     if not server.prompts_apart:
         decodes, read = x * each.decodes, x * (each.context - prompt.context)
         mixed = law.step_duration(
             decodes, read + mean * prompt.context, mean * prompt.tokens, mean * prompt.attention,
             mean * prompt.known,
         )  # fmt: skip
-        return some * mixed + (1 - some) * law.step_duration(decodes, read)
+        tau = some * mixed + (1 - some) * law.step_duration(decodes, read) + late
+        return np.maximum(tau, server.gap)
     steps = np.maximum(some, x * prompt.tokens / server.step_tokens)
     size = x / np.maximum(steps, 1e-300)
     alone = law.step_duration(
@@ -64,7 +66,7 @@ def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | 
         size * prompt.known,
     )  # fmt: skip
     decode = law.step_duration(x * each.decodes, x * (each.context - prompt.context))
-    return decode + steps * alone
+    return decode + late + steps * (alone + late)
 
 
 def most_entering(mix: RequestMix, server: PromptServer) -> dict[str, float]:

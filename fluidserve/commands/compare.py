@@ -19,8 +19,9 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option("--replications", type=int, default=32, show_default=True, help="engine runs")
 @option("--workers", type=int, help="processes; all cores by default")
 @option(
-    "--methods", default="lagrangian,eulerian_jax", show_default=True,
-    help="fluid methods, comma-separated, or all",
+    "--methods",
+    help="fluid methods, comma-separated, or all  [default: lagrangian, and eulerian_jax of a "
+    "decode node]",
     shell_complete=completion.of_words(completion.methods, listed=True),
 )  # fmt: skip
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")

@@ -46,7 +46,7 @@ def compared(
 
     return compare(
         inputs.question,
-        parse_methods(params["methods"]),
+        None if params["methods"] is None else parse_methods(params["methods"]),
         Replications(params["replications"], workers=workers),
         goodput=parse_goodput(
             params["goodput"], inputs.instance.time_unit, inputs.question.longest_decode

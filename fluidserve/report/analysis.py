@@ -9,7 +9,7 @@ from typing import Any
 from fluidserve.plots import elasticities
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import number, percent
-from fluidserve.words import source_words, title_of
+from fluidserve.words import kind_words, source_words, title_of
 from serving.files import atomic_write
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"
@@ -84,7 +84,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
             )
         )
     what = source_words(summary["workload"])
-    return page("Analysis of one node", f"{what}; {summary['instance']['mode']} mode", body)
+    return page("Analysis of one node", f"{what}; {kind_words(summary['instance'])}", body)
 
 
 def _equilibrium(summary: Mapping[str, Any], unit: str) -> str:

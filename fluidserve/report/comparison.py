@@ -12,7 +12,7 @@ from typing import Any
 from fluidserve.methods import method_name
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import deviation, duration, number, percent
-from fluidserve.words import latency_unit, source_words
+from fluidserve.words import kind_words, latency_unit, source_words
 from serving import NRMSE_OUTPUTS, TOTALS
 
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "queue_delay": "queue delay"}
@@ -119,7 +119,7 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
         "</div>",
     ]
     count = number(workload["requests"])
-    subtitle = f"{source_words(workload)}; {count} requests; {instance['mode']} mode"
+    subtitle = f"{source_words(workload)}; {count} requests; {kind_words(instance)}"
     return page("Fluid model next to discrete simulator", subtitle, body)
 
 

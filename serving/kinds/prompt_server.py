@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from serving.batch_time import BatchTimeLaw
@@ -43,6 +44,8 @@ class PromptServer:
     ends_unknown
         Whether nobody knows in advance which token is the last. With ``is_ahead`` a request then
         computes a token too many.
+    gap : [time]
+        From the decision of a step to its start.
     prompts_apart
         Whether a step is either prompts or decodes, prompts first.
     swaps
@@ -68,6 +71,7 @@ class PromptServer:
     step_tokens: int
     is_ahead: bool
     ends_unknown: bool
+    gap: float
     prompts_apart: bool
     swaps: bool
     keeps_prefixes: bool
@@ -79,6 +83,7 @@ class PromptServer:
 def reading_by(read: Callable[[Any], PromptServer]) -> Callable[[Any], Reading]:
     """Return the reading of a kind whose settings ``read`` turns into those of the model."""
 
+    @lru_cache(maxsize=64)
     def reading(node: Any) -> Reading:
         return Reading(MODEL, node if isinstance(node, PromptServer) else read(node))
 

@@ -136,6 +136,7 @@ def _read(node: VllmV0) -> PromptServer:
         step_tokens=node.max_num_batched_tokens,
         is_ahead=False,
         ends_unknown=False,
+        gap=node.cpu_gap,
         prompts_apart=not node.enable_chunked_prefill,
         swaps=node.preemption_mode == "swap",
         keeps_prefixes=False,

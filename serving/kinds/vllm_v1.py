@@ -238,6 +238,7 @@ def _read(node: VllmV1) -> PromptServer:
         step_tokens=node.max_num_batched_tokens,
         is_ahead=node.async_scheduling,
         ends_unknown=not node.ignore_eos,
+        gap=node.cpu_gap,
         prompts_apart=False,
         swaps=False,
         keeps_prefixes=node.enable_prefix_caching,

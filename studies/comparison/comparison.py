@@ -17,9 +17,6 @@ from studies.comparison.scores import MethodResult, noise_floor, solved
 from studies.comparison.settings import BAND, Replications, Told
 from studies.question import Question
 
-DEFAULT_METHODS = ("lagrangian", "eulerian_jax")
-"""Methods that are compared where none is named."""
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -99,7 +96,7 @@ class Comparison:
 @checked()
 def compare(
     question: Question,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = DEFAULT_METHODS,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     replications: Replications | None = None,
     *,
     metrics: bool = True,
@@ -117,7 +114,8 @@ def compare(
         replication but the first, and the fluid methods take the requests' own cumulative curve
         and empirical mix.
     methods
-        Names of fluid methods, see :data:`ode.METHODS`; as a mapping, with the options of each.
+        Names of fluid methods, see :data:`ode.METHODS`; as a mapping, with the options of each. By
+        default those of :func:`ode.methods_for`.
     replications
         How many, and what is kept of them; 32 by default.
     metrics
@@ -136,8 +134,10 @@ def compare(
         See :func:`run_ensemble` and :func:`ode.solve`; or if a threshold is on a latency that no
         request has.
     """
-    from ode import method_named
+    from ode import method_named, methods_for
 
+    if methods is None:
+        methods = methods_for(question.instance)
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
     # before minutes of replications, not after
     chosen = {method_named(name).name: options for name, options in given.items()}
