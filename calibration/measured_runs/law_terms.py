@@ -1,8 +1,9 @@
-"""The terms of a batch-time law as four numbers that a measured run can correct.
+"""How a measured run can correct a batch-time law: few numbers, in which the law is linear.
 
-A law from step times of kernels knows how a batch grows with its requests, its KV and its prompts,
-but not what a server spends between two steps. A running server corrects it by a constant time per
-step and by a factor on each of the three other terms.
+A law from step times of kernels, or from data sheets, does not know what a server spends between
+two steps, nor how its kernels bend with the number of requests. A running server corrects it by a
+constant time per step, by a factor each on what decoding requests, the KV that is read and prompts
+cost, and by a curve over the decoding requests.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving import BatchTimeLaw
 
-TERMS = ("gap", "decode", "kv", "prefill")
-"""The four numbers: a time per step [time], and factors on what a step spends on its decoding
-requests, on the KV that it reads and on the prompts that it computes."""
+KNOTS = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Decoding requests at which the curve of a correction may bend."""
 
-DECODE = ("d_decode", "d_decode_table")
 KV = ("d_kv", "d_mixed_kv_table")
 PREFILL = (
     "d_prefill", "d_prefill_attention", "d_prefill_context", "d_mixed_decode", "d_prefill_table",
@@ -29,6 +28,16 @@ PREFILL = (
 SMALLEST = 0.02
 """Smallest factor, and smallest share of the fixed time of a step that a correction leaves."""
 
+STEEPNESS = 0.003
+"""How far the slope of the curve may be off per request, as a share of the shortest step, before
+anything was measured; between two knots it bends by half as much."""
+
+SPREAD = {"gap": 0.3, "decode": 0.5, "kv": 0.7, "prefill": 0.3}
+"""How far the others may be off: the gap as a share of the shortest step, factors of themselves."""
+
+FACTORS = len(SPREAD)
+"""Numbers of a correction before the slopes of its curve."""
+
 NOTHING: Mapping[str, Any] = {
     "d_0": 0.0, "d_decode": 0.0, "d_kv": 0.0, "d_prefill": 0.0, "d_swap": 0.0,
     "d_prefill_attention": 0.0, "d_prefill_context": 0.0, "d_mixed_decode": 0.0,
@@ -36,7 +45,7 @@ NOTHING: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Terms:
     """What corrects a law.
 
@@ -46,55 +55,116 @@ class Terms:
         Comes on top of every step; may be negative.
     decode, kv, prefill
         Factors of the terms.
+    slopes : shape (K,) [time/request]
+        What comes on top per decoding request between :data:`KNOTS`, from the first on; the last
+        goes on for ever.
     """
 
-    gap: float = 0.0
-    decode: float = 1.0
-    kv: float = 1.0
-    prefill: float = 1.0
+    gap: float
+    decode: float
+    kv: float
+    prefill: float
+    slopes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: ArrayLike) -> Terms:
-        """Return the terms of four numbers in the order of :data:`TERMS`."""
-        return cls(*map(float, np.asarray(values)))
+    def nothing(cls, most_requests: float) -> Terms:
+        """Return a correction that changes nothing, with knots up to so many requests."""
+        size = max(1, sum(1 for knot in KNOTS if knot < most_requests))
+        return cls(0.0, 1.0, 1.0, 1.0, np.zeros(size))
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Terms:
+        """Return the correction of numbers in the order of :meth:`values`."""
+        return cls(*map(float, values[:FACTORS]), values[FACTORS:])
 
     def values(self) -> NDArray[np.float64]:
-        """Return the four numbers in the order of :data:`TERMS`."""
-        return np.array([getattr(self, name) for name in TERMS])
+        """Return gap, factors and slopes as one list of numbers."""
+        return np.concatenate([[self.gap, self.decode, self.kv, self.prefill], self.slopes])
+
+    def curve(self, requests: ArrayLike) -> NDArray[np.float64]:
+        """Return what comes on top for so many decoding requests [time]."""
+        return _lengths(requests, self.slopes.size) @ self.slopes
 
     def corrected(self, law: BatchTimeLaw) -> BatchTimeLaw:
         """Return a law with this correction."""
-        factors = {**dict.fromkeys(DECODE, self.decode), **dict.fromkeys(KV, self.kv),
-                   **dict.fromkeys(PREFILL, self.prefill)}  # fmt: skip
+        factors = {**dict.fromkeys(KV, self.kv), **dict.fromkeys(PREFILL, self.prefill)}
         changed: dict[str, Any] = {}
         for key, factor in factors.items():
             value = getattr(law, key)
-            if value is None:
-                continue
-            plus = self.gap if key == "d_prefill_table" else 0.0
-            is_table = isinstance(value, tuple)
-            changed[key] = (
-                tuple((x, max(t * factor + plus, 0.0)) for x, t in value)
-                if is_table
-                else value * factor
-            )
-        fixed, table = law.d_0 + self.gap, changed.get("d_decode_table")
-        if fixed < 0 and table is not None:  # a table that says it all holds the fixed time too
-            changed["d_decode_table"] = tuple((x, max(t + fixed, 0.0)) for x, t in table)
-        return replace(law, d_0=max(fixed, 0.0), **changed)
+            if isinstance(value, tuple):
+                plus = self.gap if key == "d_prefill_table" else 0.0
+                changed[key] = tuple((x, max(t * factor + plus, SMALLEST * t)) for x, t in value)
+            elif value is not None:
+                changed[key] = value * factor
+        rows = _rows(law, self.slopes.size)
+        decode = self.decode * decode_time(law, rows) + self.curve(rows)
+        fixed = law.d_0 + self.gap
+        shortest = SMALLEST * shortest_step(law)
+        decode = np.maximum.accumulate(np.maximum(decode + min(fixed, 0.0), 0.0))
+        fixed = max(fixed, shortest - float(decode[0]))
+        table = tuple(zip(rows.tolist(), decode.tolist(), strict=True))
+        return replace(law, d_0=max(fixed, 0.0), d_decode=0.0, d_decode_table=table, **changed)
+
+
+def decode_time(law: BatchTimeLaw, requests: ArrayLike) -> NDArray[np.float64]:
+    """Return what so many decoding requests add to a step without their KV [time]."""
+    requests = np.asarray(requests, float)
+    return law.d_decode * requests + law.table_time(requests)
+
+
+def _rows(law: BatchTimeLaw, segments: int) -> NDArray[np.float64]:
+    """Return the requests at which a corrected law has rows: knots, and rows that it had."""
+    own = [] if law.d_decode_table is None else [x for x, _ in law.d_decode_table]
+    return np.unique(np.array([*KNOTS[: segments + 1], *own], float))
+
+
+def _lengths(requests: ArrayLike, segments: int) -> NDArray[np.float64]:
+    """Return how far so many requests reach into each segment between knots, shape (N, K)."""
+    n = np.asarray(requests, float)[..., None]
+    first = np.array(KNOTS[:segments], float)
+    width = np.append(np.diff(first), np.inf)
+    return np.clip(n - first, 0.0, width)
 
 
 def shortest_step(law: BatchTimeLaw) -> float:
     """Return the time [time] of a step that decodes one request without KV."""
-    return float(law.duration(0, 1))
+    return float(law.duration(1, 1))
 
 
-def least(law: BatchTimeLaw) -> NDArray[np.float64]:
-    """Return the smallest value of each of the four numbers that leaves a law."""
+def least(law: BatchTimeLaw, terms: Terms) -> NDArray[np.float64]:
+    """Return the smallest value of each number of a correction that leaves a law."""
     fixed = shortest_step(law)
     if law.d_prefill_table is not None:
         fixed = min(fixed, law.d_prefill_table[0][1])
-    return np.array([-(1 - SMALLEST) * fixed, *([SMALLEST] * 3)])
+    knots = np.array(KNOTS[: terms.slopes.size + 1], float)
+    falling = -np.diff(decode_time(law, knots)) / np.diff(knots)
+    return np.concatenate([[-(1 - SMALLEST) * fixed], [SMALLEST] * (FACTORS - 1), falling])
+
+
+def penalty(law: BatchTimeLaw, terms: Terms, doubt: float = 1.0) -> NDArray[np.float64]:
+    """Return the rows whose squares say how unlikely a correction is, shape (P, numbers).
+
+    Gap and factors are near nothing, the first slope too, and each slope is near the one before.
+
+    Parameters
+    ----------
+    law
+        The law before the correction.
+    terms
+        A correction with as many knots.
+    doubt
+        How far the terms of the law may be off, over what is assumed of a law from data sheets;
+        the gap, which no step of a kernel shows, is as open for every law.
+    """
+    step, size = shortest_step(law), terms.slopes.size
+    rows = np.zeros((FACTORS + size, FACTORS + size))
+    off = [SPREAD["gap"] * step, *(doubt * SPREAD[name] for name in list(SPREAD)[1:])]
+    rows[range(FACTORS), range(FACTORS)] = 1 / np.array(off)
+    steep = doubt * STEEPNESS * step
+    rows[FACTORS, FACTORS] = 1 / steep
+    for k in range(FACTORS + 1, FACTORS + size):
+        rows[k, k - 1], rows[k, k] = -2 / steep, 2 / steep
+    return rows
 
 
 def reads_by_table(law: BatchTimeLaw, prefill_tokens: ArrayLike) -> NDArray[np.bool_]:
@@ -102,22 +172,27 @@ def reads_by_table(law: BatchTimeLaw, prefill_tokens: ArrayLike) -> NDArray[np.b
     return (np.asarray(prefill_tokens) > 0) & (law.d_prefill_table is not None)
 
 
-def parts(law: BatchTimeLaw, steps: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return what each of the four terms adds to each step, shape (N, 4), and the rest in column 4.
+def parts(
+    law: BatchTimeLaw, terms: Terms, steps: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how the duration of each step is made of the numbers of a correction, and the rest.
 
     Parameters
     ----------
     law
-        The law by which the steps were timed.
+        The law before the correction.
+    terms
+        The correction by whose law the steps were timed.
     steps
         Columns of a run's batches: ``decode_tokens``, ``context_tokens``, ``prefill_tokens``
         [tokens] and ``batch_duration`` [time].
 
     Returns
     -------
-    shape (N, 5)
-        1 for a gap, the times of decode, KV and prefill, and what no correction touches (the fixed
-        time of the law) [time].
+    features : shape (N, numbers)
+        So that ``features @ terms.values() + rest`` are the durations.
+    rest : shape (N,) [time]
+        What no correction touches.
     """
     decode = np.asarray(steps["decode_tokens"], float)
     context = np.asarray(steps["context_tokens"], float)
@@ -125,13 +200,15 @@ def parts(law: BatchTimeLaw, steps: Mapping[str, Any]) -> NDArray[np.float64]:
     total = np.asarray(steps["batch_duration"], float)
     ran = total > 0
     by_table = reads_by_table(law, prefill)
-
-    def alone(keys: tuple[str, ...]) -> NDArray[np.float64]:
-        only = replace(law, **{k: v for k, v in NOTHING.items() if k not in keys})
-        return np.asarray(only.step_duration(decode, context, prefill), float) * ran
-
-    decoding = np.where(by_table, 0.0, alone(DECODE))
-    reading = alone(KV)
-    fixed = np.where(by_table, 0.0, law.d_0) * ran
-    computing = np.where(prefill > 0, total - decoding - reading - fixed, 0.0)
-    return np.stack([ran.astype(float), decoding, reading, computing, fixed], axis=1)
+    only_kv = replace(law, **{k: v for k, v in NOTHING.items() if k not in KV})
+    reading = np.asarray(only_kv.step_duration(decode, context, prefill), float) * ran
+    in_curve = (ran & ~by_table)[:, None] * _lengths(decode, terms.slopes.size)
+    decoding = np.where(by_table | ~ran, 0.0, decode_time(law, decode))
+    rest = np.where(by_table | ~ran, 0.0, law.d_0)
+    known = terms.gap * ran + terms.decode * decoding + terms.kv * reading
+    known += in_curve @ terms.slopes + rest
+    computing = np.where(prefill > 0, (total - known) / terms.prefill, 0.0)
+    features = np.concatenate(
+        [np.stack([ran.astype(float), decoding, reading, computing], axis=1), in_curve], axis=1
+    )
+    return features, rest

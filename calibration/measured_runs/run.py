@@ -85,6 +85,9 @@ class MeasuredRun:
         What the server said over time; None where nobody recorded it.
     timeout : [s]
         After which clients gave up; infinite where none did.
+    waited : shape (R,) [s]
+        How long the client of each request that failed waited; NaN elsewhere. None where all
+        succeeded.
     max_concurrency
         Requests that the client had under way at most; None for an open loop.
     prompts
@@ -108,6 +111,7 @@ class MeasuredRun:
     server: ServedBy = field(default_factory=ServedBy)
     series: TimeSeries | None = None
     timeout: float = np.inf
+    waited: NDArray[np.float64] | None = None
     max_concurrency: int | None = None
     prompts: int | None = None
     shared_prefix: int = 0

@@ -73,7 +73,8 @@ def from_failing_table(table: TextTable, name: str) -> MeasuredRun:
         output_tokens=output[order].astype(np.int64),
         ttft=np.where(failed, np.nan, ttft)[order],
         e2el=np.where(failed, np.nan, e2el)[order],
-        timeout=float(np.floor(waited.min() + 0.5)) if waited.size else np.inf,
+        timeout=float(np.median(waited)) if waited.size else np.inf,
+        waited=np.where(failed, e2el, np.nan)[order] if waited.size else None,
     )
     if empty.any():
         run = run.noted(f"{int(empty.sum())} answers have no token by the file")

@@ -218,10 +218,12 @@ def _calibration(
     return {
         "runs": [each.name for each in trained],
         "until": until,
-        "requests": matched.requests,
+        "times": matched.times,
         "correction": {
             "gap_ms": 1e3 * matched.terms.gap, "decode": matched.terms.decode,
-            "kv": matched.terms.kv, "prefill": matched.terms.prefill,
+            "kv": matched.terms.kv,
+            "prefill": matched.terms.prefill,
+            "per_request_us": (1e6 * matched.terms.slopes).tolist(),
         },
         "spread": matched.spread,
         "front_end": matched.front_end,

@@ -65,9 +65,12 @@ def replayed(run: MeasuredRun, *, mend_lengths: bool = False, seed: int = 42) ->
     output, said = _answers(run, np.random.default_rng(seed))
     assumptions += said
     aborts = None
-    if np.isfinite(run.timeout):
-        aborts = run.arrival + run.timeout
-        assumptions.append(f"clients give up after {run.timeout:g} s, as the failed requests did")
+    if run.waited is not None:
+        aborts = run.arrival + np.where(run.succeeded, run.timeout, run.waited)
+        assumptions.append(
+            "clients give up when they did and, where they did not have to, after "
+            f"{run.timeout:.4g} s, the median of those who did"
+        )
     if run.max_concurrency is not None:
         assumptions.append(
             f"the client kept {run.max_concurrency} requests under way: they are replayed at the "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from calibration.measured_runs import read_measured_run
-from calibration.measured_runs.law_terms import Terms, parts
+from calibration.measured_runs.law_terms import Terms, least, parts
 from calibration.measured_runs.run import repeated_prompts
 from discrete import simulate
 from serving import BatchTimeLaw, FileAccessError, WorkloadError
@@ -37,7 +38,8 @@ def test_requests_that_failed_have_no_latency_and_tell_when_clients_gave_up(tmp_
     (tmp_path / "x_requests.csv.gz").write_bytes(gzip.compress(text.encode()))
     run = read_measured_run(tmp_path)
     assert run.succeeded.tolist() == [True, False, True, False]
-    assert run.timeout == 300
+    assert run.timeout == pytest.approx(300.65)
+    assert run.waited is not None and run.waited[3] == 300.9
     assert np.isnan(run.e2el[1]) and np.isnan(run.ttft[3])
 
 
@@ -130,20 +132,37 @@ TABLE_LAW = BatchTimeLaw(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("law", [LAW, TABLE_LAW])
-def test_the_parts_of_steps_add_up_and_a_correction_changes_each_by_its_factor(law):
-    from dataclasses import replace
+CORRECTION = Terms(0.002, 1.3, 0.7, 1.2, np.array([1e-5, 2e-5, 0.0, 3e-5]))
 
-    table = workload(2, 150, 8.0)
-    steps = simulate(table, replace(SERVER, batch_time=law)).batches
-    of = parts(law, steps)
-    np.testing.assert_allclose(of[:, 1:].sum(axis=1), steps["batch_duration"], rtol=1e-12)
-    terms = Terms(gap=0.002, decode=1.5, kv=0.7, prefill=1.2)
-    ran = np.asarray(steps["batch_duration"]) > 0
-    decode, context, prefill = (
-        np.asarray(steps[f"{name}_tokens"])[ran] for name in ("decode", "context", "prefill")
-    )
-    durations = terms.corrected(law).step_duration(decode, context, prefill)
-    wanted = of[ran] @ np.array([0.002, 1.5, 0.7, 1.2, 1.0])
-    assert (prefill > 0).any() and (prefill == 0).any()
-    np.testing.assert_allclose(durations, wanted, rtol=1e-9)
+
+@pytest.mark.parametrize("law", [LAW, TABLE_LAW])
+def test_durations_are_linear_in_a_correction(law):
+    """The features of steps, timed by the law or by a corrected one, give the corrected law."""
+    table = workload(2, 150, 60.0)
+    for terms in (Terms.nothing(30), CORRECTION):
+        timed_by = terms.corrected(law)
+        steps = simulate(table, replace(SERVER, batch_time=timed_by)).batches
+        features, rest = parts(law, terms, steps)
+        np.testing.assert_allclose(features @ terms.values() + rest, steps["batch_duration"],
+                                   rtol=1e-9)  # fmt: skip
+        ran = np.asarray(steps["batch_duration"]) > 0
+        decode, context, prefill = (
+            np.asarray(steps[f"{name}_tokens"])[ran] for name in ("decode", "context", "prefill")
+        )
+        other = Terms.of(CORRECTION.values() * [-0.5, 0.6, 1.1, 0.9, 1, 0, 2, 3])
+        wanted = other.corrected(law).step_duration(decode, context, prefill)
+        assert (prefill > 0).any() and (prefill == 0).any() and decode.max() > 30
+        np.testing.assert_allclose((features @ other.values() + rest)[ran], wanted, rtol=1e-9)
+
+
+def test_no_correction_changes_nothing_and_the_least_one_is_a_law():
+    for law in (LAW, TABLE_LAW):
+        same = Terms.nothing(200).corrected(law)
+        for decode, context in ((1, 100), (50, 9000), (300, 70000)):
+            assert same.duration(context + decode, decode) == pytest.approx(
+                law.duration(context + decode, decode), rel=1e-12
+            )
+        terms = Terms.nothing(200)
+        smallest = Terms.of(least(law, terms)).corrected(law)
+        assert 0 < smallest.duration(1, 1) < law.duration(1, 1)
+        assert smallest.duration(100, 100) >= smallest.duration(1, 1)

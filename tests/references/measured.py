@@ -74,7 +74,7 @@ def write_run(
             lengths = f"{table.prefill_length[k]},{table.decode_length[k]}"
             rows.append(f"{arrival!r},{lengths},{ttft!r},{e2el!r},0")
         else:
-            rows.append(f"{arrival!r},0,0,,{timeout + 0.2!r},1")
+            rows.append(f"{arrival!r},0,0,,{timeout!r},1")
     text = "\n".join(row.replace("np.float64(", "").replace(")", "") for row in rows) + "\n"
     (folder / f"{name}_requests.csv").write_text(text)
     if settings:
