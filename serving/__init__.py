@@ -6,6 +6,7 @@ from serving.bench_serve import BENCH_GOODPUT as BENCH_GOODPUT
 from serving.bench_serve import BENCH_LATENCIES as BENCH_LATENCIES
 from serving.bench_serve import bench_samples as bench_samples
 from serving.bench_serve import bench_serve_metrics as bench_serve_metrics
+from serving.bench_serve import bench_serve_peaks as bench_serve_peaks
 from serving.client_records import SECONDS as SECONDS
 from serving.client_records import ClientRecords as ClientRecords
 from serving.contents import Contents as Contents

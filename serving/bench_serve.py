@@ -55,9 +55,9 @@ def bench_serve_metrics(
     _refuse_unknown("latencies", latencies, BENCH_LATENCIES)
     _refuse_unknown("goodput", goodput or (), BENCH_GOODPUT)
     done = records.completed_only()
+    outputs, in_flight = bench_serve_peaks(records)
     completed = len(done.errors)
     prompt, answer = int(done.prompt_tokens.sum()), int(done.output_tokens.sum())
-    outputs, in_flight = _peaks(done)
     out: dict[str, Any] = {
         "duration": duration,
         "completed": completed,
@@ -133,12 +133,13 @@ def _good(done: ClientRecords, goodput: Mapping[str, float] | None) -> int:
     return int(good.sum())
 
 
-def _peaks(done: ClientRecords) -> tuple[int, int]:
-    """Return the most outputs, and the most requests, in one second since the first start.
+def bench_serve_peaks(records: ClientRecords) -> tuple[int, int]:
+    """Return the most outputs, and the most requests, in one second, of who completed.
 
     Seconds begin at the first start, not at time 0. Outputs are chunks: several tokens that come
     at once count once.
     """
+    done = records.completed_only()
     if not done.errors:
         return 0, 0
     lasts = float((done.start + done.latency).max() - done.start.min())

@@ -59,7 +59,8 @@ class LatencySamples:
     queue_delay, ttft, tpot, e2el, weight : shape (S,) [time; weight in requests]
         ``tpot`` is NaN where D = 1.
     itl, itl_weight : shape (I,) [time; weight in tokens]
-        Empty where inter-token latencies were not recorded.
+        Empty where inter-token latencies were not recorded. Weights may be whole numbers by their
+        type; see :func:`weighted_percentile`.
     """
 
     queue_delay: NDArray[np.float64]
@@ -95,19 +96,36 @@ def latency_scale(time_unit: str) -> tuple[str, float]:
 def weighted_percentile(values: ArrayLike, weight: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     """Return percentiles of weighted samples, equal to ``np.percentile`` for equal weights.
 
-    Each sample sits at the middle of its weight; positions are rescaled so that the smallest and
-    the largest sample are the 0th and the 100th percentile. NaN where there is no sample.
+    Weights of whole numbers, by their type, count samples: percentiles are those of
+    ``np.percentile`` where each value stands as often as it weighs. Other weights are masses. Each
+    sample sits at the middle of its mass then; positions are rescaled so that the smallest and the
+    largest sample are the 0th and the 100th percentile. NaN where there is no sample.
     """
-    values, weight = np.asarray(values, float), np.asarray(weight, float)
-    q = np.asarray(q, float)
+    values, given = np.asarray(values, float), np.asarray(weight)
+    weight, q = given.astype(float), np.asarray(q, float)
     if values.size == 0 or weight.sum() <= 0:
         return np.full(q.shape, np.nan)
     order = np.argsort(values)  # not stable: equal values are the same in any order
     values, weight = values[order], weight[order]
+    if given.dtype.kind in "iu":
+        return _counted_percentile(values, np.cumsum(given[order]), q)
     middle = np.cumsum(weight) - 0.5 * weight
     span = middle[-1] - middle[0]
     position = (middle - middle[0]) / span if span > 0 else np.zeros(values.size)
     return np.interp(q / 100, position, values)
+
+
+def _counted_percentile(
+    values: NDArray[np.float64], up_to: NDArray[np.integer], q: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return percentiles of sorted values, of which so many lie up to each, ends included."""
+    at = q / 100 * (up_to[-1] - 1)
+    low = np.floor(at).astype(np.int64)
+    below, above = (
+        values[np.searchsorted(up_to, np.minimum(each, up_to[-1] - 1), side="right")]
+        for each in (low, low + 1)
+    )
+    return below + (above - below) * (at - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +230,9 @@ class ServingMetrics:
         }
         out: dict[str, Any] = {k: value for k, value in shown.items() if TOTALS[k].leads}
         for name, total in TOTALS.items():
-            if total.per_time is not None:
+            if total.per_time is not None and not (
+                total.where_known and np.isnan(self.totals[name])
+            ):
                 out[total.per_time] = self.totals[name] * rate
         out["request_goodput"] = self.request_goodput
         for name, of in self.latencies.items():

@@ -68,6 +68,19 @@ TOTALS: dict[str, Total] = {
         Total("saved_tokens", "tokens", "not computed thanks to the cache", where_known=True),
         Total("evicted_blocks", "blocks", "cached blocks evicted", where_known=True),
         Total("wasted_tokens", "tokens", "computed in vain", where_known=True),
+        Total("failed", "requests", "sent and not completed", where_known=True),
+        Total("total_input_tokens", "tokens", "prompts completed", where_known=True),
+        Total("total_output_tokens", "tokens", "answers completed", where_known=True),
+        Total(
+            "total_tokens",
+            "tokens",
+            "prompts and answers",
+            per_time="total_token_throughput",
+            shown=False,
+            where_known=True,
+        ),
+        Total("max_output_tokens_per_s", "chunks", "most chunks in a second", where_known=True),
+        Total("max_concurrent_requests", "requests", "most requests in a second", where_known=True),
     )
 }
 """Every total by its name, in the order in which results show them.
@@ -86,7 +99,11 @@ names; ``prefix_cache_hit_rate`` is their ratio, or the share that was given whe
 known. ``saved_tokens`` counts what was found cached at every admission, those after a preemption
 included. ``evicted_blocks`` counts cached blocks that made room for other contents.
 ``wasted_tokens`` counts tokens computed that no answer needed: computed anew after a preemption,
-beyond the end of an answer, rejected drafts, and all of a request that was aborted."""
+beyond the end of an answer, rejected drafts, and all of a request that was aborted.
+
+From ``failed`` on they are those of ``vllm bench serve``, by its definitions, which count tokens of
+requests that completed; :func:`serving.bench_serve_metrics` says more of each. Engines that produce
+them count ``output_tokens`` in the same way."""
 
 
 def checked_totals(given: Mapping[str, float]) -> dict[str, float]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from discrete._client import client_records
 from discrete._log import HELD
 from discrete._outputs import Outputs, chunks
 from discrete._records import Records
 from discrete.vllm.layout import SPAN, Event, Status, status_words
-from serving import RequestTable, kind_of
+from serving import SECONDS, RequestTable, bench_serve_peaks, kind_of
 
 EVENT_NAMES = np.array([each.name.lower() for each in Event])
 """Event types in the words of the event file."""
@@ -219,10 +220,13 @@ class VllmLog:
     def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return latencies [time] between tokens, and how often each occurs, from row ``first``.
 
-        Tokens that a step brings together, verified drafts, are one, as a client sees them.
+        They are of requests that finished. Tokens that a step brings together, verified drafts, are
+        one, as a client sees them.
         """
         spans = self.span_rows()
-        return _latencies(self._applied, spans[spans["request"] >= first])
+        of = spans["request"]
+        counts = (of >= first) & (self.req["status"][of] == Status.FINISHED)
+        return _latencies(self._applied, spans[counts])
 
     def outputs(self) -> Outputs:
         """Return the chunks of every request of the table.
@@ -236,18 +240,37 @@ class VllmLog:
     def totals(self) -> dict[str, float]:
         """Return the totals of :data:`serving.TOTALS` that the engine knows."""
         s, duration = self.scalars, self.time
+        done = self.req["status"] == Status.FINISHED
         limits = kind_of(self.instance).limits(self.instance)
         blocks = limits["memory"].value / self.instance.block_size
         return {
             "duration": duration,
             "completed": float(s["finished"]),
-            "output_tokens": float(self.req["generated"].sum()),
+            "output_tokens": float(self.req["generated"][done].sum()),
             "memory_utilization": _ratio(s["memory_time"], blocks * duration),
             "gpu_utilization": _ratio(s["busy"], duration),
             "evictions": float(s["evicted"]),
             "recompute_waste": float(self.req["recomputed"].sum()),
             **self._of_cache(),
+            **self._of_client(),
         }
+
+    def _of_client(self) -> dict[str, float]:
+        """Return the totals that a client measures; peaks where it saw when outputs came."""
+        done = self.req["status"] == Status.FINISHED
+        prompts, answers = self.req["prompt"][done].sum(), self.req["generated"][done].sum()
+        found = {
+            "failed": float(self.scalars["arrived"] - self.scalars["finished"]),
+            "total_input_tokens": float(prompts),
+            "total_output_tokens": float(answers),
+            "total_tokens": float(prompts + answers),
+        }
+        if self.rows.size and self.instance.time_unit in SECONDS:
+            records = client_records(self, self.request_records())
+            outputs, requests = bench_serve_peaks(records)
+            found["max_output_tokens_per_s"] = float(outputs)
+            found["max_concurrent_requests"] = float(requests)
+        return found
 
     def _of_cache(self) -> dict[str, float]:
         """Return the totals of an engine with a prefix cache; none of another."""
@@ -328,7 +351,7 @@ def _latencies(rows: NDArray, spans: NDArray) -> tuple[NDArray[np.float64], NDAr
     between = end[first[resumed]] - end[last[resumed - 1]]
     return (
         np.concatenate([gaps, between]),
-        np.concatenate([weight[within].astype(float), np.ones(between.size)]),
+        np.concatenate([weight[within], np.ones(between.size, np.int64)]),
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import bench_serve_reference
 import numpy as np
 import pytest
+from real_side import folder
 
-from discrete import UNANSWERED, Outputs, Records, Run, simulate
+from discrete import UNANSWERED, Outputs, Records, Run, engine_for, simulate
 from serving import (
     BatchTimeLaw,
     FluidServeError,
@@ -87,7 +89,10 @@ def test_what_cannot_be_noted_is_refused():
         run.client_records()
 
 
-def served(**settings):
+SOURCE = folder() / "vllm-0.33.0" / "vllm" / "benchmarks" / "serve.py"
+
+
+def served(until=None, **settings):
     """Return the run of a small vLLM server: prompts in chunks, too few blocks, clients who go."""
     rng = np.random.default_rng(7)
     arrival = np.cumsum(rng.exponential(0.02, 60))
@@ -99,19 +104,20 @@ def served(**settings):
     node = VllmV1(
         batch_time=law, num_gpu_blocks=40, max_num_batched_tokens=64, max_num_seqs=8, **settings
     )
-    return simulate(table, node)
+    engine = engine_for(table, node)
+    engine.advance(until=until)
+    return engine.run()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"async_scheduling": False, "enable_prefix_caching": False},
-        {"num_speculative_tokens": 3, "speculative_accept": "0,2,3,1", "ignore_eos": True},
-        {"pipeline_parallel_size": 2},
-    ],
-    ids=["default", "synchronous", "drafts", "stages"],
-)
+SERVERS = {
+    "default": {},
+    "synchronous": {"async_scheduling": False, "enable_prefix_caching": False},
+    "drafts": {"num_speculative_tokens": 3, "speculative_accept": "0,2,3,1", "ignore_eos": True},
+    "stages": {"pipeline_parallel_size": 2},
+}
+
+
+@pytest.mark.parametrize("settings", SERVERS.values(), ids=SERVERS)
 def test_a_vllm_server_answers_in_chunks(settings):
     run = served(**settings)
     requests, found = run.requests, run.client_records()
@@ -135,7 +141,57 @@ def test_a_vllm_server_answers_in_chunks(settings):
     assert (some > 0) == drafts
     bench = bench_serve_metrics(found, run.duration)
     assert bench["failed"] == (words != "finished").sum() > 0
-    metrics = run.metrics()
-    assert bench["completed"] == metrics.completed
-    for name in ("ttft", "tpot", "e2el"):
-        assert bench[f"mean_{name}_ms"] == pytest.approx(1e3 * metrics.latencies[name].mean)
+
+
+def as_seen_by_a_client(found):
+    """Return the records as the references take them: a mapping for each request."""
+    columns = (
+        found.prompt_tokens, found.start, found.ttft, found.latency, found.output_tokens,
+        found.errors, found.gaps_by_request(),
+    )  # fmt: skip
+    keys = ("prompt_len", "start", "ttft", "latency", "output_tokens", "error", "itl")
+    return [
+        {key: value.tolist() if hasattr(value, "tolist") else value
+         for key, value in zip(keys, row, strict=True)}
+        for row in zip(*columns, strict=True)
+    ]  # fmt: skip
+
+
+NOT_SHOWN = {"rtfx"}
+"""Seconds of sound per second: nobody speaks here."""
+
+
+def check_shown(shown, expected):
+    """Hold the metrics of a run to those of ``vllm bench serve`` that carry the same name."""
+    missing = expected.keys() - shown.keys()
+    assert missing <= NOT_SHOWN | {
+        key for key in missing if key.startswith(("p0_", "p25_", "p99.9_"))
+    }
+    assert {key: shown[key] for key in expected.keys() - missing} == {
+        key: pytest.approx(value, 1e-9) for key, value in expected.items() if key not in missing
+    }
+
+
+@pytest.mark.parametrize("until", [None, 1.5])
+@pytest.mark.parametrize("settings", SERVERS.values(), ids=SERVERS)
+def test_what_a_run_says_is_what_vllm_bench_serve_says(settings, until):
+    """Every metric of that name, of requests that came to their end: also where some did not."""
+    run = served(until, **settings)
+    seen = as_seen_by_a_client(run.client_records())
+    limits = {"ttft": 0.3, "tpot": 0.05, "e2el": 1.5}
+    shown = run.metrics(limits).to_json("s")
+    goodput = {name: 1000 * most for name, most in limits.items()}
+    assert shown["failed"] > 0 < shown["request_goodput"] < shown["request_throughput"]
+    check_shown(shown, bench_serve_reference.metrics(seen, run.duration, goodput, (50, 90, 95, 99)))
+    if SOURCE.is_file():
+        vllm = bench_serve_reference.vllm_metrics(SOURCE, seen, run.duration, goodput)
+        check_shown(shown, vllm)
+
+
+def test_what_needs_a_clock_or_every_step_is_left_out_without_them():
+    table = RequestTable.validated([0.0, 0.1], [20, 30], [5, 3])
+    law = BatchTimeLaw(d_0=0.01, d_decode=1e-4)
+    for node, rows in ((VllmV1(law, time_unit="none"), True), (VllmV1(law), False)):
+        shown = simulate(table, node, record_batches=rows).metrics().to_json(node.time_unit)
+        assert shown["total_input_tokens"] == 50 and shown["total_output_tokens"] == 8
+        assert "max_output_tokens_per_s" not in shown and "max_concurrent_requests" not in shown

@@ -142,3 +142,16 @@ def test_totals_of_some_engines_are_left_out_where_nobody_knows_them():
     assert found == out | {"saved_tokens": 0.0}
     nobody = {name: value for name, value in TOTALS.items() if name != "evictions"}
     assert ServingMetrics.summarise(samples(), nobody).to_json()["evictions"] is None
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(0, 9)), min_size=1, max_size=30))
+def test_whole_weights_count_samples(pairs):
+    values, weight = map(np.array, zip(*pairs, strict=True))
+    q = np.array([0.0, 12.5, 50, 90, 99, 100])
+    found = weighted_percentile(values, weight, q)
+    if weight.sum() == 0:
+        assert np.isnan(found).all()
+    else:
+        np.testing.assert_allclose(
+            found, np.percentile(np.repeat(values, weight), q), rtol=1e-12, atol=1e-9
+        )
