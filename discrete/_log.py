@@ -89,7 +89,7 @@ class Log(Protocol):
         """Return the consecutive batches that executed a request, one row per span."""
         ...
 
-    def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray]:
         """Return latencies [time] between tokens, and how often each occurs, from row ``first``."""
         ...
 

@@ -217,7 +217,7 @@ class VllmLog:
         rows = self.span_rows()
         return Records({name: rows[name].copy() for name in rows.dtype.names or ()})
 
-    def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def inter_token_latencies(self, first: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return latencies [time] between tokens, and how often each occurs, from row ``first``.
 
         They are of requests that finished. Tokens that a step brings together, verified drafts, are
@@ -335,7 +335,7 @@ def _emitting_steps(
     return spans["request"], number[spans["first_batch"]], number[spans["last_batch"]], end
 
 
-def _latencies(rows: NDArray, spans: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _latencies(rows: NDArray, spans: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the gaps between the ends of steps that brought tokens of a request.
 
     Within a span they are those between steps that brought tokens, as often as spans cover them.
