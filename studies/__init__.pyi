@@ -17,6 +17,8 @@ from .limitations import capacity_doubt as capacity_doubt
 from .limitations import caveats as caveats
 from .prefix_cache import CachePoint as CachePoint
 from .prefix_cache import PrefixCache as PrefixCache
+from .prefix_cache import WaitingTurns as WaitingTurns
+from .prefix_cache import WaitState as WaitState
 from .question import Question as Question
 from .tuning import Tuning as Tuning
 from .tuning import most_goodput as most_goodput

@@ -89,7 +89,12 @@ class HitCurve:
         return float(self.size[at - 1] + min(part, 1.0) * (self.size[at] - self.size[at - 1]))
 
 
-def hit_curve(requests: RequestTable, prefixes: Prefixes, stays: Stays | None = None) -> HitCurve:
+def hit_curve(
+    requests: RequestTable,
+    prefixes: Prefixes,
+    stays: Stays | None = None,
+    counted: NDArray[np.bool_] | None = None,
+) -> HitCurve:
     """Return what memories of every size find.
 
     Parameters
@@ -100,6 +105,8 @@ def hit_curve(requests: RequestTable, prefixes: Prefixes, stays: Stays | None = 
         Their tree, from :func:`workload.prefixes_of`.
     stays
         When they are in memory; without, each comes and goes before the next.
+    counted : shape (R,)
+        Whose prompts are counted; all, where not given. The others use the memory too.
 
     Raises
     ------
@@ -121,15 +128,17 @@ def hit_curve(requests: RequestTable, prefixes: Prefixes, stays: Stays | None = 
                                 column=name)  # fmt: skip
     if (stays.finished < stays.admitted).any():
         raise WorkloadError("allowed: not before admitted", column="finished")
+    counts = np.ones(len(requests), np.bool_) if counted is None else counted
     size = prefixes.block_size
     answer = (requests.prefill_length % size + requests.decode_length) / size
     base, width, held, most = _depths(
         prefixes.first, prefixes.piece, prefixes.looked_up, prefixes.prompt, prefixes.blocks,
-        answer, stays.admitted, stays.finished,
+        answer, counts, stays.admitted, stays.finished,
         np.argsort(stays.admitted, kind="stable"), np.argsort(stays.finished, kind="stable"),
     )  # fmt: skip
     corners, found = _curve(base, width)
-    return HitCurve(corners, found, size, float(requests.prefill_length.sum()), held, most)
+    prompts = float(requests.prefill_length[counts].sum())
+    return HitCurve(corners, found, size, prompts, held, most)
 
 
 def _curve(base: NDArray, width: NDArray) -> tuple[NDArray, NDArray]:
@@ -144,7 +153,9 @@ def _curve(base: NDArray, width: NDArray) -> tuple[NDArray, NDArray]:
 
 
 @compiled
-def _depths(first, piece, looked_up, prompt, blocks, answer, admitted, finished, entering, leaving):
+def _depths(
+    first, piece, looked_up, prompt, blocks, answer, counts, admitted, finished, entering, leaving
+):
     """Return the memory above each piece that is looked up and was used before, and its length.
 
     Also the blocks held on average over time, and at most.
@@ -170,7 +181,7 @@ def _depths(first, piece, looked_up, prompt, blocks, answer, admitted, finished,
         if comes:
             came += 1
             is_in[r] = True
-            for u in range(first[r], first[r] + looked_up[r]):
+            for u in range(first[r], first[r] + looked_up[r] * counts[r]):
                 p = piece[u]
                 if users[p] == 0 and place[p] == 0:
                     break

@@ -31,7 +31,13 @@ class Pace:
 
 
 def pace(
-    node: VllmV1, mix: RequestMix, rate: float, hit_share: float, distinct: float = 1.0
+    node: VllmV1,
+    mix: RequestMix,
+    rate: float,
+    hit_share: float,
+    distinct: float = 1.0,
+    *,
+    is_full: bool = False,
 ) -> Pace:
     """Return how fast a server works.
 
@@ -47,6 +53,8 @@ def pace(
         Share of each prompt that the cache finds.
     distinct
         Distinct blocks that running requests hold over those that they would hold alone.
+    is_full
+        Whether somebody always waits, so that the server is full whatever the rate.
     """
     server = reading_of(node).node
     server = replace(
@@ -54,7 +62,7 @@ def pace(
     )
     full = fluid.saturation(mix, server)
     load = rate / full.throughput
-    if load < 1:
+    if load < 1 and not is_full:
         steady = fluid.equilibrium(mix, server, rate)
         step, decodes, held = steady.tau, steady.decode_tokens, steady.memory
     else:

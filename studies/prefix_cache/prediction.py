@@ -21,7 +21,7 @@ from workload import HitCurve, Prefixes, Stays, hit_curve, prefixes_of
 PRECISION = 1e-4
 """Hit share up to which rates and stays have to agree."""
 
-ROUNDS = 30
+ROUNDS = 60
 """Rounds after which they are given up."""
 
 
@@ -81,12 +81,8 @@ class PrefixCache:
     def __init__(
         self, requests: RequestTable, block_size: int = 16, *, stop_token: bool = True
     ) -> None:
-        if requests.contents is None:
-            raise UnsupportedError(
-                "nothing says what these requests have in common, so that no cache finds anything: "
-                "that takes the columns content of a request file, the hash_ids of a trace, or "
-                "--turns or --system-prompts of the generator"
-            )
+        check_contents(requests)
+        requests.refuse_sessions("the order in which prompts are looked up")
         self.requests = requests
         self.mix = requests.mix()
         self.prefixes: Prefixes = prefixes_of(requests, block_size, stop_token=stop_token)
@@ -111,7 +107,7 @@ class PrefixCache:
         FluidServeError
             If hit share and stays do not come to agree.
         """
-        _refuse(node)
+        refuse(node)
         if node.block_size != self.prefixes.block_size:
             raise ConfigError("block_size", node.block_size, f"{self.prefixes.block_size}")
         usable = node.num_gpu_blocks - 1 if blocks is None else int(blocks)
@@ -128,7 +124,7 @@ class PrefixCache:
             stays = stays_of(self.requests, node, now, share, distinct)
             curve = hit_curve(self.requests, self.prefixes, stays)
             before, share = share, float(curve.hit_share(usable))
-            distinct = self._distinct(stays, curve)
+            distinct = distinct_share(self.requests, self.prefixes, stays, curve)
             if abs(share - before) < PRECISION:
                 return CachePoint(
                     usable, usable * node.block_size, share, min(curve.held / usable, 1.0),
@@ -145,14 +141,16 @@ class PrefixCache:
             raise FluidServeError("all requests arrive at one time, which is no rate")
         return (len(self.requests) - 1) / lasts
 
-    def _distinct(self, stays: Stays, curve: HitCurve) -> float:
-        """Return distinct blocks of running requests over those that each would hold alone."""
-        table = self.requests
-        alone = (table.prefill_length + table.decode_length / 2) / self.prefixes.block_size
-        lasts = stays.finished - stays.admitted
-        period = float(stays.finished.max() - stays.admitted.min())
-        each = float(alone @ lasts) / period if period > 0 else 0.0
-        return min(curve.held / each, 1.0) if each > 0 else 1.0
+
+def distinct_share(
+    requests: RequestTable, prefixes: Prefixes, stays: Stays, curve: HitCurve
+) -> float:
+    """Return distinct blocks of running requests over those that each would hold alone."""
+    alone = (requests.prefill_length + requests.decode_length / 2) / prefixes.block_size
+    lasts = stays.finished - stays.admitted
+    period = float(stays.finished.max() - stays.admitted.min())
+    each = float(alone @ lasts) / period if period > 0 else 0.0
+    return min(curve.held / each, 1.0) if each > 0 else 1.0
 
 
 def stays_of(
@@ -187,7 +185,17 @@ def _in_turn(arrival, service):
     return admitted
 
 
-def _refuse(node: VllmV1) -> None:
+def check_contents(requests: RequestTable) -> None:
+    """Refuse requests of which nobody knows what they consist of."""
+    if requests.contents is None:
+        raise UnsupportedError(
+            "nothing says what these requests have in common, so that no cache finds anything: "
+            "that takes the columns content of a request file, the hash_ids of a trace, or "
+            "--turns or --system-prompts of the generator"
+        )
+
+
+def refuse(node: VllmV1) -> None:
     """Refuse settings under which the cache works in another way."""
     for key, value, why in (
         ("enable_prefix_caching", node.enable_prefix_caching is False, "there is no cache"),
