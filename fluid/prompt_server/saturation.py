@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from fluid._capacity import BATCHES, Saturation
 from fluid.prompt_server.life import Life, life
+from fluid.prompt_server.recompute import recomputed_tokens
 from serving import RequestMix, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
+
+KV_BLOCKS = "KV blocks"
+"""Name of the limit that memory is."""
 
 LEAST_LENGTHS = 512
 """Prompts, evenly by their probability, by which the time of one prompt is averaged at most."""
@@ -28,10 +32,13 @@ class ServerSaturation(Saturation):
         Requests that start, and end, in a step.
     binds
         Which limit it is at: ``max_num_seqs``, ``max_num_batched_tokens`` or ``KV blocks``.
+    recomputed : [tokens/step]
+        Tokens that preemptions make a step compute again, see :func:`recomputed_tokens`.
     """
 
     entering: float
     binds: str
+    recomputed: float
 
 
 def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | float) -> NDArray:
@@ -82,7 +89,7 @@ def most_entering(mix: RequestMix, server: PromptServer) -> dict[str, float]:
     return {
         "max_num_seqs": server.most_running / each.stay,
         "max_num_batched_tokens": math.inf if server.prompts_apart else by_tokens,
-        "KV blocks": kv / each.held,
+        KV_BLOCKS: kv / each.held,
     }
 
 
@@ -94,13 +101,29 @@ def _square_of_held(mix: RequestMix, server: PromptServer) -> float:
 def _at(mix: RequestMix, server: PromptServer, entering: float, binds: str) -> ServerSaturation:
     each = life(mix, server)
     tau = float(step_time(each, server, entering))
+    again = recomputed_tokens(mix, server, entering) if binds == KV_BLOCKS else 0.0
+    tau += _time_of_more_prompt(each, server, entering, again)
     return ServerSaturation(
-        batch_tokens=entering * (each.decodes + each.prompt.tokens),
+        batch_tokens=entering * (each.decodes + each.prompt.tokens) + again,
         batch_size=entering * each.stay,
         batch_time=tau,
         throughput=entering / tau if tau > 0 else math.inf,
         entering=entering,
         binds=binds,
+        recomputed=again,
+    )
+
+
+def _time_of_more_prompt(each: Life, server: PromptServer, entering: float, more: float) -> float:
+    """Return what ``more`` prompt tokens add to the mean time of a step [time]."""
+    if more == 0:
+        return 0.0
+    decodes, read = entering * each.decodes, entering * each.context
+    if server.prompts_apart:
+        decodes = 0.0
+    tokens, law = entering * each.prompt.tokens, server.batch_time
+    return float(
+        law.step_duration(decodes, read, tokens + more) - law.step_duration(decodes, read, tokens)
     )
 
 
@@ -112,8 +135,8 @@ def saturation(mix: RequestMix, instance: PromptServer) -> ServerSaturation:
     In a step x requests start and x end, so x times what a request takes in all its steps is in the
     step: seats, tokens, blocks. The first limit that this meets gives x, the law the time of the
     step, and the throughput is x over it. Memory is full up to the room that the next prompt waits
-    for. What preemptions compute again is left out: in a large system with a queue the ends of
-    requests free more than the others grow by.
+    for. What preemptions compute again at this size makes the step longer; in a large system with a
+    queue the ends of requests free what the others grow by, and nobody is preempted.
     """
     limits = most_entering(mix, instance)
     binds = min(limits, key=lambda name: limits[name])
