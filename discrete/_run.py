@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from discrete._client import client_records, completed
 from discrete._log import HELD, Log
+from discrete._outputs import Outputs, TellsOutputs
 from discrete._records import Records
 from serving import (
     ClientRecords,
@@ -19,6 +20,7 @@ from serving import (
     RequestTable,
     ServingMetrics,
     Trajectory,
+    UnsupportedError,
     checked_totals,
 )
 from serving.arguments import checked
@@ -197,6 +199,21 @@ class Run:
         """
         self._need("batches", self.record_batches)
         return client_records(self._log, self.requests)
+
+    def outputs(self) -> Outputs:
+        """Return the chunks of output of every request of the table, and when they came.
+
+        Raises
+        ------
+        UnsupportedError
+            If the engine does not tell.
+        """
+        self._need("batches", self.record_batches)
+        if not isinstance(self._log, TellsOutputs):
+            raise UnsupportedError(
+                f"the engine {self.instance.engine} does not tell when outputs came"
+            )
+        return self._log.outputs()
 
     def fragmentation(self) -> Mapping[str, float]:
         """Return the KV that is wasted, in the senses that the engine tells apart."""

@@ -70,7 +70,9 @@ def law_file(
     return f"# {title}\n{keys}{said}\n{_lines(node)}"
 
 
-def server_file(title: str, law: BatchTimeLaw, path: str, memory: Memory | None) -> str:
+def server_file(
+    title: str, law: BatchTimeLaw, path: str, memory: Memory | None, *, of_everyone: bool = False
+) -> str:
     """Return the configuration of ``path`` with another law: a server whose steps were measured.
 
     Parameters
@@ -78,11 +80,13 @@ def server_file(title: str, law: BatchTimeLaw, path: str, memory: Memory | None)
     title
         What was fitted to what.
     law
-        Law [s], whose KV is that of the decoding requests of a batch.
+        Law [s].
     path
         Configuration of the server: engine and settings. A law in it is left out.
     memory
         KV memory, taken where the file says none.
+    of_everyone
+        Whether the KV of the law is that of everyone in a batch, and not of the decoding requests.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def server_file(title: str, law: BatchTimeLaw, path: str, memory: Memory | None)
     written = read_keys(Path(path))
     kind = kind_named(str(written.get("engine", DEFAULT_KIND.name)))
     unit = written.get("time_unit", "s")
-    own = law if kind is DEFAULT_KIND else law.for_whole_context()
+    own = law if kind is DEFAULT_KIND or of_everyone else law.for_whole_context()
     values = kind.law_values(own.in_unit(1000.0) if unit == "ms" else own)
     law_keys = {*kind.law_keys, *kind.carried_keys, "d_1"}
     kept = {key: value for key, value in written.items() if key not in law_keys}

@@ -17,5 +17,8 @@ from calibration.server_runs.metrics import MetricsLog as MetricsLog
 from calibration.server_runs.offsets import Estimate as Estimate
 from calibration.server_runs.read import ServerLog as ServerLog
 from calibration.server_runs.read import read_server_log as read_server_log
+from calibration.server_runs.reconstruction import Replay as Replay
+from calibration.server_runs.reconstruction import Replayed as Replayed
+from calibration.server_runs.reconstruction import reconstruct as reconstruct
 from calibration.server_runs.request_rows import rows_of_requests as rows_of_requests
 from calibration.server_runs.requests import RequestLog as RequestLog

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 from calibration.server_runs.batch_rows import BatchRows
 from calibration.server_runs.chunks import between_chunks
 from calibration.server_runs.drift import Drift, drift
+from calibration.server_runs.fitted import Fitted
 from calibration.server_runs.intervals import with_model_error
-from calibration.server_runs.iteration_rows import Gap, gap_between_steps, rows_of_iterations
+from calibration.server_runs.iteration_fit import fit_iterations
+from calibration.server_runs.iteration_rows import Gap
 from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.law import COEFFICIENTS, Coefficients, LawFit, fit_law
 from calibration.server_runs.metric_rows import every_second, rows_of_metrics
@@ -21,14 +23,15 @@ from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.notes import (
     note_of_paused,
     notes_of,
-    notes_of_iterations,
     notes_of_metrics,
     notes_of_requests,
 )
-from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity
+from calibration.server_runs.offsets import Estimate, frontend_offset, kv_capacity, replayed_offset
 from calibration.server_runs.phase_checks import fit_without_pauses, refuse_two_units
 from calibration.server_runs.phase_rows import rows_of_phases
 from calibration.server_runs.read import ServerLog
+from calibration.server_runs.reconstruction import Replay
+from calibration.server_runs.replay_fit import fit_by_replay
 from calibration.server_runs.request_rows import rows_of_requests, tells_tokens
 from calibration.server_runs.requests import RequestLog
 from calibration.server_runs.token_rows import STEPS_PER_ROW
@@ -99,6 +102,12 @@ class RunCalibration:
         Number of requests that were left out, by reason.
     gap
         Time between steps, which the law contains, where the file tells it apart.
+    reconstructed
+        Share of the tokens that a replay gave in the step in which the client saw them; None
+        without such a replay.
+    of_everyone
+        Whether the KV of a batch is that of everyone in it, chunks of prompts included, as engines
+        that compute prompts count it.
     """
 
     kind: str
@@ -114,6 +123,8 @@ class RunCalibration:
     notes: tuple[str, ...]
     dropped: Mapping[str, int]
     gap: Gap | None = None
+    reconstructed: float | None = None
+    of_everyone: bool = False
 
     @property
     def beyond_law(self) -> float:
@@ -150,11 +161,15 @@ class RunCalibration:
             Kind of engine: it says which coefficients its batches spend, and which an instance
             carries unspent.
         """
+        return kind.law_values(self.batch_time())
+
+    def batch_time(self) -> BatchTimeLaw:
+        """Return the law [s], to six digits, with the largest batch that the run had."""
         known: dict[str, Any] = {
             key: float(f"{value:.6g}") for key, value in self.law.known()._asdict().items()
         }
         most = float(f"{self.rows.decode_tokens.max():.4g}")
-        return kind.law_values(BatchTimeLaw(**known, measured_requests=most or None))
+        return BatchTimeLaw(**known, measured_requests=most or None)
 
 
 @checked()
@@ -168,6 +183,7 @@ def calibrate_run(
     remote_prefill: bool = False,
     windows: int = 8,
     path: str | Path | None = None,
+    replay: Replay | None = None,
 ) -> RunCalibration:
     """Fit the batch-time law of a server to the log of a run.
 
@@ -190,6 +206,9 @@ def calibrate_run(
         Half-overlapping windows in which the law is fitted again for the drift.
     path
         Name of the file that the log comes from, for messages.
+    replay
+        An engine that decides like the server, for the log of a client: it tells what the client
+        does not see (prefix hits, preemptions, chunks). See :func:`studies.replay.replay_of`.
 
     Raises
     ------
@@ -205,13 +224,13 @@ def calibrate_run(
             raise ConfigError(key, value, "a number >= 1")
     try:
         if isinstance(log, RequestLog):
-            found = _fit_requests(log, token_budget, steps_per_row, remote_prefill)
+            found = _fit_requests(log, token_budget, steps_per_row, remote_prefill, replay)
         elif isinstance(log, MetricsLog):
             found = _fit_metrics(log, kv_capacity_tokens, remote_prefill)
         elif isinstance(log, IterationLog):
-            found = _fit_iterations(log, kv_capacity_tokens, block_size)
+            found = fit_iterations(log, kv_capacity_tokens, block_size)
         else:
-            found = _Fitted("windows", log, fit_law(log))
+            found = Fitted("windows", log, fit_law(log))
         _check_plausible(found.rows)
     except WorkloadError as wrong:
         raise WorkloadError(
@@ -222,7 +241,9 @@ def calibrate_run(
         raise WorkloadError(str(wrong), path=path) from None
     rows, law = found.rows, with_model_error(found.law, found.rows, found.others, found.left_out)
     offset = None
-    if isinstance(log, RequestLog):
+    if isinstance(log, RequestLog) and replay is not None:
+        offset = replayed_offset(log, law, replay(log.arrival, found.engine_law()).first_token)
+    elif isinstance(log, RequestLog):
         offset = frontend_offset(
             log, law, token_budget=found.token_budget, remote_prefill=remote_prefill
         )
@@ -242,27 +263,14 @@ def calibrate_run(
         notes=(*found.notes, *notes_of(rows, law, moved, remote_prefill=remote_prefill)),
         dropped={**dropped, **rows.dropped},
         gap=found.gap,
+        reconstructed=found.reconstructed,
+        of_everyone=found.of_everyone,
     )
 
 
 def _given(tokens: float | None) -> Estimate | None:
     """Return a capacity that the user states."""
     return None if tokens is None else Estimate(tokens, tokens, tokens, 0, source="--kv-capacity")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fitted:
-    """What a log of one kind gave: rows, their law, and what only this kind of log tells."""
-
-    kind: str
-    rows: BatchRows
-    law: LawFit
-    others: tuple[LawFit, ...] = ()
-    kv_capacity: Estimate | None = None
-    token_budget: int | None = None
-    notes: tuple[str, ...] = ()
-    left_out: float = 0.0
-    gap: Gap | None = None
 
 
 def _check_plausible(rows: BatchRows) -> None:
@@ -275,7 +283,7 @@ def _check_plausible(rows: BatchRows) -> None:
         )
 
 
-def _fit_metrics(log: MetricsLog, capacity: float | None, remote_prefill: bool) -> _Fitted:
+def _fit_metrics(log: MetricsLog, capacity: float | None, remote_prefill: bool) -> Fitted:
     """Return the fit of the metrics of a server, and the one that scrapes half as often give."""
     shown = kv_capacity(log)
     if capacity is None and shown is not None:
@@ -290,43 +298,26 @@ def _fit_metrics(log: MetricsLog, capacity: float | None, remote_prefill: bool) 
     except FluidServeError:
         others = ()
     notes = notes_of_metrics(log, found, remote_prefill=remote_prefill)
-    return _Fitted("metrics", found, fit_law(found), others, kv_capacity=shown, notes=notes)
-
-
-def _fit_iterations(log: IterationLog, capacity: float | None, block_size: float | None) -> _Fitted:
-    """Return the fit of the iterations of a server, and the one of the largest likely gap."""
-    gap = gap_between_steps(log)
-
-    def rows(between: Gap | None) -> BatchRows:
-        return rows_of_iterations(log, between, kv_capacity=capacity, block_size=block_size)
-
-    found = rows(gap)
-    others = ()
-    if gap is not None:
-        others = tuple(fit_law(rows(each)) for each in gap.bounds())
-    stated = None
-    if log.kv_capacity is not None:
-        said = log.kv_capacity
-        stated = Estimate(said, said, said, samples=0, source="start of the log")
-    return _Fitted(
-        "iterations", found, fit_law(found), others, kv_capacity=stated, gap=gap,
-        notes=notes_of_iterations(log, gap, found, block_size),
-    )  # fmt: skip
+    return Fitted("metrics", found, fit_law(found), others, kv_capacity=shown, notes=notes)
 
 
 def _fit_requests(
-    log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool
-) -> _Fitted:
+    log: RequestLog, budget: int | None, steps_per_row: int, remote_prefill: bool,
+    replay: Replay | None = None,
+) -> Fitted:  # fmt: skip
     """Return the fit of the requests of a run, by token times where these tell the batches."""
 
     def phases(of: RequestLog, law: Coefficients | None = None) -> BatchRows:
         return rows_of_phases(of, remote_prefill=remote_prefill, token_budget=budget, law=law)
 
     refuse_two_units(log, phases)
+    if replay is not None:
+        start = _start(log, budget, steps_per_row, phases)
+        return fit_by_replay(log, replay, start, budget=budget, steps_per_row=steps_per_row)
     notes = notes_of_requests(log, steps_per_row, remote_prefill=remote_prefill)
     if tells_tokens(log, steps_per_row):
         rows, budget = _rows_of_budget(log, budget, steps_per_row, remote_prefill)
-        return _Fitted(
+        return Fitted(
             "requests with token times", rows, fit_law(rows), token_budget=budget, notes=notes
         )
     log = between_chunks(log)
@@ -334,10 +325,21 @@ def _fit_requests(
     total = len(fit.rows) + fit.paused
     if fit.paused:
         notes = (*notes, note_of_paused(fit.paused, total))
-    return _Fitted(
+    return Fitted(
         "requests", fit.rows, fit.law, token_budget=budget, notes=notes,
         left_out=fit.paused / total,
     )  # fmt: skip
+
+
+def _start(
+    log: RequestLog, budget: int | None, steps_per_row: int, phases: Callable[..., BatchRows]
+) -> Coefficients:
+    """Return a law that is near enough for an engine to start with."""
+    if tells_tokens(log, steps_per_row):
+        rows, _ = _rows_of_budget(log, budget, steps_per_row, remote_prefill=False)
+    else:
+        rows = phases(log)
+    return fit_law(rows).known()
 
 
 def _rows_of_budget(

@@ -11,8 +11,12 @@ from calibration.server_runs.iteration_rows import MANY_GAPS, Gap, drafts
 from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.law import LawFit
 from calibration.server_runs.metrics import MetricsLog
+from calibration.server_runs.reconstruction import Replayed
 from calibration.server_runs.request_rows import tells_tokens
 from calibration.server_runs.requests import RequestLog
+
+SAME = 0.95
+"""Share of the tokens in their steps from which on an engine did what the server did."""
 
 COLLINEAR = 30.0
 """Condition number beyond which the rows do not tell the coefficients apart."""
@@ -81,6 +85,41 @@ def notes_of_requests(
             "token sent, and too small for tokens computed where the server caches prefixes"
         )
     return tuple(said)
+
+
+def notes_of_replay(log: RequestLog, replayed: Replayed, share: float | None) -> tuple[str, ...]:
+    """Return what a replay on an engine says of a run.
+
+    Parameters
+    ----------
+    log
+        The run.
+    replayed
+        What the engine did.
+    share
+        Tokens that came in the step in which the client saw them; None where clients say no times.
+    """
+    sent = float(log.prompt_tokens.sum())
+    did = (
+        f"it preempted {replayed.preemptions.sum():.0f} times, found "
+        f"{replayed.cached.sum():.0f} of {sent:.0f} prompt tokens in its prefix cache, and "
+        f"computed {replayed.recomputed.sum():.0f} again"
+    )
+    if not replayed.cached[replayed.preemptions == 0].any():
+        did += (
+            " (no request shares anything as far as is known: where the server's cache had some "
+            "of a prompt, d_prefill is too small)"
+        )
+    if share is None:
+        return (f"what batches held is that of the engine under the fitted law: {did}",)
+    if share >= SAME:
+        return (f"the engine gives {share:.1%} of the tokens in the step in which the client saw "
+                f"them, so it decided what the server did: {did}",)  # fmt: skip
+    return (
+        f"the engine gives only {share:.0%} of the tokens in the step in which the client saw "
+        "them (nobody knows what requests consist of, or what the cache held before, or the "
+        f"settings are others); run freely, {did}",
+    )
 
 
 def note_of_paused(paused: int, total: int) -> str:

@@ -83,14 +83,8 @@ def frontend_offset(
     known = law.known()
     if not remote_prefill and not known.d_prefill > 0:
         return None
-    others = _running_at_arrival(log)
-    quiet = np.flatnonzero(others <= np.quantile(others, QUIET_SHARE))
-    # A request that arrives while another prompt waits shares a batch with it: not quiet.
-    starts = np.sort(log.first_token)
-    ahead = np.searchsorted(np.sort(log.arrival), log.arrival, side="left") - np.searchsorted(
-        starts, log.arrival, side="right"
-    )
-    quiet = quiet[(ahead[quiet] <= 0) & (log.prompt_tokens[quiet] <= (token_budget or ONE_BATCH))]
+    others, quiet = _quiet(log)
+    quiet = quiet[log.prompt_tokens[quiet] <= (token_budget or ONE_BATCH)]
     if quiet.size < FEWEST:
         return None
     running, prompt = others[quiet], log.prompt_tokens[quiet]
@@ -112,6 +106,33 @@ def frontend_offset(
     )
 
 
+def replayed_offset(
+    log: RequestLog, law: LawFit, first_token: NDArray[np.float64]
+) -> Estimate | None:
+    """Return the part of TTFT that a replay of the run does not explain [s].
+
+    Parameters
+    ----------
+    log
+        The run.
+    law
+        Law of the replay.
+    first_token : shape (R,) [s]
+        When the engine gave each request its first token.
+    """
+    others, quiet = _quiet(log)
+    if quiet.size < FEWEST:
+        return None
+    content = np.array([1.0, float(np.median(log.prompt_tokens[quiet])),
+                        float(np.median(others[quiet])), 0.0])  # fmt: skip
+    return _median(
+        (log.first_token - first_token)[quiet],
+        f"TTFT of the {quiet.size} requests that found the fewest others "
+        f"(at most {int(others[quiet].max())}), less that of the replay",
+        beside=_half_width(law, content),
+    )
+
+
 def _half_width(law: LawFit, content: NDArray[np.float64]) -> float:
     """Return a half width of the time that the law gives a batch, as of independent coefficients.
 
@@ -119,6 +140,20 @@ def _half_width(law: LawFit, content: NDArray[np.float64]) -> float:
     """
     half = np.where(np.isfinite(law.half_width), law.half_width, 0.0)
     return float(np.sqrt(((half * content) ** 2).sum()))
+
+
+def _quiet(log: RequestLog) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what each request found decoding, and the requests that found the fewest.
+
+    A request that arrives while another prompt waits shares a batch with it, and is not quiet.
+    """
+    others = _running_at_arrival(log)
+    quiet = np.flatnonzero(others <= np.quantile(others, QUIET_SHARE))
+    starts = np.sort(log.first_token)
+    ahead = np.searchsorted(np.sort(log.arrival), log.arrival, side="left") - np.searchsorted(
+        starts, log.arrival, side="right"
+    )
+    return others, quiet[ahead[quiet] <= 0]
 
 
 def _running_at_arrival(log: RequestLog) -> NDArray[np.float64]:

@@ -26,8 +26,12 @@ def rows_of_tokens(
     steps_per_row: int,
     token_budget: float | None,
     remote_prefill: bool,
+    computed: Computed | None = None,
 ) -> BatchRows:
-    """Return rows of ``steps_per_row`` batches each; see :func:`rows_of_requests`."""
+    """Return rows of ``steps_per_row`` batches each; see :func:`rows_of_requests`.
+
+    ``computed`` says which tokens a prefix cache left to compute; without it, all.
+    """
     emitted = [
         first + np.concatenate([[0.0], np.cumsum(gaps)])
         for first, gaps in zip(log.first_token, inter_token, strict=True)
@@ -51,7 +55,7 @@ def rows_of_tokens(
     prefill = np.zeros(begin.size)
     if not remote_prefill:
         room = np.inf if token_budget is None else np.maximum(token_budget - decode, 0.0)
-        work = _work(log)
+        work = _work(log, computed)
         prefill = _prefill(work, begin, end, shift, np.broadcast_to(room, begin.shape).copy())
     group = _groups(begin, end, steps_per_row)
     counts = np.bincount(group)
@@ -122,13 +126,32 @@ class _Work:
     tokens: NDArray[np.float64]
 
 
-def _work(log: RequestLog) -> _Work:
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """A prefix cache left these tokens to compute.
+
+    Parameters
+    ----------
+    prompt : shape (R,) [tokens]
+        Of each prompt.
+    again
+        Share of what a preempted request held.
+    """
+
+    prompt: NDArray[np.float64]
+    again: float
+
+
+def _work(log: RequestLog, computed: Computed | None) -> _Work:
     """Return the prompts of a log, and what was computed again after a pause."""
-    again = pauses(log)
+    paused = pauses(log)
+    prompt, again = (
+        (log.prompt_tokens, 1.0) if computed is None else (computed.prompt, computed.again)
+    )
     return _Work(
-        np.concatenate([log.arrival, again.begin]),
-        np.concatenate([log.first_token, again.end]),
-        np.concatenate([log.prompt_tokens, again.context]),
+        np.concatenate([log.arrival, paused.begin]),
+        np.concatenate([log.first_token, paused.end]),
+        np.concatenate([prompt, again * paused.context]),
     )
 
 

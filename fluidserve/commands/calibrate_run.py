@@ -35,8 +35,15 @@ if TYPE_CHECKING:
               help="batches averaged where FILE has token times  [default: 8]")  # fmt: skip
 @option("--windows", type=int, default=8, show_default=True,
               help="half-overlapping windows in which the law is fitted again")  # fmt: skip
+@option("--config", "config_file", default=None, metavar="FILE",
+        help="configuration of the server: its engine replays the result of a client, and "
+        "--config-out writes it with the law")  # fmt: skip
+@option("--contents", default=None, metavar="FILE",
+        help="request file that says what the prompts of the result consist of")  # fmt: skip
 @option("--config-out", default=None, metavar="FILE", section="Output",
               help="write the law, and the KV capacity if visible, as a configuration")  # fmt: skip
+@option("--stalls/--no-stalls", default=False, show_default=True, section="Output",
+        help="--config-out: lengthen the law by what batches took beyond it")  # fmt: skip
 def run(
     source: str,
     interval: float | None,
@@ -44,7 +51,10 @@ def run(
     labels: tuple[str, ...],
     result: int | None,
     skip_gaps: bool,
+    config_file: str | None,
+    contents: str | None,
     config_out: str | None,
+    stalls: bool,
     **options: Any,
 ) -> None:
     """Fit the batch-time law to what a server wrote while it ran.
@@ -56,26 +66,38 @@ def run(
     of Prometheus' query_range, a CSV of throughputs per interval, or one of windows; plain or gzip,
     and its content shows which. Printed are the law with intervals and what is identified, its
     error on the later part of the run, drift in a sliding window, the front end's share of TTFT,
-    and the KV capacity if it shows.
+    and the KV capacity if it shows. With --config of a server that computes its prompts, its
+    engine tells what a client does not see: prefix hits, preemptions, chunks of prompts.
     """
     from calibration.server_runs import calibrate_run, read_server_log
     from fluidserve.folders import emit
+    from fluidserve.jobs.calibrate_run import replay_for
     from fluidserve.options import FlagError
     from fluidserve.tables import run_fit_table
+    from serving import FluidServeError
     from serving.files import check_writable
 
     if config_out is not None:
         check_writable(config_out, source)
     if interval is not None and not 0 < interval < float("inf"):
         raise FlagError("--interval", interval, "a finite number > 0")
+    if stalls and config_out is None:
+        raise FluidServeError("--stalls is for the configuration that --config-out writes")
     given = {key: value for key, value in options.items() if value is not None}
     log = read_server_log(
         source, interval=interval, engine=engine, labels=_labels(labels), result=result,
         skip_gaps=skip_gaps,
     )  # fmt: skip
-    found = calibrate_run(log, path=source, **given)
+    replay, server = replay_for(log, config_file, contents, given.get("kv_capacity_tokens"))
+    budget = server.get("max_num_batched_tokens")
+    if budget is not None:
+        given.setdefault("token_budget", budget)
+    block = server.get("block_size")
+    if block is not None:
+        given.setdefault("block_size", block)
+    found = calibrate_run(log, path=source, replay=replay, **given)
     if config_out is not None:
-        _write_config(found, source, config_out)
+        _write_config(found, source, config_out, config_file, stalls)
     emit({"input": source, **_told(found)}, run_fit_table)
 
 
@@ -112,6 +134,7 @@ def _told(found: RunCalibration) -> dict[str, Any]:
         "frontend_offset": estimate(found.frontend_offset),
         "max_num_batched_tokens": found.token_budget,
         "max_num_batched_tokens_inferred": found.budget_inferred,
+        "reconstructed": found.reconstructed,
         "gap_between_steps": estimate(found.gap),
         "beyond_law": found.beyond_law,
         "dropped": dict(found.dropped),
@@ -155,19 +178,16 @@ def _drift(found: Drift) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_config(found: RunCalibration, source: str, path: str) -> None:
-    """Write the configuration of a decode node with this law, and say what it lacks."""
-    from fluidserve.law_files import LACKING, Memory, law_file
-    from serving import UnsupportedError
+def _write_config(
+    found: RunCalibration, source: str, path: str, server: str | None, stalls: bool
+) -> None:
+    """Write the configuration with this law, and say what it lacks."""
+    from fluidserve.jobs.calibrate_run import configuration
+    from fluidserve.law_files import LACKING
     from serving.files import atomic_write
 
-    if found.rows.kv_is_share or found.rows.kv_tokens is None:
-        raise UnsupportedError("--config-out needs d_kv per token: give --kv-capacity")
-    size = found.kv_capacity
-    memory = None if size is None else Memory(round(size.value), size.source)
-    title = f"Batch-time law fitted to {source} by fluidserve calibrate run"
-    title = "\n# ".join([title, *_front_end(found)])
+    text, has_memory = configuration(found, source, _front_end(found), server, stalls=stalls)
     with atomic_write(path) as file:
-        file.write(law_file(title, found.law_keys(), memory))
-    if memory is None:
+        file.write(text)
+    if not has_memory:
         click.echo(f"note: {path} {LACKING}", err=True)
