@@ -61,7 +61,7 @@ def recomputed_tokens(mix: RequestMix, server: PromptServer, entering: float) ->
     points = int(fine * covered)
     back = _given_back(mix, server, entering, step, points)
     often = _lacking(back, fine, points)
-    lost = _lost(mix, server, np.arange(points + fine) * step)
+    lost = _lost(mix, server, np.arange(points + fine).astype(np.float64) * step)
     total, first = 0.0, lost[:points]
     for given in range(min(fine, back.size)):
         more = fine - given
