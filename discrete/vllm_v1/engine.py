@@ -25,6 +25,7 @@ from discrete.vllm_v1.layout import (
     STUCK,
     Connector,
 )
+from discrete.vllm_v1.levels import numbered, standing
 from discrete.vllm_v1.outcome import ABORT_ROW
 from serving import ConfigError, RequestTable, UnsupportedError, WorkloadError
 from serving.chains import chains
@@ -134,6 +135,8 @@ class VllmV1Engine(VllmEngine):
         records["limit"][new] = records["output"][new] if node.ignore_eos else ENDLESS
         records["priority"] = requests.priority
         records["rank"] = np.arange(records.size)
+        if self.state["by_priority"][0]:
+            records["level"], self.state["leaves"] = numbered(requests.priority)
         self._clients = Clients.of(requests, self._max_concurrency)
         if not known:
             self.state["closed"], self.state["ready"] = (
@@ -157,6 +160,12 @@ class VllmV1Engine(VllmEngine):
         self._name_blocks(records, requests)
         self._state_hits(records, requests)
         self._set_aborts(requests, known)
+        self._find_levels(records)
+
+    def _find_levels(self, records: NDArray) -> None:
+        """Find where each priority stands in the queue, which the tables of the levels only say."""
+        head, leaves = int(self.state["head"][0]), int(self.state["leaves"][0])
+        self._level_last, self._level_tree = standing(records, head, leaves)
 
     def _name_blocks(self, records: NDArray, requests: RequestTable) -> None:
         """Give every full block of every request the number of its prefix."""
@@ -214,6 +223,7 @@ class VllmV1Engine(VllmEngine):
             "first_block": self._first_block, "last_block": self._last_block,
             "running": self._running, "batch": self._batch, "plan": self._plan,
             "accepts": self._accepts, "aborts": self._aborts, "crc_table": self._crc_table,
+            "level_last": self._level_last, "level_tree": self._level_tree,
             **self._clients.tables(),
         }  # fmt: skip
 
@@ -233,6 +243,7 @@ class VllmV1Engine(VllmEngine):
         self._first_block, self._last_block = arrays["first_block"], arrays["last_block"]
         self._running, self._batch = arrays["running"], arrays["batch"]
         self._plan = arrays["plan"]
+        self._find_levels(self.req)
         limit = int(self.state["max_concurrency"][0])
         self._max_concurrency = None if limit == UNLIMITED else limit
         self._clients = Clients.of(self.requests, self._max_concurrency)

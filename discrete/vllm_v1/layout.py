@@ -54,7 +54,8 @@ the log shows the order of the free queue."""
 ADDRESSES = record(
     "",
     f"{ADDRESS_INTS} blocks_at tables_at chains_at first_block_at last_block_at running_at batch_at"
-    " plan_at accepts_at aborts_at num_aborts crc_table_at ready_at order_at turns_at thinks_at",
+    " plan_at accepts_at aborts_at num_aborts crc_table_at ready_at order_at turns_at thinks_at"
+    " level_last_at level_tree_at leaves",
 )
 """Where the tables of this engine lie, and their sizes."""
 
@@ -65,9 +66,10 @@ REQUEST = record(
     REQUEST_FLOATS,
     f"{REQUEST_INTS} limit rank priority cached in_flight placeholders spec stale eligible"
     " is_chunk is_deferred decodes has_draft verified seen is_prefilling first_hits previous"
-    " next table_at chain_at found",
+    " next table_at chain_at found level",
 )
-"""One request. ``rank`` orders those of a priority by arrival. ``limit`` is max_tokens;
+"""One request. ``level`` numbers its priority, and ``rank`` orders those of a level by arrival.
+``limit`` is max_tokens;
 ``placeholders`` are tokens that batches in flight will bring; ``spec`` drafts wait to be verified;
 of the tokens in flight ``stale`` ones were scheduled before a preemption; ``eligible`` is the first
 step that may decode it again. ``is_chunk``: its last step did not reach its end. ``decodes`` and

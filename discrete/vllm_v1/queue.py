@@ -6,6 +6,7 @@ Requests whose prompts the connector brings in stand in a list of their own, ahe
 from __future__ import annotations
 
 from discrete.vllm.layout import NOBODY
+from discrete.vllm_v1.levels import count_waiting, last_before, last_of
 from discrete.vllm_v1.memory import request
 from serving.compilation import compiled
 
@@ -27,35 +28,49 @@ def _insert_after(s, r, before):
 
 
 @compiled
-def _goes_before(q, other):
-    return q.priority < other.priority or (q.priority == other.priority and q.rank < other.rank)
-
-
-@compiled
-def _insert_by_rank(s, r):
-    """Insert a request where its priority, arrival and number put it."""
-    q, before = request(s, r), s.tail
-    while before != NOBODY and _goes_before(q, request(s, before)):
-        before = request(s, before).previous
-    _insert_after(s, r, before)
-
-
-@compiled
 def join_waiting(s, r):
-    """Let a request that arrives queue up."""
-    if s.by_priority:
-        _insert_by_rank(s, r)
-    else:
+    """Let a request that arrives queue up: last, or last of its priority."""
+    if not s.by_priority:
         _insert_after(s, r, s.tail)
+        return
+    level = request(s, r).level
+    last = last_of(s, level)
+    _insert_after(s, r, last_before(s, level) if last.value == NOBODY else last.value)
+    last.value = r
+    count_waiting(s, level, 1)
 
 
 @compiled
 def rejoin_waiting(s, r):
-    """Let a preempted request queue up: first, or where its priority puts it."""
-    if s.by_priority:
-        _insert_by_rank(s, r)
-    else:
+    """Let a preempted request queue up: first, or among those of its priority by its arrival."""
+    if not s.by_priority:
         _insert_after(s, r, NOBODY)
+        return
+    q = request(s, r)
+    before = last_before(s, q.level)
+    after = s.head if before == NOBODY else request(s, before).next
+    while after != NOBODY and _goes_before(request(s, after), q):
+        before, after = after, request(s, after).next
+    last = last_of(s, q.level)
+    if last.value == NOBODY or last.value == before:
+        last.value = r
+    _insert_after(s, r, before)
+    count_waiting(s, q.level, 1)
+
+
+@compiled
+def _goes_before(q, other):
+    """Return whether a request of the same priority came before another."""
+    return q.level == other.level and q.rank < other.rank
+
+
+@compiled
+def _leave_level(s, q, r):
+    last = last_of(s, q.level)
+    if last.value == r:
+        alone = q.previous == NOBODY or request(s, q.previous).level != q.level
+        last.value = NOBODY if alone else q.previous
+    count_waiting(s, q.level, -1)
 
 
 @compiled
@@ -73,6 +88,8 @@ def _bridged(s, q):
 def leave_waiting(s, r):
     """Take a request out of the queue, wherever it stands."""
     q = request(s, r)
+    if s.by_priority:
+        _leave_level(s, q, r)
     before, after = _bridged(s, q)
     if before == NOBODY:
         s.head = after

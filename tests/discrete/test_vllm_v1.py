@@ -70,15 +70,35 @@ def tables(draw):
     )  # fmt: skip
     gives_up = rng.random(size) < draw(st.sampled_from([0.0, 0.3]))
     patience = np.where(gives_up, rng.exponential(0.1, size), math.inf)
+    priority = rng.integers(0, draw(st.sampled_from([3, 99])), size)
     return RequestTable.validated(
-        arrival, prompt, output, priority=rng.integers(0, 3, size), contents=contents,
+        arrival, prompt, output, priority=priority, contents=contents,
         abort_time=arrival + patience,
     )  # fmt: skip
+
+
+def check_queue(engine):
+    """Hold the waiting queue of an engine at rest to its order, and its levels to the queue."""
+    req, r, order = engine.req, int(engine.state["head"][0]), []
+    while r >= 0:
+        order.append(r)
+        r = int(req["next"][r])
+    assert len(order) == engine.state["waiting"] - engine.state["held"]
+    assert order == sorted(order, key=lambda r: (req["priority"][r], req["rank"][r]))
+    last = {int(req["level"][r]): r for r in order}
+    leaves = int(engine.state["leaves"][0])
+    assert engine._level_last.tolist() == [last.get(level, -1) for level in range(leaves)]
+    waiting = [sum(req["level"][r] == level for r in order) for level in range(leaves)]
+    tree = engine._level_tree
+    assert tree[leaves:].tolist() == waiting and tree[1:2].tolist() == [len(order)]
+    assert (tree[1:leaves] == tree[2 : 2 * leaves : 2] + tree[3 : 2 * leaves : 2]).all()
 
 
 def check_books(engine):
     """Hold the blocks of an engine at rest to what they are."""
     state, node = engine.state[0], engine.instance
+    if state["by_priority"]:
+        check_queue(engine)
     number, held = node.num_gpu_blocks, {}
     for r in np.flatnonzero(engine.req["blocks"]):
         first = engine.req["table_at"][r]
