@@ -41,6 +41,8 @@ class MeasuredServer:
         Engines among which requests are dealt.
     assumptions
         What the run does not say of the server, one line each.
+    profile
+        Of the model on the card, where one is known and no file gives the law.
     """
 
     instance: Instance
@@ -48,6 +50,7 @@ class MeasuredServer:
     law_from: str
     replicas: int
     assumptions: tuple[str, ...]
+    profile: Profile | None = None
 
 
 def server_of_run(
@@ -118,7 +121,15 @@ def server_of_run(
     if replicas > 1:
         assumed.append(f"requests are dealt in turn among {replicas} engines that do not wait for "
                        "each other")  # fmt: skip
-    return MeasuredServer(instance, config, law_from, replicas, tuple(assumed))
+    own_law = params.get("law_file") is None and not _says_law(flags, kind)
+    return MeasuredServer(
+        instance, config, law_from, replicas, tuple(assumed), profile if own_law else None
+    )
+
+
+def _says_law(given: Mapping[str, Any], kind: Any) -> bool:
+    """Return whether some keys say terms of a law."""
+    return any(key in kind.law_keys for key in given)
 
 
 def _engine(run: MeasuredRun) -> str:

@@ -4,6 +4,9 @@ A law from step times of kernels, or from data sheets, does not know what a serv
 two steps, nor how its kernels bend with the number of requests. A running server corrects it by a
 constant time per step, by a factor each on what decoding requests, the KV that is read and prompts
 cost, and by a curve over the decoding requests.
+
+A law without a table for steps with prefill gets one. Such a step takes as long as a decode step of
+as many tokens, which is bound by reading weights, until its multiplications take longer.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving import BatchTimeLaw
 
-KNOTS = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+KNOTS = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 """Decoding requests at which the curve of a correction may bend."""
 
 KV = ("d_kv", "d_mixed_kv_table")
@@ -69,7 +72,7 @@ class Terms:
     @classmethod
     def nothing(cls, most_requests: float) -> Terms:
         """Return a correction that changes nothing, with knots up to so many requests."""
-        size = max(1, sum(1 for knot in KNOTS if knot < most_requests))
+        size = max(1, sum(1 for knot in KNOTS[:-1] if knot < most_requests))
         return cls(0.0, 1.0, 1.0, 1.0, np.zeros(size))
 
     @classmethod
@@ -99,11 +102,52 @@ class Terms:
         rows = _rows(law, self.slopes.size)
         decode = self.decode * decode_time(law, rows) + self.curve(rows)
         fixed = law.d_0 + self.gap
-        shortest = SMALLEST * shortest_step(law)
         decode = np.maximum.accumulate(np.maximum(decode + min(fixed, 0.0), 0.0))
-        fixed = max(fixed, shortest - float(decode[0]))
+        fixed = max(fixed, SMALLEST * shortest_step(law) - float(decode[0]))
         table = tuple(zip(rows.tolist(), decode.tolist(), strict=True))
-        return replace(law, d_0=max(fixed, 0.0), d_decode=0.0, d_decode_table=table, **changed)
+        found = replace(law, d_0=fixed, d_decode=0.0, d_decode_table=table, **changed)
+        if not _bends(law):
+            return found
+        return replace(found, d_prefill=0.0, d_prefill_table=self._roof(law, found, rows))
+
+    def _roof(
+        self, law: BatchTimeLaw, found: BatchTimeLaw, rows: NDArray[np.float64]
+    ) -> tuple[tuple[float, float], ...]:
+        """Return the time of steps with prefill by tokens: reading or multiplying, the longer."""
+        x = np.unique(np.append(rows, (FARTHEST / 2, FARTHEST)))
+        above = self._multiplying(law, x) - self._reading(found, x)
+        cross = np.flatnonzero(np.diff(np.sign(above)) != 0)
+        share = above[cross] / (above[cross] - above[cross + 1])
+        x = np.unique(np.append(x, x[cross] + share * np.diff(x)[cross]))
+        time = np.maximum.accumulate(np.maximum(self._multiplying(law, x), self._reading(found, x)))
+        return tuple(zip(x.tolist(), time.tolist(), strict=True))
+
+    def _multiplying(self, law: BatchTimeLaw, tokens: ArrayLike) -> NDArray[np.float64]:
+        return self.gap + self.prefill * law.d_prefill * np.asarray(tokens, float)
+
+    def multiplies(self, law: BatchTimeLaw, tokens: ArrayLike) -> NDArray[np.bool_]:
+        """Return which steps with prefill of so many tokens are bound by multiplications."""
+        return self._multiplying(law, tokens) > self._reading(self.corrected(law), tokens)
+
+    def as_requests(self, tokens: ArrayLike) -> NDArray[np.float64]:
+        """Return the requests whose decode step takes as long as reading for so many tokens.
+
+        Beyond the last knot no more tokens make the reading longer.
+        """
+        return np.minimum(np.asarray(tokens, float), KNOTS[self.slopes.size])
+
+    def _reading(self, found: BatchTimeLaw, tokens: ArrayLike) -> NDArray[np.float64]:
+        """Return the time of a decode step of so many tokens, without KV [time]."""
+        return found.d_0 + decode_time(found, self.as_requests(tokens))
+
+
+FARTHEST = 65536.0
+"""Tokens of the last row of a table of steps with prefill."""
+
+
+def _bends(law: BatchTimeLaw) -> bool:
+    """Return whether a correction gives the law a table for steps with prefill."""
+    return law.d_prefill_table is None and law.d_prefill > 0
 
 
 def decode_time(law: BatchTimeLaw, requests: ArrayLike) -> NDArray[np.float64]:
@@ -199,11 +243,15 @@ def parts(
     prefill = np.asarray(steps["prefill_tokens"], float)
     total = np.asarray(steps["batch_duration"], float)
     ran = total > 0
-    by_table = reads_by_table(law, prefill)
+    by_table, tokens = reads_by_table(law, prefill), decode
+    if _bends(law):
+        mixed = prefill > 0
+        by_table = mixed & terms.multiplies(law, decode + prefill)
+        tokens = np.where(mixed, terms.as_requests(decode + prefill), decode)
     only_kv = replace(law, **{k: v for k, v in NOTHING.items() if k not in KV})
     reading = np.asarray(only_kv.step_duration(decode, context, prefill), float) * ran
-    in_curve = (ran & ~by_table)[:, None] * _lengths(decode, terms.slopes.size)
-    decoding = np.where(by_table | ~ran, 0.0, decode_time(law, decode))
+    in_curve = (ran & ~by_table)[:, None] * _lengths(tokens, terms.slopes.size)
+    decoding = np.where(by_table | ~ran, 0.0, decode_time(law, tokens))
     rest = np.where(by_table | ~ran, 0.0, law.d_0)
     known = terms.gap * ran + terms.decode * decoding + terms.kv * reading
     known += in_curve @ terms.slopes + rest

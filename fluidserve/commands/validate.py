@@ -28,6 +28,13 @@ from fluidserve.options import instance_options, run_options
     help="match the law to this other run; repeatable",
 )
 @option(
+    "--calibrate-steps",
+    metavar="FILE",
+    multiple=True,
+    section="Law",
+    help="match the law to measured steps of the server too, as calibrate steps reads them",
+)
+@option(
     "--calibrate-until",
     type=float,
     metavar="S",

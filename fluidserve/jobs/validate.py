@@ -19,6 +19,7 @@ from fluidserve.text import for_people, instance_line
 from serving import BatchTimeLaw, FluidServeError
 
 if TYPE_CHECKING:
+    from calibration import StepRows
     from calibration.measured_runs import MeasuredRun
     from studies.validation import Matched, Replayed, Validation
 
@@ -41,14 +42,17 @@ def validate_into(
     until = params["calibrate_until"]
     if until is not None and not 0 < until < math.inf:
         raise FlagError("--calibrate-until", until, "a finite number > 0")
-    if until is not None and params["calibrate_on"]:
-        raise FluidServeError("--calibrate-until and --calibrate-on both calibrate; give one")
+    others = [key for key in ("calibrate_on", "calibrate_steps") if params[key]]
+    if until is not None and others:
+        flag = others[0].replace("_", "-")
+        raise FluidServeError(f"--calibrate-until and --{flag} both calibrate; give one")
     with watch("read"):
         run = _read(path, params)
         requests = _replayed(run, params)
         trained = [_read(each, params, other=True) for each in params["calibrate_on"]]
+        steps = [_steps(each, run, params) for each in params["calibrate_steps"]]
     with watch("calibrate"):
-        server, matched, warnings = _server(run, requests, trained, params)
+        server, matched, warnings = _server(run, requests, trained, steps, params)
     offset = _front_end(params["front_end_offset"], matched)
     with watch("predict"):
         found = validate(
@@ -59,7 +63,7 @@ def validate_into(
     summary = {
         "kind": "validation",
         **_told(run, server, found),
-        "calibration": _calibration(matched, trained, until),
+        "calibration": _calibration(matched, trained, params),
         "front_end_offset": offset,
         **scores_json(found),
         "warnings": warnings,
@@ -93,6 +97,14 @@ def _read(path: str, params: Mapping[str, Any], *, other: bool = False) -> Measu
     )
 
 
+def _steps(path: str, run: MeasuredRun, params: Mapping[str, Any]) -> StepRows:
+    """Read measured steps of the server's model, on as many cards."""
+    from calibration import read_step_times
+
+    tp = params["tp"] if params["tp"] is not None else run.server.tp
+    return read_step_times(path, tp=tp)
+
+
 def _replayed(run: MeasuredRun, params: Mapping[str, Any]) -> Replayed:
     from studies.validation import replayed
 
@@ -103,17 +115,19 @@ def _server(
     run: MeasuredRun,
     requests: Replayed,
     trained: Sequence[MeasuredRun],
+    steps: Sequence[StepRows],
     params: Mapping[str, Any],
 ) -> tuple[MeasuredServer, Matched | None, list[str]]:
     """Return the server with its law, matched to runs if that was asked for."""
+    from calibration.measured_runs.beginning import beginning
     from studies.validation import Source, match_law, with_law
 
     until = params["calibrate_until"]
-    if not trained and until is None:
+    if not trained and not steps and until is None:
         return server_of_run(run, params), None, []
     warnings: list[str] = []
     if until is None:
-        start = _start(trained[0]) if _needs_start(run, params) else None
+        start = _start(trained[0]) if trained and _needs_start(run, params) else None
         sources = []
         for each in trained:
             if _is_same(each, run):
@@ -127,9 +141,13 @@ def _server(
         own = server_of_run(run, params, start)
         sources = [Source(requests, own.instance, own.replicas, until)]
     server = server_of_run(run, params, start)
-    matched = match_law(sources, server.instance.batch_time)
+    law, doubt, law_from = server.instance.batch_time, 1.0, server.law_from
+    if server.profile is not None:
+        begun = beginning(server.profile, kernels_differ=server.replicas > 1)
+        law, doubt, law_from = begun.law, begun.doubt, begun.words
+    matched = match_law(sources, law, steps, doubt)
     instance = with_law(server.instance, matched.law)
-    return replace(server, instance=instance), matched, warnings
+    return replace(server, instance=instance, law_from=law_from), matched, warnings
 
 
 def _needs_start(run: MeasuredRun, params: Mapping[str, Any]) -> bool:
@@ -211,13 +229,14 @@ def _told(run: MeasuredRun, server: MeasuredServer, found: Validation) -> dict[s
 
 
 def _calibration(
-    matched: Matched | None, trained: Sequence[MeasuredRun], until: float | None
+    matched: Matched | None, trained: Sequence[MeasuredRun], params: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     if matched is None:
         return None
     return {
         "runs": [each.name for each in trained],
-        "until": until,
+        "steps": [Path(each).name for each in params["calibrate_steps"]],
+        "until": params["calibrate_until"],
         "times": matched.times,
         "correction": {
             "gap_ms": 1e3 * matched.terms.gap, "decode": matched.terms.decode,

@@ -48,7 +48,7 @@ def _page(folder: Path, summary: Mapping[str, Any]) -> str:
     if calibration is not None and calibration["until"] is not None:
         lead += f" It was matched to the first {number(calibration['until'])} s of the run."
     elif calibration is not None:
-        lead += f" It was matched to {', '.join(calibration['runs'])}."
+        lead += f" It was matched to {', '.join([*calibration['runs'], *calibration['steps']])}."
     body = [
         paragraph(f"{lead} The engine replayed the requests of the run one by one.", "lead"),
         cards(

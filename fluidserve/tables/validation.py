@@ -71,4 +71,4 @@ def _matched(calibration: Mapping[str, Any] | None) -> str | None:
         return None
     if calibration["until"] is not None:
         return f"the first {number(calibration['until'])} s of the run"
-    return ", ".join(calibration["runs"])
+    return ", ".join([*calibration["runs"], *calibration["steps"]])

@@ -78,8 +78,13 @@ class Replica:
     terms: Terms
 
     def equations(self) -> list[Equations]:
-        """Return decode times, times to the first token, and seconds of the server."""
-        return [self._decode(), self._first_tokens(), self._seconds()]
+        """Return decode times, seconds of the server and, of a run's beginning, first tokens.
+
+        A client's time to the first token holds that of the front end, which is no constant: it
+        is used only where little else is known.
+        """
+        first = [self._first_tokens()] if np.isfinite(self.until) else []
+        return [self._decode(), self._seconds(), *first]
 
     def front_end(self) -> NDArray[np.float64]:
         """Return what clients measured beyond the engine's TTFT, of requests that had no queue."""

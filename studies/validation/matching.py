@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.measured_runs.law_terms import Terms
 from calibration.step_times import StepRows
-from serving import BatchTimeLaw, FluidServeError, Instance
+from serving import BatchTimeLaw, FluidServeError, Instance, kind_of
 from studies.validation.equations import Equations, Replica, not_empty, of_steps
 from studies.validation.least_squares import change, solved
 from studies.validation.replay import dealt, simulated
@@ -107,9 +107,9 @@ def match_law(
         If too few requests of the runs tell anything.
     """
     most = max(
-        [source.instance.max_num_seqs for source in sources]
-        + [float(rows.requests.max()) for rows in steps]
-    )
+        [float(kind_of(source.instance).limits(source.instance)["batch_size"].value)
+         for source in sources] + [float(rows.requests.max()) for rows in steps]
+    )  # fmt: skip
     terms, used = Terms.nothing(most), 0
     front_end, equations, errors = np.empty(0), [], []
     while used < PASSES:
@@ -119,7 +119,9 @@ def match_law(
         equations += [of_steps(rows, law, terms) for rows in steps]
         found, errors = solved(equations, law, terms, doubt)
         changed = change(equations, terms, found)
-        front_end = np.concatenate([each.front_end() for source in replicas for each in source])
+        front_end = np.concatenate(
+            [np.empty(0), *(each.front_end() for source in replicas for each in source)]
+        )
         terms = found
         if changed < STILL:
             break

@@ -21,6 +21,12 @@ NEIGHBOURS = 101
 SLOWER = 1.25
 """Time per token, over that of the neighbours, from which a length is not believed."""
 
+SLOWER_ALIKE = 1.06
+"""The same where most answers have nearly one length, so that even a small doubt decides."""
+
+ALIKE = 0.03
+"""Share of the median length within which most answers then lie."""
+
 ENOUGH = 30
 """Answers that stand for those of others."""
 
@@ -82,7 +88,7 @@ def replayed(run: MeasuredRun, *, mend_lengths: bool = False, seed: int = 42) ->
     return Replayed(run, table, tuple(assumptions))
 
 
-def contradicted(run: MeasuredRun) -> NDArray[np.bool_]:
+def contradicted(run: MeasuredRun, slower: float = SLOWER) -> NDArray[np.bool_]:
     """Return whose time per token contradicts the counted tokens, shape (R,).
 
     Requests that decode side by side get their tokens in the same steps. Where one seems to have
@@ -95,7 +101,7 @@ def contradicted(run: MeasuredRun) -> NDArray[np.bool_]:
     half = NEIGHBOURS // 2
     usual = np.array([np.median(each[max(0, k - half) : k + half + 1]) for k in range(rows.size)])
     found = np.zeros(len(run), bool)
-    found[rows] = each > SLOWER * usual
+    found[rows] = each > slower * usual
     return found
 
 
@@ -105,11 +111,14 @@ def mended(run: MeasuredRun) -> tuple[MeasuredRun, Sequence[str]]:
     good = run.succeeded & ~wrong
     if not wrong.any():
         return run, ()
-    usual = int(np.median(run.output_tokens[good]))
+    usual, slower = int(np.median(run.output_tokens[good])), SLOWER
+    if (np.abs(run.output_tokens[good] - usual) <= ALIKE * usual).mean() > 0.5:
+        slower = SLOWER_ALIKE
+        wrong = contradicted(run, slower)
     tokens = np.where(wrong, np.maximum(run.output_tokens, usual), run.output_tokens)
     changed = int((tokens != run.output_tokens).sum())
     said = (
-        f"{changed} of {int(run.succeeded.sum())} answers took more than {SLOWER:g} times as long "
+        f"{changed} of {int(run.succeeded.sum())} answers took more than {slower:g} times as long "
         f"per counted token as those beside them: they are taken to have {usual} tokens, the "
         "median of the others"
     )

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.references.measured import LAW, workload, write_run
+from tests.references.measured import BENT_SERVER, LAW, workload, write_run
 
 LAW_FLAGS = ["--d-0", "0.012", "--d-decode", "3e-5", "--d-kv", "3e-8", "--d-prefill", "5e-5"]
 
@@ -45,14 +45,17 @@ def test_a_run_is_held_against_the_law_that_made_it(run, runs, tmp_path):
 
 
 def test_a_law_of_a_file_is_matched_to_another_run(run, runs, tmp_path):
+    bent = {"front_end": 0.02, "server": BENT_SERVER}
+    one = write_run(tmp_path, "first", workload(1, 300, 6.0, prompts=30), **bent)
+    two = write_run(tmp_path, "other", workload(2, 300, 9.0), **bent)
     law = tmp_path / "law.yaml"
     law.write_text("time_unit: ms\nd_0: 9.0\nd_decode: 0.05\nd_kv: 3.0e-5\nd_prefill: 0.04\n")
     told = run(
-        "validate", runs[0], "--law-file", str(law), "--calibrate-on", runs[1],
+        "validate", str(one), "--law-file", str(law), "--calibrate-on", str(two),
         "--front-end-offset", "matched", "--out", str(tmp_path / "out"),
     )  # fmt: skip
     result = json.loads(told.stdout)
-    assert result["calibration"]["runs"] == ["two"]
+    assert result["calibration"]["runs"] == ["other"]
     assert result["instance"]["d_0"] == pytest.approx(LAW.d_0, rel=0.02)
     assert abs(result["engine"]["tpot_ms"]["mean"]["error"]) < 0.005
     assert result["front_end_offset"] == pytest.approx(0.02, abs=0.003)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import discrete
+from calibration.measured_runs.law_terms import Terms
 from serving import BatchTimeLaw, RequestTable
 from serving.contents import Contents
 from serving.kinds.vllm_v1 import VllmV1
@@ -16,8 +17,12 @@ from serving.kinds.vllm_v1 import VllmV1
 LAW = BatchTimeLaw(d_0=0.012, d_decode=3e-5, d_kv=3e-8, d_prefill=5e-5)
 """Law [s] of the server."""
 
+BENT = Terms.nothing(64).corrected(LAW)
+"""The same law but for steps with prefill: bound by reading weights, then by multiplications."""
+
 SETTINGS = {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "num_gpu_blocks": 4000}
 SERVER = VllmV1(batch_time=LAW, vllm_version="0.19", **SETTINGS)
+BENT_SERVER = VllmV1(batch_time=BENT, vllm_version="0.19", **SETTINGS)
 
 
 def workload(seed: int, requests: int, rate: float, prompts: int | None = None) -> RequestTable:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.measured_runs import read_measured_run
+from calibration import StepRows
+from calibration.measured_runs import TimeSeries, read_measured_run
+from discrete import simulate
 from serving import FluidServeError, RequestTable
 from studies.validation import Source, match_law, replayed, validate
 from studies.validation.requests import contradicted
-from tests.references.measured import LAW, SERVER, workload, write_run
+from tests.references.measured import BENT_SERVER, LAW, SERVER, workload, write_run
 
 OFF = replace(LAW, d_0=0.009, d_decode=5e-5, d_prefill=4e-5)
 """A law as step times of kernels might give it."""
@@ -46,8 +48,19 @@ def test_without_the_front_end_the_first_token_comes_early(run):
     assert found["tpot"]["mean"].error == pytest.approx(0, abs=1e-9)
 
 
-def test_a_law_matched_to_one_run_predicts_another(folder, run):
-    other = read_measured_run(write_run(folder, "two", workload(2, 500, 9.0), front_end=0.02))
+@pytest.fixture(scope="module")
+def bent(folder):
+    """Two runs of a server whose steps with prefill are bound in two ways."""
+    return [
+        read_measured_run(write_run(folder, name, table, front_end=0.02, server=BENT_SERVER))
+        for name, table in (
+            ("bent one", workload(1, 400, 6.0, prompts=30)), ("bent two", workload(2, 500, 9.0)),
+        )
+    ]  # fmt: skip
+
+
+def test_a_law_matched_to_one_run_predicts_another(bent):
+    run, other = bent
     begin = replace(SERVER, batch_time=OFF)
     before = validate(replayed(run), begin).scores["engine"].latencies["tpot"]["mean"]
     matched = match_law([Source(replayed(other), begin)], OFF)
@@ -62,14 +75,36 @@ def test_a_law_matched_to_one_run_predicts_another(folder, run):
     assert abs(scores["ttft"]["mean"].error) < 0.05
 
 
-def test_the_beginning_of_a_run_predicts_the_rest(run):
-    begin = replace(SERVER, batch_time=OFF)
+def test_the_beginning_of_a_run_predicts_the_rest(bent):
+    run, begin = bent[0], replace(SERVER, batch_time=OFF)
     matched = match_law([Source(replayed(run), begin, until=15.0)], OFF)
     found = validate(replayed(run), replace(SERVER, batch_time=matched.law), judged_from=15.0)
     assert found.judged.sum() == (run.arrival >= 15).sum() < len(run)
     assert abs(found.scores["engine"].latencies["tpot"]["mean"].error) < 0.01
     with pytest.raises(FluidServeError, match="at least 10"):
         match_law([Source(replayed(run), begin, until=1.0)], OFF)
+
+
+def test_steps_and_seconds_of_a_server_tell_its_law_as_well(bent):
+    """Steps that were timed, and the throughput of each second, correct a law like requests do."""
+    rng = np.random.default_rng(1)
+    requests = rng.integers(1, 60, 300).astype(float)
+    context = requests * rng.uniform(200, 700, 300)
+    time = LAW.step_duration(requests, context)
+    steps = StepRows.of(requests, context, time)
+    by_steps = match_law([], OFF, [steps])
+    assert by_steps.law.step_duration(20, 9000) == pytest.approx(
+        LAW.step_duration(20, 9000), rel=0.002
+    )
+    records = simulate(replayed(bent[1]).table, BENT_SERVER).client_records()
+    seconds = np.arange(1.0, 41.0)
+    produced = np.cumsum(records.outputs_per_second(40))
+    series = TimeSeries(seconds, {"output_throughput": np.diff(produced, prepend=0).astype(float)})
+    hidden = replace(bent[1], series=series)
+    by_seconds = match_law([Source(replayed(hidden), SERVER, until=12.0)], OFF)
+    assert by_seconds.law.step_duration(20, 9000) == pytest.approx(
+        LAW.step_duration(20, 9000), rel=0.02
+    )
 
 
 def test_clients_that_give_up_do_so_in_the_replay(folder):
