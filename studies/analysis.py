@@ -121,7 +121,7 @@ def analyze(
     UnsupportedError
         For an engine that no fluid model reads, or a policy that is not modelled.
     """
-    mix, instance, arrival_rate = question.mix, question.instance, question.mean_rate
+    mix, instance, arrival_rate = question.mix, question.instance, question.known_rate
     profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))
     full = capacity(mix, instance)

@@ -169,6 +169,21 @@ class Question:
             return self.source.has_sessions
         return self.source.waits
 
+    @property
+    def known_rate(self) -> float:
+        """Mean arrival rate [requests/time], for who cannot do without one.
+
+        Raises
+        ------
+        UnsupportedError
+            If requests wait for the answers to others.
+        """
+        if self.waits:
+            raise UnsupportedError(
+                "requests that wait for answers have no rate of their own; simulate tells it"
+            )
+        return self.mean_rate
+
     @cached_property
     def profile(self) -> RateProfile:
         """Expected arrivals of a workload up to its end, or the requests' own cumulative curve.

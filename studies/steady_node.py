@@ -38,7 +38,7 @@ def steady_run(question: Question, number: int, seed: int) -> Mapping[str, NDArr
     """Return the latencies [time] of ``number`` requests in the steady state of the engine."""
     from fluid import healthy_batch_time
 
-    mix, rate = question.mix, question.mean_rate
+    mix, rate = question.mix, question.known_rate
     batch = healthy_batch_time(mix, question.instance, rate)
     warming = math.ceil(1.5 * rate * batch * mix.longest_decode)
     drawn = question.stream.sample(
@@ -107,7 +107,7 @@ def predicted_by(method: str) -> Predict:
     def predict(question: Question, horizon: float) -> Mapping[str, Distribution]:
         from ode import solve, stationary
 
-        mix, instance, rate = question.mix, question.instance, question.mean_rate
+        mix, instance, rate = question.mix, question.instance, question.known_rate
         if method == "stationary":
             return stationary(mix, instance, rate, dispersion=question.dispersion).latencies
         profile = question.until(horizon).profile

@@ -93,11 +93,14 @@ class Workload:
         UnsupportedError
             If requests come when others have been answered.
         """
+        self._need_times()
+        return self._profile(horizon)
+
+    def _need_times(self) -> None:
         if self.waits:
             raise UnsupportedError(
                 "requests that wait for answers have no times of their own; an engine tells them"
             )
-        return self._profile(horizon)
 
     def _profile(self, horizon: float) -> RateProfile:
         _positive("horizon", horizon)
@@ -105,7 +108,15 @@ class Workload:
 
     @checked()
     def at_rate(self, rate: float) -> Workload:
-        """Return the workload with base ``rate`` [requests/time], its times unchanged."""
+        """Return the workload with base ``rate`` [requests/time], its times unchanged.
+
+        Raises
+        ------
+        UnsupportedError
+            If so many clients wait for answers, and nobody else comes.
+        """
+        if self.waits and self.conversations is not None and self.conversations.clients:
+            raise UnsupportedError("clients that wait for answers have no rate that can be set")
         return replace(self, rate=rate)
 
     @property
@@ -115,7 +126,14 @@ class Workload:
 
     @property
     def mean_rate(self) -> float:
-        """Mean arrival rate [requests/time] of a steady stream, over its period if it has one."""
+        """Mean arrival rate [requests/time] of a steady stream, over its period if it has one.
+
+        Raises
+        ------
+        UnsupportedError
+            If requests come when others have been answered.
+        """
+        self._need_times()
         return self.rate * self._mean_factor
 
     @checked()

@@ -122,6 +122,10 @@ def test_requests_that_wait_have_no_rate():
     workload = describe(sessions=5, turns=2, think_time=1.0, closed_loop=True)
     with pytest.raises(UnsupportedError, match="wait for answers"):
         workload.profile(10.0)
+    with pytest.raises(UnsupportedError, match="wait for answers"):
+        workload.mean_rate  # noqa: B018 (a property that refuses)
+    with pytest.raises(UnsupportedError, match="no rate that can be set"):
+        workload.at_rate(2.0)
     with pytest.raises(ConfigError, match="horizon"):
         workload.sample(1, horizon=10.0)
 
