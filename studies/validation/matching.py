@@ -145,7 +145,9 @@ def _replicas(source: Source, law: BatchTimeLaw, terms: Terms) -> list[Replica]:
     rows_of = dealt(table, source.replicas)
     return [
         Replica(engine, rows, source.requests, source.until, law, terms)
-        for rows, engine in zip(rows_of, simulated(table, instance, source.replicas), strict=True)
+        for rows, engine in zip(
+            rows_of, simulated(source.requests, instance, source.replicas), strict=True
+        )
     ]
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 import discrete
 from discrete import Run
-from serving import Instance, RequestTable
+from serving import Instance, RequestTable, UnsupportedError
 from studies.validation.prediction import EMPTY, Prediction
+from studies.validation.requests import Replayed
 
 
 def dealt(table: RequestTable, replicas: int) -> list[NDArray[np.int64]]:
@@ -19,13 +20,29 @@ def dealt(table: RequestTable, replicas: int) -> list[NDArray[np.int64]]:
     return [rows[k::replicas] for k in range(replicas)]
 
 
-def simulated(table: RequestTable, instance: Instance, replicas: int = 1) -> list[Run]:
-    """Return the run of the engine on each replica."""
-    return [discrete.simulate(table.take(rows), instance) for rows in dealt(table, replicas)]
+def simulated(requests: Replayed, instance: Instance, replicas: int = 1) -> list[Run]:
+    """Return the run of the engine on each replica.
+
+    Raises
+    ------
+    UnsupportedError
+        If a client that waits for answers is dealt among several engines.
+    """
+    closed = requests.max_concurrency is not None
+    if closed and replicas > 1:
+        raise UnsupportedError("a closed loop on several engines has no replay: which serves whom?")
+    runs = []
+    for rows in dealt(requests.table, replicas):
+        table = requests.table.take(rows)
+        own = {"max_concurrency": requests.max_concurrency} if closed else {}
+        engine = discrete.engine_for(table, instance, **own)
+        engine.advance()
+        runs.append(engine.run())
+    return runs
 
 
 def replay(
-    table: RequestTable,
+    requests: Replayed,
     instance: Instance,
     replicas: int = 1,
     grid: NDArray[np.float64] = EMPTY,
@@ -34,8 +51,8 @@ def replay(
 
     Parameters
     ----------
-    table
-        The requests.
+    requests
+        The requests of the run.
     instance
         The server; its time unit is the second.
     replicas
@@ -43,9 +60,9 @@ def replay(
     grid : shape (T,) [s]
         Times at which running and waiting requests are wanted.
     """
-    runs = simulated(table, instance, replicas)
-    size = len(table)
-    arrays = {name: np.full(size, np.nan) for name in ("ttft", "e2el", "tpot")}
+    runs = simulated(requests, instance, replicas)
+    table = requests.table
+    arrays = {name: np.full(len(table), np.nan) for name in ("ttft", "e2el", "tpot", "arrival")}
     for rows, run in zip(dealt(table, replicas), runs, strict=True):
         for name, values in _latencies(run).items():
             arrays[name][rows] = values
@@ -54,8 +71,7 @@ def replay(
         **arrays,
         gaps=np.concatenate([each.itl for each in samples]),
         gap_weight=np.concatenate([each.itl_weight for each in samples]),
-        arrival=table.arrival_time,
-        finish=table.arrival_time + arrays["e2el"],
+        finish=arrays["arrival"] + arrays["e2el"],
         grid=grid,
         series=_series(runs, grid),
     ), runs
@@ -69,7 +85,7 @@ def _latencies(run: Run) -> dict[str, NDArray[np.float64]]:
     more = np.asarray(records["output_tokens"] if "output_tokens" in records
                       else records["decode_length"]) - 1  # fmt: skip
     tpot = np.where(more > 0, (done - first) / np.maximum(more, 1), np.nan)
-    return {"ttft": first - arrival, "e2el": done - arrival, "tpot": tpot}
+    return {"ttft": first - arrival, "e2el": done - arrival, "tpot": tpot, "arrival": arrival}
 
 
 def _series(runs: Sequence[Run], grid: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -43,11 +43,14 @@ class Replayed:
         The requests in order of arrival.
     assumptions
         What the run does not say, one line each.
+    max_concurrency
+        Requests that the client has under way at most; None for an open loop.
     """
 
     run: MeasuredRun
     table: RequestTable
     assumptions: tuple[str, ...]
+    max_concurrency: int | None = None
 
 
 def replayed(run: MeasuredRun, *, mend_lengths: bool = False, seed: int = 42) -> Replayed:
@@ -77,15 +80,17 @@ def replayed(run: MeasuredRun, *, mend_lengths: bool = False, seed: int = 42) ->
             "clients give up when they did and, where they did not have to, after "
             f"{run.timeout:.4g} s, the median of those who did"
         )
+    arrival = run.arrival
     if run.max_concurrency is not None:
+        arrival = np.zeros(len(run))
         assumptions.append(
-            f"the client kept {run.max_concurrency} requests under way: they are replayed at the "
-            "times at which they were sent"
+            f"the client sends the next request when one of {run.max_concurrency} has ended: when "
+            "requests come is predicted too"
         )
     table = RequestTable.validated(
-        run.arrival, prompt, output, abort_time=aborts, contents=_contents(run, prompt)
+        arrival, prompt, output, abort_time=aborts, contents=_contents(run, prompt)
     )
-    return Replayed(run, table, tuple(assumptions))
+    return Replayed(run, table, tuple(assumptions), run.max_concurrency)
 
 
 def contradicted(run: MeasuredRun, slower: float = SLOWER) -> NDArray[np.bool_]:

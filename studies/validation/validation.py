@@ -31,7 +31,7 @@ def by_engine(
     requests: Replayed, instance: Instance, replicas: int, grid: NDArray[np.float64]
 ) -> Prediction:
     """Return what the engine of the instance says."""
-    return replay(requests.table, instance, replicas, grid)[0]
+    return replay(requests, instance, replicas, grid)[0]
 
 
 PREDICTORS: Mapping[str, Predictor] = {"engine": by_engine}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from calibration import StepRows
-from calibration.measured_runs import TimeSeries, read_measured_run
-from discrete import simulate
-from serving import FluidServeError, RequestTable
+from calibration.measured_runs import MeasuredRun, TimeSeries, read_measured_run
+from discrete import engine_for, simulate
+from serving import FluidServeError, RequestTable, UnsupportedError
 from studies.validation import Source, match_law, replayed, validate
 from studies.validation.requests import contradicted
 from tests.references.measured import BENT_SERVER, LAW, SERVER, workload, write_run
@@ -153,3 +153,29 @@ def test_replicas_share_the_requests_in_turn(folder):
     for k, half in enumerate(halves):
         np.testing.assert_allclose(two.ttft[k::2], half.ttft, atol=1e-9)
         np.testing.assert_allclose(two.e2el[k::2], half.e2el, atol=1e-9)
+
+
+def test_a_client_that_waits_for_answers_is_replayed_so():
+    """Requests of a closed loop come when others end, by the engine and not by the file."""
+    table = workload(5, 120, 1e6)
+    together = RequestTable.validated(np.zeros(120), table.prefill_length, table.decode_length)
+    engine = engine_for(together, SERVER, max_concurrency=8)
+    engine.advance()
+    records = engine.run().requests
+    sent, first, last = (
+        np.asarray(records[name])
+        for name in ("arrival_time", "first_token_time", "completion_time")
+    )
+    assert (np.diff(sent) >= 0).all() and sent[-1] > 1
+    run = MeasuredRun(
+        "closed", sent, table.prefill_length, table.decode_length, first - sent, last - sent,
+        max_concurrency=8,
+    )  # fmt: skip
+    scores = validate(replayed(run), SERVER).scores["engine"]
+    assert scores.latencies["e2el"]["p99"].error == pytest.approx(0, abs=1e-9)
+    assert scores.totals["makespan"].error == pytest.approx(0, abs=1e-9)
+    slower = replace(SERVER, batch_time=replace(LAW, d_0=0.024))
+    scores = validate(replayed(run), slower).scores["engine"]
+    assert scores.totals["makespan"].error > 0.5
+    with pytest.raises(UnsupportedError, match="closed loop"):
+        validate(replayed(run), SERVER, replicas=2)
