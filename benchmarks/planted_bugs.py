@@ -38,7 +38,8 @@ class Bug:
 
 
 POOL, SCHEDULE = "discrete/vllm_v1/pool.py", "discrete/vllm_v1/schedule.py"
-OUTCOME = "discrete/vllm_v1/outcome.py"
+V0_SCHEDULE, V0_BLOCKS = "discrete/vllm_v0/schedule.py", "discrete/vllm_v0/blocks.py"
+V0_SETTLE = "discrete/vllm_v0/settle.py"
 BUGS = (
     Bug(
         "release order", "vllm_v1", POOL,
@@ -86,6 +87,71 @@ BUGS = (
     Bug(
         "threshold of a lone request", "vllm_v1", SCHEDULE,
         "if eligible <= 1 and not s.lone_threshold:", "if eligible <= 1 and s.lone_threshold:",
+    ),
+    Bug(
+        "gap for empty steps", "vllm_v1", "discrete/vllm_v1/kernel.py",
+        "(s.cpu_gap if duration > 0 else 0.0)", "s.cpu_gap",
+    ),
+    Bug(
+        "victim of V0", "vllm_v0", V0_SCHEDULE,
+        "victim = running(s, end).value\n", "victim = running(s, first).value\n"
+        "                running(s, first).value = running(s, end).value\n",
+    ),
+    Bug(
+        "order of the swapped", "vllm_v0", V0_SETTLE,
+        "r = entry(s, VICTIMS, i).value",
+        "r = entry(s, VICTIMS, count_of(s, VICTIMS).value - 1 - i).value",
+    ),
+    Bug(
+        "no watermark in V0", "vllm_v0", V0_BLOCKS,
+        "return free_blocks(s) - need >= s.watermark_blocks", "return free_blocks(s) >= need",
+    ),
+    Bug(
+        "one block too few at the watermark", "vllm_v0", V0_BLOCKS,
+        "- need >= s.watermark_blocks", "- need > s.watermark_blocks",
+    ),
+    Bug(
+        "room in the last block", "vllm_v0", V0_BLOCKS,
+        "if s.is_old or q.decodes or q.length % s.block_size != 0:",
+        "if s.is_old or _slots(q) % s.block_size == 0:",
+    ),
+    Bug(
+        "blocks to move", "vllm_v0", V0_BLOCKS,
+        "return blocks_to_go_on(s, q) + _slots(q) // s.block_size", "return q.blocks",
+    ),
+    Bug(
+        "blocks to move in 0.5.4", "vllm_v0", V0_BLOCKS,
+        "return q.blocks + (1 if back else 0)", "return q.blocks",
+    ),
+    Bug(
+        "swap-in after a preemption", "vllm_v0", V0_SCHEDULE,
+        "if count_of(s, VICTIMS).value == 0:", "if count_of(s, VICTIMS).value < 2:",
+    ),
+    Bug(
+        "admission beside the swapped", "vllm_v0", V0_SCHEDULE,
+        "if not s.chunked and s.swapped == 0:", "if not s.chunked:",
+    ),
+    Bug(
+        "running order of 0.5.4", "vllm_v0", V0_SCHEDULE,
+        "if s.chunked and not s.is_old:", "if s.chunked:",
+    ),
+    Bug(
+        "seats with chunked prefill", "vllm_v0", V0_SCHEDULE,
+        "s.max_num_seqs if s.chunked else s.max_num_seqs - s.running", "s.max_num_seqs - s.running",
+    ),
+    Bug(
+        "what is too long for a step", "vllm_v0", V0_SCHEDULE,
+        "if tokens > s.longest_prefill or never_fits(s, r):", "if never_fits(s, r):",
+    ),
+    Bug(
+        "blocks of the lost", "vllm_v0", V0_SCHEDULE,
+        "            s.lost += 1\n",
+        "            s.lost += 1\n            s.cpu_used -= q.blocks\n",
+    ),
+    Bug(
+        "a CPU that is just large enough", "vllm_v0", V0_SCHEDULE,
+        "blocks_to_move(s, q, False) > s.num_cpu_blocks",
+        "blocks_to_move(s, q, False) >= s.num_cpu_blocks",
     ),
 )  # fmt: skip
 
