@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fluidserve.flags import FlagError
@@ -12,7 +12,7 @@ from fluidserve.options import PROFILE_KEYS, config_flags
 from fluidserve.profiled import SERVER
 from serving import FluidServeError, UnsupportedError, VllmV1
 from serving.kinds.vllm_v1 import MOST_BLOCKS
-from studies.prefix_cache import PrefixCache, sizes_between
+from studies.prefix_cache import PrefixCache, WaitingTurns, sizes_between
 
 SIZES = 8
 """Sizes of the memory where nobody says which."""
@@ -50,6 +50,8 @@ def predict(params: Mapping[str, Any], blocks: str | None, picture: str | None) 
     if not isinstance(node, VllmV1):
         raise _no_cache(node.engine)
     question = inputs.question
+    if question.waits:
+        return _states(inputs, node, wanted, picture, is_server=is_server)
     cache = PrefixCache(question.requests, node.block_size, stop_token=not node.ignore_eos)
     curve, table = cache.curve, question.requests
     largest = -(-int((table.prefill_length + table.decode_length).max()) // node.block_size)
@@ -85,6 +87,43 @@ def predict(params: Mapping[str, Any], blocks: str | None, picture: str | None) 
 
         cache_curve(result, curve.size, curve.hit_share(curve.size), picture)
     return result
+
+
+def _states(
+    inputs: Inputs, node: VllmV1, sizes: list[int], picture: str | None, *, is_server: bool
+) -> dict[str, Any]:
+    """Return the two states of a server whose clients wait for answers, for each size."""
+    if not is_server:
+        raise FluidServeError(
+            "turns that wait for answers come when a server lets them; name it, such as by --model "
+            "on --hardware"
+        )
+    if picture is not None:
+        raise FlagError("--picture", picture, "not given where turns wait for answers")
+    requests = inputs.question.requests
+    found = []
+    for blocks in sizes or [node.num_gpu_blocks - 1]:
+        turns = WaitingTurns(requests, replace(node, num_gpu_blocks=blocks + 1))
+        low, high = turns.band()
+        found.append(
+            {
+                "blocks": blocks,
+                "tokens": blocks * node.block_size,
+                "without_backlog": asdict(turns.at(0.0)),
+                "with_backlog": asdict(turns.at(turns.longest_wait() / 2)),
+                "both_states_last": [low, high],
+            }
+        )
+    workload = {**inputs.source, "requests": len(requests), **mean_lengths(inputs.question.mix)}
+    return {
+        "kind": "prefix_cache_states",
+        "block_size": node.block_size,
+        "time_unit": node.time_unit,
+        "num_gpu_blocks": node.num_gpu_blocks,
+        "workload": {**workload, "mean_arrival_rate": len(requests) / requests.horizon},
+        "states": found,
+        "warnings": list(inputs.assumed),
+    }
 
 
 def _names_a_server(params: Mapping[str, Any]) -> bool:

@@ -12,6 +12,8 @@ from fluidserve.words import per_time, source_words
 
 def prefix_cache_table(result: Mapping[str, Any]) -> str:
     """Return the table of ``prefix-cache``."""
+    if result["kind"] == "prefix_cache_states":
+        return _states_table(result)
     workload = result["workload"]
     size = result["block_size"]
     rate = f"{number(workload['mean_arrival_rate'])} {per_time(result['time_unit'])}"
@@ -43,6 +45,26 @@ def prefix_cache_table(result: Mapping[str, Any]) -> str:
         rows.append(row)
     last = "* the memory of this server" if any(row[0].startswith("*") for row in rows) else ""
     return joined(head, grid(columns, rows, left=0), last)
+
+
+def _states_table(result: Mapping[str, Any]) -> str:
+    """Return a row for each size and state of a server whose clients wait."""
+    unit, rows = per_time(result["time_unit"]), []
+    for each in result["states"]:
+        for name in ("without_backlog", "with_backlog"):
+            state = each[name]
+            rows.append(
+                [name.replace("_", " "), number(each["blocks"]), _share(state["hit_share"]),
+                 number(state["load"])]
+            )  # fmt: skip
+    bands = [
+        (f"{number(each['blocks'])} blocks",
+         f"both states last from {number(each['both_states_last'][0])} to "
+         f"{number(each['both_states_last'][1])} {unit}")
+        for each in result["states"]
+    ]  # fmt: skip
+    head = [("requests", f"{number(result['workload']['mean_arrival_rate'])} {unit}")]
+    return joined(pairs(head), grid(["state", "blocks", "hit share", "load"], rows), pairs(bands))
 
 
 def _share(value: float) -> str:

@@ -21,6 +21,9 @@ from workload import HitCurve, Prefixes, Stays, hit_curve, prefixes_of
 PRECISION = 1e-4
 """Hit share up to which rates and stays have to agree."""
 
+ROUGH = 5e-3
+"""The same after half of the rounds: of few requests a single one moves the hit share so much."""
+
 ROUNDS = 60
 """Rounds after which they are given up."""
 
@@ -119,13 +122,13 @@ class PrefixCache:
         node = replace(node, num_gpu_blocks=usable + 1)
         rate = self._rate()
         share, distinct = float(self.curve.hit_share(usable)), 1.0
-        for _ in range(ROUNDS):
+        for k in range(ROUNDS):
             now = pace(node, self.mix, rate, share, distinct)
             stays = stays_of(self.requests, node, now, share, distinct)
             curve = hit_curve(self.requests, self.prefixes, stays)
             before, share = share, float(curve.hit_share(usable))
             distinct = distinct_share(self.requests, self.prefixes, stays, curve)
-            if abs(share - before) < PRECISION:
+            if abs(share - before) < (PRECISION if k < ROUNDS // 2 else ROUGH):
                 return CachePoint(
                     usable, usable * node.block_size, share, min(curve.held / usable, 1.0),
                     now.load, now.step, now.binds,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from serving import FluidServeError, RequestTable, SolveError, VllmV1
 from studies.prefix_cache.pace import Pace, pace
 from studies.prefix_cache.prediction import (
+    ROUGH,
     check_contents,
     distinct_share,
     refuse,
@@ -27,8 +28,14 @@ PRECISION, ROUNDS = 3e-4, 120
 """Hit share up to which rates and stays have to agree, and rounds after which they are given up:
 where a state is about to vanish they come to agree slowly."""
 
+AT_ONCE = 20
+"""Rounds after which the hit share goes only half of the way, lest it swing to and fro."""
+
 WARM = 0.4
 """Share of the beginnings after which conversations are as many as they will ever be."""
+
+SPREAD = 1.3
+"""Ratio of the rates by which an interval is looked for that holds a limit."""
 
 HALVINGS = 11
 """Halvings of an interval of waits or of rates: to a thousandth."""
@@ -97,14 +104,18 @@ class WaitingTurns:
             )
         self.rate = len(requests) / self.lasts
 
-    @property
-    def longest_wait(self) -> float:
-        """Wait [time] up to which these requests are enough to see a steady state."""
-        turns = len(self.requests) / self._starts.size
-        think = float(self.requests.think_time.sum()) / max(
-            len(self.requests) - self._starts.size, 1
-        )
-        return max(WARM * self.lasts / turns - 2 * think, 0.0)
+    def longest_wait(self, rate: float | None = None) -> float:
+        """Return the wait [time] up to which these requests are enough to see a steady state.
+
+        Parameters
+        ----------
+        rate : [requests/time]
+            At which turns are sent; that of the requests where not given.
+        """
+        number, first = len(self.requests), self._starts.size
+        lasts = self.lasts if rate is None else number / rate
+        think = float(self.requests.think_time.sum()) / (number - first)
+        return max(WARM * lasts * first / number - 2 * think, 0.0)
 
     def at(self, wait: float, rate: float | None = None) -> WaitState:
         """Return the state in which everybody waits for ``wait`` [time].
@@ -123,7 +134,12 @@ class WaitingTurns:
             If hit share and stays do not come to agree.
         """
         rate = self.rate if rate is None else rate
-        longest = self.longest_wait * self.rate / rate
+        longest = self.longest_wait(rate)
+        if longest == 0:
+            raise FluidServeError(
+                f"{len(self.requests)} requests at a rate of {rate:.4g} are too few to see "
+                "conversations begin and end alike; give more"
+            )
         if wait > longest * (1 + 1e-9):
             raise FluidServeError(
                 f"a wait of {wait:g} at a rate of {rate:g} needs more requests; allowed: up to "
@@ -131,14 +147,16 @@ class WaitingTurns:
             )
         usable = self.node.num_gpu_blocks - 1
         share, distinct = 1.0, 1.0  # from above: to the state that finds most
-        for _ in range(ROUNDS):
+        for k in range(ROUNDS):
             now = pace(self.node, self.mix, rate, share, distinct, is_full=wait > 0)
             stays = self._stays(wait, self.rate / rate, now, share)
             curve = hit_curve(self.requests, self.prefixes, stays, self._steady(stays, rate))
-            before, share = share, float(curve.hit_share(usable))
-            distinct = distinct_share(self.requests, self.prefixes, stays, curve)
-            if abs(share - before) < PRECISION:
-                return WaitState(wait, share, now.load)
+            found = float(curve.hit_share(usable))
+            if abs(found - share) < (PRECISION if k < ROUNDS // 2 else ROUGH):
+                return WaitState(wait, found, now.load)
+            share += (1.0 if k < AT_ONCE else 0.5) * (found - share)
+            shared = distinct_share(self.requests, self.prefixes, stays, curve)
+            distinct += 0.5 * (shared - distinct)
         raise SolveError(
             "waiting_turns", "no_agreement",
             f"with a wait of {wait:g} hit share and stays do not come to agree",
@@ -149,30 +167,30 @@ class WaitingTurns:
 
         0 where the server cannot do it at all, infinite where every backlog goes away.
         """
-        return self._crossing(lambda wait: self.at(wait).load, 0.0, self.longest_wait)
+        return self._crossing(lambda wait: self.at(wait).load, 0.0, self.longest_wait())
 
     def band(self) -> tuple[float, float]:
         """Return the rates [requests/time] between which both states last.
 
         Below the first every backlog goes away; from the second on there is no state without one.
         """
-        low, high = self._limit(self.longest_wait / 4), self._limit(0.0)
+        low, high = self._limit(0.5), self._limit(0.0)
         return min(low, high), high
 
-    def _limit(self, wait: float) -> float:
-        """Return the rate up to which there is a state in which everybody waits for so long."""
+    def _limit(self, part: float) -> float:
+        """Return the rate up to which a server keeps up that has waits of the longest's part."""
 
         def load(rate: float) -> float:
             try:
-                return self.at(wait, rate).load
+                return self.at(part * self.longest_wait(rate), rate).load
             except SolveError:  # it is about to vanish
                 return math.inf
 
         slow, fast = self.rate, self.rate
         while load(slow) > 1:
-            slow /= 2
+            slow /= SPREAD
         while load(fast) < 1:
-            fast *= 2
+            fast *= SPREAD
         return self._crossing(load, slow, fast)
 
     @staticmethod

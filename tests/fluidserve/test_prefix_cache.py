@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from fluidserve.tables.prefix_cache import prefix_cache_table
+
 TALK = ("prefix-cache", "--turns", 4, "--think-time", 9, "--num-requests", 400)
 SERVER = (
     "--arrival-rate", 5, "--num-gpu-blocks", 900, "--d-0", 0.01, "--d-prefill", 2e-5,
@@ -39,6 +41,35 @@ def test_of_a_server_it_knows_load_and_what_running_requests_hold(run):
     table = run(*TALK, *SERVER, "--table")
     assert "* 899" in table.stdout
     assert max(map(len, table.stdout.splitlines())) <= 80
+
+
+@pytest.mark.slow
+def test_clients_that_wait_have_two_states(run):
+    line = (
+        "prefix-cache", "--turns", 4, "--think-time", 3, "--num-requests", 1500, "--closed-loop",
+        *SERVER[:6], "--d-prefill", 2e-3, *SERVER[8:],
+    )  # fmt: skip
+    done = run(*line, "--blocks", 4000)
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(done.stdout)["states"]
+    low, high = found["both_states_last"]
+    assert 0 < low <= high
+    assert found["with_backlog"]["hit_share"] <= found["without_backlog"]["hit_share"]
+    assert run(*line, "--picture", "a.png").exit_code == 2
+    assert "name it" in run(*TALK, "--closed-loop", "--arrival-rate", 5).stderr
+
+
+def test_the_table_of_two_states():
+    state = {"wait": 0.0, "hit_share": 0.5, "load": 0.7}
+    each = {
+        "blocks": 4000, "tokens": 64_000, "without_backlog": state,
+        "with_backlog": state | {"hit_share": 0.0, "load": 1.1}, "both_states_last": [3.0, 4.2],
+    }  # fmt: skip
+    result = {"kind": "prefix_cache_states", "time_unit": "s", "states": [each],
+              "workload": {"mean_arrival_rate": 3.6}}  # fmt: skip
+    said = prefix_cache_table(result)
+    assert "both states last from 3 to 4.2 requests/s" in said
+    assert "with backlog" in said
 
 
 def test_an_overload_is_warned_of(run):
