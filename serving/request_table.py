@@ -13,7 +13,8 @@ from serving.arguments import checked
 from serving.contents import Contents
 from serving.errors import ConfigError, WorkloadError
 from serving.rate_profile import RateProfile
-from serving.request_mix import LONGEST_DECODE, RequestMix
+from serving.request_mix import RequestMix
+from serving.table_checks import refuse_where, time_column, whole_column
 
 NO_SESSION = -1
 """Session of a request that is a turn of none."""
@@ -94,7 +95,7 @@ class RequestTable:
             raise WorkloadError("arrival times are a list of numbers", path=path)
         if arrival.size == 0:
             raise WorkloadError("there are no requests", path=path)
-        _refuse(
+        refuse_where(
             ~np.isfinite(arrival) | (arrival < 0),
             arrival,
             "arrival_time",
@@ -111,12 +112,16 @@ class RequestTable:
             "request_class": np.zeros(arrival.size) if request_class is None else request_class,
             "session": np.full(arrival.size, NO_SESSION) if session is None else session,
         }
-        whole = {name: _whole(column, name, arrival.size, path) for name, column in columns.items()}
-        abort = _times(abort_time, "abort_time", np.inf, arrival.shape, path)
-        _refuse(~(abort >= arrival), abort, "abort_time", "allowed: a time >= arrival_time", path)
-        think = _times(think_time, "think_time", 0.0, arrival.shape, path)
+        whole = {
+            name: whole_column(column, name, arrival.size, path) for name, column in columns.items()
+        }
+        abort = time_column(abort_time, "abort_time", np.inf, arrival.shape, path)
+        refuse_where(
+            ~(abort >= arrival), abort, "abort_time", "allowed: a time >= arrival_time", path
+        )
+        think = time_column(think_time, "think_time", 0.0, arrival.shape, path)
         finite = np.isfinite(think) & (think >= 0)
-        _refuse(~finite, think, "think_time", "allowed: a finite time >= 0", path)
+        refuse_where(~finite, think, "think_time", "allowed: a finite time >= 0", path)
         if contents is not None and len(contents) != arrival.size:
             raise WorkloadError(
                 f"has {len(contents)} values for {arrival.size} requests",
@@ -313,7 +318,7 @@ class RequestTable:
             Naming the first row that is too long.
         """
         need = self.prefill_length + self.decode_length
-        _refuse(
+        refuse_where(
             need > tokens,
             need,
             "prefill_length + decode_length",
@@ -344,7 +349,7 @@ class RequestTable:
         WorkloadError
             Naming the first.
         """
-        _refuse(
+        refuse_where(
             np.isfinite(self.abort_time),
             self.abort_time,
             "abort_time",
@@ -361,48 +366,3 @@ _WHERE_ABSENT = {"abort_time": np.inf, "session": NO_SESSION, "think_time": 0.0}
 
 _CONTENTS = "contents_"
 """What the names of arrays of the contents begin with."""
-
-
-def _whole(column: ArrayLike, name: str, size: int, path: str | Path | None) -> NDArray[np.int64]:
-    """Return a column as int64, refusing fractions and lengths out of bounds."""
-    raw = np.asarray(column)
-    if raw.shape != (size,):
-        raise WorkloadError(f"has {raw.size} values for {size} requests", path=path, column=name)
-    values = raw.astype(np.float64)
-    _refuse(
-        ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) > 2**53),
-        raw,
-        name,
-        "allowed: a whole number",
-        path,
-    )
-    if name.endswith("_length"):
-        _refuse(values < 1, raw, name, "allowed: >= 1", path)
-    if name == "decode_length":
-        _refuse(values > LONGEST_DECODE, raw, name, f"allowed: <= {LONGEST_DECODE}", path)
-    return raw.astype(np.int64)
-
-
-def _times(
-    given: ArrayLike | None, name: str, absent: float, shape: tuple[int, ...],
-    path: str | Path | None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Return a column of times; ``absent`` for every request where none is given."""
-    if given is None:
-        return np.full(shape, absent)
-    try:
-        times = np.asarray(given, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        times = np.empty((0, 0))
-    if times.shape != shape:
-        reason = f"has {times.size} values for {shape[0]} requests"
-        raise WorkloadError(reason, path=path, column=name)
-    return times
-
-
-def _refuse(
-    wrong: NDArray[np.bool_], values: NDArray, column: str, reason: str, path: str | Path | None
-) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise WorkloadError(reason, path=path, row=row + 1, column=column, value=values[row].item())
