@@ -6,6 +6,8 @@ from calibration.server_runs.calibrate import RunCalibration as RunCalibration
 from calibration.server_runs.calibrate import calibrate_run as calibrate_run
 from calibration.server_runs.drift import Drift as Drift
 from calibration.server_runs.drift import Window as Window
+from calibration.server_runs.intervals import half_widths_of as half_widths_of
+from calibration.server_runs.intervals import laws_without_parts as laws_without_parts
 from calibration.server_runs.iteration_rows import Gap as Gap
 from calibration.server_runs.iterations import IterationLog as IterationLog
 from calibration.server_runs.law import COEFFICIENTS as COEFFICIENTS

@@ -57,16 +57,31 @@ def with_model_error(
     return replace(law, half_width=np.sqrt(squares))
 
 
-def _jackknife(rows: BatchRows) -> NDArray[np.float64]:
-    """Return 95 % half widths by leaving out one part of the run at a time; NaN where too short."""
+def laws_without_parts(rows: BatchRows) -> NDArray[np.float64]:
+    """Return the law of the run without each of its tenths, shape (BLOCKS, 4).
+
+    Raises
+    ------
+    FluidServeError
+        If the run is too short.
+    """
     part = np.arange(len(rows)) * BLOCKS // max(len(rows), 1)
-    try:
-        values = np.array([fit_law(rows.where(part != left)).value for left in range(BLOCKS)])
-    except FluidServeError:
-        return np.full(4, np.nan)
+    return np.array([fit_law(rows.where(part != left)).value for left in range(BLOCKS)])
+
+
+def half_widths_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 95 % half widths of what was found without each part, shape (BLOCKS, ...)."""
     around = values - values.mean(axis=0)
     variance = (BLOCKS - 1) / BLOCKS * (around**2).sum(axis=0)
     return float(student.ppf(0.975, BLOCKS - 1)) * np.sqrt(variance)
+
+
+def _jackknife(rows: BatchRows) -> NDArray[np.float64]:
+    """Return 95 % half widths by leaving out one part of the run at a time; NaN where too short."""
+    try:
+        return half_widths_of(laws_without_parts(rows))
+    except FluidServeError:
+        return np.full(4, np.nan)
 
 
 def _misfit(law: LawFit, rows: BatchRows) -> float:

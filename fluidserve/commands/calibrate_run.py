@@ -71,7 +71,7 @@ def run(
     """
     from calibration.server_runs import calibrate_run, read_server_log
     from fluidserve.folders import emit
-    from fluidserve.jobs.calibrate_run import replay_for
+    from fluidserve.jobs.calibrate_run import doubts_of, replay_for
     from fluidserve.options import FlagError
     from fluidserve.tables import run_fit_table
     from serving import FluidServeError
@@ -98,7 +98,8 @@ def run(
     found = calibrate_run(log, path=source, replay=replay, **given)
     if config_out is not None:
         _write_config(found, source, config_out, config_file, stalls)
-    emit({"input": source, **_told(found)}, run_fit_table)
+    doubts = doubts_of(log, found, replay)
+    emit({"input": source, **_told(found), "latencies": doubts}, run_fit_table)
 
 
 def _labels(given: tuple[str, ...]) -> dict[str, str]:

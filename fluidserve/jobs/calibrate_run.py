@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from serving import (
     WorkloadError,
     kind_named,
 )
+from studies.law_doubt import latency_doubts
 from studies.replay import replay_of
 from workload import read_trace
 
@@ -83,6 +86,21 @@ def _contents(path: str | None, log: RequestLog) -> Contents | None:
     if found.contents is None:
         raise WorkloadError("says nothing of contents", path=path, column="content")
     return found.contents
+
+
+def doubts_of(
+    log: ServerLog, found: RunCalibration, replay: Replay | None
+) -> dict[str, dict[str, float | None]] | None:
+    """Return the mean latencies of a client's log, measured and replayed, in ms; None without."""
+    if replay is None or not isinstance(log, RequestLog):
+        return None
+    return {
+        f"mean_{name}_ms": {
+            key: 1e3 * value if math.isfinite(value) else None
+            for key, value in asdict(doubt).items()
+        }
+        for name, doubt in latency_doubts(log, found, replay).items()
+    }
 
 
 def configuration(

@@ -83,9 +83,26 @@ def run_fit_table(result: Mapping[str, Any]) -> str:
                     None if offset is None else f"{1e3 * offset['value']:.3g} ms of TTFT",
                 ),
                 ("token budget", _budget(result)),
+                ("tokens in their steps", _share(result["reconstructed"])),
             ]
         ),
+        _latencies(result["latencies"]),
     )
+
+
+def _share(found: float | None) -> str | None:
+    return None if found is None else f"{percent(found)}, in a replay on the engine"
+
+
+def _latencies(found: Mapping[str, Mapping[str, float | None]] | None) -> str:
+    if found is None:
+        return ""
+    rows = [
+        [name.removeprefix("mean_").removesuffix("_ms").upper(),
+         *(number(each[key]) for key in ("measured", "replayed", "half_width"))]
+        for name, each in found.items()
+    ]  # fmt: skip
+    return grid(["mean [ms]", "measured", "replayed", "95 % by the law, +-"], rows)
 
 
 def _held_out(found: Mapping[str, Any] | None) -> str | None:

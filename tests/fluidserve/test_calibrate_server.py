@@ -59,6 +59,9 @@ def test_a_replay_gives_the_law_back_and_simulate_takes_it(run, result):
     assert out.exit_code == 0, out.output
     found = json.loads(out.stdout)
     assert found["reconstructed"] == 1.0
+    for each in found["latencies"].values():
+        assert each["replayed"] == pytest.approx(each["measured"], rel=0.01)
+        assert each["half_width"] < 0.02 * each["measured"]
     law = yaml.safe_load((result / "law.yaml").read_text())
     assert {key: law[key] for key in TRUTH} == pytest.approx(TRUTH, rel=1e-3)
     assert law["num_gpu_blocks"] == 401

@@ -13,6 +13,7 @@ from served import Served
 from calibration.server_runs import calibrate_run, read_server_log, reconstruct
 from discrete import simulate
 from serving import BatchTimeLaw, Contents, RequestTable, UnsupportedError, VllmV1
+from studies.law_doubt import latency_doubts
 from studies.replay import replay_of
 
 TRUTH = BatchTimeLaw(d_0=0.0111, d_decode=6e-5, d_kv=9e-8, d_prefill=4e-5)
@@ -152,3 +153,23 @@ def test_every_decision_of_a_real_server_is_found_in_the_result_of_its_client(cp
     assert prefill == pytest.approx(1, abs=0.03)  # some 2 % of the random prompts repeat others
     apart = np.abs(found.law.value - steps.law.value)
     assert (apart <= found.law.half_width + steps.law.half_width).all()
+
+
+def test_the_doubt_of_a_law_goes_on_to_the_latencies(tmp_path):
+    """Over runs of one law, the latencies of their fits are as far from its own as they say."""
+    node, held = replace(NODE, num_gpu_blocks=2_000), []
+    for seed in range(4):
+        _, server = served(node, count=120, noise=0.15, seed=seed)
+        log = log_of(tmp_path, server.bench_json())
+        replay = replay_of(log, node)
+        found = calibrate_run(log, token_budget=512, replay=replay)
+        doubts = latency_doubts(log, found, replay)
+        true = replay(log.arrival, TRUTH)
+        e2el = float((true.finish - log.arrival).mean())
+        tpot = float(((true.finish - true.first_token) / (true.count - 1)).mean())
+        for name, value in (("e2el", e2el), ("tpot", tpot)):
+            own = doubts[name]
+            held.append(abs(own.replayed - value) <= own.half_width)
+            assert own.half_width < 0.1 * value
+            assert own.replayed == pytest.approx(own.measured, rel=0.05)
+    assert np.mean(held) >= 0.75
