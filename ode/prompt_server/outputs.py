@@ -93,7 +93,7 @@ def latencies_of(done: March, mix: RequestMix, profile: RateProfile) -> LatencyS
 
 def _lengths(mix: RequestMix, admissions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return decode lengths [tokens] that stand for all, and the share of requests of each."""
-    share = np.bincount(mix.decode, weights=mix.probability)
+    share = np.bincount(mix.decode, weights=mix.probability).astype(float)
     length = np.flatnonzero(share)
     share = share[length]
     most = max(FEWEST_LENGTHS, MOST_SAMPLES // admissions)

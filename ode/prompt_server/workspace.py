@@ -179,7 +179,8 @@ class Workspace:
         slot = np.flatnonzero(mass > 0)
         never = np.full(slot.size, -1.0)
         ends = np.full(slot.size, endless)
-        slots = np.column_stack([slot, mass[slot], np.zeros(slot.size), ends, slot, never])
+        place = slot.astype(np.float64)
+        slots = np.column_stack([place, mass[slot], np.zeros(slot.size), ends, place, never])
         queue = self.queues[RESUMED]
         again = self._parcels[RESUMED, queue["head"] : queue["tail"]]
         resumed = np.column_stack([
