@@ -30,6 +30,7 @@ from ._parameters import LAW_PARAMETERS as LAW_PARAMETERS
 from ._parameters import PARAMETER_UNITS as PARAMETER_UNITS
 from ._parameters import Changed as Changed
 from ._parameters import decode_moves as decode_moves
+from ._parameters import parameter_units as parameter_units
 from ._parameters import parameter_values as parameter_values
 from ._parameters import with_mean_decode as with_mean_decode
 from ._parameters import with_mean_prefill as with_mean_prefill

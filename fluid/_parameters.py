@@ -46,6 +46,12 @@ two whole numbers, see :func:`with_mean_decode` and :func:`decode_moves`.
 
 
 @answers("decode_node")
+def parameter_units(instance: DecodeNode) -> dict[str, str]:
+    """Return the unit of each parameter of an instance: :data:`PARAMETER_UNITS`."""
+    return dict(PARAMETER_UNITS)
+
+
+@answers("decode_node")
 def parameter_values(
     mix: RequestMix, instance: DecodeNode, arrival_rate: float
 ) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from fluid._capacity import capacity
 from fluid._parameters import parameter_values, with_parameter
@@ -71,6 +72,11 @@ def saturation_sensitivity(
     FluidServeError
         If ``arrival_rate`` is not a finite number > 0 or ``change`` not within (0, 1).
     """
+    return flips_of(mix, instance, arrival_rate, change)
+
+
+def flips_of(mix: RequestMix, instance: Any, arrival_rate: float, change: float) -> list[Flip]:
+    """Return the changes that flip the verdict, whatever model answers for the instance."""
     if not (math.isfinite(arrival_rate) and arrival_rate > 0):
         raise FluidServeError(f"arrival_rate: {arrival_rate} is not allowed; allowed: finite > 0")
     if not 0 < change < 1:

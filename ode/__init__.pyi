@@ -3,6 +3,7 @@ from ._initial_state import InitialState as InitialState
 from ._methods import METHODS as METHODS
 from ._methods import Method as Method
 from ._methods import method_named as method_named
+from ._methods import method_of_latencies as method_of_latencies
 from ._methods import methods_for as methods_for
 from ._solution import Solution as Solution
 from ._solve import solve as solve

@@ -88,3 +88,9 @@ def method_named(name: str) -> Method:
 def methods_for(instance: DecodeNode) -> tuple[str, ...]:
     """Return the methods that a comparison takes for an instance where none is named."""
     return ("lagrangian", "eulerian_jax")
+
+
+@answers("decode_node")
+def method_of_latencies(instance: DecodeNode) -> str:
+    """Return the method that tells the latencies of one instance over time."""
+    return "node_work"

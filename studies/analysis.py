@@ -10,21 +10,32 @@ from fluid import (
     Certificate,
     Equilibrium,
     Flip,
+    Saturation,
     capacity,
     certificate,
     equilibrium,
     fastest_batch,
+    parameter_units,
     parameter_values,
+    saturation,
     saturation_sensitivity,
     with_parameter,
 )
-from ode import collapsed_throughput, policy_labels, regime, solve, stationary
+from ode import (
+    collapsed_throughput,
+    method_of_latencies,
+    policy_labels,
+    regime,
+    solve,
+    stationary,
+)
 from serving import (
     Distribution,
     Instance,
     RateProfile,
     RequestMix,
     SolveError,
+    UnsupportedError,
 )
 from serving.arguments import checked
 from studies.limitations import caveats
@@ -62,7 +73,10 @@ class Analysis:
     equilibrium
         Closed forms of the healthy node; None where it has none (load or rho of 1 and more).
     certificate
-        Of the memory-full equilibrium, whatever the load.
+        Of the memory-full equilibrium, whatever the load; None where no model certifies it.
+    binds
+        The limit that the instance meets first as the rate grows; None where the model does not
+        tell.
     latencies
         A distribution by latency; empty where there is none to be had.
     latencies_are
@@ -77,6 +91,8 @@ class Analysis:
         Small changes of single parameters that turn the verdict ``load < 1``.
     warnings
         What to know before trusting any of it, one line each.
+    units
+        Unit of each parameter, in the singular.
     """
 
     arrival_rate: float
@@ -84,7 +100,8 @@ class Analysis:
     load: float
     regime: str
     equilibrium: Equilibrium | None
-    certificate: Certificate
+    certificate: Certificate | None
+    binds: str | None
     latencies: Mapping[str, Distribution]
     latencies_are: str
     sensitivity: Mapping[str, Mapping[str, float]]
@@ -92,6 +109,7 @@ class Analysis:
     sensitivity_is: str
     flips: tuple[Flip, ...]
     warnings: tuple[str, ...]
+    units: Mapping[str, str]
 
 
 @checked()
@@ -127,10 +145,7 @@ def analyze(
     full = capacity(mix, instance)
     best = fastest_batch(mix, instance)
     if best.throughput > full:
-        labels.append(
-            f"batches of {best.batch_tokens:.0f} tokens complete "
-            f"{best.throughput / full - 1:.1%} more than the full ones of a queue: give B"
-        )
+        labels.append(_faster(best, full))
     try:
         healthy = equilibrium(mix, instance, arrival_rate)
     except SolveError as error:
@@ -142,7 +157,7 @@ def analyze(
     collapsed = None
     if kind == "bistable":
         collapsed = collapsed_throughput(mix, instance).throughput
-    verdict = certificate(mix, instance)
+    verdict = _certified(mix, instance, labels)
     latencies, what = _latencies(question, profile, approximate, labels)
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
     derivative, elasticity = _central(
@@ -156,17 +171,42 @@ def analyze(
         regime=kind,
         equilibrium=healthy,
         certificate=verdict,
+        binds=getattr(saturation(mix, instance), "binds", None),
         latencies=latencies,
         latencies_are=what,
         sensitivity=derivative,
         elasticity=elasticity,
-        sensitivity_is=f"central differences, {STEP:.0%} each way, the node-work process solved "
-        "anew",
+        sensitivity_is=f"central differences, {STEP:.0%} each way, the "
+        f"{_solved_anew(instance)} solved anew",
         flips=flips,
         warnings=tuple(
             dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
         ),
+        units=parameter_units(instance),
     )
+
+
+def _faster(best: Saturation, full: float) -> str:
+    """Say that smaller batches complete more than the full ones of a queue."""
+    more = f"complete {best.throughput / full - 1:.1%} more than the full ones of a queue"
+    if hasattr(best, "binds"):  # a server
+        return f"batches of {best.batch_size:.0f} requests {more}: lower max_num_seqs"
+    return f"batches of {best.batch_tokens:.0f} tokens {more}: give B"
+
+
+def _certified(mix: RequestMix, instance: Instance, labels: list[str]) -> Certificate | None:
+    """Return the certificate of the full instance; where none is to be had, the labels say so."""
+    try:
+        return certificate(mix, instance)
+    except UnsupportedError as error:
+        labels.append(f"no certificate of stability once the memory is full: {error}")
+        return None
+
+
+def _solved_anew(instance: Instance) -> str:
+    """Return what central differences solve."""
+    is_work = method_of_latencies(instance) == "node_work"
+    return "node-work process" if is_work else f"model of {instance.engine}"
 
 
 def _latencies(
@@ -174,7 +214,8 @@ def _latencies(
 ) -> tuple[Mapping[str, Distribution], str]:
     mix, instance, rate = question.mix, question.instance, question.mean_rate
     if profile is not None:
-        flow = solve(profile, mix, instance, method="node_work", approximate=approximate)
+        method = method_of_latencies(instance)
+        flow = solve(profile, mix, instance, method=method, approximate=approximate)
         labels += flow.labels
         of = flow.metrics().latencies
         return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
@@ -197,7 +238,7 @@ def _latencies(
 def _at_a_bend(healthy: Equilibrium | None, instance: Instance) -> tuple[str, ...]:
     """Return the caveat of second moments where the time of a batch bends within their spread."""
     law = instance.batch_time
-    if healthy is None or law.is_affine:
+    if healthy is None or law.is_affine or not hasattr(healthy, "moments"):
         return ()
     spread = 2.0 * math.sqrt(max(healthy.moments.var_running, 0.0))
     fewer, usual, more = (
@@ -247,7 +288,13 @@ def _statistics(
             else:
                 scaled = profile.scaled(changed / rate)
                 found = (
-                    solve(scaled, mix, instance, method="node_work", approximate=approximate)
+                    solve(
+                        scaled,
+                        mix,
+                        instance,
+                        method=method_of_latencies(instance),
+                        approximate=approximate,
+                    )
                     .metrics()
                     .latencies
                 )
@@ -304,7 +351,7 @@ def _central(
 
 def _warnings(
     kind: str,
-    verdict: Certificate,
+    verdict: Certificate | None,
     flips: tuple[Flip, ...],
     rate: float,
     collapsed: float | None,
@@ -322,6 +369,8 @@ def _warnings(
             f"bistable: from an empty start the node is healthy; once its memory has filled it "
             f"completes {collapsed:.4g} of the {rate:.4g} that arrive per time and does not recover"
         )
+    if verdict is None:
+        return said
     if kind == "limit_cycle" or (not verdict.stable and verdict.memory_binds):
         said.append(verdict.message)
     return said

@@ -4,11 +4,14 @@ from fluid.prompt_server.equilibrium import ServerEquilibrium as ServerEquilibri
 from fluid.prompt_server.equilibrium import equilibrium as equilibrium
 from fluid.prompt_server.life import Life as Life
 from fluid.prompt_server.life import life as life
+from fluid.prompt_server.parameters import parameter_units as parameter_units
 from fluid.prompt_server.parameters import parameter_values as parameter_values
 from fluid.prompt_server.parameters import with_parameter as with_parameter
 from fluid.prompt_server.saturation import ServerSaturation as ServerSaturation
 from fluid.prompt_server.saturation import capacity as capacity
 from fluid.prompt_server.saturation import fastest_batch as fastest_batch
+from fluid.prompt_server.saturation import most_entering as most_entering
 from fluid.prompt_server.saturation import requests_that_fit as requests_that_fit
 from fluid.prompt_server.saturation import saturation as saturation
 from fluid.prompt_server.saturation import step_time as step_time
+from fluid.prompt_server.sensitivity import saturation_sensitivity as saturation_sensitivity

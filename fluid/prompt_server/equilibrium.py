@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from fluid._operating_point import check_takes_time
 from fluid.prompt_server.life import Life, life
-from fluid.prompt_server.saturation import fastest_batch, saturation, step_time
+from fluid.prompt_server.saturation import (
+    ServerSaturation,
+    fastest_batch,
+    saturation,
+    step_time,
+)
 from serving import RequestMix, SolveError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
@@ -100,11 +105,12 @@ def equilibrium(mix: RequestMix, instance: PromptServer, arrival_rate: float) ->
     if load >= 1:
         raise SolveError("equilibrium", "overload", _overload(mix, instance, load))
     each = life(mix, instance)
-    tau = _step_time(each, instance, mix.mean_decode, arrival_rate, full.batch_time)
+    tau = _step_time(mix, instance, arrival_rate, full)
     x = _entering(mix.mean_decode, arrival_rate, tau)
     cycle = x / arrival_rate
-    wait, own = _prompt_times(mix, each, instance, tau, x)
-    ttft = wait + tau + own
+    wait, own = _prompt_times(mix, instance, arrival_rate, tau, x)
+    ttft = wait + own
+    ttft += float(mix.probability @ further_steps(mix, instance, x)) * tau
     decode_time = (mix.mean_decode - 1) * (tau + _seen_by_a_decode(each, instance, x))
     several = mix.mean_decode - 1
     return ServerEquilibrium(
@@ -146,16 +152,24 @@ def _entering(mean_decode: float, rate: float, tau: float) -> float:
     return rate * tau / -math.expm1(-held) if held > 0 else 1.0 / mean_decode
 
 
-def _step_time(
-    each: Life, server: PromptServer, mean_decode: float, rate: float, longest: float
-) -> float:
-    """Return tau, the least time that the steps themselves explain."""
+def _step_time(mix: RequestMix, server: PromptServer, rate: float, full: ServerSaturation) -> float:
+    """Return tau, the least time that the steps themselves explain.
+
+    Where prompts go first in steps of their own, that may be no time at all: then decodes wait
+    until nobody else can start, and the server is full at any load.
+    """
+    each = life(mix, server)
+    longest = full.entering / rate if server.prompts_apart else full.batch_time
 
     def beyond(tau: float) -> float:
-        return float(step_time(each, server, _entering(mean_decode, rate, tau))) - tau
+        x = _entering(mix.mean_decode, rate, tau)
+        if not server.prompts_apart:
+            return float(step_time(each, server, x)) - tau
+        base = np.array([float(decode_step(each, server, x))])
+        return float(base[0] + prompt_steps(mix, server, base, rate)[0][0]) - tau
 
     low = 0.0
-    high = float(step_time(each, server, 0.0)) or longest
+    high = min(float(step_time(each, server, 0.0)) or longest, longest)
     while beyond(high) > 0 and high < longest:
         low, high = high, min(2 * high, longest)
     for _ in range(STEPS):
@@ -166,12 +180,42 @@ def _step_time(
     return 0.5 * (low + high)
 
 
-def _own_time(mix: RequestMix, each: Life, server: PromptServer, x: float) -> NDArray[np.float64]:
-    """Return how much longer [time] a prompt makes the steps that compute it, shape (J,).
+def decode_step(
+    each: Life, server: PromptServer, entering: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
+    """Return the time [time] of a step without prompts that so many requests make."""
+    x = np.asarray(entering, float)
+    late = 0.0 if server.is_ahead else server.gap
+    law = server.batch_time
+    return law.step_duration(x * each.decodes, x * (each.context - each.prompt.context)) + late
 
-    A prompt that does not fit into what the decodes leave of a step takes further steps.
+
+def prompt_steps(
+    mix: RequestMix, server: PromptServer, base: NDArray[np.float64], rate: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the time of the steps of prompts after a step of decodes, and of one of them [time].
+
+    Who comes during a step of prompts makes another one: of them there are one over the chance
+    that nobody comes, on average.
     """
+    each, law = life(mix, server), server.batch_time
+    own = float(mix.probability @ own_time(mix, server, 0.0))
+    fixed = max(float(law.step_duration(0.0, each.prompt.context, each.prompt.tokens)) - own, 0.0)
+    fixed += server.gap
+    share = min(rate * own, 0.999)
+    one, steps = np.full(base.shape, fixed + own), np.zeros(base.shape)
+    for _ in range(20):
+        steps = -np.expm1(-rate * base) * np.exp(np.minimum(rate * one, 50.0))
+        together = (steps * fixed + share * base) / (1.0 - share)
+        one = np.minimum(fixed + share * (base + together) / np.maximum(steps, 1e-12), 1e6 * fixed)
+    return (steps * fixed + share * base) / (1.0 - share), one
+
+
+def own_time(mix: RequestMix, server: PromptServer, x: float) -> NDArray[np.float64]:
+    """Return how much longer [time] a prompt makes the steps that compute it, shape (J,)."""
+    each = life(mix, server)
     law, prompt = server.batch_time, each.prompt
+    x = max(x, 1e-9)  # a step with prompts, however few
     own = prompt.tokens / max(prompt.context, 1e-300) * mix.prefill
     known = mix.prefill - own
     decodes, read = x * each.decodes, x * each.context
@@ -182,22 +226,39 @@ def _own_time(mix: RequestMix, each: Life, server: PromptServer, x: float) -> ND
         decodes, read + mix.prefill, x * prompt.tokens + own,
         x * prompt.attention + own * (known + (own + 1) / 2), x * prompt.known + known,
     )  # fmt: skip
-    left = max(server.step_tokens - decodes, 1.0)
-    further = np.maximum(np.ceil(own / left) - 1, 0.0)
-    return with_it - law.step_duration(*around) + further * law.step_duration(decodes, read)
+    return with_it - law.step_duration(*around)
+
+
+def further_steps(mix: RequestMix, server: PromptServer, x: float) -> NDArray[np.float64]:
+    """Return how many steps a prompt takes beyond its first, shape (J,).
+
+    What the decodes leave of a step does not hold it.
+    """
+    each = life(mix, server)
+    if server.prompts_apart:
+        return np.zeros(len(mix))
+    own = each.prompt.tokens / max(each.prompt.context, 1e-300) * mix.prefill
+    left = max(server.step_tokens - x * each.decodes, 1.0)
+    return np.maximum(np.ceil(own / left) - 1, 0.0)
 
 
 def _prompt_times(
-    mix: RequestMix, each: Life, server: PromptServer, tau: float, x: float
+    mix: RequestMix, server: PromptServer, rate: float, tau: float, x: float
 ) -> tuple[float, float]:
-    """Return the mean wait for the step of the prompt, and what the prompt adds to it [time]."""
-    longer = _own_time(mix, each, server, x)
-    own = float(mix.probability @ longer)
-    second = tau**2 + x * float(mix.probability @ longer**2)
+    """Return the mean wait for the step of the prompt, and the time of that step [time]."""
+    longer = own_time(mix, server, x)
+    own, square = (float(mix.probability @ longer**power) for power in (1, 2))
     busy = -math.expm1(-x * mix.mean_decode) if x > 0 else 0.0
+    if server.prompts_apart:
+        base = np.array([float(decode_step(life(mix, server), server, x))])
+        _, one = prompt_steps(mix, server, base, rate)
+        step = float(one[0])
+        residual = (base[0] ** 2 + max(tau - base[0], 0.0) * step) / (2 * tau)
+        return float(busy * residual), step
+    second = tau**2 + x * square / max(1.0 - (rate * own) ** 2, 1e-3)
     residual = second / (2 * tau) if tau > 0 else 0.0
     ahead = tau if server.is_ahead else 0.0
-    return busy * (residual + ahead), own
+    return busy * (residual + ahead), tau + own
 
 
 def _seen_by_a_decode(each: Life, server: PromptServer, x: float) -> float:

@@ -15,17 +15,27 @@ _COEFFICIENTS = {
     if item.name in KINDS["vllm_v0"].law_keys and isinstance(item.default, float)
 }
 
-OF_SERVER = {"kv_tokens": "token", "most_running": "request", "step_tokens": "token"}
-"""Sizes of the server, whole numbers, and their units."""
+OF_SERVER = {
+    "kv_tokens": ("kv_tokens", "token"),
+    "max_num_seqs": ("most_running", "request"),
+    "max_num_batched_tokens": ("step_tokens", "token"),
+}
+"""Sizes of the server, whole numbers: what the model calls them, and their units."""
 
 UNITS = {
     "arrival_rate": "request/time",
-    **OF_SERVER,
+    **{name: unit for name, (_, unit) in OF_SERVER.items()},
     **_COEFFICIENTS,
     "mean_prefill": "token",
     "mean_decode": "token",
 }
 """Unit of each parameter, in the singular."""
+
+
+@answers(MODEL)
+def parameter_units(instance: PromptServer) -> dict[str, str]:
+    """Return the unit of each parameter, in the singular."""
+    return dict(UNITS)
 
 
 @answers(MODEL)
@@ -36,7 +46,7 @@ def parameter_values(
     law = instance.batch_time
     return {
         "arrival_rate": arrival_rate,
-        **{name: float(getattr(instance, name)) for name in OF_SERVER},
+        **{name: float(getattr(instance, ours)) for name, (ours, _) in OF_SERVER.items()},
         **{name: float(getattr(law, name)) for name in _COEFFICIENTS},
         "mean_prefill": mix.mean_prefill,
         "mean_decode": mix.mean_decode,
@@ -67,4 +77,5 @@ def with_parameter(
     if name not in OF_SERVER:
         raise ConfigError("parameter", name, " | ".join(UNITS))
     whole = max(1, round(value))
-    return replace(here, value=float(whole), instance=replace(instance, **{name: whole}))
+    sized = replace(instance, **{OF_SERVER[name][0]: whole})
+    return replace(here, value=float(whole), instance=sized)  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fluid import PARAMETER_UNITS
+import numpy as np
+
 from fluidserve.config import flat, resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs
@@ -110,23 +112,16 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
     healthy, verdict = found.equilibrium, found.certificate
     return {
         "load": found.load,
-        "rho": None if healthy is None else healthy.rho,
+        "rho": getattr(healthy, "rho", None),
         "mean_arrival_rate": found.arrival_rate,
         "capacity": found.lambda_max,
         "regime": found.regime,
-        "equilibrium": None
-        if healthy is None
+        **({} if found.binds is None else {"binds": found.binds}),
+        "equilibrium": None if healthy is None else _equilibrium(healthy),
+        "moments": {"var_batch_tokens": getattr(healthy, "var_batch_tokens", None)},
+        "certificate": None
+        if verdict is None
         else {
-            "tau": healthy.tau,
-            "batch_tokens": healthy.batch_tokens,
-            "running": healthy.running,
-            "running_by_class": healthy.running_by_class.tolist(),
-            "decode_time": healthy.decode_time,
-            "decode_time_by_class": healthy.decode_time_by_class.tolist(),
-            "wait": healthy.wait,
-        },
-        "moments": {"var_batch_tokens": None if healthy is None else healthy.var_batch_tokens},
-        "certificate": {
             "stable": verdict.stable,
             "max_root": verdict.max_root,
             "ode_blind": verdict.ode_blind,
@@ -138,7 +133,7 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
         "metrics": _metrics(found.latencies, time_unit),
         "gradients": {
             "method": found.sensitivity_is,
-            "units": dict(PARAMETER_UNITS),
+            "units": dict(found.units),
             "derivative": found.sensitivity,
             "elasticity": found.elasticity,
         },
@@ -152,6 +147,23 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
             for flip in found.flips
         ],
         "warnings": list(found.warnings),
+    }
+
+
+EQUILIBRIUM = (
+    "tau", "batch_tokens", "prefill_tokens", "decode_tokens", "running", "memory",
+    "running_by_class", "decode_time", "decode_time_by_class", "wait", "ttft", "tpot", "e2el",
+)  # fmt: skip
+"""What JSON shows of an equilibrium, where the model has it."""
+
+
+def _equilibrium(healthy: Any) -> dict[str, Any]:
+    """Return the figures of an equilibrium."""
+    shown = {name: getattr(healthy, name) for name in EQUILIBRIUM if hasattr(healthy, name)}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in shown.items()
+        if isinstance(value, np.ndarray) or math.isfinite(value)
     }
 
 

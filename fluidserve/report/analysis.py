@@ -54,6 +54,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                     for statistic in ("mean", "p99")
                 ),
                 (summary["regime"].replace("_", " "), "regime"),
+                *([(summary["binds"], "binds first")] if "binds" in summary else []),
             ]
         ),
         *(paragraph(text, "note") for text in summary["warnings"]),
@@ -64,8 +65,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 [words, *(number(metrics[f"{s}_{name}{suffix}"]) for s in STATISTICS)]
                 for name, words in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2el", "E2EL"))
             ],
-            f"One node of this size, {summary['latencies_are']}: the node-work process, nothing "
-            "fitted. docs/one_node.md has its errors on measured cases.",
+            f"One node of this size, {summary['latencies_are']}: {_model(summary)}",
         ),
         heading("The healthy equilibrium"),
         _equilibrium(summary, unit),
@@ -94,10 +94,7 @@ def _equilibrium(summary: Mapping[str, Any], unit: str) -> str:
     rows = [
         [f"batch time tau [{_per(unit)}]", number(found["tau"])],
         ["batch tokens", number(found["batch_tokens"])],
-        [
-            "standard deviation of the batch tokens",
-            number(summary["moments"]["var_batch_tokens"] ** 0.5),
-        ],
+        *_deviation(summary["moments"]["var_batch_tokens"]),
         ["running [requests]", number(found["running"])],
         [f"decode time [{_per(unit)}]", number(found["decode_time"])],
         [f"wait for the next batch [{_per(unit)}]", number(found["wait"])],
@@ -110,7 +107,24 @@ def _equilibrium(summary: Mapping[str, Any], unit: str) -> str:
     )
 
 
-def _certificate(verdict: Mapping[str, Any], unit: str) -> str:
+def _deviation(variance: float | None) -> list[list[str]]:
+    if variance is None:
+        return []
+    return [["standard deviation of the batch tokens", number(variance**0.5)]]
+
+
+def _model(summary: Mapping[str, Any]) -> str:
+    """Return which model the latencies come from, and where its errors are."""
+    if "binds" in summary:
+        return "the model of a server that computes its prompts. docs/model.md has its errors."
+    return (
+        "the node-work process, nothing fitted. docs/one_node.md has its errors on measured cases."
+    )
+
+
+def _certificate(verdict: Mapping[str, Any] | None, unit: str) -> str:
+    if verdict is None:
+        return paragraph("No certificate of stability is known for this engine.")
     rows = [
         ["verdict", verdict["message"]],
         ["growth of a deviation per batch", number(verdict["max_root"])],

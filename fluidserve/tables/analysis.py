@@ -28,7 +28,8 @@ def analysis_table(result: Mapping[str, Any]) -> str:
                 ("node", instance_words(result["instance"])),
                 ("workload", workload_words(result)),
                 ("regime", result["regime"].replace("_", " ")),
-                ("full memory", result["certificate"]["message"]),
+                ("binds first", result.get("binds")),
+                ("full memory", (result["certificate"] or {}).get("message")),
                 ("batch", batch),
             ]
         ),

@@ -15,6 +15,12 @@ def methods_for(instance: PromptServer) -> tuple[str, ...]:
 
 
 @answers(MODEL)
+def method_of_latencies(instance: PromptServer) -> str:
+    """Return the method that tells the latencies over time: the one that there is."""
+    return "lagrangian"
+
+
+@answers(MODEL)
 def policy_labels(instance: PromptServer, *, approximate: bool = False) -> tuple[str, ...]:
     """Return the caveats of reading the settings of a server; empty where all are modelled.
 

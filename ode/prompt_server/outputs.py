@@ -24,7 +24,7 @@ from ode.prompt_server.workspace import March
 from serving import LatencySamples, RateProfile, RequestMix
 from serving.kinds.prompt_server import PromptServer
 
-MOST_SAMPLES = 200_000
+MOST_SAMPLES = 60_000
 """Latency samples at most [samples]: fewer decode lengths, then fewer admissions, stand for all."""
 
 FEWEST_LENGTHS = 24

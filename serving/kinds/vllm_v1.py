@@ -242,6 +242,7 @@ def _read(node: VllmV1) -> PromptServer:
         prompts_apart=False,
         swaps=False,
         keeps_prefixes=node.enable_prefix_caching,
+        hit_share=(node.prefix_hit_share,),
         read_as=tuple(read_as),
     )
 

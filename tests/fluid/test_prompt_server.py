@@ -167,7 +167,7 @@ def test_a_law_that_bends_upwards_is_fastest_below_its_limit():
 def test_every_parameter_moves_what_it_says():
     rate = 0.5 * capacity(MIX, SERVER)
     values = parameter_values(MIX, SERVER, rate)
-    assert values["most_running"] == 32 and values["kv_tokens"] == 3999 * 16
+    assert values["max_num_seqs"] == 32 and values["kv_tokens"] == 3999 * 16
     assert requests_that_fit(MIX, SERVER) == 32
     for name, value in values.items():
         moved = with_parameter(MIX, SERVER, rate, name, 2 * value)
