@@ -112,7 +112,14 @@ def _of_start(run: MeasuredRun, path: Path) -> MeasuredRun:
         vllm_version=None if version is None else str(version),
         settings=settings,
     )
-    return _with_load(replace(run, server=server), content, path)
+    run = replace(run, server=server)
+    if given.get("enable_expert_parallel") is True and server.replicas > 1:
+        run = run.noted(
+            f"the server divides its experts over {server.replicas} engines, which wait for each "
+            "other in every step; the replay lets them go on alone, and a law of one card that "
+            "holds all experts is another one"
+        )
+    return _with_load(run, content, path)
 
 
 def _arguments(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

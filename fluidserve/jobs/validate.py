@@ -53,6 +53,10 @@ def validate_into(
         steps = [_steps(each, run, params) for each in params["calibrate_steps"]]
     with watch("calibrate"):
         server, matched, warnings = _server(run, requests, trained, steps, params)
+    if until is not None and not (run.succeeded & (run.arrival >= until)).any():
+        last = float(run.arrival[run.succeeded].max())
+        allowed = f"a time before the last arrival that got an answer, at {last:.4g} s"
+        raise FlagError("--calibrate-until", until, allowed)
     offset = _front_end(params["front_end_offset"], matched)
     with watch("predict"):
         found = validate(

@@ -76,6 +76,8 @@ def test_a_law_of_a_file_is_matched_to_another_run(run, runs, tmp_path):
         ([*LAW_FLAGS, "--front-end-offset", "-1"], "--front-end-offset -1"),
         ([*LAW_FLAGS, "--engine", "decode_node"], "decode_node"),
         ([*LAW_FLAGS, "--law-file", "nowhere.yaml"], "nowhere.yaml"),
+        ([*LAW_FLAGS, "--calibrate-until", "999"], "--calibrate-until 999.*last arrival"),
+        ([*LAW_FLAGS, "--calibrate-steps", "nowhere.csv"], "nowhere.csv"),
         ([*LAW_FLAGS, "--calibrate-until", "0.5"], "no request finished|at least 10"),
     ],
 )
