@@ -189,7 +189,12 @@ def _in_turn(arrival, service):
 
 
 def check_contents(requests: RequestTable) -> None:
-    """Refuse requests of which nobody knows what they consist of."""
+    """Refuse requests of which nobody knows what they consist of, or how long they stay."""
+    if requests.has_aborts:
+        raise UnsupportedError(
+            "the hit share is not predicted where clients give up (abort_time): how long their "
+            "requests stay is not known"
+        )
     if requests.contents is None:
         raise UnsupportedError(
             "nothing says what these requests have in common, so that no cache finds anything: "

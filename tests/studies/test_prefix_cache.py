@@ -119,6 +119,9 @@ def test_what_is_not_predicted_is_refused() -> None:
         cache.on(SERVER, 3)
     with pytest.raises(ConfigError, match="block_size"):
         cache.on(replace(SERVER, block_size=32))
+    gives_up = replace(requests, abort_time=requests.arrival_time + 1)
+    with pytest.raises(UnsupportedError, match="give up"):
+        PrefixCache(gives_up)
     plain = RequestTable.validated([0, 1], [10, 10], [1, 1])
     with pytest.raises(UnsupportedError, match="in common"):
         PrefixCache(plain)
