@@ -201,7 +201,7 @@ def published(bench: Bench) -> Iterator[str]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="cases whose run has this in its name")
     parser.add_argument("--commands", action="store_true", help="print every command line")
     asked = parser.parse_args()

@@ -78,7 +78,8 @@ class Terms:
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Terms:
         """Return the correction of numbers in the order of :meth:`values`."""
-        return cls(*map(float, values[:FACTORS]), values[FACTORS:])
+        gap, decode, kv, prefill = map(float, values[:FACTORS])
+        return cls(gap, decode, kv, prefill, values[FACTORS:])
 
     def values(self) -> NDArray[np.float64]:
         """Return gap, factors and slopes as one list of numbers."""

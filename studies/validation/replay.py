@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def simulated(requests: Replayed, instance: Instance, replicas: int = 1) -> list
     runs = []
     for rows in dealt(requests.table, replicas):
         table = requests.table.take(rows)
-        own = {"max_concurrency": requests.max_concurrency} if closed else {}
+        own: dict[str, Any] = {"max_concurrency": requests.max_concurrency} if closed else {}
         engine = discrete.engine_for(table, instance, **own)
         engine.advance()
         runs.append(engine.run())
