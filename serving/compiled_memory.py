@@ -1,4 +1,4 @@
-"""Typed views of memory by address, for compiled code.
+"""Typed views of memory by address, for compiled code: records, tables of them, arrays.
 
 An array that is passed from function to function costs Numba atomic reference counts at every step,
 which is most of the time of a short kernel. Tables that belong to a Python object and outlive every
@@ -32,6 +32,39 @@ def record_at(dtype: np.dtype) -> Any:
         return record(types.int64), generate
 
     return cast
+
+
+@intrinsic
+def _view(typing_context, address, dtype):
+    """Cast an address to a record of a NumPy type."""
+    record = dtype.dtype
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), generate
+
+
+_typed_view: Any = _view
+
+
+def table(name: str, dtype: np.dtype) -> Any:
+    """Return a compiled function of a state and ``i``: row ``i`` of the table ``name``.
+
+    Parameters
+    ----------
+    name
+        The state, a record, holds the address of the table in its field ``NAME_at``.
+    dtype
+        Of a row, a record; a row can be written to.
+    """
+    field, size = f"{name}_at", dtype.itemsize
+
+    @compiled
+    def row(s, i):
+        return _typed_view(s[field] + i * size, dtype)
+
+    return row
 
 
 _real = record_at(REAL)

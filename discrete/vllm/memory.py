@@ -1,24 +1,30 @@
-"""The tables that the vLLM engines share, from compiled code: the engine object owns them all."""
+"""The tables that the vLLM engines share, from compiled code: the engine object owns them all.
+
+Each is a function of the state and a number.
+"""
 
 from __future__ import annotations
 
 from discrete.vllm import layout
 from serving.compilation import compiled
-from serving.compiled_memory import INDEX, REAL, real_at, record_at
+from serving.compiled_memory import INDEX, real_at, record_at, table
 
-_step = record_at(layout.STEP)
-_decision = record_at(layout.DECISION)
-_span = record_at(layout.SPAN)
-_event = record_at(layout.EVENT)
-_sample = record_at(layout.SAMPLE)
+step_row = table("rows", layout.STEP)
+"""A row of the steps."""
+
+decision_row = table("decisions", layout.DECISION)
+"""A row of the decisions."""
+
+span_row = table("spans", layout.SPAN)
+"""A row of the spans."""
+
+event_row = table("events", layout.EVENT)
+"""A row of the events."""
+
+sample_row = table("samples", layout.SAMPLE)
+"""The sample at a time of the grid."""
+
 _index = record_at(INDEX)
-_real = record_at(REAL)
-
-STEP_BYTES = layout.STEP.itemsize
-DECISION_BYTES = layout.DECISION.itemsize
-SPAN_BYTES = layout.SPAN.itemsize
-EVENT_BYTES = layout.EVENT.itemsize
-SAMPLE_BYTES = layout.SAMPLE.itemsize
 
 
 @compiled
@@ -34,36 +40,6 @@ def arrival_time(s, r):
 
 
 @compiled
-def step_row(s, i):
-    """Return row ``i`` of the steps."""
-    return _step(s.rows_at + i * STEP_BYTES)
-
-
-@compiled
-def decision_row(s, i):
-    """Return row ``i`` of the decisions."""
-    return _decision(s.decisions_at + i * DECISION_BYTES)
-
-
-@compiled
-def span_row(s, i):
-    """Return row ``i`` of the spans."""
-    return _span(s.spans_at + i * SPAN_BYTES)
-
-
-@compiled
-def event_row(s, i):
-    """Return row ``i`` of the events."""
-    return _event(s.events_at + i * EVENT_BYTES)
-
-
-@compiled
 def grid_time(s, i):
     """Return time ``i`` of the sampling grid."""
     return real_at(s.grid_at, i)
-
-
-@compiled
-def sample_row(s, i):
-    """Return the sample at time ``i`` of the grid."""
-    return _sample(s.samples_at + i * SAMPLE_BYTES)

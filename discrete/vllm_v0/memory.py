@@ -1,47 +1,40 @@
-"""The tables of the V0 engine, from compiled code: the engine object owns them all."""
+"""The tables of the V0 engine, from compiled code: the engine object owns them all.
+
+Each is a function of the state and a number.
+"""
 
 from __future__ import annotations
 
-from discrete.vllm.memory import number_at
 from discrete.vllm_v0 import layout
 from serving.compilation import compiled
-from serving.compiled_memory import record_at
+from serving.compiled_memory import INDEX, table
 
-_request = record_at(layout.REQUEST)
-REQUEST_BYTES = layout.REQUEST.itemsize
+request = table("requests", layout.REQUEST)
+"""The record of a request."""
 
+running = table("running", INDEX)
+"""A slot of RUNNING."""
 
-@compiled
-def request(s, r):
-    """Return the record of request ``r``."""
-    return _request(s.requests_at + r * REQUEST_BYTES)
+count_of = table("counts", INDEX)
+"""How many requests a list of the present schedule() call has."""
 
-
-@compiled
-def running(s, i):
-    """Return slot ``i`` of RUNNING."""
-    return number_at(s.running_at, i)
-
-
-@compiled
-def count_of(s, group):
-    """Return how many requests a list of the present schedule() call has; it can be written to."""
-    return number_at(s.counts_at, group)
+_entry = table("lists", INDEX)
+_dropped = table("dropped", INDEX)
 
 
 @compiled
 def entry(s, group, i):
     """Return slot ``i`` of a list of the present schedule() call."""
-    return number_at(s.lists_at, group * s.capacity + i)
+    return _entry(s, group * s.capacity + i)
 
 
 @compiled
 def dropped(s, i):
     """Return who was the ``i``-th to be dropped from the waiting queue in this call."""
-    return number_at(s.dropped_at, i).value
+    return _dropped(s, i).value
 
 
 @compiled
 def dropped_swapped(s, i):
     """Return who was the ``i``-th to be dropped from the swapped in this call."""
-    return number_at(s.dropped_at, s.total - 1 - i).value
+    return _dropped(s, s.total - 1 - i).value
