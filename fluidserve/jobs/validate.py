@@ -138,6 +138,7 @@ def _server(
                 warnings.append(
                     f"{each.name} is the very run that is judged: this is no prediction"
                 )
+            _refuse_another_server(each, run)
             own = server_of_run(each, params, start)
             sources.append(Source(_replayed(each, params), own.instance, own.replicas))
     else:
@@ -152,6 +153,17 @@ def _server(
     matched = match_law(sources, law, steps, doubt)
     instance = with_law(server.instance, matched.law)
     return replace(server, instance=instance, law_from=law_from), matched, warnings
+
+
+def _refuse_another_server(other: MeasuredRun, run: MeasuredRun) -> None:
+    """Refuse to match a law to a run of another model, card or number of cards."""
+    for what in ("model", "hardware", "tp"):
+        theirs, ours = getattr(other.server, what), getattr(run.server, what)
+        if theirs is not None and ours is not None and theirs != ours:
+            raise FluidServeError(
+                f"--calibrate-on {other.name}: its {what} is {theirs}, that of {run.name} {ours}; "
+                "a law is that of one model on one kind of server"
+            )
 
 
 def _needs_start(run: MeasuredRun, params: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.references.measured import BENT_SERVER, LAW, workload, write_run
+from tests.references.measured import BENT_SERVER, LAW, SETTINGS, workload, write_run
 
 LAW_FLAGS = ["--d-0", "0.012", "--d-decode", "3e-5", "--d-kv", "3e-8", "--d-prefill", "5e-5"]
 
@@ -87,3 +87,13 @@ def test_what_cannot_be_is_refused_in_one_line(run, runs, tmp_path, options, wor
     assert told.exit_code == 2
     assert re.search(words, told.stderr.splitlines()[-1]), told.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_law_is_not_matched_to_a_run_of_another_model(run, tmp_path):
+    paths = [write_run(tmp_path, name, workload(1, 60, 6.0)) for name in ("a", "b")]
+    said = {"engine_kwargs": {"model": "x/other", **SETTINGS}}
+    (tmp_path / "b_config.json").write_text(json.dumps(said))
+    (tmp_path / "a_config.json").write_text(json.dumps({**said, "model": "x/this"}))
+    told = run("validate", paths[0], *LAW_FLAGS, "--calibrate-on", paths[1], "--out", "out")
+    assert told.exit_code == 2
+    assert "its model is x/other, that of a x/this" in told.stderr
