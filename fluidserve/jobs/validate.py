@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CURVES = "validation.csv"
 """Series of a run and of every model, on the times at which the server spoke."""
 
+SHOWN = ("running", "waiting", "in_system", "output_throughput")
+"""Series in that file."""
+
 TELLING = 0.005
 """Share of answers with contradicted lengths from which the result says so."""
 
@@ -292,8 +295,6 @@ def curves(found: Validation) -> dict[str, Any]:
     columns = {"time": found.measured.grid}
     for owner, of in {"measured": found.measured, **found.predicted}.items():
         columns |= {
-            f"{owner}.{name}": values
-            for name, values in of.series.items()
-            if name in ("running", "waiting", "in_system")
+            f"{owner}.{name}": values for name, values in of.series.items() if name in SHOWN
         }
     return columns

@@ -11,7 +11,8 @@ import numpy as np
 from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure, from_zero, time_label
 
 PANELS = {"running": "running requests", "waiting": "waiting requests",
-          "in_system": "requests under way"}  # fmt: skip
+          "in_system": "requests under way",
+          "output_throughput": "output tokens per second"}  # fmt: skip
 LINES = {"measured": (INK, 2.4), "engine": (VERMILLION, 1.4)}
 
 

@@ -31,7 +31,8 @@ class Prediction:
     grid : shape (T,) [s]
         Times of the series.
     series
-        ``running`` and ``waiting`` [requests] at the times of the grid, where known.
+        ``running`` and ``waiting`` [requests], and ``output_throughput`` [tokens/s] up to each time
+        of the grid, where known.
     """
 
     ttft: NDArray[np.float64]

@@ -93,7 +93,20 @@ def _series(runs: Sequence[Run], grid: NDArray[np.float64]) -> dict[str, NDArray
     if not grid.size:
         return {}
     paths = [run.trajectory(np.maximum(grid, 0.0)) for run in runs]
-    return {
+    counted = {
         name: np.sum([path.outputs[name] for path in paths], axis=0)
         for name in ("running", "waiting")
     }
+    produced = np.sum([_produced(run, grid) for run in runs], axis=0)
+    width = np.diff(grid, prepend=0.0)
+    rate = np.where(width > 0, np.diff(produced, prepend=0.0) / np.where(width > 0, width, 1), 0)
+    return {**counted, "output_throughput": rate}
+
+
+def _produced(run: Run, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many output tokens there are by each time of a grid, shape (T,)."""
+    end = np.asarray(run.batches["time"], float)
+    decoded = np.concatenate([[0.0], np.cumsum(np.asarray(run.batches["decode_tokens"], float))])
+    first = run.requests["first_token_time"]
+    begun = np.searchsorted(np.sort(first[np.isfinite(first)]), grid, side="right")
+    return decoded[np.searchsorted(end, grid, side="right")] + begun

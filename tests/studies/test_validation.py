@@ -11,7 +11,7 @@ from calibration import StepRows
 from calibration.measured_runs import MeasuredRun, TimeSeries, read_measured_run
 from discrete import engine_for, simulate
 from serving import FluidServeError, RequestTable, UnsupportedError
-from studies.validation import Source, match_law, replayed, validate
+from studies.validation import Source, match_law, replay, replayed, validate
 from studies.validation.requests import contradicted
 from tests.references.measured import BENT_SERVER, LAW, SERVER, workload, write_run
 
@@ -179,3 +179,13 @@ def test_a_client_that_waits_for_answers_is_replayed_so():
     assert scores.totals["makespan"].error > 0.5
     with pytest.raises(UnsupportedError, match="closed loop"):
         validate(replayed(run), SERVER, replicas=2)
+
+
+def test_tokens_per_second_are_those_that_the_client_counts(run):
+    grid = np.arange(1.0, 61.0)
+    predicted, runs = replay(replayed(run), SERVER, 1, grid)
+    counted = runs[0].client_records().outputs_per_second(60)
+    off = np.abs(predicted.series["output_throughput"] - counted)
+    assert counted.sum() > 10_000
+    # a step that runs beyond an unknown stop token brings none: one per request
+    assert off.sum() < len(run) + 60
