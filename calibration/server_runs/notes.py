@@ -10,6 +10,7 @@ from calibration.server_runs.drift import MATTERS, Drift
 from calibration.server_runs.iteration_rows import MANY_GAPS, Gap, drafts
 from calibration.server_runs.iterations import IterationLog
 from calibration.server_runs.law import LawFit
+from calibration.server_runs.metric_rows import PARTLY_IDLE
 from calibration.server_runs.metrics import MetricsLog
 from calibration.server_runs.reconstruction import Replayed
 from calibration.server_runs.request_rows import tells_tokens
@@ -20,6 +21,9 @@ SAME = 0.95
 
 COLLINEAR = 30.0
 """Condition number beyond which the rows do not tell the coefficients apart."""
+
+OFTEN_IDLE = 0.3
+"""Share of the intervals at whose ends nothing runs from which on others may be idle inside."""
 
 WANDERS = 0.05
 """Difference between the batch times of two parts of a run from which on it is said."""
@@ -160,6 +164,13 @@ def notes_of_metrics(log: MetricsLog, rows: BatchRows, *, remote_prefill: bool) 
                 "the share of KV in use counts whole blocks, whose size is not told: KV per batch "
                 "is too large by about half a block per request"
             )
+    idle = rows.dropped.get(PARTLY_IDLE, 0)
+    if idle > OFTEN_IDLE * (idle + len(rows)):
+        said.append(
+            f"at the begin or end of {idle} of {idle + len(rows)} intervals nothing ran: the "
+            "others may hold idle times too, which make batch times too long; scrape more often, or "
+            "calibrate on a busier run"
+        )
     preempted = _grown(log.preemptions)
     if preempted:
         said.append(

@@ -185,3 +185,15 @@ def test_log_result_and_scrape_of_a_real_server_agree(cpu, name, kinds):
         assert (apart <= sum(np.where(np.isfinite(half), half, 0) for half in each)).all()
         run = [(1 + f.beyond_law) * f.law.predict(log.rows).sum() for f in (log, other)]
         assert run[1] / run[0] == pytest.approx(1, abs=0.045)
+
+
+def test_a_scrape_of_a_server_that_is_often_idle_says_so(cpu):
+    """Its batches come out 18 % too long: intervals are idle between two scrapes."""
+    said = {
+        name: calibrate_run(read_server_log(cpu / f"{name}.metrics.txt.gz")).notes
+        for name in ("light", "near")
+    }
+    idle = {
+        name: any("may hold idle times" in each for each in notes) for name, notes in said.items()
+    }
+    assert idle == {"light": True, "near": False}
