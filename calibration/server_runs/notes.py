@@ -168,8 +168,8 @@ def notes_of_metrics(log: MetricsLog, rows: BatchRows, *, remote_prefill: bool) 
     if idle > OFTEN_IDLE * (idle + len(rows)):
         said.append(
             f"at the begin or end of {idle} of {idle + len(rows)} intervals nothing ran: the "
-            "others may hold idle times too, which make batch times too long; scrape more often, or "
-            "calibrate on a busier run"
+            "others may hold idle times too, which make batch times too long; scrape more often, "
+            "or calibrate on a busier run"
         )
     preempted = _grown(log.preemptions)
     if preempted:
