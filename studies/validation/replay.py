@@ -109,4 +109,4 @@ def _produced(run: Run, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     decoded = np.concatenate([[0.0], np.cumsum(np.asarray(run.batches["decode_tokens"], float))])
     first = run.requests["first_token_time"]
     begun = np.searchsorted(np.sort(first[np.isfinite(first)]), grid, side="right")
-    return decoded[np.searchsorted(end, grid, side="right")] + begun
+    return decoded[np.searchsorted(end, grid, side="right")] + begun.astype(float)
