@@ -11,6 +11,21 @@ from serving.compilation import compiled
 
 
 @compiled
+def sinks_have_room(s):
+    """Return whether one iteration fits into the sinks, whatever happens in it."""
+    here = s.waiting + s.running + s.swapped
+    if s.record_steps and (s.rows == s.rows_size or s.spans_size - s.spans < 2 * here + 2):
+        return False
+    if s.record_events and s.events_size - s.events < 4 * here + 4:
+        return False
+    return not s.log_decisions or (
+        s.decisions < s.decisions_size
+        and s.words_size - s.words >= 8 * here + 8
+        and s.outcomes_size - s.outcomes >= 6 * here + 8
+    )
+
+
+@compiled
 def word(s, value):
     """Append a number to the lists of the step that is being decided."""
     number_at(s.words_at, s.words).value = value

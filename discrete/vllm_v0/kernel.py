@@ -7,7 +7,7 @@ import math
 from discrete._engine import Stop
 from discrete.vllm.layout import PAUSE, ROWS_FULL, UNLIMITED, Event, Status
 from discrete.vllm.memory import arrival_time, decision_row
-from discrete.vllm.writing import log, sample_idle, sample_step
+from discrete.vllm.writing import log, sample_idle, sample_step, sinks_have_room
 from discrete.vllm_v0.layout import EXHAUSTED, STUCK, Group
 from discrete.vllm_v0.livelock import goes_round
 from discrete.vllm_v0.memory import count_of, request
@@ -36,25 +36,10 @@ def _unfinished(s):
 
 
 @compiled
-def _room(s):
-    """Return whether one iteration fits into the sinks, whatever happens in it."""
-    here = _unfinished(s)
-    if s.record_steps and (s.rows == s.rows_size or s.spans_size - s.spans < 2 * here + 2):
-        return False
-    if s.record_events and s.events_size - s.events < 4 * here + 4:
-        return False
-    return not s.log_decisions or (
-        s.decisions < s.decisions_size
-        and s.words_size - s.words >= 8 * here + 8
-        and s.outcomes_size - s.outcomes >= 6 * here + 8
-    )
-
-
-@compiled
 def _arrivals(s):
     """Let everyone in who has arrived; stop short where the sinks may not hold what follows."""
     while s.arrived < s.total and arrival_time(s, s.arrived) <= s.time:
-        if not _room(s):
+        if not sinks_have_room(s):
             return False
         request(s, s.arrived).status = WAITING
         if s.record_events:
@@ -62,7 +47,7 @@ def _arrivals(s):
         s.waiting += 1
         s.arrived += 1
         s.last_progress = s.steps
-    return _room(s)
+    return sinks_have_room(s)
 
 
 @compiled

@@ -12,14 +12,14 @@ import numpy as np
 from discrete.vllm.layout import NOBODY
 from discrete.vllm.memory import arrival_time, number_at
 from serving.compilation import compiled
-from serving.compiled_memory import REAL, real_at, record_at
+from serving.compiled_memory import REAL, real_at, table
 
-_real = record_at(REAL)
+_arrival = table("arrivals", REAL)
 
 
 @compiled
 def _set_arrival(s, r, time):
-    _real(s.arrivals_at + r * 8).value = time
+    _arrival(s, r).value = time
 
 
 @compiled

@@ -13,7 +13,7 @@ import numpy as np
 from discrete._engine import Stop
 from discrete.vllm.layout import PAUSE, ROWS_FULL, UNLIMITED, Event, Status
 from discrete.vllm.memory import arrival_time, decision_row
-from discrete.vllm.writing import log, sample_idle, sample_step
+from discrete.vllm.writing import log, sample_idle, sample_step, sinks_have_room
 from discrete.vllm_v1.arrivals import next_arrival, take_arrival
 from discrete.vllm_v1.layout import STUCK
 from discrete.vllm_v1.memory import plan, request
@@ -31,25 +31,10 @@ PATIENCE = 3
 
 
 @compiled
-def _room(s):
-    """Return whether one iteration fits into the sinks, whatever happens in it."""
-    here = s.waiting + s.running
-    if s.record_steps and (s.rows == s.rows_size or s.spans_size - s.spans < 2 * here + 2):
-        return False
-    if s.record_events and s.events_size - s.events < 4 * here + 4:
-        return False
-    return not s.log_decisions or (
-        s.decisions < s.decisions_size
-        and s.words_size - s.words >= 8 * here + 8
-        and s.outcomes_size - s.outcomes >= 6 * here + 8
-    )
-
-
-@compiled
 def _arrivals(s):
     """Let everyone in who has arrived; stop short where the sinks may not hold what follows."""
     while next_arrival(s) <= s.time:
-        if not _room(s):
+        if not sinks_have_room(s):
             return False
         r = take_arrival(s)
         q = request(s, r)
@@ -60,7 +45,7 @@ def _arrivals(s):
             log(s, arrival_time(s, r), ARRIVE, r, 0)
         join_waiting(s, r)
         s.unfinished += 1
-    return _room(s)
+    return sinks_have_room(s)
 
 
 @compiled

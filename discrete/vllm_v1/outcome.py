@@ -12,7 +12,7 @@ from discrete.vllm_v1.memory import member, plan, request, running
 from discrete.vllm_v1.pool import cache, note, release
 from discrete.vllm_v1.queue import leave_hold, leave_waiting
 from serving.compilation import compiled
-from serving.compiled_memory import record_at
+from serving.compiled_memory import table
 
 RUNNING, FINISHED, ABORTED = int(Status.RUNNING), int(Status.FINISHED), int(Status.ABORTED)
 WAITING, PREEMPTED = int(Status.WAITING), int(Status.PREEMPTED)
@@ -22,7 +22,7 @@ COMPLETE, ABORT = int(Event.COMPLETE), int(Event.ABORT)
 ABORT_ROW = np.dtype([("time", np.float64), ("request", np.int64)])
 """When a client gives up, in order of time."""
 
-_abort_row = record_at(ABORT_ROW)
+_abort = table("aborts", ABORT_ROW)
 
 
 @compiled
@@ -65,14 +65,14 @@ def next_abort(s):
     """Return when the next client gives up; infinite if nobody does."""
     if s.abort_next == s.num_aborts:
         return np.inf
-    return _abort_row(s.aborts_at + s.abort_next * 16).time
+    return _abort(s, s.abort_next).time
 
 
 @compiled
 def cancel(s, time):
     """Abort the requests whose clients have given up; those that are gone stay as they are."""
     while next_abort(s) <= time:
-        r = _abort_row(s.aborts_at + s.abort_next * 16).request
+        r = _abort(s, s.abort_next).request
         s.abort_next += 1
         q = request(s, r)
         if q.status in (WAITING, RUNNING, PREEMPTED, LOADING, LOADED):
