@@ -61,6 +61,7 @@ from fluidserve.options import instance_options, run_options
     section="Workload",
     help="give answers whose times contradict their counted tokens the usual length",
 )
+@option("--fluid", is_flag=True, help="ask the fluid model beside the engine")
 @option(
     "--replicas",
     type=click.IntRange(1, 1024),

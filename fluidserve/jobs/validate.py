@@ -64,7 +64,7 @@ def validate_into(
     with watch("predict"):
         found = validate(
             requests, server.instance, replicas=server.replicas, front_end=offset,
-            judged_from=until or 0.0,
+            judged_from=until or 0.0, models=("engine", *["fluid"] * params["fluid"]),
         )  # fmt: skip
     warnings += _warnings(found, params)
     summary = {

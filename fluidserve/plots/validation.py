@@ -13,7 +13,7 @@ from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure, from_zer
 PANELS = {"running": "running requests", "waiting": "waiting requests",
           "in_system": "requests under way",
           "output_throughput": "output tokens per second"}  # fmt: skip
-LINES = {"measured": (INK, 2.4), "engine": (VERMILLION, 1.4)}
+LINES = {"measured": (INK, 2.4), "engine": (VERMILLION, 1.4), "fluid": (BLUE, 1.4)}
 
 
 def measured_vs_predicted(

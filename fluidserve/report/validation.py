@@ -35,6 +35,14 @@ def draw_validation(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     return [PICTURE]
 
 
+def _fluid(scores: Mapping[str, Any] | None) -> list[str]:
+    if scores is None:
+        return []
+    said = "It takes the mix of the requests and their arrival curve, and no single request."
+    head = ["", "measured", "predicted", "error"]
+    return [heading("The fluid model"), table(head, score_rows(scores), said)]
+
+
 def _title(summary: Mapping[str, Any]) -> str:
     run = summary["run"]
     model = "" if run["model"] is None else f", {run['model']}"
@@ -68,6 +76,7 @@ def _page(folder: Path, summary: Mapping[str, Any]) -> str:
         picture(folder / PICTURE, "requests over time, measured and predicted",
                 "What the clients or the server counted, and the engine."),
         table(["", "mean measured", "mean predicted", "NRMSE"], series_rows(scores)),
+        *_fluid(summary.get("fluid")),
         heading("What the run does not say"),
         *(paragraph(text) for text in summary["assumptions"] or ["Nothing had to be assumed."]),
     ]  # fmt: skip

@@ -61,9 +61,16 @@ def validation_table(result: Mapping[str, Any]) -> str:
         ),
         grid(["", "measured", "predicted", "error"], score_rows(scores)),
         grid(["over time", "measured", "predicted", "NRMSE"], series_rows(scores)),
+        _fluid(result.get("fluid")),
         pairs([("assumed", "; ".join(result["assumptions"]) or None),
                ("files", result.get("output_dir"))]),
     )  # fmt: skip
+
+
+def _fluid(scores: Mapping[str, Any] | None) -> str:
+    if scores is None:
+        return ""
+    return grid(["fluid model", "measured", "predicted", "error"], score_rows(scores))
 
 
 def _matched(calibration: Mapping[str, Any] | None) -> str | None:

@@ -33,6 +33,10 @@ class Prediction:
     series
         ``running`` and ``waiting`` [requests], and ``output_throughput`` [tokens/s] up to each time
         of the grid, where known.
+    weight : shape (R,)
+        Of each sample of latencies; None where each is a request.
+    totals
+        ``completed`` [requests] and ``makespan`` [s], of a model without single requests.
     """
 
     ttft: NDArray[np.float64]
@@ -44,6 +48,8 @@ class Prediction:
     finish: NDArray[np.float64]
     grid: NDArray[np.float64]
     series: Mapping[str, NDArray[np.float64]]
+    weight: NDArray[np.float64] | None = None
+    totals: Mapping[str, float] | None = None
 
     def delayed(self, seconds: float) -> Prediction:
         """Return the prediction with a time of the front end before every first token."""

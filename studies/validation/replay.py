@@ -69,7 +69,10 @@ def replay(
             arrays[name][rows] = values
     samples = [run.samples() for run in runs]
     return Prediction(
-        **arrays,
+        ttft=arrays["ttft"],
+        e2el=arrays["e2el"],
+        tpot=arrays["tpot"],
+        arrival=arrays["arrival"],
         gaps=np.concatenate([each.itl for each in samples]),
         gap_weight=np.concatenate([each.itl_weight for each in samples]),
         finish=arrays["arrival"] + arrays["e2el"],

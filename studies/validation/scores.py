@@ -44,8 +44,9 @@ def _samples(of: Prediction, latency: str) -> tuple[NDArray[np.float64], NDArray
     if latency == "itl":
         return of.gaps, of.gap_weight
     values = {"ttft": of.ttft, "tpot": of.tpot, "e2el": of.e2el}[latency]
-    values = values[np.isfinite(values)]
-    return values, np.ones(values.size)
+    known = np.isfinite(values)
+    weight = np.ones(values.size) if of.weight is None else of.weight
+    return values[known], weight[known]
 
 
 def _statistics(values: NDArray[np.float64], weight: NDArray[np.float64]) -> dict[str, float]:
@@ -66,9 +67,14 @@ def total_scores(measured: Prediction, predicted: Prediction) -> dict[str, Score
 
 
 def _totals(of: Prediction) -> dict[str, float]:
+    if of.totals is not None:
+        return _with_rate(of.totals["completed"], of.totals["makespan"])
     done = np.isfinite(of.finish)
     span = float(np.nanmax(of.finish) - of.arrival.min()) if done.any() else float("nan")
-    count = float(done.sum())
+    return _with_rate(float(done.sum()), span)
+
+
+def _with_rate(count: float, span: float) -> dict[str, float]:
     return {"completed": count, "makespan": span,
             "request_throughput": count / span if span > 0 else float("nan")}  # fmt: skip
 
@@ -94,6 +100,8 @@ def series_scores(measured: Prediction, predicted: Prediction) -> dict[str, Mapp
 
 def in_system(of: Prediction, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how many requests that finish were under way at each time of a grid, shape (T,)."""
+    if of.totals is not None:
+        return of.series["running"] + of.series["waiting"]
     done = np.isfinite(of.finish)
     came = np.searchsorted(np.sort(of.arrival[done]), grid, side="right")
     gone = np.searchsorted(np.sort(of.finish[done]), grid, side="right")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import Instance
+from serving import Instance, UnsupportedError
+from studies.validation.fluid import by_fluid
 from studies.validation.prediction import Prediction, measured
 from studies.validation.replay import replay
 from studies.validation.requests import Replayed
@@ -34,7 +35,7 @@ def by_engine(
     return replay(requests, instance, replicas, grid)[0]
 
 
-PREDICTORS: Mapping[str, Predictor] = {"engine": by_engine}
+PREDICTORS: Mapping[str, Predictor] = {"engine": by_engine, "fluid": by_fluid}
 """Every model that can be held against a run, by name: another one is another entry."""
 
 
@@ -124,6 +125,10 @@ def _with_in_system(of: Prediction) -> Prediction:
 
 def _judged(of: Prediction, rows: NDArray[np.bool_], start: float) -> Prediction:
     """Return the judged requests, and the series from a time on."""
+    if of.totals is not None:
+        if start > 0:
+            raise UnsupportedError("the fluid model has no single requests to judge from a time on")
+        return of
     later = of.grid >= start
     series = {name: values[later] for name, values in of.series.items()}
     return replace(of.of(rows), grid=of.grid[later], series=series)

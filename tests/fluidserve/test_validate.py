@@ -23,10 +23,12 @@ def runs(tmp_path_factory):
 
 def test_a_run_is_held_against_the_law_that_made_it(run, runs, tmp_path):
     out = tmp_path / "out"
-    told = run("validate", runs[0], *LAW_FLAGS, "--front-end-offset", "0.02", "--out", str(out))
+    told = run("validate", runs[0], *LAW_FLAGS, "--front-end-offset", "0.02", "--fluid",
+               "--out", str(out))  # fmt: skip
     result = json.loads(told.stdout)
     assert result["engine"]["e2el_ms"]["mean"]["error"] == pytest.approx(0, abs=1e-9)
     assert result["instance"]["max_num_seqs"] == 64
+    assert result["fluid"]["completed"]["predicted"] == pytest.approx(300, rel=1e-3)
     assert result["calibration"] is None and result["law_from"] == "the options"
     assert any("repeat after 30 requests" in each for each in result["assumptions"])
     names = {each.name for each in out.iterdir()}
@@ -38,6 +40,7 @@ def test_a_run_is_held_against_the_law_that_made_it(run, runs, tmp_path):
         "requests.csv",
     } <= names
     page = (out / "report.html").read_text()
+    assert "The fluid model" in page
     assert "Measured against predicted" in page and "repeat after 30 requests" in page
     (out / "validation.png").unlink()
     run("plot", str(out))

@@ -10,8 +10,10 @@ import pytest
 from calibration import StepRows
 from calibration.measured_runs import MeasuredRun, TimeSeries, read_measured_run
 from discrete import engine_for, simulate
+from ode import solve
 from serving import FluidServeError, RequestTable, UnsupportedError
 from studies.validation import Source, match_law, replay, replayed, validate
+from studies.validation.fluid import found_share
 from studies.validation.requests import contradicted
 from tests.references.measured import BENT_SERVER, LAW, SERVER, workload, write_run
 
@@ -189,3 +191,22 @@ def test_tokens_per_second_are_those_that_the_client_counts(run):
     assert counted.sum() > 10_000
     # a step that runs beyond an unknown stop token brings none: one per request
     assert off.sum() < len(run) + 60
+
+
+def test_the_fluid_model_is_held_against_a_run_beside_the_engine(run):
+    found = validate(replayed(run), SERVER, models=("engine", "fluid"), front_end=0.02)
+    scores = found.scores["fluid"]
+    table = found.requests.table
+    node = replace(SERVER, prefix_hit_share=found_share(table, 16))
+    alone = solve(table.rate_profile(), table.mix(), node, approximate=True).metrics()
+    for name in ("ttft", "e2el"):
+        predicted = alone.latencies[name].mean + 0.02
+        assert scores.latencies[name]["mean"].predicted == pytest.approx(predicted, rel=1e-9)
+    assert scores.totals["completed"].predicted == pytest.approx(len(table), rel=1e-3)
+    engine = simulate(table, SERVER).totals()
+    assert found_share(table, 16) == pytest.approx(engine["prefix_cache_hit_rate"], abs=0.01)
+    impatient = replace(found.requests, table=replace(table, abort_time=table.arrival_time + 9))
+    with pytest.raises(UnsupportedError, match="give up"):
+        validate(impatient, SERVER, models=("fluid",))
+    with pytest.raises(UnsupportedError, match="single requests"):
+        validate(replayed(run), SERVER, models=("fluid",), judged_from=5.0)
