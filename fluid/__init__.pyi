@@ -3,6 +3,7 @@ from ._array_code import rate_statements as rate_statements
 from ._capacity import Saturation as Saturation
 from ._capacity import capacity as capacity
 from ._capacity import fastest_batch as fastest_batch
+from ._capacity import highest_rate as highest_rate
 from ._capacity import requests_that_fit as requests_that_fit
 from ._capacity import saturation as saturation
 from ._capacity import straddle as straddle

@@ -132,6 +132,12 @@ def fastest_batch(mix: RequestMix, instance: DecodeNode) -> Saturation:
 
 
 @answers("decode_node")
+def highest_rate(mix: RequestMix, instance: DecodeNode) -> float:
+    """Return the arrival rate [requests/time] below which an equilibrium is looked for."""
+    return capacity(mix, instance)
+
+
+@answers("decode_node")
 def capacity(mix: RequestMix, instance: DecodeNode) -> float:
     """Return lambda_M [requests/time], the largest arrival rate that ``instance`` keeps up with.
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 LARGEST_SCALE = 1_000_000
 NO_SERVER = (
-    f"note: engine {DEFAULT_KIND.name}, whose prompts come prefilled; there is no fluid model of "
-    f"{SERVER} yet, which simulate --engine {SERVER} runs"
+    f"note: engine {DEFAULT_KIND.name}, whose prompts come prefilled; --engine {SERVER} is the "
+    "server that computes them"
 )
 DEFAULT_LOAD = 0.8
 """Load of generated requests where nobody says a rate: one that any node bears."""

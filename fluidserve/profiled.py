@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from studies import CapacityEstimate
 
 SERVER = "vllm_v1"
-"""Engine that ``simulate`` runs for a model on a card where nobody names one."""
+"""Engine that commands take for a model on a card where nobody names one."""
 
 
 def profile_of(params: Mapping[str, Any]) -> Profile | None:
@@ -32,17 +32,28 @@ def profile_of(params: Mapping[str, Any]) -> Profile | None:
     return find(given.pop("model"), given.pop("hardware"), **given)
 
 
-def with_server(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of ``simulate`` with the engine that they mean.
+def with_server(params: Mapping[str, Any], *, knobs: str = "") -> dict[str, Any]:
+    """Return the parameters of a command with the engine that they mean.
 
     A model on a card means the server that people start there, :data:`SERVER`, where neither flags
-    nor file name an engine and no setting is one that only a decode node has.
+    nor file name an engine, and neither a setting nor a method is one that only a decode node has.
+
+    Parameters
+    ----------
+    params
+        Of the command.
+    knobs
+        Settings that the command turns, with a comma between them.
     """
     given = dict(params)
     is_named = all(params.get(key) is not None for key in ("model", "hardware"))
     if not is_named or params.get("resume") is not None:
         return given
+    named = [params.get("method"), *str(params.get("methods") or "").split(",")]
+    if params.get("solve_gradients") or {*named} - {None, "", "False", "lagrangian"}:
+        return given
     said = set(config_flags(params)) | _keys_of(params.get("config_file"))
+    said |= {each.strip().replace("-", "_") for each in knobs.split(",")}
     own = {kind: {*settings_of(KINDS[kind]), D_1.key} for kind in (SERVER, DEFAULT_KIND.name)}
     if "engine" in said or said & (own[DEFAULT_KIND.name] - own[SERVER]):
         return given

@@ -10,6 +10,7 @@ from fluid.prompt_server.parameters import with_parameter as with_parameter
 from fluid.prompt_server.saturation import ServerSaturation as ServerSaturation
 from fluid.prompt_server.saturation import capacity as capacity
 from fluid.prompt_server.saturation import fastest_batch as fastest_batch
+from fluid.prompt_server.saturation import highest_rate as highest_rate
 from fluid.prompt_server.saturation import most_entering as most_entering
 from fluid.prompt_server.saturation import requests_that_fit as requests_that_fit
 from fluid.prompt_server.saturation import saturation as saturation

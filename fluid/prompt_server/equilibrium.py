@@ -94,18 +94,19 @@ def equilibrium(mix: RequestMix, instance: PromptServer, arrival_rate: float) ->
     Raises
     ------
     SolveError
-        If load >= 1: the backlog grows and there is no equilibrium; or if an empty step takes no
-        time.
+        If the backlog grows from the start, see :func:`highest_rate`: there is no equilibrium; or
+        if an empty step takes no time.
     """
     if not (math.isfinite(arrival_rate) and arrival_rate > 0):
         raise SolveError("equilibrium", "arrival_rate", f"{arrival_rate} is not a number > 0")
     check_takes_time(instance.batch_time, "equilibrium")
     full = saturation(mix, instance)
     load = arrival_rate / full.throughput
-    if load >= 1:
+    best = fastest_batch(mix, instance)
+    if arrival_rate >= best.throughput:
         raise SolveError("equilibrium", "overload", _overload(mix, instance, load))
     each = life(mix, instance)
-    tau = _step_time(mix, instance, arrival_rate, full)
+    tau = _step_time(mix, instance, arrival_rate, best)
     x = _entering(mix.mean_decode, arrival_rate, tau)
     cycle = x / arrival_rate
     wait, own = _prompt_times(mix, instance, arrival_rate, tau, x)

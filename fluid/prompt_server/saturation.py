@@ -144,17 +144,27 @@ def saturation(mix: RequestMix, instance: PromptServer) -> ServerSaturation:
 
 
 @answers(MODEL)
+@lru_cache(maxsize=256)
 def fastest_batch(mix: RequestMix, instance: PromptServer) -> ServerSaturation:
     """Return the state, up to the saturated one, in which a server completes most."""
     full = saturation(mix, instance)
-    if instance.batch_time.is_affine:
-        return full
-    entering = np.geomspace(full.entering / full.batch_size, full.entering, BATCHES)
+    least = min(full.entering / full.batch_size, full.entering)
+    entering = np.geomspace(least, full.entering, BATCHES)
     throughput = entering / np.maximum(step_time(life(mix, instance), instance, entering), 1e-300)
     best = int(np.argmax(throughput))
-    if throughput[best] <= full.throughput * (1 + 1e-9):
+    if best == BATCHES - 1 or throughput[best] <= full.throughput * (1 + 1e-9):
         return full
-    return _at(mix, instance, float(entering[best]), full.binds)
+    return _at(mix, instance, float(entering[best]), "")
+
+
+@answers(MODEL)
+def highest_rate(mix: RequestMix, instance: PromptServer) -> float:
+    """Return the arrival rate [requests/time] below which a server has a healthy equilibrium.
+
+    It is above the capacity where full steps complete less than smaller ones: what preemptions
+    compute again, and laws that bend upwards, make that so.
+    """
+    return fastest_batch(mix, instance).throughput
 
 
 @answers(MODEL)

@@ -16,7 +16,7 @@ from fluidserve.jobs.tune_folder import write_tuning
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import as_typed, parse_goodput
-from serving import ConfigError, FluidServeError
+from serving import ConfigError, FluidServeError, kind_of
 
 if TYPE_CHECKING:
     from studies import Question
@@ -121,6 +121,7 @@ def _search(
         if len(names) == 2:
             result, status = _two_knobs(names, question, params["goodput"], brackets, given, told)
         else:
+            given = _affordable(question) | given
             found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
             result = found.to_json()
     is_rate_tuned = "max-rate" in result.get("knobs", [result.get("knob")])
@@ -183,6 +184,19 @@ def _two_knobs(
     )
     result = found.to_json() | {"thresholds": as_typed(goodput)}
     return result, _said(found.best is not None, str(result["reason"]))
+
+
+def _affordable(question: Question) -> dict[str, Any]:
+    """Return what a search spends where nobody says so: a server's runs take far longer.
+
+    A request of a server makes hundreds of steps beside hundreds of others.
+    """
+    from studies.tuning.length import deciding_length, turnover
+
+    if not kind_of(question.instance).is_in_real_time:
+        return {}
+    most = max(200_000, 2 * deciding_length(turnover([question])))
+    return {"tolerance": 0.02, "replications": 8, "most_requests": most}
 
 
 def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:

@@ -116,7 +116,7 @@ def _deviation(variance: float | None) -> list[list[str]]:
 def _model(summary: Mapping[str, Any]) -> str:
     """Return which model the latencies come from, and where its errors are."""
     if "binds" in summary:
-        return "the model of a server that computes its prompts. docs/model.md has its errors."
+        return "the model of a server that computes its prompts; see docs/server_model.md."
     return (
         "the node-work process, nothing fitted. docs/one_node.md has its errors on measured cases."
     )

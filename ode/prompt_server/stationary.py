@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid.prompt_server import capacity, equilibrium, life, most_entering
+from fluid.prompt_server import ServerEquilibrium, capacity, equilibrium, life, most_entering
 from fluid.prompt_server.equilibrium import (
     decode_step,
     further_steps,
@@ -43,7 +43,7 @@ TAIL = 40.0
 
 NO_TRANSIENT = (
     "approximate: these latencies take requests as independent and queues as those of a server "
-    "with exponential times; docs/model.md has the errors, the largest near capacity"
+    "with exponential times; docs/server_model.md has the errors, the largest near capacity"
 )
 
 GOLDEN = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703, 0.45030152274302)
@@ -144,7 +144,7 @@ def stationary(
     prompts = arrival_rate * own  # share of the time that prompts take
     if prompts >= 1:
         raise SolveError("stationary", "overload", f"prompts alone take {prompts:.3g} of the time")
-    chain = _chain(mix, instance, arrival_rate, dispersion, own)
+    chain = _chain(mix, instance, arrival_rate, dispersion, own, point)
     found = _latencies(mix, instance, arrival_rate, chain, longer, square, prompts, samples)
     waits = float(chain.chance[chain.number >= chain.room].sum())
     load = arrival_rate / capacity(mix, instance)
@@ -152,7 +152,12 @@ def stationary(
 
 
 def _chain(
-    mix: RequestMix, server: PromptServer, rate: float, dispersion: float, own: float
+    mix: RequestMix,
+    server: PromptServer,
+    rate: float,
+    dispersion: float,
+    own: float,
+    point: ServerEquilibrium,
 ) -> _Chain:
     """Return the requests in the system as a chain of births and deaths.
 
@@ -174,21 +179,38 @@ def _chain(
     service = _service(mix, server, binds)
     freed = capacity(mix, server)
     slow = 2.0 / (dispersion + service)
-    ratio = math.exp(-slow * (1.0 - rate / freed))
+    ratio = math.exp(-slow * max(1.0 - rate / freed, 1e-3))
     beyond = TAIL / max(-math.log(ratio), 1e-6)
     last = room + beyond
     width = max(1.0, last / MOST_STATES)
     number = np.arange(0.0, last + width, width)
     running = np.clip(number, 0.5, room)
     base, step = steps(running)
+    # the law may bend, which the time of one prompt does not know: right at the equilibrium
+    right = point.tau / float(steps(np.array([max(point.running, 0.5)]))[1][0])
+    base, step = base * right, step * right
     deaths = running / stay / step
     # births and deaths over a width of states, in logarithms
     climb = np.log(rate / deaths) * width * min(1.0, 2.0 / (dispersion + 1.0))
     climb /= _unevenness(mix) if binds == KV_BLOCKS else 1.0
     climb = np.where(number >= room, math.log(ratio) * width, climb)
+    climb = _until_it_runs_away(climb)
+    number, base, step = (each[: climb.size] for each in (number, base, step))
     logs = np.concatenate([[0.0], np.cumsum(0.5 * (climb[:-1] + climb[1:]))])
     chance = np.exp(logs - logs.max())
     return _Chain(number, chance / chance.sum(), base, step, room, freed)
+
+
+def _until_it_runs_away(climb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the states from which the number of requests returns to the least stable one.
+
+    Where more arrive than a full server completes there are others, from which it grows for good.
+    """
+    falls = np.flatnonzero(climb <= 0)
+    if falls.size == 0:
+        return climb[:1]
+    rises = np.flatnonzero(climb[falls[0] :] > 0)
+    return climb[: falls[0] + rises[0]] if rises.size else climb
 
 
 def _unevenness(mix: RequestMix) -> float:

@@ -12,7 +12,7 @@ from serving.errors import ConfigError, UnsupportedError
 from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
 from serving.kinds.kind import Event, Kind, KnobSpec, Limit
 from serving.kinds.prompt_server import PromptServer, reading_by
-from serving.kinds.vllm_v1 import SNAPSHOT
+from serving.kinds.vllm_v1 import SNAPSHOT, STEP_KNOBS
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, setting
 
@@ -183,6 +183,7 @@ VLLM_V0 = Kind(
             _block_bracket, lambda mix, node: (_block_bracket(mix, node)[0], float(MOST_BLOCKS)),
             integer=True,
         ),
+        *STEP_KNOBS,
     ),
     run_options=("decision_log", "request_log", "log_extended"),
 )  # fmt: skip

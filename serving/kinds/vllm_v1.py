@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
@@ -252,6 +252,35 @@ def _block_bracket(mix: RequestMix, node: VllmV1) -> tuple[float, float]:
     return least, 4.0 * max(node.num_gpu_blocks, least)
 
 
+def _seats_limits(mix: RequestMix, node: Any) -> tuple[float, float]:
+    return 1.0, float(min(node.max_num_batched_tokens, 2**20))
+
+
+def _tokens_limits(mix: RequestMix, node: Any) -> tuple[float, float]:
+    """Return the fewest and the most tokens of a step: those who run decode, prompts fit whole."""
+    whole = 0.0 if node.enable_chunked_prefill else float(mix.prefill.max())
+    return float(max(node.max_num_seqs, whole, 1)), float(2**31)
+
+
+def _around(value: float, limits: tuple[float, float]) -> tuple[float, float]:
+    low = max(limits[0], min(value / 16, limits[1] / 2))
+    return float(math.ceil(low)), float(math.floor(min(max(4 * value, 2 * low), limits[1])))
+
+
+STEP_KNOBS = (
+    KnobSpec(
+        "max_num_seqs", "largest number of requests that run", "larger", "log",
+        lambda mix, node: _around(node.max_num_seqs, _seats_limits(mix, node)), _seats_limits,
+        integer=True,
+    ),
+    KnobSpec(
+        "max_num_batched_tokens", "largest number of tokens of a step", "larger", "log",
+        lambda mix, node: _around(node.max_num_batched_tokens, _tokens_limits(mix, node)),
+        _tokens_limits, integer=True,
+    ),
+)  # fmt: skip
+"""Knobs of the step that the vLLM engines share."""
+
 SNAPSHOT = (
     Column("time", "time", "end of the step"),
     Column("batch_id", "", "number of the schedule() call, from 0"),
@@ -300,6 +329,7 @@ VLLM_V1 = Kind(
             _block_bracket, lambda mix, node: (_block_bracket(mix, node)[0], float(MOST_BLOCKS)),
             integer=True,
         ),
+        *STEP_KNOBS,
     ),
     reads_contents=True,
     knows_aborts=True,

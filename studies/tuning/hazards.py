@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving import FluidServeError
+from serving import FluidServeError, kind_of
 from studies.limitations import caveats
 from studies.question import Question
 
@@ -38,6 +38,12 @@ def hazards(question: Question, most_swapped: float) -> list[str]:
     except FluidServeError:
         pass
     said.append(
-        f"{bistable}; up to a rate of {collapsed:.4g}, or with a lower admission threshold, it does"
+        f"{bistable}; up to a rate of {collapsed:.4g}, or with a lower {_remedy(question)}, it does"
     )
     return said
+
+
+def _remedy(question: Question) -> str:
+    """Return the setting that keeps an instance from filling up."""
+    is_server = "batch_size" in kind_of(question.instance).limits(question.instance)
+    return "max_num_seqs" if is_server else "admission threshold"

@@ -19,16 +19,18 @@ solve, and a scout need not know."""
 
 
 def load_of(question: Question) -> float:
-    """Return the mean arrival rate over lambda_M; infinite for an instance that has none.
+    """Return the mean arrival rate over lambda_M, or over the highest with an equilibrium.
+
+    Infinite for an instance that has none.
 
     Raises
     ------
     UnsupportedError
         If no fluid model reads the instance.
     """
-    from fluid import capacity
+    from fluid import highest_rate
 
-    most = capacity(question.mix, question.instance)
+    most = highest_rate(question.mix, question.instance)
     return question.stream.mean_rate / most if most > 0 else math.inf
 
 

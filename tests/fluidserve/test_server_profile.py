@@ -160,9 +160,11 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
         drafts.stderr
     )
     solved = run("solve", *PROFILE, "--load", 0.5, "--num-requests", 30)
-    assert solved.exit_code == 0 and "there is no fluid model of vllm_v1 yet" in solved.stderr
+    assert solved.exit_code == 0 and json.loads(solved.stdout)["instance"]["engine"] == "vllm_v1"
+    work = run("solve", *PROFILE, "--method", "node_work", "--load", 0.5, "--num-requests", 30)
+    assert work.exit_code == 0 and "--engine vllm_v1 is the server" in work.stderr
     named = run("solve", *PROFILE, "--engine", "decode_node", "--load", 0.5, "--num-requests", 30)
-    assert "there is no fluid model" not in named.stderr and named.exit_code == 0
+    assert "is the server" not in named.stderr and named.exit_code == 0
 
 
 def test_a_rate_that_nobody_said_is_said(run):
