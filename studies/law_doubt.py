@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from calibration.server_runs import (
     half_widths_of,
     laws_without_parts,
 )
-from serving import BatchTimeLaw, FluidServeError
+from discrete import simulate
+from serving import BatchTimeLaw, ConfigError, FluidServeError, Instance, RequestTable
 
 LATENCIES = ("ttft", "tpot", "e2el")
 """Mean latencies, by their names in results of clients."""
@@ -78,6 +80,40 @@ def latency_doubts(log: RequestLog, found: RunCalibration, replay: Replay) -> di
         name: Doubt(*map(float, values))
         for name, *values in zip(LATENCIES, measured, replayed, half, strict=True)
     }
+
+
+def latencies_within(
+    requests: RequestTable, instance: Instance, error: float, *, seed: int = 42
+) -> dict[str, tuple[float, float]]:
+    """Return each mean latency [time] where batches take ``error`` less, and more, than by the law.
+
+    Near saturation the ends are far apart: queues multiply an error of batch times.
+
+    Parameters
+    ----------
+    requests
+        The same at both ends.
+    instance
+        What serves them.
+    error
+        Relative error of the batch times, above 0 and below 1.
+    seed
+        Of what is random in the engine.
+
+    Raises
+    ------
+    ConfigError
+        If the error is out of range.
+    """
+    if not 0 < error < 1:
+        raise ConfigError("law_error", error, "a number above 0 and below 1")
+    node: Any = instance
+    ends = []
+    for factor in (1 - error, 1 + error):
+        changed = replace(node, batch_time=node.batch_time.in_unit(factor))
+        run = simulate(requests, changed, seed=seed, record_batches=False)
+        ends.append(run.metrics().latencies)
+    return {name: (ends[0][name].mean, ends[1][name].mean) for name in LATENCIES}
 
 
 def _of_replay(arrival: NDArray[np.float64], replayed: Replayed) -> NDArray[np.float64]:

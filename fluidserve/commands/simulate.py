@@ -57,6 +57,8 @@ from fluidserve.options import (
     help="write a Benchmark Report v0.2 of llm-d",
     section="Output",
 )
+@option("--law-error", type=float, metavar="E",
+        help="also the mean latencies where batches take a share E less, and more")  # fmt: skip
 @option("--at-batch", type=int, help="batch at which --save-state saves; else at the end")
 @option(
     "--resume",

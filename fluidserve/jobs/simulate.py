@@ -75,6 +75,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(), **_ended(engine),
+        **_within(params, engine),
     )  # fmt: skip
     with watch("write"):
         run.write(folder)
@@ -87,6 +88,27 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         )  # fmt: skip
         exports.write(run, inputs, profile_of(params), thresholds, warnings)
     return summary | {"seconds": watch.seconds}
+
+
+def _within(params: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return the mean latencies at both ends of an error of the law, if that was asked for."""
+    error = params["law_error"]
+    if error is None:
+        return {}
+    others = ("until", "resume", "inject", "max_concurrency")
+    for key in others:
+        if params.get(key) is not None:
+            flag = key.replace("_", "-")
+            raise FluidServeError(f"--law-error repeats a whole run; leave out --{flag}")
+    from studies.law_doubt import latencies_within
+
+    unit = engine.instance.time_unit
+    scale, ending = {"s": (1e3, "_ms"), "ms": (1.0, "_ms")}.get(unit, (1.0, ""))
+    found = latencies_within(engine.requests, engine.instance, error, seed=engine.seed)
+    means = {
+        f"mean_{name}{ending}": [scale * each for each in ends] for name, ends in found.items()
+    }
+    return {"within_law_error": {"law_error": error, **means}}
 
 
 def _ended(engine: Engine) -> dict[str, Any]:

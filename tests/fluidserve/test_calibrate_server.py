@@ -90,3 +90,17 @@ def test_what_has_no_part_in_a_replay_is_refused(run, result, options, words):
     out = run("calibrate", "run", "result.json", *options)
     assert out.exit_code == 2
     assert words in out.stderr
+
+
+def test_an_error_of_the_law_is_asked_for_by_an_option(run, result):
+    law = [f"--{key.replace('_', '-')}={value}" for key, value in TRUTH.items()]
+    asked = ("simulate", "--requests", "requests.csv", "--config", "server.yaml", *law,
+             "--law-error", "0.05", "--no-events")  # fmt: skip
+    found = json.loads(run(*asked, "--out", "ends").stdout)
+    ends = found["within_law_error"]
+    assert ends["law_error"] == 0.05
+    for name in ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms"):
+        assert ends[name][0] < found["metrics"][name] < ends[name][1]
+    refused = run(*asked, "--until", "3", "--out", "no")
+    assert refused.exit_code == 2
+    assert "--law-error repeats a whole run; leave out --until" in refused.stderr

@@ -144,6 +144,7 @@ SAMPLES = {
     "d_decode_table": (DRAWN, "--d-decode-table", "1:1,8:2"),
     "d_1": (DRAWN, "--d-1", 0.002),
     "goodput": (DRAWN, "--goodput", "ttft:5"),
+    "law_error": (VLLM, "--law-error", 0.1),
     "until": (TIGHT, "--until", 20),
     "resume": ((), "--resume", "s.npz"),
     "at_batch": (DRAWN, "--at-batch", 5),

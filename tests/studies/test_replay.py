@@ -14,8 +14,8 @@ from calibration import fit_step_times, read_step_times
 from calibration.measured_runs import read_measured_run
 from calibration.server_runs import calibrate_run, read_server_log, reconstruct
 from discrete import engine_for, simulate
-from serving import BatchTimeLaw, Contents, RequestTable, UnsupportedError, VllmV1
-from studies.law_doubt import latency_doubts
+from serving import BatchTimeLaw, ConfigError, Contents, RequestTable, UnsupportedError, VllmV1
+from studies.law_doubt import latencies_within, latency_doubts
 from studies.replay import replay_of
 from studies.validation import replayed
 
@@ -212,3 +212,18 @@ def test_the_law_of_one_run_of_a_real_server_predicts_the_others(cpu, name):
     assert totals["evictions"] == pytest.approx(preempted, rel=0.05)
     hits = 1 - np.ptp(scrape.computed_prompt_tokens) / np.ptp(scrape.prompt_tokens)
     assert totals["prefix_cache_hit_rate"] == pytest.approx(hits, abs=0.026)
+
+
+def test_an_error_of_the_law_goes_on_to_the_latencies():
+    """Alone, a request takes as much longer as its batches; in a queue, latencies multiply it."""
+    node = replace(NODE, batch_time=TRUTH)
+    one = RequestTable.validated([0.0], [100], [50])
+    for name, (low, high) in latencies_within(one, node, 0.1).items():
+        assert low / 0.9 == pytest.approx(high / 1.1), name
+    rng = np.random.default_rng(0)
+    many = RequestTable.validated(np.arange(300) / 30, rng.integers(20, 800, 300),
+                                  rng.integers(5, 300, 300))  # fmt: skip
+    low, high = latencies_within(many, node, 0.1)["ttft"]
+    assert high / low > 1.5
+    with pytest.raises(ConfigError, match=r"law_error.*above 0 and below 1"):
+        latencies_within(one, node, 1.0)
