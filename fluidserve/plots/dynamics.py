@@ -63,7 +63,8 @@ def system_dynamics(
     title
         What is shown: the node, the load, the unit.
     """
-    unit, limits = instance.time_unit, kind_of(instance).limits(instance)
+    unit, kind = instance.time_unit, kind_of(instance)
+    limits = kind.limits(instance)
     end = max(float(c.mean.time[-1]) for c in curves) if horizon is None else horizon
     t = np.linspace(0.0, end, POINTS)
     with figure(path, 11.0, 8.2) as drawing:
@@ -73,6 +74,8 @@ def system_dynamics(
         _panel(grid[0, 1], curves, t, "waiting", "WAITING [requests]", handles)
         _panel(grid[0, 2], curves, t, "running", "RUNNING [requests]", handles)
         _panel(grid[1, 0], curves, t, "swapped", "SWAPPED [requests]", handles)
+        if not any(event.state == "swapped" for event in kind.events):
+            _say(grid[1, 0], "this engine swaps nobody out")
         memory = limits["memory"]
         _panel(grid[1, 1], curves, t, "memory", "KV memory in use", handles, 100 / memory.value)
         grid[1, 1].set_ylabel(f"share of {memory.words} [%]")
@@ -116,11 +119,16 @@ def _panel(
             handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(shown, mean, **curve.line)[0])
     if not any(output in curve.mean.outputs for curve in curves):
-        axes.text(
-            0.5, 0.5, "not computed by this method", transform=axes.transAxes, ha="center",
-            va="center", color=GREY, fontsize=8.5,
-        )  # fmt: skip
+        _say(axes, "not computed by this method")
     from_zero(axes)
+
+
+def _say(axes: Axes, words: str) -> None:
+    """Write into a panel that has nothing to show."""
+    axes.text(
+        0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY,
+        fontsize=8.5,
+    )  # fmt: skip
 
 
 def while_batches(curve: Curve, t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -109,6 +109,17 @@ def test_pictures_of_one_node(run, drawn):
     assert said.count("not computed by this method") == 2  # swapped, memory
 
 
+@pytest.mark.parametrize(("engine", "swaps"), [("vllm_v1", False), ("vllm_v0", True)])
+def test_pictures_of_a_server_say_whether_it_swaps(run, drawn, engine, swaps):
+    law = ("--d-0", 0.01, "--d-decode", 1e-4, "--d-kv", 0, "--d-prefill", 1e-4)
+    done = run("simulate", "--engine", engine, *law, "--num-gpu-blocks", 200, "--num-requests", 40,
+               "--arrival-rate", 20, "--no-verbose", "--out", "x")  # fmt: skip
+    assert done.exit_code == 0 and run("plot", "x").exit_code == 0
+    said = [text.get_text() for text in words_of(drawn["system_dynamics.png"])]
+    assert ("this engine swaps nobody out" in said) != swaps
+    assert all(overlaps(figure) == [] for figure in drawn.values()) and len(drawn) == 2
+
+
 def test_picture_of_an_analysis(run, drawn):
     done = run("analyze", *FEW, "--transient")
     assert list(drawn) == ["elasticities.png"]
