@@ -51,6 +51,7 @@ def caveats(
         _beyond_the_law(question, rate, largest.get("batch_size")),
         _history_is_a_mean(question),
         _nothing_to_find(question),
+        _hits_are_a_share(question),
     )
     return tuple(line for line in found if line)
 
@@ -136,6 +137,25 @@ def _nothing_to_find(question: Question) -> str:
         "prompts repeat each other, TTFT is an upper estimate: --sessions, --turns, "
         "--system-prompts or the columns content and answer_content of a request file say what "
         "repeats, --prefix-hit-share how much is found"
+    )
+
+
+def _hits_are_a_share(question: Question) -> str:
+    """Say what fluid models do not know of prompts that repeat each other, where one answers."""
+    source, instance = question.source, question.instance
+    said = source.contents if isinstance(source, RequestTable) else source.conversations
+    caches = getattr(instance, "enable_prefix_caching", False)
+    if said is None or not caches or not kind_of(instance).reads_contents:
+        return ""
+    try:
+        reading_of(instance)
+    except UnsupportedError:
+        return ""
+    share = _percent(getattr(instance, "prefix_hit_share", 0.0))
+    return (
+        "prefix hits: the engine finds what prompts have in common; fluid models, and the load and "
+        f"capacity that they tell, take prefix_hit_share, {share}, of each prompt as found; "
+        "prefix-cache predicts it"
     )
 
 

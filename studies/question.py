@@ -137,6 +137,7 @@ class Question:
         if isinstance(self.source, RequestTable):
             if number == 0:
                 return self.source
+            self._refuse_another_order(self.source)
             return self.source.with_lengths_permuted(np.random.default_rng(seed))
         try:
             return self.source.sample(seed, num_requests=self.num_requests, horizon=self.horizon)
@@ -144,6 +145,20 @@ class Question:
             if number == 0:
                 raise
             return None
+
+    def _refuse_another_order(self, requests: RequestTable) -> None:
+        """Refuse to deal out anew requests of which one repeats what another said before.
+
+        Raises
+        ------
+        UnsupportedError
+            If the instance looks at what requests consist of, and the file says it.
+        """
+        if requests.contents is not None and kind_of(self.instance).reads_contents:
+            raise UnsupportedError(
+                "the requests of this file repeat each other in their order, which a further "
+                "replication would change; ask for one replication"
+            )
 
     @cached_property
     def mix(self) -> RequestMix:

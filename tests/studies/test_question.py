@@ -20,6 +20,7 @@ from serving import (
     FluidServeError,
     RequestTable,
     UnsupportedError,
+    VllmV1,
     WorkloadError,
 )
 from studies import Question, Replications, compare
@@ -233,3 +234,14 @@ def test_a_file_is_scaled_by_copies_where_the_engine_looks_at_contents():
     assert same(redrawn, replicated(table, 3, 42))
     with pytest.raises(ConfigError, match="'scale'"):
         copied(table, 0)
+
+
+def test_requests_that_repeat_each_other_have_one_order():
+    contents = Contents(np.array([0, 1, 2]), np.array([7, 7]), np.array([20, 20]), np.array([1, 2]))
+    table = RequestTable.validated([0.0, 1.0], [20, 20], [5, 5])
+    asked = Question(replace(table, contents=contents), VllmV1())
+    assert asked.replication(0) is asked.source
+    with pytest.raises(UnsupportedError, match="repeat each other in their order"):
+        asked.replication(1)
+    assert asked.on(DecodeNode()).replication(1) is not None
+    assert Question(table, VllmV1()).replication(1) is not None
