@@ -24,10 +24,10 @@ from ode.prompt_server.workspace import March
 from serving import LatencySamples, RateProfile, RequestMix
 from serving.kinds.prompt_server import PromptServer
 
-MOST_SAMPLES = 60_000
+MOST_SAMPLES = 200_000
 """Latency samples at most [samples]: fewer decode lengths, then fewer admissions, stand for all."""
 
-FEWEST_LENGTHS = 24
+FEWEST_LENGTHS = 48
 """Decode lengths that stand for all at least [lengths]."""
 
 
@@ -76,6 +76,8 @@ def latencies_of(done: March, mix: RequestMix, profile: RateProfile) -> LatencyS
     after = length[column] - 1
     finish = np.where(after > 0, np.maximum(ends[step], first), first)
     mass = weight[row] * share[column]
+    # lengths that stand for others may miss a piece that is short: who has ended is known
+    mass *= float(done.state["completed"]) / max(float(mass.sum()), 1e-300)
     within = GOLDEN * np.arange(row.size) % 1.0
     place = came[:, A_FROM] + within * (came[:, A_UNTIL] - came[:, A_FROM])
     arrival = _time_of(profile, place)
