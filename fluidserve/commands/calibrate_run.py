@@ -70,6 +70,7 @@ def run(
     engine tells what a client does not see: prefix hits, preemptions, chunks of prompts.
     """
     from calibration.server_runs import calibrate_run, read_server_log
+    from calibration.server_runs.iterations import IterationLog
     from fluidserve.folders import emit
     from fluidserve.jobs.calibrate_run import doubts_of, replay_for
     from fluidserve.options import FlagError
@@ -92,6 +93,10 @@ def run(
     budget = server.get("max_num_batched_tokens")
     if budget is not None:
         given.setdefault("token_budget", budget)
+    if given.get("block_size") is not None and not isinstance(log, IterationLog):
+        raise FluidServeError(
+            "--block-size is for a log of iterations; a server's own file says it"
+        )
     block = server.get("block_size")
     if block is not None:
         given.setdefault("block_size", block)

@@ -72,6 +72,8 @@ def steps(
                 file, longest_gap=longest_gap, kv_capacity=kv_capacity, block_size=block_size,
                 **params,
             )  # fmt: skip
+        if out is None and kv_capacity is not None and rows.about.get("source") != ITERATIONS:
+            raise FluidServeError("--kv-capacity is for the configuration that --out writes")
         with watch("fit"):
             return rows, fit_step_times(
                 rows, law=law, kv=kv, compare=compare,
@@ -81,9 +83,7 @@ def steps(
     if out is None:
         if config_file is not None:
             raise FluidServeError("--config is for the configuration that --out writes")
-        rows, fit = fitted()
-        if kv_capacity is not None and rows.about.get("source") != ITERATIONS:
-            raise FluidServeError("--kv-capacity is for the configuration that --out writes")
+        _, fit = fitted()
         emit(fit.to_json(), step_fit_table)
         return
     with experiment_folder(out) as (folder, final):

@@ -57,6 +57,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         Of the command.
     """
     watch, exports = Stopwatch(), Exports.of(params)
+    _check_law_error(params)
     with watch("load"):
         engine, inputs = _engine(params)
         inputs = _injected(engine, inputs, params)
@@ -95,11 +96,6 @@ def _within(params: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
     error = params["law_error"]
     if error is None:
         return {}
-    others = ("until", "resume", "inject", "max_concurrency")
-    for key in others:
-        if params.get(key) is not None:
-            flag = key.replace("_", "-")
-            raise FluidServeError(f"--law-error repeats a whole run; leave out --{flag}")
     from studies.law_doubt import latencies_within
 
     unit = engine.instance.time_unit
@@ -109,6 +105,19 @@ def _within(params: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
         f"mean_{name}{ending}": [scale * each for each in ends] for name, ends in found.items()
     }
     return {"within_law_error": {"law_error": error, **means}}
+
+
+def _check_law_error(params: Mapping[str, Any]) -> None:
+    """Refuse an error of the law that is none, or beside what repeats no whole run."""
+    error = params["law_error"]
+    if error is None:
+        return
+    if not 0 < error < 1:
+        raise FlagError("--law-error", error, "a number above 0 and below 1")
+    for key in ("until", "resume", "inject", "max_concurrency"):
+        if params.get(key) is not None:
+            flag = key.replace("_", "-")
+            raise FluidServeError(f"--law-error repeats a whole run; leave out --{flag}")
 
 
 def _ended(engine: Engine) -> dict[str, Any]:
