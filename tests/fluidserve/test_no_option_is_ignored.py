@@ -47,6 +47,13 @@ SWAPPING = (*OLDER, "--preemption-mode", "swap")
 FED = (*VLLM, "--remote-prefill")
 DRAFTING = (*VLLM, "--num-speculative-tokens", 3)
 
+OF_ENGINES = (
+    "vllm_version", "long_prefill_token_threshold_adaptive", "speculative_method",
+    "speculative_accept", "free_recompute", "num_cpu_blocks", "scheduler_reserve_full_isl",
+)  # fmt: skip
+"""Settings of vLLM's schedulers that the fluid model has no use for: beside the settings with which
+they matter it refuses the server, or what they decide has no counterpart in a fluid."""
+
 SAMPLES = {
     "vllm_version": ((*VLLM, "--long-prefill-token-threshold", 8), "--vllm-version", "0.19"),
     "block_size": (without(VLLM, "--block-size"), "--block-size", 2),
@@ -238,11 +245,12 @@ def folder(run, tmp_path):
     ],
 )
 def test_no_option_is_ignored(run, folder, monkeypatch, name):
+    unseen = OF_ENGINES if name in ("solve", "compare", "analyze") else ()
     # the derivatives of an analysis take seconds and say nothing that its latencies do not
     monkeypatch.setattr("studies.analysis._central", lambda *_: ({}, {}))
     ignored, answers = [], {}
     for option in options_of(name):
-        if option in ELSEWHERE:
+        if option in ELSEWHERE or option in unseen:
             continue
         assert option in SAMPLES, f"say in SAMPLES where {option} matters"
         base, *given = SAMPLES[option]
@@ -251,7 +259,7 @@ def test_no_option_is_ignored(run, folder, monkeypatch, name):
             answers[*own, *base] = answer(run, (name, *own, *base), "before")
         if answer(run, (name, *own, *base, *given), "after") == answers[*own, *base]:
             ignored.append(option)
-    assert ignored == []
+    assert not ignored, " ".join(ignored)
 
 
 @pytest.mark.parametrize(
