@@ -125,6 +125,11 @@ def _read(node: VllmV0) -> PromptServer:
             "no fluid model answers for the engine vllm_v0 with remote_prefill, only without; "
             "simulate it, or ask the engine decode_node, whose prompts come prefilled"
         )
+    swaps = node.preemption_mode == "swap"
+    room = (
+        f"approximate: the fluid model swaps without a limit, this server up to "
+        f"{node.num_cpu_blocks} blocks (num_cpu_blocks); vLLM dies where it needs more"
+    )
     return PromptServer(
         engine=node.engine,
         batch_time=node.batch_time,
@@ -138,8 +143,9 @@ def _read(node: VllmV0) -> PromptServer:
         ends_unknown=False,
         gap=node.cpu_gap,
         prompts_apart=not node.enable_chunked_prefill,
-        swaps=node.preemption_mode == "swap",
+        swaps=swaps,
         keeps_prefixes=False,
+        notes=(room,) if swaps else (),
     )
 
 

@@ -201,6 +201,13 @@ def _limits(node: VllmV1) -> dict[str, Limit]:
     }
 
 
+ENTERS_WHOLE = (
+    "approximate: scheduler_reserve_full_isl false lets a prompt in before all of its blocks are "
+    "free; in the fluid model it enters when they are"
+)
+"""What the fluid model says of a server that admits prompts in parts."""
+
+
 def _read(node: VllmV1) -> PromptServer:
     """Return what the fluid model has to know of a server.
 
@@ -227,6 +234,7 @@ def _read(node: VllmV1) -> PromptServer:
             "running requests take turns; simulate it"
         )
     active = node.max_num_active_seqs or node.max_num_seqs
+    notes = () if node.scheduler_reserve_full_isl else (ENTERS_WHOLE,)
     return PromptServer(
         engine=node.engine,
         batch_time=node.batch_time,
@@ -244,6 +252,7 @@ def _read(node: VllmV1) -> PromptServer:
         keeps_prefixes=node.enable_prefix_caching,
         hit_share=(node.prefix_hit_share,),
         read_as=tuple(read_as),
+        notes=notes,
     )
 
 
