@@ -295,11 +295,9 @@ def replicated(
     ConfigError
         If ``n`` is not a whole number >= 1.
     """
-    if n != int(n) or n < 1:
-        raise ConfigError("scale", n, "a whole number >= 1 for a file")
+    _check_copies(requests, n)
     if n == 1:
         return requests
-    _not_too_many(len(requests) * int(n))
     rng = np.random.Generator(np.random.PCG64(_streams(seed)[1]))
     rows = rng.integers(len(requests), size=len(requests) * int(n))
     return requests.redrawn(rows, np.repeat(requests.arrival_time, int(n)))
@@ -316,15 +314,19 @@ def copied(requests: RequestTable, n: int) -> RequestTable:
     ConfigError
         If ``n`` is not a whole number >= 1.
     """
-    if n != int(n) or n < 1:
-        raise ConfigError("scale", n, "a whole number >= 1 for a file")
-    _not_too_many(len(requests) * int(n))
+    _check_copies(requests, n)
     rows = np.repeat(np.arange(len(requests)), int(n))
     table = requests.take(rows)
     world = np.tile(np.arange(int(n)), len(requests))
     session = np.where(table.session < 0, table.session, table.session * int(n) + world)
     contents = None if table.contents is None else table.contents.apart(world)
     return replace(table, session=session, contents=contents)
+
+
+def _check_copies(requests: RequestTable, n: int) -> None:
+    if n != int(n) or n < 1:
+        raise ConfigError("scale", n, "a whole number >= 1 for a file")
+    _not_too_many(len(requests) * int(n))
 
 
 def _streams(seed: int | np.random.SeedSequence, count: int = 2) -> list[np.random.SeedSequence]:

@@ -10,9 +10,9 @@ from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.errors import ConfigError, UnsupportedError
 from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
-from serving.kinds.kind import Event, Kind, KnobSpec, Limit
+from serving.kinds.kind import Event, Kind, Limit
 from serving.kinds.prompt_server import PromptServer, reading_by
-from serving.kinds.vllm_v1 import SNAPSHOT, STEP_KNOBS
+from serving.kinds.vllm import LAW_KEYS, LOGS, SNAPSHOT, STEP_KNOBS, block_knob, limits, line
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, setting
 
@@ -90,26 +90,10 @@ class VllmV0:
         )
 
 
-def _line(node: VllmV0) -> str:
-    return (
-        f"vLLM {node.vllm_version}, {node.num_gpu_blocks:,} blocks of {node.block_size}, "
-        f"{node.preemption_mode}, max_num_seqs {node.max_num_seqs:,}, max_num_batched_tokens "
-        f"{node.max_num_batched_tokens:,}"
-    )
-
-
 def _largest(node: VllmV0) -> Limit:
     if node.strict or node.max_model_len is None:
         return Limit(math.inf, "no limit: vLLM ignores what is too long")
     return Limit(node.max_model_len, f"max_model_len = {node.max_model_len}")
-
-
-def _limits(node: VllmV0) -> dict[str, Limit]:
-    return {
-        "memory": Limit(float(node.num_gpu_blocks * node.block_size), "KV blocks"),
-        "batch_tokens": Limit(float(node.max_num_batched_tokens), "max_num_batched_tokens"),
-        "batch_size": Limit(float(node.max_num_seqs), "max_num_seqs"),
-    }
 
 
 def _read(node: VllmV0) -> PromptServer:
@@ -161,14 +145,10 @@ VLLM_V0 = Kind(
     title="a vLLM server of the V0 engine: it computes its prompts, and swaps or recomputes",
     settings=VllmV0,
     engine="discrete.vllm_v0.engine:VllmV0Engine",
-    law_keys=(
-        "d_0", "d_decode", "d_kv", "d_swap", "d_prefill", "d_prefill_attention",
-        "d_prefill_context", "d_mixed_decode", "d_decode_table", "d_prefill_table",
-        "d_mixed_kv_table",
-    ),
-    line=_line,
+    law_keys=(*LAW_KEYS[:3], "d_swap", *LAW_KEYS[3:]),
+    line=lambda node: line(node, node.preemption_mode),
     largest_request=_largest,
-    limits=_limits,
+    limits=lambda node: limits(node, node.num_gpu_blocks * node.block_size),
     reading=reading_by(_read),
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": max(1, tokens // int(given.get("block_size") or 16))
@@ -184,13 +164,9 @@ VLLM_V0 = Kind(
         Event("complete", None),
     ),
     knobs=(
-        KnobSpec(
-            "num_gpu_blocks", "smallest number of KV blocks", "smaller", "log",
-            _block_bracket, lambda mix, node: (_block_bracket(mix, node)[0], float(MOST_BLOCKS)),
-            integer=True,
-        ),
+        block_knob(_block_bracket, MOST_BLOCKS),
         *STEP_KNOBS,
     ),
-    run_options=("decision_log", "request_log", "log_extended"),
+    run_options=LOGS,
 )  # fmt: skip
 """The declaration of the kind."""

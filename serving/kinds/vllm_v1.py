@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.errors import ConfigError, UnsupportedError
 from serving.kinds.decode_node import MOST_TOKENS, TIME_UNITS
-from serving.kinds.kind import Column, Event, Kind, KnobSpec, Limit
+from serving.kinds.kind import Event, Kind, Limit
 from serving.kinds.prompt_server import PromptServer, reading_by
+from serving.kinds.vllm import LAW_KEYS, LOGS, SNAPSHOT, STEP_KNOBS, block_knob, limits, line
 from serving.request_mix import RequestMix
 from serving.setting import check_settings, listed, setting
 
@@ -167,14 +168,6 @@ class VllmV1:
         )
 
 
-def _line(node: VllmV1) -> str:
-    return (
-        f"vLLM {node.vllm_version}, {node.num_gpu_blocks:,} blocks of {node.block_size}, "
-        f"max_num_seqs {node.max_num_seqs:,}, max_num_batched_tokens "
-        f"{node.max_num_batched_tokens:,}"
-    )
-
-
 def usable_tokens(node: VllmV1) -> int:
     """Return the KV that requests can hold [tokens]; one block is vLLM's own."""
     return (node.num_gpu_blocks - 1) * node.block_size
@@ -191,14 +184,6 @@ def _largest(node: VllmV1) -> Limit:
     if not node.enable_chunked_prefill and budget < usable:
         return Limit(budget, f"max_num_batched_tokens = {budget} without chunked prefill")
     return held
-
-
-def _limits(node: VllmV1) -> dict[str, Limit]:
-    return {
-        "memory": Limit(float(usable_tokens(node)), "KV blocks"),
-        "batch_tokens": Limit(float(node.max_num_batched_tokens), "max_num_batched_tokens"),
-        "batch_size": Limit(float(node.max_num_seqs), "max_num_seqs"),
-    }
 
 
 ENTERS_WHOLE = (
@@ -261,65 +246,15 @@ def _block_bracket(mix: RequestMix, node: VllmV1) -> tuple[float, float]:
     return least, 4.0 * max(node.num_gpu_blocks, least)
 
 
-def _seats_limits(mix: RequestMix, node: Any) -> tuple[float, float]:
-    return 1.0, float(min(node.max_num_batched_tokens, 2**20))
-
-
-def _tokens_limits(mix: RequestMix, node: Any) -> tuple[float, float]:
-    """Return the fewest and the most tokens of a step: those who run decode, prompts fit whole."""
-    whole = 0.0 if node.enable_chunked_prefill else float(mix.prefill.max())
-    return float(max(node.max_num_seqs, whole, 1)), float(2**31)
-
-
-def _around(value: float, limits: tuple[float, float]) -> tuple[float, float]:
-    low = max(limits[0], min(value / 16, limits[1] / 2))
-    return float(math.ceil(low)), float(math.floor(min(max(4 * value, 2 * low), limits[1])))
-
-
-STEP_KNOBS = (
-    KnobSpec(
-        "max_num_seqs", "largest number of requests that run", "larger", "log",
-        lambda mix, node: _around(node.max_num_seqs, _seats_limits(mix, node)), _seats_limits,
-        integer=True,
-    ),
-    KnobSpec(
-        "max_num_batched_tokens", "largest number of tokens of a step", "larger", "log",
-        lambda mix, node: _around(node.max_num_batched_tokens, _tokens_limits(mix, node)),
-        _tokens_limits, integer=True,
-    ),
-)  # fmt: skip
-"""Knobs of the step that the vLLM engines share."""
-
-SNAPSHOT = (
-    Column("time", "time", "end of the step"),
-    Column("batch_id", "", "number of the schedule() call, from 0"),
-    Column("batch_size", "requests", "requests in the batch", "batch_size"),
-    Column("batch_tokens", "tokens", "tokens computed", "batch_tokens"),
-    Column("prefill_tokens", "tokens", "prompt tokens among them"),
-    Column("decode_tokens", "tokens", "tokens of requests that decode"),
-    Column("context_tokens", "tokens", "KV of the batch after the step"),
-    Column("batch_duration", "time", "duration of the step", "batch_duration"),
-    Column("waiting_count", "requests", "requests that wait", "waiting"),
-    Column("running_count", "requests", "requests that run", "running"),
-    Column("swapped_count", "requests", "requests swapped out", "swapped"),
-    Column("completed_count", "requests", "requests that have left", "completed"),
-    Column("gpu_memory_used", "tokens", "KV blocks in use, in tokens", "memory"),
-    Column("memory_utilization", "", "KV blocks in use over those that can be used"),
-)
-"""Columns of the batch file of the vLLM engines."""
-
 VLLM_V1 = Kind(
     name="vllm_v1",
     title="a vLLM server of the V1 engine: it computes its prompts, and caches their prefixes",
     settings=VllmV1,
     engine="discrete.vllm_v1.engine:VllmV1Engine",
-    law_keys=(
-        "d_0", "d_decode", "d_kv", "d_prefill", "d_prefill_attention", "d_prefill_context",
-        "d_mixed_decode", "d_decode_table", "d_prefill_table", "d_mixed_kv_table",
-    ),
-    line=_line,
+    law_keys=LAW_KEYS,
+    line=line,
     largest_request=_largest,
-    limits=_limits,
+    limits=lambda node: limits(node, usable_tokens(node)),
     reading=reading_by(_read),
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": tokens // int(given.get("block_size") or 16) + 1
@@ -333,16 +268,12 @@ VLLM_V1 = Kind(
         Event("complete", None),
     ),
     knobs=(
-        KnobSpec(
-            "num_gpu_blocks", "smallest number of KV blocks", "smaller", "log",
-            _block_bracket, lambda mix, node: (_block_bracket(mix, node)[0], float(MOST_BLOCKS)),
-            integer=True,
-        ),
+        block_knob(_block_bracket, MOST_BLOCKS),
         *STEP_KNOBS,
     ),
     reads_contents=True,
     knows_aborts=True,
     knows_sessions=True,
-    run_options=("decision_log", "request_log", "log_extended", "max_concurrency"),
+    run_options=(*LOGS, "max_concurrency"),
 )  # fmt: skip
 """The declaration of the kind."""
