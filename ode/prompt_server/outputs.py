@@ -140,9 +140,13 @@ def _pairs(
 
 
 def _time_of(profile: RateProfile, place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return when so many requests have arrived [time]."""
-    rises = np.append(True, np.diff(profile.cumulative) > 0)
-    return np.interp(place, profile.cumulative[rises], profile.time[rises])
+    """Return when so many requests have arrived [time].
+
+    The curve of a trace is flat between two arrivals and jumps at each. Of the knots of one height
+    :func:`numpy.interp` begins at the last and ends at the first, so that whoever is on a jump has
+    the time of the jump.
+    """
+    return np.interp(place, profile.cumulative, profile.time)
 
 
 def _gaps(

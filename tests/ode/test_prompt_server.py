@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import discrete
 from ode import InitialState, methods_for, solve
 from ode.lagrangian import layout as rows_of
 from ode.prompt_server.workspace import Workspace
@@ -154,6 +155,15 @@ def test_a_queue_at_time_0_counts_as_arrivals():
     assert found.metrics().latencies["ttft"].mean == pytest.approx(
         burst.metrics().latencies["ttft"].mean, rel=1e-6
     )
+
+
+def test_requests_of_a_trace_wait_from_their_own_arrival():
+    """Between two arrivals of a trace its curve is flat: nobody has come before he came."""
+    rows = Workload(ALIKE, rate=4.0).sample(seed=3, num_requests=200)
+    found = solve(rows.rate_profile(), rows.mix(), SERVER).metrics().latencies
+    seen = discrete.simulate(rows, SERVER).metrics().latencies
+    assert found["ttft"].mean == pytest.approx(seen["ttft"].mean, rel=0.05)
+    assert found["ttft"].percentiles[99] == pytest.approx(seen["ttft"].percentiles[99], rel=0.1)
 
 
 def test_hits_make_prompts_shorter():
