@@ -16,7 +16,7 @@ from fluidserve.options import (
     FlagError,
     config_flags,
 )
-from fluidserve.profiled import SERVER, estimate_of, profile_of
+from fluidserve.profiled import SERVER, estimate_of, profile_of, with_server
 from fluidserve.progress import tell
 from serving import (
     DEFAULT_KIND,
@@ -100,6 +100,31 @@ class Inputs:
         said = caveats(self.question, largest=largest)
         return list(dict.fromkeys([*self.assumed, *self._overload(), *said, *further]))
 
+    def run_warnings(
+        self, *further: str, largest: Mapping[str, float], max_concurrency: int | None = None
+    ) -> list[str]:
+        """Return what to know before trusting a run of the engine alone, one line each.
+
+        Parameters
+        ----------
+        *further
+            What the run says of itself.
+        largest
+            As of :meth:`warnings`.
+        max_concurrency
+            Most requests that were sent and not yet answered.
+        """
+        from studies import caveats
+
+        said = caveats(self.question, largest=largest, is_run=True)
+        overload = self._overload()
+        if overload and max_concurrency is not None:
+            overload = [
+                f"{overload[0].partition(':')[0]}: with --max-concurrency {max_concurrency} what "
+                "is beyond it waits at the clients, which no latency counts"
+            ]
+        return list(dict.fromkeys([*self.assumed, *overload, *said, *further]))
+
     @property
     def assumed(self) -> tuple[str, ...]:
         """What was assumed about the file of the requests and about the node, one line each."""
@@ -163,6 +188,7 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     """
     from fluidserve.config import instance_of
 
+    params = with_server(params)
     for key in ("arrival_rate", "rate_scale", "sessions"):
         if _given(params, "load") and _given(params, key):
             flag = key.replace("_", "-")
@@ -233,6 +259,7 @@ def load_config_of(params: Mapping[str, Any]) -> Any:
     """Return the configuration that a command's parameters name: flags, file, profile, defaults."""
     from fluidserve.config import load_config
 
+    params = with_server(params)
     return load_config(params.get("config_file"), config_flags(params), profile_of(params))
 
 

@@ -32,18 +32,17 @@ def profile_of(params: Mapping[str, Any]) -> Profile | None:
     return find(given.pop("model"), given.pop("hardware"), **given)
 
 
-def with_server(params: Mapping[str, Any], *, knobs: str = "") -> dict[str, Any]:
-    """Return the parameters of a command with the engine that they mean.
+def with_server(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a command, or of a sweep's point, with the engine that they mean.
 
     A model on a card means the server that people start there, :data:`SERVER`, where neither flags
     nor file name an engine, and neither a setting nor a method is one that only a decode node has.
+    The two doors of :mod:`fluidserve.inputs` ask this, so that no command can forget it.
 
     Parameters
     ----------
     params
-        Of the command.
-    knobs
-        Settings that the command turns, with a comma between them.
+        Of the command; ``knobs`` has the settings that it turns, with a comma between them.
     """
     given = dict(params)
     is_named = all(params.get(key) is not None for key in ("model", "hardware"))
@@ -53,7 +52,7 @@ def with_server(params: Mapping[str, Any], *, knobs: str = "") -> dict[str, Any]
     if params.get("solve_gradients") or {*named} - {None, "", "False", "lagrangian"}:
         return given
     said = set(config_flags(params)) | _keys_of(params.get("config_file"))
-    said |= {each.strip().replace("-", "_") for each in knobs.split(",")}
+    said |= {each.strip().replace("-", "_") for each in str(params.get("knobs") or "").split(",")}
     own = {kind: {*settings_of(KINDS[kind]), D_1.key} for kind in (SERVER, DEFAULT_KIND.name)}
     if "engine" in said or said & (own[DEFAULT_KIND.name] - own[SERVER]):
         return given

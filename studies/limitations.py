@@ -29,7 +29,11 @@ PREFILL_KEYS = frozenset({"d_prefill", "d_prefill_table"})
 
 
 def caveats(
-    question: Question, *, rate: float | None = None, largest: Mapping[str, float] | None = None
+    question: Question,
+    *,
+    rate: float | None = None,
+    largest: Mapping[str, float] | None = None,
+    is_run: bool = False,
 ) -> tuple[str, ...]:
     """Return what to know before trusting any answer to a question, one line each.
 
@@ -43,15 +47,18 @@ def caveats(
         Largest value of outputs in the answer, by name. Without ``batch_size`` the mean batch size
         of the equilibrium counts, or that of a node that always has a queue where there is none;
         without ``swapped`` nobody is swapped out.
+    is_run
+        Whether the answer is a run of the engine, beside which a fluid model tells no more than
+        capacity and load.
     """
     rate, largest = question.mean_rate if rate is None else rate, largest or {}
     found = (
         _prefill_left_out(question, rate),
         _free_swapping(question, largest.get("swapped", 0.0)),
         _beyond_the_law(question, rate, largest.get("batch_size")),
-        _history_is_a_mean(question),
+        _history_is_a_mean(question, is_run=is_run),
         _nothing_to_find(question),
-        _hits_are_a_share(question),
+        _hits_are_a_share(question, is_run=is_run),
     )
     return tuple(line for line in found if line)
 
@@ -108,7 +115,12 @@ def _beyond_the_law(question: Question, rate: float, batch_size: float | None) -
     )
 
 
-def _history_is_a_mean(question: Question) -> str:
+def _told_beside_a_run(question: Question) -> str:
+    """Return the values that a fluid model gives beside a run of the engine, in words."""
+    return "the capacity told here is" if question.waits else "the capacity and load told here are"
+
+
+def _history_is_a_mean(question: Question, *, is_run: bool) -> str:
     """Say what fluid models do not know of conversations, where one answers."""
     talk = None if question.is_file else question.stream.conversations
     if talk is None or talk.turns == 1:
@@ -117,6 +129,11 @@ def _history_is_a_mean(question: Question) -> str:
         reading_of(question.instance)
     except UnsupportedError:
         return ""
+    if is_run:
+        return (
+            f"conversations: {_told_beside_a_run(question)} for prompts of the mean length of what "
+            "was said before a turn; the run served each at its length"
+        )
     return (
         "conversations: an engine serves each prompt at its length; fluid models, and the load and "
         "capacity that they tell, take the mean length of what was said before a turn"
@@ -140,7 +157,7 @@ def _nothing_to_find(question: Question) -> str:
     )
 
 
-def _hits_are_a_share(question: Question) -> str:
+def _hits_are_a_share(question: Question, *, is_run: bool) -> str:
     """Say what fluid models do not know of prompts that repeat each other, where one answers."""
     source, instance = question.source, question.instance
     said = source.contents if isinstance(source, RequestTable) else source.conversations
@@ -152,6 +169,11 @@ def _hits_are_a_share(question: Question) -> str:
     except UnsupportedError:
         return ""
     share = _percent(getattr(instance, "prefix_hit_share", 0.0))
+    if is_run:
+        return (
+            f"prefix hits: {_told_beside_a_run(question)} for a cache that finds prefix_hit_share, "
+            f"{share}, of each prompt; the run found what prompts have in common"
+        )
     return (
         "prefix hits: the engine finds what prompts have in common; fluid models, and the load and "
         f"capacity that they tell, take prefix_hit_share, {share}, of each prompt as found; "

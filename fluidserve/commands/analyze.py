@@ -37,10 +37,9 @@ def command(
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_inputs
     from fluidserve.jobs.analyze import analyze_into, is_over_time, refuse_an_end
-    from fluidserve.profiled import with_server
     from fluidserve.tables import analysis_table
 
-    inputs = load_inputs(with_server({**params, "solve_gradients": solve_gradients}))
+    inputs = load_inputs({**params, "solve_gradients": solve_gradients})
     if transient is None:
         transient = is_over_time(inputs.question, is_constant=inputs.is_constant)
     if not transient and not solve_gradients:

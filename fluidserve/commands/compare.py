@@ -37,10 +37,8 @@ def command(pictures: bool, **params: Any) -> None:
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.compare import compare_into
-    from fluidserve.profiled import with_server
     from fluidserve.tables import comparison_table
 
-    params = with_server(params)
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = compare_into(folder, final, params, pictures=pictures)
     emit(result | {"output_dir": str(final)}, comparison_table)

@@ -93,14 +93,12 @@ def command(**params: Any) -> None:
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.simulate import simulate_into
-    from fluidserve.profiled import with_server
     from fluidserve.tables import run_table
     from serving.files import check_writable
 
     for key in ("save_state", "decision_log", "request_log"):
         if params[key] is not None:
             check_writable(params[key])
-    params = with_server(params)
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = simulate_into(folder, final, params)
     emit(result | {"output_dir": str(final)}, run_table)

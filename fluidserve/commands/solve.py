@@ -40,10 +40,8 @@ def command(methods: bool, **params: Any) -> None:
         emit(list(METHODS))
         return
     from fluidserve.jobs.solve import solve_into
-    from fluidserve.profiled import with_server
     from fluidserve.tables import solution_table
 
-    params = with_server(params)
     with experiment_folder(load_config_of(params).output_dir) as (folder, final):
         result = solve_into(folder, final, params)
     emit(result | {"output_dir": str(final)}, solution_table)

@@ -70,12 +70,11 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.tune import tune_into, tuned
-    from fluidserve.profiled import with_server
     from fluidserve.tables import tuning_table
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
     options["bracket"] = bracket
-    params = with_server(params, knobs=knob)
+    params["knobs"] = knob
     out = load_config_of(params).output_dir
     if out is None:
         result, status = tuned(params, knob, slos, options)

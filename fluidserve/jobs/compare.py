@@ -56,8 +56,8 @@ def compared(
     )
 
 
-def compare_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return scores and headline metrics of the engine's replications and of each method."""
+def compare_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return scores and headline metrics of the replications and of each method, and warnings."""
     unit = inputs.instance.time_unit
     done = compared(inputs, params, workers=1)
     row: dict[str, Any] = {"replications": done.discrete.replications}
@@ -68,7 +68,7 @@ def compare_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
         row |= {f"{method}_nrmse_{output}": value for output, value in each.nrmse.items()}
         if each.metrics is not None:
             row |= {f"{method}_{k}": v for k, v in each.metrics.to_json(unit).items()}
-    return row
+    return row, _warnings(done, inputs)
 
 
 def compare_into(

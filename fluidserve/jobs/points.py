@@ -36,7 +36,10 @@ _COMPARE = (
     _option("--replications", type=click.IntRange(1), default=8),
     _option("--approximate", type=bool, default=False),
 )
-KINDS: dict[str, tuple[Callable[[Inputs, Mapping[str, Any]], dict[str, Any]], tuple[Any, ...]]] = {
+Row = Callable[[Inputs, Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
+"""From inputs and parameters to the columns of a point and its warnings."""
+
+KINDS: dict[str, tuple[Row, tuple[Any, ...]]] = {
     "simulate": (simulate_row, ()),
     "solve": (solve_row, _SOLVE),
     "compare": (compare_row, _COMPARE),
@@ -131,8 +134,8 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
             "capacity": inputs.question.capacity,
             "realised_load": inputs.question.load,
         }
-        row |= KINDS[kind][0](inputs, params)
-        row["warnings"] = "; ".join(inputs.warnings()) or None
+        found, warnings = KINDS[kind][0](inputs, params)
+        row |= {**found, "warnings": "; ".join(warnings) or None}
     except FluidServeError as error:
         row["error"] = " ".join(str(error).split())
     return plain(row)

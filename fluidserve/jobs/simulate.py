@@ -34,16 +34,20 @@ if TYPE_CHECKING:
     from discrete import Engine, Progress, Run
 
 
-def simulate_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of one run."""
+def simulate_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the metrics of one run, and its warnings."""
     import discrete
 
     unit = inputs.instance.time_unit
     requests = inputs.question.requests
     longest = int(requests.decode_length.max())
     thresholds = parse_goodput(params["goodput"], unit, longest)
-    run = discrete.simulate(requests, inputs.instance, seed=inputs.config.seed)
-    return {"batches": run.num_batches, **run.metrics(thresholds).to_json(unit)}
+    engine = discrete.engine_for(requests, inputs.instance, seed=inputs.config.seed)
+    engine.advance()
+    run = engine.run()
+    metrics = run.metrics(thresholds)
+    row = {"batches": run.num_batches, **_ended(engine), **metrics.to_json(unit)}
+    return row, _warnings(inputs, engine, run, metrics, params)
 
 
 def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,10 +73,7 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
     run = engine.run()
     with watch("metrics"):
         metrics = run.metrics(thresholds)
-    outputs = _at_batches(run)
-    doubt = _capacity_doubt(inputs, run, metrics, outputs, params)
-    unserved = _unserved(engine, run)
-    warnings = inputs.warnings(*doubt, *unserved, largest=largest(outputs))
+    warnings = _warnings(inputs, engine, run, metrics, params)
     summary = summary_of(
         inputs, metrics, warnings, kind="run", engine=engine.instance.engine, finished=run.finished,
         batches=run.num_batches, fragmentation=run.fragmentation(), **_ended(engine),
@@ -89,6 +90,18 @@ def simulate_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[
         )  # fmt: skip
         exports.write(run, inputs, profile_of(params), thresholds, warnings)
     return summary | {"seconds": watch.seconds}
+
+
+def _warnings(
+    inputs: Inputs, engine: Engine, run: Run, metrics: ServingMetrics, params: Mapping[str, Any]
+) -> list[str]:
+    """Return what to know of a run, one line each."""
+    outputs = _at_batches(run)
+    doubt = _capacity_doubt(inputs, run, metrics, outputs, params)
+    most = params.get("max_concurrency")
+    return inputs.run_warnings(
+        *doubt, *_unserved(engine, run), largest=largest(outputs), max_concurrency=most
+    )
 
 
 def _within(params: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
@@ -154,7 +167,7 @@ def _capacity_doubt(
     params: Mapping[str, Any],
 ) -> list[str]:
     """Say how the answer depends on an estimated KV capacity; of whole runs of a question."""
-    changed = any(params[key] is not None for key in ("until", "resume", "inject"))
+    changed = any(params.get(key) is not None for key in ("until", "resume", "inject"))
     if inputs.estimate is None or changed or not len(outputs["memory"]):
         return []
     from studies import capacity_doubt

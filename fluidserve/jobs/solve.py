@@ -36,11 +36,13 @@ def solved(inputs: Inputs, params: Mapping[str, Any]) -> Solution:
     )
 
 
-def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a solution."""
+def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the metrics of a solution, and its warnings."""
     unit = inputs.instance.time_unit
     thresholds = parse_goodput(params["goodput"], unit, inputs.question.longest_decode)
-    return solved(inputs, params).metrics(thresholds).to_json(unit)
+    flow = solved(inputs, params)
+    warnings = inputs.warnings(*flow.warnings, largest=largest(flow.trajectory.outputs))
+    return flow.metrics(thresholds).to_json(unit), warnings
 
 
 def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:

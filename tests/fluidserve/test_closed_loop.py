@@ -80,3 +80,30 @@ def test_what_has_no_answer_is_refused(run, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     done = run(*line)
     assert done.exit_code == 2 and words in done.stderr and done.stderr.count("\n") <= 2
+
+
+def warnings_of(done):
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["warnings"]
+
+
+def test_a_run_names_the_values_that_a_fluid_model_tells_beside_it(run):
+    closed = warnings_of(run("simulate", *SERVER, *TALK, "--out", "a"))
+    fluid = [line for line in closed if line.startswith(("conversations", "prefix hits"))]
+    assert len(fluid) == 2
+    assert all("the capacity told here is for" in line and "the run " in line for line in fluid)
+    assert not any("load" in line or "fluid models" in line for line in closed)
+    # the same turns at times of their own have a load as well; a solve is the model's own answer
+    open_loop = ("--sessions", 6, "--turns", 3, "--think-time", 2, "--num-requests", 60)
+    seen = warnings_of(run("simulate", *SERVER, *open_loop, "--out", "b"))
+    assert sum("the capacity and load told here are for" in line for line in seen) == 2
+    solved = warnings_of(run("solve", *SERVER, *open_loop, "--out", "c"))
+    assert sum("fluid models, and the load and capacity" in line for line in solved) == 2
+
+
+def test_a_limit_of_the_clients_makes_no_queue_grow(run):
+    rate = ("--arrival-rate", 1000, "--num-requests", 40)
+    limited = run("simulate", *SERVER, *rate, "--max-concurrency", 3, "--out", "a")
+    assert "waits at the clients" in (said := " ".join(warnings_of(limited)))
+    assert "queues grow" not in said
+    assert "queues grow" in " ".join(warnings_of(run("simulate", *SERVER, *rate, "--out", "b")))

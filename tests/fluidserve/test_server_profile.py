@@ -181,3 +181,15 @@ def test_a_full_cache_says_how_much_its_estimate_decides(run):
     assert done.exit_code == 0, done.stderr
     (line,) = [e for e in json.loads(done.stdout)["warnings"] if e.startswith("estimated:")]
     assert "num_gpu_blocks" in line and line.count("mean TTFT is") == 3
+
+
+def test_every_command_reads_a_model_on_a_card_as_the_same_server(run):
+    asked = (*PROFILE, "--load", 0.5, "--num-requests", 20)
+    rates = {}
+    for command in ("generate", "solve", "simulate", "analyze", "compare"):
+        more = ("--replications", 1, "--no-pictures") if command == "compare" else ()
+        more += ("--transient",) if command == "analyze" else ()
+        done = run(command, *asked, *more)
+        assert done.exit_code == 0, done.stderr
+        rates[command] = json.loads(done.stdout)["workload"]["capacity"]
+    assert len(set(rates.values())) == 1, rates

@@ -313,3 +313,60 @@ def test_points_whose_answers_are_limited_say_so_in_their_row_and_at_the_end(run
         share = 100 * float(row["mean_arrival_rate"])
         assert f"would take {share:,.0f} % of the time" in row["warnings"]
     assert "warning: 2 of 2 points carry warnings" in done.stderr
+
+
+SERVED = {"model": "meta-llama/Llama-3.1-8B", "hardware": "RTXPRO6000"}
+LAW = {"num_gpu_blocks": 300, "d_0": 0.012, "d_prefill": 6e-5, "d_decode": 6e-5, "d_kv": 1e-8}
+ENGINES = {
+    "the default": ({}, "load", [0.5, 1.2]),
+    "a decode node on a card": ({**SERVED, "engine": "decode_node"}, "load", [0.5]),
+    "a decode node by its setting": ({**SERVED, "B": 3000}, "arrival_rate", [3.0]),
+    "a model on a card": (SERVED, "load", [0.5]),
+    "its settings": ({**SERVED, "arrival_rate": 30}, "max_num_seqs", [4, 64]),
+    "its memory": ({**SERVED, "arrival_rate": 3}, "gpu_memory_utilization", [0.4, 0.9]),
+    "vllm_v1": ({"engine": "vllm_v1", **LAW, "arrival_rate": 40}, "num_gpu_blocks", [40, 900]),
+    "vllm_v0": ({"engine": "vllm_v0", **LAW}, "load", [0.5]),
+    "vllm_v0 on a card": ({**SERVED, "engine": "vllm_v0"}, "max_model_len", [4096]),
+}
+"""What points share, the key that varies and its values."""
+
+
+def options_of(keys):
+    return [part for key, value in keys.items() for part in (f"--{key.replace('_', '-')}", value)]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("kind", ["simulate", "solve", "compare"])
+def test_a_point_says_what_the_command_says_for_every_engine(run, tmp_path, name, kind):
+    base, key, values = ENGINES[name]
+    shared = {k: v for k, v in base.items() if k != key} | {"num_requests": 40}
+    if kind == "compare":
+        shared |= {"replications": 2, "methods": "lagrangian"}
+    file = {"kind": kind, "base": shared, "grid": {key: values}}
+    (tmp_path / "g.yaml").write_text(json.dumps(file))  # JSON is YAML
+    done = run("sweep", "g.yaml", "--workers", 1, "--no-verbose")
+    assert done.exit_code == 0 and json.loads(done.stdout)["failed"] == 0, done.stderr
+    more = ("--no-pictures", "--workers", 1) if kind == "compare" else ()
+    for row, value in zip(rows_of(tmp_path / "sweep.csv"), values, strict=True):
+        asked = run(kind, *options_of({**shared, key: value}), *more, "--out", "one")
+        assert asked.exit_code == 0, asked.stderr
+        alone = json.loads(asked.stdout)
+        assert row["warnings"] == "; ".join(alone["warnings"])
+        for column, of in (("capacity", "capacity"), ("realised_load", "load")):
+            assert float(row[column]) == alone["workload"][of]
+        expected = {"": alone.get("metrics")}
+        if kind == "compare":
+            expected = {"discrete_": alone["discrete"]["metrics"]}
+            expected |= {"lagrangian_": alone["methods"]["lagrangian"]["metrics"]}
+        for prefix, metrics in expected.items():
+            for metric, number in metrics.items():
+                got = row[prefix + metric]
+                assert (None if got == "" else float(got)) == number, metric
+
+
+def test_a_point_of_a_sweep_carries_the_labels_of_its_answer(run, tmp_path):
+    (tmp_path / "g.yaml").write_text(
+        "kind: solve\nbase: {num_requests: 40, approximate: true}\ngrid: {queue_policy: [SJF]}\n"
+    )
+    assert json.loads(run("sweep", "g.yaml", "--workers", 1).stdout)["failed"] == 0
+    assert "approximate" in rows_of(tmp_path / "sweep.csv")[0]["warnings"]
