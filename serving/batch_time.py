@@ -175,6 +175,11 @@ class BatchTimeLaw:
         return self.d_decode_table is None
 
     @property
+    def bends_in_prompts(self) -> bool:
+        """Whether the time of a step is no line in its prompt tokens and their KV."""
+        return self.d_prefill_table is not None or self.d_mixed_kv_table is not None
+
+    @property
     def most_requests(self) -> float:
         """Requests [requests] up to which the law was measured; infinite where that is unknown."""
         table = inf if self.d_decode_table is None else self.d_decode_table[-1][0]

@@ -9,16 +9,20 @@ the step that computes its prompt, and with the longer steps that an arrival is 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluid._operating_point import check_takes_time
 from fluid.prompt_server.life import Life, life
+from fluid.prompt_server.lumps import relative_tokens
 from fluid.prompt_server.saturation import (
     ServerSaturation,
     fastest_batch,
+    prompt_step,
     saturation,
     step_time,
 )
@@ -27,6 +31,9 @@ from serving.kinds.prompt_server import MODEL, PromptServer
 
 STEPS = 200
 """Halvings of the interval that holds the mean time of a step at most."""
+
+LENGTHS = 128
+"""Lengths of prompts between which their own time is interpolated, for laws that bend."""
 
 PRECISION = 1e-12
 """Relative width at which halving stops."""
@@ -173,12 +180,24 @@ def _step_time(mix: RequestMix, server: PromptServer, rate: float, full: ServerS
     high = min(float(step_time(each, server, 0.0)) or longest, longest)
     while beyond(high) > 0 and high < longest:
         low, high = high, min(2 * high, longest)
+    if each.scatter is not None:
+        return _root(beyond, low, high)
     for _ in range(STEPS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if beyond(middle) > 0 else (low, middle)
         if high - low <= PRECISION * high:
             break
     return 0.5 * (low + high)
+
+
+def _root(beyond: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function falls through 0, in fewer calls than halving takes."""
+    if beyond(low) <= 0 or beyond(high) > 0:
+        return high
+    from scipy.optimize import brentq
+
+    found: Any = brentq(beyond, low, high, xtol=PRECISION * high)
+    return float(found)
 
 
 def decode_step(
@@ -216,6 +235,8 @@ def own_time(mix: RequestMix, server: PromptServer, x: float) -> NDArray[np.floa
     """Return how much longer [time] a prompt makes the steps that compute it, shape (J,)."""
     each = life(mix, server)
     law, prompt = server.batch_time, each.prompt
+    if each.scatter is not None:
+        return _own_time_on_average(mix, server, x, each.scatter)
     x = max(x, 1e-9)  # a step with prompts, however few
     own = prompt.tokens / max(prompt.context, 1e-300) * mix.prefill
     known = mix.prefill - own
@@ -228,6 +249,42 @@ def own_time(mix: RequestMix, server: PromptServer, x: float) -> NDArray[np.floa
         x * prompt.attention + own * (known + (own + 1) / 2), x * prompt.known + known,
     )  # fmt: skip
     return with_it - law.step_duration(*around)
+
+
+def _own_time_on_average(
+    mix: RequestMix, server: PromptServer, x: float, scatter: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return :func:`own_time` for a law that bends: the mean over the prompts beside it.
+
+    A prompt is alone in its step where nobody else starts; then the step would have had none.
+    """
+    each, law = life(mix, server), server.batch_time
+    prompt = each.prompt
+    length = np.unique(mix.prefill)
+    if length.size > LENGTHS:
+        length = np.quantile(mix.prefill, np.linspace(0, 1, LENGTHS))
+    own = prompt.tokens / max(prompt.context, 1e-300) * length
+    known = length - own
+    attention = own * (known + (own + 1) / 2)
+    decodes, read = x * each.decodes, x * (each.context - prompt.context)
+    if server.prompts_apart:
+        decodes = read = 0.0
+    some = -math.expm1(-x) if x > 0 else 0.0
+    alone = law.step_duration(decodes, read + length, own, attention, known)
+    if not server.prompts_apart:
+        alone = alone - law.step_duration(decodes, read)
+    size = relative_tokens(scatter, np.array(x)) * (x / some if some > 0 else 1.0)
+    beside = law.step_duration(
+        decodes, read + size[:, None] * prompt.context + length,
+        size[:, None] * prompt.tokens + own, size[:, None] * prompt.attention + attention,
+        size[:, None] * prompt.known + known,
+    )  # fmt: skip
+    beside = beside - law.step_duration(
+        decodes, read + size * prompt.context, size * prompt.tokens, size * prompt.attention,
+        size * prompt.known,
+    )[:, None]  # fmt: skip
+    longer = (1 - some) * alone + some * beside.mean(axis=0)
+    return np.interp(mix.prefill, length, longer)
 
 
 def further_steps(mix: RequestMix, server: PromptServer, x: float) -> NDArray[np.float64]:
@@ -276,5 +333,15 @@ def _seen_by_a_decode(each: Life, server: PromptServer, x: float) -> float:
     if server.prompts_apart:
         rest = (0.0, 0.0, 0.0)
     decodes, read = x * each.decodes, x * each.context
+    if each.scatter is not None and not server.prompts_apart:
+        read -= x * prompt.context
+        starting = np.asarray(x), -np.expm1(-np.asarray(x))
+        more = prompt_step(server, each, decodes + 1, read + mean_read, starting)
+        more -= prompt_step(server, each, decodes, read, starting)
+        more *= starting[1]
+        more += (1 - starting[1]) * (
+            law.step_duration(decodes + 1, read + mean_read) - law.step_duration(decodes, read)
+        )
+        return float(more)
     more = law.step_duration(decodes + 1, read + mean_read, *rest)
     return float(more - law.step_duration(decodes, read, *rest))

@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fluid.prompt_server.lumps import scatter_of
 from serving import RequestMix
 from serving.kinds.prompt_server import PromptServer
 
@@ -65,11 +66,15 @@ class Life:
         the last column is zero.
     again : shape (2, A) [tokens]
         KV and blocks of those with D > age, for who starts again at an age.
+    scatter
+        How the prompt tokens of a step scatter, see :func:`fluid.prompt_server.lumps.scatter_of`;
+        None where only their mean matters.
     """
 
     prompt: Prompt
     lanes: NDArray[np.float64]
     again: NDArray[np.float64]
+    scatter: NDArray[np.float64] | None = None
 
     @property
     def decodes(self) -> float:
@@ -121,7 +126,8 @@ def life(mix: RequestMix, instance: PromptServer) -> Life:
         context=float(share @ p),
         held=float(held[0]),
     )
-    return Life(prompt, np.ascontiguousarray(lanes), np.array([kv, blocks]))
+    scatter = scatter_of(own, share) if instance.batch_time.bends_in_prompts else None
+    return Life(prompt, np.ascontiguousarray(lanes), np.array([kv, blocks]), scatter)
 
 
 def _hit_share(mix: RequestMix, instance: PromptServer) -> NDArray[np.float64]:

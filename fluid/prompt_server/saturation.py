@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fluid._capacity import BATCHES, Saturation
 from fluid.prompt_server.life import Life, life
+from fluid.prompt_server.lumps import relative_tokens, within
 from fluid.prompt_server.recompute import recomputed_tokens
 from serving import RequestMix, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
@@ -54,26 +55,61 @@ def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | 
         Requests that start in a step.
     """
     law, x = server.batch_time, np.asarray(entering, float)
-    prompt = each.prompt
+    prompt, late = each.prompt, 0.0 if server.is_ahead else server.gap
+    decodes, read = x * each.decodes, x * (each.context - prompt.context)
     some = -np.expm1(-x)  # share of the steps that anybody starts in
-    mean = x / np.maximum(some, 1e-300)
-    late = 0.0 if server.is_ahead else server.gap
     if not server.prompts_apart:
-        decodes, read = x * each.decodes, x * (each.context - prompt.context)
-        mixed = law.step_duration(
-            decodes, read + mean * prompt.context, mean * prompt.tokens, mean * prompt.attention,
-            mean * prompt.known,
-        )  # fmt: skip
+        if each.scatter is not None:  # a prompt longer than a step takes several
+            left = np.maximum(server.step_tokens - decodes, 1.0)
+            some = np.maximum(some, np.minimum(x * prompt.tokens / left, 1.0))
+        mixed = prompt_step(server, each, decodes, read, (x, some))
         tau = some * mixed + (1 - some) * law.step_duration(decodes, read) + late
         return np.maximum(tau, server.gap)
     steps = np.maximum(some, x * prompt.tokens / server.step_tokens)
-    size = x / np.maximum(steps, 1e-300)
-    alone = law.step_duration(
-        0.0, size * prompt.context, size * prompt.tokens, size * prompt.attention,
-        size * prompt.known,
+    alone = prompt_step(server, each, 0.0, 0.0, (x, steps))
+    return law.step_duration(decodes, read) + late + steps * (alone + late)
+
+
+def prompt_step(
+    server: PromptServer,
+    each: Life,
+    decodes: NDArray[np.float64] | float,
+    read: NDArray[np.float64] | float,
+    starting: tuple[NDArray[np.float64], NDArray[np.float64]],
+    more: float = 0.0,
+) -> NDArray[np.float64]:
+    """Return the mean time [time] of the steps that anybody starts in.
+
+    Parameters
+    ----------
+    server
+        Its law, and the tokens of a step.
+    each
+        What a prompt takes, and how the prompts of a step scatter.
+    decodes, read : [tokens]
+        Computed by those who decode, and the KV that they read.
+    starting
+        Requests that start in a step on average, and the share of the steps that anybody starts in.
+    more : [tokens]
+        Prompt tokens that every one of these steps computes besides.
+    """
+    prompt, law, (x, some) = each.prompt, server.batch_time, starting
+    mean = x / np.maximum(some, 1e-300)
+    if each.scatter is None:
+        return law.step_duration(
+            decodes, read + mean * prompt.context, mean * prompt.tokens + more,
+            mean * prompt.attention, mean * prompt.known,
+        )  # fmt: skip
+    left = np.maximum(server.step_tokens - np.asarray(decodes, float) - more, 1.0)
+    most = left / np.maximum(mean * prompt.tokens, 1e-300)
+    scatter = within(relative_tokens(each.scatter, x), most[..., None])
+    mean, decodes, read = (np.broadcast_to(of, most.shape) for of in (mean, decodes, read))
+    size = mean[..., None] * scatter
+    found = law.step_duration(
+        decodes[..., None], read[..., None] + size * prompt.context, size * prompt.tokens + more,
+        size * prompt.attention, size * prompt.known,
     )  # fmt: skip
-    decode = law.step_duration(x * each.decodes, x * (each.context - prompt.context))
-    return decode + late + steps * (alone + late)
+    return found.mean(axis=-1)
 
 
 def most_entering(mix: RequestMix, server: PromptServer) -> dict[str, float]:
@@ -122,6 +158,13 @@ def _time_of_more_prompt(each: Life, server: PromptServer, entering: float, more
     if server.prompts_apart:
         decodes = 0.0
     tokens, law = entering * each.prompt.tokens, server.batch_time
+    if each.scatter is not None:
+        starting = np.asarray(entering), -np.expm1(-np.asarray(entering))
+        read = entering * (each.context - each.prompt.context)
+        with_it, without = (
+            prompt_step(server, each, decodes, read, starting, part) for part in (more, 0.0)
+        )
+        return float(with_it - without)
     return float(
         law.step_duration(decodes, read, tokens + more) - law.step_duration(decodes, read, tokens)
     )

@@ -32,6 +32,7 @@ from ode.prompt_server.layout import (
 )
 from ode.prompt_server.memory import parcels_of, queue_of, row_of, stopped, totals
 from ode.prompt_server.preempt import note_piece, preempt
+from ode.prompt_server.scatter import prompt_step
 from ode.prompt_server.start import start, swap_in
 from serving.batch_kernel import step_duration
 from serving.compilation import compiled
@@ -52,6 +53,10 @@ def _duration(w, decodes, context, entering):
 
     Where few start, some steps have a prompt and some have none.
     """
+    if w.scatter_at != 0 and w.step_prefill > 0.0:
+        mixed, some = prompt_step(w, decodes, context, entering)
+        without = step_duration(w.law_at, decodes, context, 0.0, 0.0, 0.0, w.moved)
+        return some * mixed + (1.0 - some) * without
     read = context + w.step_context
     if entering >= MANY:
         return step_duration(
@@ -157,10 +162,14 @@ def _prompts_step(w, seats, blocks):
     some = -np.expm1(-entering)
     each = 1.0 / some
     began = w.now
-    duration = some * step_duration(
-        w.law_at, 0.0, each * w.step_context, each * w.step_prefill, each * w.step_attention,
-        each * w.step_known, w.moved,
-    )  # fmt: skip
+    if w.scatter_at != 0 and w.step_prefill > 0.0:
+        mixed, some = prompt_step(w, 0.0, 0.0, entering)
+        duration = some * mixed
+    else:
+        duration = some * step_duration(
+            w.law_at, 0.0, each * w.step_context, each * w.step_prefill, each * w.step_attention,
+            each * w.step_known, w.moved,
+        )  # fmt: skip
     w.busy -= w.gap * some
     duration += w.gap * some
     end = began + duration

@@ -55,9 +55,13 @@ SETTINGS = _dtype(
 ADDRESSES = _dtype(
     "",
     "rows_at masses_at ends_at alive_at admissions_at pieces_at queues_at parcels_at lanes_at"
-    " again_at knots_at cumulative_at law_at rows_size pieces_size parcels_size ages knots_size",
+    " again_at knots_at cumulative_at law_at scatter_at parts_at"
+    " rows_size pieces_size parcels_size ages knots_size",
 )
-"""Where the tables lie, and how long they are. Rows, masses, ends and admissions are as many."""
+"""Where the tables lie, and how long they are. Rows, masses, ends and admissions are as many.
+
+``scatter_at`` is 0 where only the mean of the prompt tokens of a step matters; ``parts_at`` has
+room for the numbers that stand for them, see :mod:`fluid.prompt_server.lumps`."""
 
 WORKSPACE = np.dtype([*CLOCK.descr, *SETTINGS.descr, *ADDRESSES.descr])
 """The one argument of the compiled kernels."""

@@ -24,7 +24,8 @@ from fluid.prompt_server.equilibrium import (
     own_time,
     prompt_steps,
 )
-from fluid.prompt_server.saturation import KV_BLOCKS
+from fluid.prompt_server.life import Life
+from fluid.prompt_server.saturation import KV_BLOCKS, prompt_step
 from ode.prompt_server.labels import policy_labels, validity_labels
 from serving import Distribution, LatencySamples, RequestMix, SolveError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
@@ -45,6 +46,11 @@ NO_TRANSIENT = (
     "approximate: these latencies take requests as independent and queues as those of a server "
     "with exponential times; docs/server_model.md has the errors, the largest near capacity"
 )
+
+KNOTS, TURNS, SETTLED, LONGEST = 16, 12, 1e-6, 1e3
+"""For laws that bend: numbers of running requests between which steps are interpolated, how often
+and how precisely they are worked out from who arrives during them, and the longest over the time
+without prompts."""
 
 GOLDEN = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703, 0.45030152274302)
 """Generators of points that fill four dimensions evenly: the R4 sequence."""
@@ -174,6 +180,8 @@ def _chain(
         base = decode_step(each, server, running / stay)
         if server.prompts_apart:
             return base, base + prompt_steps(mix, server, base, rate)[0]
+        if each.scatter is not None:
+            return base, _steps_of_a_bent_law(each, server, rate, running, base)
         return base, base / max(1.0 - rate * own, 1e-9)
 
     service = _service(mix, server, binds)
@@ -199,6 +207,42 @@ def _chain(
     logs = np.concatenate([[0.0], np.cumsum(0.5 * (climb[:-1] + climb[1:]))])
     chance = np.exp(logs - logs.max())
     return _Chain(number, chance / chance.sum(), base, step, room, freed)
+
+
+def _steps_of_a_bent_law(
+    each: Life,
+    server: PromptServer,
+    rate: float,
+    running: NDArray[np.float64],
+    base: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the mean time of a step by requests that run [time]: the least that explains itself.
+
+    Who arrives during a step starts in a later one.
+    """
+    knots = np.linspace(running[0], running.max(), min(KNOTS, running.size))
+    decodes, read = (knots / each.stay * of for of in (each.decodes, each.context))
+    read -= knots / each.stay * each.prompt.context
+    late = 0.0 if server.is_ahead else server.gap
+    alone = server.batch_time.step_duration(decodes, read) + late
+
+    def after(step: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = rate * step
+        some = -np.expm1(-x)
+        mixed = prompt_step(server, each, decodes, read, (x, some)) + late
+        return some * mixed + (1 - some) * alone
+
+    before, longest = alone, LONGEST * alone
+    step = then = after(before)
+    for _ in range(TURNS):
+        new = after(step)
+        slope = (new - then) / np.where(step > before, step - before, np.inf)
+        # a secant from below; where prompts come faster than they go there is nothing to find
+        to = np.where(slope < 0.98, step + (new - step) / (1 - np.minimum(slope, 0.98)), 2 * step)
+        before, then, step = step, new, np.clip(to, step, longest)
+        if (step - before <= SETTLED * step).all():
+            break
+    return base * np.interp(running, knots, step / alone)
 
 
 def _until_it_runs_away(climb: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,7 +309,8 @@ def _latencies(
         variance = rate * step * square / max(1.0 - prompts**2, 1e-9)
         met = _gamma(step + variance / step, variance, draws[1])  # a longer one is met more often
         met = np.maximum(met, base)
-        brought = _gamma(met * prompts, met * rate * square, draws[3])
+        of_prompts = prompts if life(mix, server).scatter is None else 1.0 - base / step
+        brought = _gamma(met * of_prompts, met * rate * square, draws[3])
         further = further_steps(mix, server, rate * float(chain.chance @ chain.step))[atom]
         ahead = step if server.is_ahead else np.zeros(samples)
         own = base + brought + longer[atom] + further * step
@@ -297,7 +342,8 @@ def _decode_times(
     The number of requests forgets where it was as fast as requests end, slower where more requests
     make longer steps; prompts scatter the steps about what that number makes them.
     """
-    mean = float(chain.chance @ chain.step)
+    running = np.minimum(chain.number, chain.room)
+    mean = float(chain.chance @ running) / float(chain.chance @ (running / chain.step))
     slope = np.gradient(chain.step, chain.number) if chain.number.size > 2 else 0 * chain.step
     relax = mean / max(mean - float(chain.chance @ (slope * chain.number)), 0.05 * mean)
     turns = np.minimum(decode / mix.mean_decode / relax, 50.0)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluid.prompt_server import life, requests_that_fit
+from fluid.prompt_server.lumps import NODES
 from ode.lagrangian.layout import ROW_SIZE
 from ode.prompt_server.kernel import advance
 from ode.prompt_server.layout import (
@@ -99,6 +100,7 @@ class Workspace:
         most_steps: int = UNLIMITED,
     ) -> None:
         self.lanes, self.again, prompt = _tables(mix, instance)
+        self.scatter, self.parts = life(mix, instance).scatter, np.empty(NODES)
         self.knots = np.ascontiguousarray(profile.time, np.float64)
         self.cumulative = np.ascontiguousarray(profile.cumulative, np.float64)
         self.law = instance.batch_time.vector()
@@ -116,7 +118,8 @@ class Workspace:
         s["lanes_at"], s["again_at"], s["ages"] = _at(self.lanes), _at(self.again), ages
         s["knots_at"], s["cumulative_at"] = _at(self.knots), _at(self.cumulative)
         s["knots_size"], s["law_at"] = self.knots.size, self.law.ctypes.data
-        s["queues_at"] = self.queues.ctypes.data
+        s["queues_at"], s["parts_at"] = self.queues.ctypes.data, _at(self.parts)
+        s["scatter_at"] = 0 if self.scatter is None else _at(self.scatter)
         self._tables: dict[str, NDArray[np.float64]] = {}
         self._pieces = np.empty((0, PIECE_SIZE))
         self._parcels = np.empty((QUEUES, 0, COLUMNS))

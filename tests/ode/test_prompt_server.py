@@ -47,15 +47,17 @@ SERVER = VllmV1(batch_time=LAW, num_gpu_blocks=2000)
     tokens=st.integers(60, 400),
     rate=st.floats(1, 20),
     gap=st.sampled_from([0.0, 0.3]),
+    bent=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_march_is_the_plain_reading_of_its_rules(
-    requests, is_ahead, ignore_eos, cache, blocks, seats, tokens, rate, gap
+    requests, is_ahead, ignore_eos, cache, blocks, seats, tokens, rate, gap, bent
 ):
     mix = RequestMix.from_lengths(*np.array(requests).T)
     law = BatchTimeLaw(
         d_0=1.0, d_decode=0.01, d_kv=1e-4, d_prefill=0.003, d_prefill_attention=1e-5,
         d_mixed_decode=0.02,
+        d_prefill_table=((8.0, 1.0), (60.0, 1.2), (64.0, 1.5), (300.0, 3.0)) if bent else None,
     )  # fmt: skip
     server = VllmV1(
         batch_time=law, num_gpu_blocks=blocks, block_size=8, max_num_seqs=seats,

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fluid.prompt_server import life
+from fluid.prompt_server.lumps import relative_tokens, within
+
 
 @dataclass
 class Cohort:
@@ -113,13 +116,21 @@ class ServerMarch:
             float(self._computes(each) @ (mix.prefill + each.tokens)) for each in self.running
         )
         seated = sum(self._there(each, late).sum() for each in self.running) + started
-        some = -math.expm1(-started)
+        some, law = -math.expm1(-started), node.batch_time
+        left = max(node.step_tokens - decodes, 1.0)
+        scatter = life(mix, node).scatter
+        if scatter is not None:
+            some = max(some, min(prompt[0] / left, 1.0))
         mean = prompt / max(some, 1e-300)
-        duration = (1 - some) * float(node.batch_time.step_duration(decodes, context))
+        duration = (1 - some) * float(law.step_duration(decodes, context))
+        parts = np.ones(1)
+        if scatter is not None and prompt[0] > 0:
+            parts = within(relative_tokens(scatter, np.array(started)), np.array(left / mean[0]))
         if some > 0:
-            duration += some * float(
-                node.batch_time.step_duration(decodes, context + mean[3], mean[0], mean[1], mean[2])
-            )
+            duration += some * np.mean([
+                law.step_duration(decodes, context + part * mean[3], *(part * mean[:3]))
+                for part in parts
+            ])  # fmt: skip
         start = max(free, now)
         duration += max(0.0, now + node.gap - start)
         self.rows.append((start, duration, seated, blocks, completed))
