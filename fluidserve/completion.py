@@ -86,9 +86,10 @@ def trace_formats() -> Iterable[str]:
 
 def knobs() -> Iterable[str]:
     """Return the knobs that ``tune`` turns."""
-    from serving import KINDS
+    from serving import CARD_KNOBS, KINDS
 
-    return ["max-rate", *dict.fromkeys(knob.name for kind in KINDS.values() for knob in kind.knobs)]
+    own = dict.fromkeys(knob.name for kind in KINDS.values() for knob in kind.knobs)
+    return ["max-rate", *own, *CARD_KNOBS]
 
 
 def script(shell: str, cli: Any, program: str) -> str:

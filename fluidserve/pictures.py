@@ -22,7 +22,16 @@ from fluidserve.results import read_columns, read_trajectory, write_columns
 from fluidserve.text import number
 from fluidserve.words import instance_words, measured_words, per_time, source_words, title_of
 from ode import METHODS
-from serving import FluidServeError, Instance, Kind, RateProfile, Trajectory, kind_of
+from serving import (
+    CardKnob,
+    FluidServeError,
+    Instance,
+    Kind,
+    RateProfile,
+    Trajectory,
+    card_knob_named,
+    kind_of,
+)
 from serving.metrics import latency_scale
 
 if TYPE_CHECKING:
@@ -174,10 +183,10 @@ def _arrivals(curve: Curve) -> RateProfile:
 
 
 def _draw_latencies(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    from studies.tuning import knob_named, parse_slo
+    from studies.tuning import MAX_RATE, knob_named, parse_slo
 
     instance, unit = _instance(summary), summary["time_unit"]
-    knob = knob_named(summary["knob"], kind_of(instance))
+    knob = card_knob_named(summary["knob"]) or knob_named(summary["knob"], kind_of(instance))
     factor = latency_scale(unit)[1]
     slos = [parse_slo(text, unit) for text in summary["slo"]]
     value = summary["value"]
@@ -185,12 +194,13 @@ def _draw_latencies(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         read_columns(folder / RATE_LATENCY),
         knob.name,
         folder / "rate_latency.png",
-        title=_tuning_title(summary, is_rate=knob.safe_below),
+        title=_tuning_title(summary, is_rate=knob is MAX_RATE),
         knob_label=_knob_label(knob, unit),
         time_unit=unit,
         limits=[(slo.statistic, slo.latency, slo.limit * factor) for slo in slos],
         answer=None if value is None else (value, f"{knob.name} found"),
         is_log=knob.spacing == "log",
+        is_count=isinstance(knob, CardKnob) and knob.step >= 1,
         footnote=_footnote(summary),
     )
     return ["rate_latency.png"]
@@ -213,8 +223,8 @@ def _footnote(summary: Mapping[str, Any]) -> str:
     return f"{said} At the answer, {runs}."
 
 
-def _knob_label(knob: Knob, time_unit: str) -> str:
-    if knob.safe_below:
+def _knob_label(knob: Knob | CardKnob, time_unit: str) -> str:
+    if knob.name == "max-rate":
         return f"mean arrival rate [{per_time(time_unit)}]"
     _, bracket, unit = knob.words.partition(" [")
     return f"{knob.name}{bracket}{unit}"

@@ -16,12 +16,14 @@ from serving.errors import FluidServeError as FluidServeError
 from serving.errors import SolveError as SolveError
 from serving.errors import UnsupportedError as UnsupportedError
 from serving.errors import WorkloadError as WorkloadError
+from serving.kinds import CARD_KNOBS as CARD_KNOBS
 from serving.kinds import DEFAULT_KIND as DEFAULT_KIND
 from serving.kinds import KINDS as KINDS
 from serving.kinds import MODES as MODES
 from serving.kinds import QUEUE_POLICIES as QUEUE_POLICIES
 from serving.kinds import TIME_UNITS as TIME_UNITS
 from serving.kinds import VICTIM_POLICIES as VICTIM_POLICIES
+from serving.kinds import CardKnob as CardKnob
 from serving.kinds import Column as Column
 from serving.kinds import DecodeNode as DecodeNode
 from serving.kinds import Event as Event
@@ -33,6 +35,7 @@ from serving.kinds import Reading as Reading
 from serving.kinds import VllmV0 as VllmV0
 from serving.kinds import VllmV1 as VllmV1
 from serving.kinds import answers as answers
+from serving.kinds import card_knob_named as card_knob_named
 from serving.kinds import check_fits as check_fits
 from serving.kinds import kind_named as kind_named
 from serving.kinds import kind_of as kind_of

@@ -9,7 +9,7 @@ import click
 from fluidserve import completion
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
-from serving import KINDS
+from serving import CARD_KNOBS, KINDS
 
 SETTINGS = {
     "tolerance": "tolerance",
@@ -31,7 +31,10 @@ def help_text() -> str:
     for kind in KINDS.values():
         knobs = "; ".join(f"{knob.name} ({knob.words})" for knob in kind.knobs)
         paragraphs.append(f"{kind.name}: {knobs or 'none'}.")
+    named = "; ".join(f"{knob.name} ({knob.words})" for knob in CARD_KNOBS.values())
     paragraphs += [
+        f"of a model on a card (--model, --hardware): {named}. There every value of a knob is the "
+        "server that starts with it, KV and law included.",
         "In steady state: the first 10 % of each run are dropped and the backlog must not grow; "
         "without --slo that is all. The fluid model says where to look, the engine what is true. "
         "Where no fluid model reads the engine, max-rate needs --bracket.",
@@ -70,12 +73,13 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
     from fluidserve.jobs.tune import tune_into, tuned
+    from fluidserve.jobs.tune_servers import that_starts
     from fluidserve.tables import tuning_table
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
     options["bracket"] = bracket
     params["knobs"] = knob
-    out = load_config_of(params).output_dir
+    out = load_config_of(that_starts(params)).output_dir
     if out is None:
         result, status = tuned(params, knob, slos, options)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,13 @@ from fluidserve.config import flat
 from fluidserve.folders import Stopwatch
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
 from fluidserve.jobs.tune_folder import write_tuning
+from fluidserve.jobs.tune_servers import (
+    checked_card_knobs,
+    refuse_a_default_rate,
+    servers_of,
+    that_starts,
+    turned_knobs,
+)
 from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import as_typed, parse_goodput
@@ -20,7 +28,7 @@ from serving import ConfigError, FluidServeError, kind_of
 
 if TYPE_CHECKING:
     from studies import Question
-    from studies.tuning import Tuning
+    from studies.tuning import Knob, Tuning
 
 NO_ANSWER = 1
 """Exit status where no value meets the objectives."""
@@ -64,7 +72,7 @@ def tuned(
         ``bracket`` as given, and the fields of :class:`studies.tuning.SearchSettings`; those that
         are None are left out.
     """
-    return _search(load_inputs(params), params, knob, slos, options)[:2]
+    return _search(params, knob, slos, options)[:2]
 
 
 def tune_into(
@@ -86,9 +94,9 @@ def tune_into(
     """
     from studies.tuning import latency_curve
 
-    watch, inputs = Stopwatch(), load_inputs(params)
+    watch = Stopwatch()
     with watch("tune"):
-        result, status, found = _search(inputs, params, knob, slos, options)
+        result, status, found, inputs = _search(params, knob, slos, options)
     curve = None
     with watch("curve"):
         if found is not None:
@@ -101,13 +109,9 @@ def tune_into(
 
 
 def _search(
-    inputs: Inputs,
-    params: Mapping[str, Any],
-    knob: str,
-    slos: tuple[str, ...],
-    options: Mapping[str, Any],
-) -> tuple[dict[str, Any], int, Tuning | None]:
-    """Return what the command prints, its exit status, and the answer to a search of one knob."""
+    params: Mapping[str, Any], knob: str, slos: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, Tuning | None, Inputs]:
+    """Return what the command prints, its exit status, the answer to one knob, and the inputs."""
     names = knob.split(",")
     if len(names) > 2:
         raise FluidServeError("KNOB: one knob, or two with a comma between them")
@@ -115,18 +119,28 @@ def _search(
         raise FluidServeError("--goodput goes with two knobs, such as max-rate,B; --slo with one")
     given = {name: value for name, value in options.items() if value is not None}
     brackets = parse_brackets(given.pop("bracket", None), len(names))
+    cards = checked_card_knobs(params)
+    params = that_starts(params)
+    inputs = load_inputs(params)
+    refuse_a_default_rate(inputs, cards, names)
     question, told, found = _steady(params, inputs), _told(inputs), None
     _refuse_a_given_rate(params, names)
     with _flags_named():
+        knobs = turned_knobs(params, inputs, names)
         if len(names) == 2:
-            result, status = _two_knobs(names, question, params["goodput"], brackets, given, told)
+            result, status = _two_knobs(knobs, question, params["goodput"], brackets, given, told)
         else:
             given = _affordable(question) | given
-            found, status = _one_knob(names[0], question, slos, brackets[0], given, told)
+            found, status = _one_knob(knobs[0], question, slos, brackets[0], given, told)
             result = found.to_json()
+    if cards and found is not None and found.value is not None:  # show the server that was found
+        question = found.knob.turned(question, found.value)
+        inputs = replace(inputs, question=question)
     is_rate_tuned = "max-rate" in result.get("knobs", [result.get("knob")])
-    result["warnings"] = [*inputs.assumed, *result["warnings"]]
-    return result | _context(inputs, question, is_rate_tuned=is_rate_tuned), status, found
+    servers, doubts = servers_of(params, inputs, cards, found)
+    result |= {"warnings": [*inputs.assumed, *result["warnings"], *doubts], **servers}
+    result |= _context(inputs, question, is_rate_tuned=is_rate_tuned)
+    return result, status, found, inputs
 
 
 def _told(inputs: Inputs) -> Callable[[str], None] | None:
@@ -147,7 +161,7 @@ def _refuse_a_given_rate(params: Mapping[str, Any], names: Sequence[str]) -> Non
 
 
 def _one_knob(
-    name: str,
+    knob: str | Knob,
     question: Question,
     slos: Sequence[str],
     bracket: tuple[float, float] | None,
@@ -159,12 +173,12 @@ def _one_knob(
 
     parsed = [parse_slo(text, question.instance.time_unit) for text in slos]
     settings = SearchSettings(**given)
-    found = tune(name, question, parsed, bracket=bracket, settings=settings, told=told)
+    found = tune(knob, question, parsed, bracket=bracket, settings=settings, told=told)
     return found, _said(found.value is not None, found.reason)
 
 
 def _two_knobs(
-    names: Sequence[str],
+    knobs: Sequence[str | Knob],
     question: Question,
     goodput: tuple[str, ...],
     brackets: Sequence[tuple[float, float] | None],
@@ -180,7 +194,7 @@ def _two_knobs(
     unit = question.instance.time_unit
     thresholds = parse_goodput(goodput, unit, question.longest_decode) or {}
     found = most_goodput(
-        names, question, thresholds, brackets=brackets, settings=settings, told=told
+        knobs, question, thresholds, brackets=brackets, settings=settings, told=told
     )
     result = found.to_json() | {"thresholds": as_typed(goodput)}
     return result, _said(found.best is not None, str(result["reason"]))

@@ -27,6 +27,7 @@ def latency_curves(
     limits: Sequence[tuple[str, str, float]] = (),
     answer: tuple[float, str] | None = None,
     is_log: bool = False,
+    is_count: bool = False,
     footnote: str = "",
 ) -> None:
     """Draw TTFT, TPOT and E2EL over a knob, a panel each.
@@ -51,6 +52,8 @@ def latency_curves(
         The value that was found, and words for it.
     is_log
         Whether the knob is spaced by ratios.
+    is_count
+        Whether the knob has a few whole values, each of which is marked.
     footnote
         What the points rest on.
     """
@@ -78,6 +81,11 @@ def latency_curves(
             if is_log:
                 axes.set_xscale("log")
                 _plain_ticks(axes.xaxis)
+            if is_count:
+                values = np.unique(x)
+                axes.set_xticks(values, [f"{value:g}" for value in values])
+                axes.set_xticks([], minor=True)
+                axes.set_xlim(values[0] / 1.1, 1.1 * values[-1])
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis)
             said = [np.asarray(columns[f"{of}_{latency}{suffix}"], float) for of in COLOURS]

@@ -1,5 +1,8 @@
 """Kinds of engine: what each declares, which there are, and which fluid model answers for each."""
 
+from serving.kinds.card_knobs import CARD_KNOBS as CARD_KNOBS
+from serving.kinds.card_knobs import CardKnob as CardKnob
+from serving.kinds.card_knobs import card_knob_named as card_knob_named
 from serving.kinds.decode_node import MODES as MODES
 from serving.kinds.decode_node import QUEUE_POLICIES as QUEUE_POLICIES
 from serving.kinds.decode_node import TIME_UNITS as TIME_UNITS

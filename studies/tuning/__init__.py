@@ -6,6 +6,7 @@ from studies.tuning.engine import Measurement, Point, measure
 from studies.tuning.goodput import GoodputSearch, most_goodput
 from studies.tuning.knobs import MAX_RATE, Knob, at_mean_rate, knob_named, knob_of, knobs_of
 from studies.tuning.screening import Predictor, predict
+from studies.tuning.server_knobs import Servers, server_knob
 from studies.tuning.settings import GoodputSettings, SearchSettings
 from studies.tuning.slo import SLO_FORM, Slo, parse_slo
 from studies.tuning.tune import tune
@@ -21,6 +22,7 @@ __all__ = [
     "Point",
     "Predictor",
     "SearchSettings",
+    "Servers",
     "Slo",
     "Tuning",
     "at_mean_rate",
@@ -33,5 +35,6 @@ __all__ = [
     "parse_slo",
     "plain_bisection_runs",
     "predict",
+    "server_knob",
     "tune",
 ]

@@ -76,6 +76,10 @@ class Tuning:
     @property
     def plain_runs(self) -> int:
         """Runs of a plain bisection of ``scanned`` to the same width."""
+        if self.knob.values:
+            low, high = self.scanned
+            inside = sum(low <= each <= high for each in self.knob.values)
+            return self.settings.replications * inside
         anchor = self.value if self.value is not None else self.scanned[0]
         width = max(self.settings.tolerance * anchor, float(self.knob.integer))
         return plain_bisection_runs(self.scanned, width, self.settings.replications)
@@ -83,13 +87,14 @@ class Tuning:
     def to_json(self) -> dict[str, Any]:
         """Return the answer as the command prints it."""
         answer = self.answer
-        interval = answer.interval(self.settings.confidence) if answer else None
+        is_line = answer is not None and not self.knob.values  # between few values there is none
+        interval = answer.interval(self.settings.confidence) if answer and is_line else None
         return {
             "knob": self.knob.name,
             "value": self.value,
             "reason": self.reason,
             "bracket": list(answer.bracket) if answer else None,
-            "estimate": answer.estimate if answer else None,
+            "estimate": answer.estimate if answer and is_line else None,
             "confidence_interval": list(interval) if interval else None,
             "slo": [str(slo) for slo in self.slos],
             "measured": answer.met.values() if answer else None,

@@ -282,7 +282,7 @@ class CrossingSearch:
 
     def _is_closed(self, met: Point, missed: Point) -> bool:
         low, high = sorted((met.value, missed.value))
-        if self.knob.integer and high - low <= 1:
+        if not self.knob.has_between(low, high):
             return True
         return math.log(high / low) <= self.settings.tolerance * (1 + 1e-9)
 
@@ -296,11 +296,8 @@ class CrossingSearch:
         u = root + (-sign if on_met_side else sign) * END_DISTANCE * self.settings.tolerance
         if halve or not inside or not min(a, b) < u < max(a, b):
             u = 0.5 * (a + b)
-        value = self.knob.rounded(math.exp(u))
         low, high = sorted((met.value, missed.value))
-        if self.knob.integer and not low < value < high:
-            value = low + 1 if value <= low else high - 1
-        return value
+        return self.knob.inside(math.exp(u), low, high)
 
     def _reopened(
         self, met: Point, missed: Point, sign: float, length: int
@@ -312,7 +309,9 @@ class CrossingSearch:
         for doubling in range(1, MOST_DOUBLINGS + 1):
             value = end.value * math.exp(direction * self.settings.tolerance * 2.0**doubling)
             value = self.knob.rounded(min(max(value, self.limits[0]), self.limits[1]))
-            if value == end.value or value <= 0:
+            if value == end.value:  # whole numbers, or few values: the next is further away
+                value = self.knob.next_to(value, upward=direction > 0)
+            if value == end.value or not self.limits[0] <= value <= self.limits[1] or value <= 0:
                 return None
             point = self.measure(value, length, None)
             if point.met != up:

@@ -45,6 +45,12 @@ class Knob:
         From a question to the values beyond which the knob cannot go.
     integer
         Whether only whole numbers are allowed.
+    step
+        Smallest difference of two values, 0 where there is none; 1 of whole numbers.
+    values
+        All values that there are, the smallest first, where these are few; none stands for any.
+    key
+        The setting that is turned; empty where it is none.
     safe_below
         Whether a value is worth having only if all smaller ones meet the objectives too, as an
         arrival rate, which nobody holds fixed.
@@ -58,11 +64,41 @@ class Knob:
     bracket: Callable[[Question], tuple[float, float]]
     limits: Callable[[Question], tuple[float, float]]
     integer: bool = False
+    step: float = 0.0
+    values: tuple[float, ...] = ()
+    key: str = ""
     safe_below: bool = False
 
     def rounded(self, value: float) -> float:
         """Return the nearest value that the knob can have."""
+        if self.values:
+            return min(self.values, key=lambda each: abs(math.log(each / max(value, 1e-300))))
+        if self.step and not self.integer:
+            return float(f"{round(value / self.step) * self.step:.12g}")
         return float(round(value)) if self.integer else float(value)
+
+    def has_between(self, low: float, high: float) -> bool:
+        """Return whether the knob has a value between two of its own."""
+        if self.values:
+            return any(low < each < high for each in self.values)
+        step = 1.0 if self.integer else self.step
+        return high - low > step * (1 + 1e-9) if step else True
+
+    def inside(self, value: float, low: float, high: float) -> float:
+        """Return a value rounded, moved inside two of its own between which there is one."""
+        value = self.rounded(value)
+        if low < value < high:
+            return value
+        is_low = value <= low
+        return self.next_to(low if is_low else high, upward=is_low)
+
+    def next_to(self, value: float, *, upward: bool) -> float:
+        """Return the value next to one; the same where there is no next one, or any is near."""
+        if self.values:
+            beyond = [each for each in self.values if (each > value if upward else each < value)]
+            return (beyond[0] if upward else beyond[-1]) if beyond else value
+        step = 1.0 if self.integer else self.step
+        return self.rounded(value + step if upward else value - step)
 
     def spaced(self, bracket: tuple[float, float], count: int) -> list[float]:
         """Return up to ``count`` different values from one end of a bracket to the other."""
@@ -120,6 +156,7 @@ def knob_of(spec: KnobSpec) -> Knob:
         bracket=lambda question: spec.bracket(question.mix, question.instance),
         limits=lambda question: spec.limits(question.mix, question.instance),
         integer=spec.integer,
+        key=spec.key,
     )
 
 
@@ -172,6 +209,9 @@ def bracket_of(
             raise ConfigError("bracket", None, needed) from None
     least, most = knob.limits(question)
     low, high = knob.rounded(bracket[0]), knob.rounded(bracket[1])
+    if knob.values and not {*map(float, bracket)} <= {*knob.values}:
+        allowed = f"two of {' | '.join(f'{each:g}' for each in knob.values)}"
+        raise ConfigError("bracket", bracket, allowed)
     if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
         raise ConfigError("bracket", (low, high), form)
     if low < least or high > most:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from studies.tuning.crossing import CrossingSearch
 from studies.tuning.engine import Measurement, Point
-from studies.tuning.knobs import Knob
+from studies.tuning.knobs import MAX_RATE, Knob
 from studies.tuning.settings import SearchSettings
 
 
@@ -99,3 +100,33 @@ def test_a_whole_number_takes_some_ten_runs():
         runs.search(True, guess=rng.uniform(0.5, 2) * runs.root)
         asked.append(len(runs.asked))
     assert np.mean(asked) < 11
+
+
+@given(
+    values=st.sets(st.integers(1, 64), min_size=2, max_size=8),
+    at=st.floats(0.5, 100), picks=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)  # fmt: skip
+def test_a_knob_of_few_values_never_leaves_them(values, at, picks):
+    able = tuple(float(each) for each in sorted(values))
+    knob = replace(MAX_RATE, values=able)
+    assert knob.rounded(at) == min(able, key=lambda each: (abs(math.log(each / at)), each))
+    low, high = sorted(able[pick % len(able)] for pick in picks)
+    between = [each for each in able if low < each < high]
+    assert knob.has_between(low, high) == bool(between)
+    if between:
+        assert knob.inside(at, low, high) in between
+    for value in able:
+        after = [each for each in able if each > value]
+        before = [each for each in able if each < value]
+        assert knob.next_to(value, upward=True) == (after[0] if after else value)
+        assert knob.next_to(value, upward=False) == (before[-1] if before else value)
+
+
+@given(st.integers(1, 999), st.integers(1, 999), st.floats(0.0005, 1.2))
+def test_a_knob_with_a_step_has_its_multiples(first, second, at):
+    knob = replace(MAX_RATE, step=0.001)
+    low, high = sorted((first / 1000, second / 1000))
+    assert knob.rounded(low) == low and knob.has_between(low, high) == (abs(first - second) > 1)
+    if abs(first - second) > 1:
+        value = knob.inside(at, low, high)
+        assert low < value < high and round(1000 * value) / 1000 == value
