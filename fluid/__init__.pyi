@@ -52,3 +52,5 @@ from .node_work import RequestWork as RequestWork
 from .node_work import WorkClosure as WorkClosure
 from .node_work import request_work as request_work
 from .node_work import work_closure as work_closure
+from .prompt_server.step_equations import server_equations as server_equations
+from .prompt_server.symbols import ServerEquations as ServerEquations

@@ -17,8 +17,12 @@ i = sp.Symbol("i", integer=True, positive=True)
 J = sp.Symbol("J", integer=True, positive=True)
 I = sp.Symbol("I", integer=True, positive=True)  # noqa: E741
 r = sp.Symbol("r", integer=True, positive=True)
-RANGES = {j: (j, 1, J), i: (i, 1, I), r: (r, 1, sp.Symbol("S", integer=True, positive=True))}
-"""Class j = 1..J; stage i = 1..I, the token being produced; row r = 1..S of a table."""
+q = sp.Symbol("q", integer=True, positive=True)
+ROWS = sp.Symbol("S", integer=True, positive=True)
+QUEUED = sp.Symbol("P", integer=True, positive=True)
+RANGES = {j: (j, 1, J), i: (i, 1, I), r: (r, 1, ROWS), q: (q, 1, QUEUED)}
+"""Class j = 1..J; stage i = 1..I, the token being produced; row r = 1..S of a table; row q = 1..P
+of another."""
 
 State = sp.Symbol | sp.Indexed
 
@@ -121,7 +125,7 @@ def _at(variable: State, endpoint: State, flow: Flow) -> sp.Expr:
             left.remove(slot)
         else:
             factor *= sp.KroneckerDelta(slot, where)
-    return factor * summed(expression, tuple(left))
+    return summed(factor * expression, tuple(left))
 
 
 def _base(variable: State) -> sp.Basic:

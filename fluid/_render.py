@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import sympy as sp
 
 from fluid._array_code import constant_statements, rate_statements
 from fluid._equations import Equations, Quantity
-from fluid._flows import RANGES, I, J, i, j
+from fluid._flows import QUEUED, RANGES, ROWS, I, J, i, j, q, r
+from fluid.prompt_server.step_code import step_source
+from fluid.prompt_server.symbols import ServerEquations
 from serving import ConfigError
 
 FORMATS = ("text", "latex", "python")
@@ -23,37 +26,82 @@ LATEX_NAMES = {
 }
 
 
-def render(equations: Equations, format: str = "text") -> str:
+AnyEquations = Equations | ServerEquations
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """How a model calls itself, its indices, the change of a state and the unit of its flows."""
+
+    title: str
+    section: str
+    indices: str
+    indices_latex: str
+    change: str
+    change_latex: str
+    per: str
+
+
+def _words(model: AnyEquations) -> _Words:
+    if isinstance(model, Equations):
+        title = f"Fluid model of a decode node, mode {model.mode}"
+        return _Words(
+            f"{title}, transport {model.transport}", title,
+            f"class {j} = 1..{J}, stage {i} = 1..{I} (the token being produced)",
+            rf"Class ${sp.latex(j)} = 1 \ldots {sp.latex(J)}$, "
+            rf"stage ${sp.latex(i)} = 1 \ldots {sp.latex(I)}$.",
+            "d {}/dt", r"\frac{{d}}{{dt}} {}", "time",
+        )  # fmt: skip
+    kind = "in steps of their own" if model.prompts_apart else "beside decodes"
+    title = f"Fluid model of a server that computes its own prompts {kind}, one step"
+    rows = f"row {r} = 1..{ROWS} of RUNNING, row {q} = 1..{QUEUED} of PREEMPTED"
+    return _Words(
+        title, title,
+        f"class {j} = 1..{J}, {rows}; new rows stand before 1 or behind the last",
+        rf"Class ${j} = 1 \ldots {J}$, row ${r} = 1 \ldots {ROWS}$ of RUNNING, "
+        rf"row ${q} = 1 \ldots {QUEUED}$ of PREEMPTED.",
+        "change of {}", r"\Delta {}", "step",
+    )  # fmt: skip
+
+
+def _marks(model: AnyEquations) -> tuple[Quantity, ...]:
+    """Return what the rows of a model carry besides requests."""
+    return () if isinstance(model, Equations) else model.marks
+
+
+def render(equations: AnyEquations, format: str = "text") -> str:
     """Return the equations as text, LaTeX or Python source.
 
     Parameters
     ----------
     equations
-        From :func:`fluid.equations`.
+        From :func:`fluid.equations` or :func:`fluid.server_equations`.
     format
-        ``text``; ``latex``, a standalone document; ``python``, a module with one function
-        ``fluid_rhs`` of NumPy arrays that needs nothing but NumPy.
+        ``text``; ``latex``, a standalone document; ``python``, a module with one function of NumPy
+        arrays, ``fluid_rhs`` or ``server_step``, that needs nothing but NumPy.
 
     Raises
     ------
     ConfigError
         If ``format`` is none of these.
     """
-    formats: dict[str, Callable[[Equations], str]] = {
+    formats: dict[str, Callable[[AnyEquations], str]] = {
         "text": _text,
         "latex": _latex,
-        "python": _python,
+        "python": _source,
     }
     if format not in formats:
         raise ConfigError("format", format, " | ".join(FORMATS))
     return formats[format](equations)
 
 
-def _text(model: Equations) -> str:
-    lines = [
-        f"Fluid model of a decode node, mode {model.mode}, transport {model.transport}",
-        f"class {j} = 1..{J}, stage {i} = 1..{I} (the token being produced)",
-    ]
+def _source(model: AnyEquations) -> str:
+    return _python(model) if isinstance(model, Equations) else step_source(model)
+
+
+def _text(model: AnyEquations) -> str:
+    words = _words(model)
+    lines = [words.title, words.indices]
 
     def section(title: str, rows: list[str]) -> None:
         lines.extend(["", title, *(f"  {row}" for row in rows)])
@@ -62,7 +110,7 @@ def _text(model: Equations) -> str:
     section("Parameters", [_described(item) for item in model.parameters])
     section("Definitions", [_described(item) for item in (*model.constants, *model.definitions)])
     section(
-        "Flows [requests/time]",
+        f"Flows [requests/{words.per}]",
         [
             f"{flow.name}: {flow.origin or 'outside'} -> {flow.destination or 'outside'}, "
             f"{flow.symbol} = {flow.rate}  ({flow.condition})"
@@ -71,11 +119,16 @@ def _text(model: Equations) -> str:
     )
     section(
         "Equations",
-        [f"d {item.symbol}/dt = {model.rhs(item.symbol)}" for item in model.states],
+        [f"{words.change.format(item.symbol)} = {model.rhs(item.symbol)}" for item in model.states],
     )
+    if _marks(model):
+        section("Afterwards", [_described(item) for item in _marks(model)])
     section(
         "Running totals",
-        [f"d {item.code}/dt = {item.expression}  [{item.unit}]" for item in model.integrals],
+        [
+            f"{words.change.format(item.code)} = {item.expression}  [{item.unit}]"
+            for item in model.integrals
+        ],
     )
     return "\n".join(lines) + "\n"
 
@@ -85,7 +138,9 @@ def _described(item: Quantity) -> str:
     return f"{item.symbol}{value}  [{item.unit}] {item.meaning}"
 
 
-def _latex(model: Equations) -> str:
+def _latex(model: AnyEquations) -> str:
+    words = _words(model)
+
     def tex(expression: sp.Basic | None) -> str:
         names = {sp.Symbol(name): shown for name, shown in LATEX_NAMES.items()}
         known = {
@@ -108,27 +163,30 @@ def _latex(model: Equations) -> str:
     ]
     flows = [(tex(flow.symbol), tex(flow.rate)) for flow in model.flows]
     balances = [
-        (rf"\frac{{d}}{{dt}} {tex(item.symbol)}", tex(model.rhs(item.symbol)))
+        (words.change_latex.format(tex(item.symbol)), tex(model.rhs(item.symbol)))
         for item in model.states
     ]
     totals = [
-        (rf"\frac{{d}}{{dt}} {tex(item.symbol)}", tex(item.expression)) for item in model.integrals
+        (words.change_latex.format(tex(item.symbol)), tex(item.expression))
+        for item in model.integrals
     ]
+    marks = [(tex(item.symbol), tex(item.expression)) for item in _marks(model)]
+    after = [r"\subsection*{Afterwards}", *rows(marks)] if marks else []
     lines = [
         r"\documentclass{article}",
         r"\usepackage[T1]{fontenc}",
         r"\usepackage{amsmath}",
         r"\allowdisplaybreaks",
         r"\begin{document}",
-        rf"\section*{{Fluid model of a decode node, mode {model.mode}}}",
-        rf"Class ${tex(j)} = 1 \ldots {tex(J)}$, stage ${tex(i)} = 1 \ldots {tex(I)}$. "
-        rf"Parameters: {names}.",
+        rf"\section*{{{words.section}}}",
+        f"{words.indices_latex} Parameters: {names}.",
         r"\subsection*{Definitions}",
         *rows(definitions),
         r"\subsection*{Flows}",
         *rows(flows),
         r"\subsection*{Equations}",
         *rows(balances),
+        *after,
         r"\subsection*{Running totals}",
         *rows(totals),
         r"\end{document}",

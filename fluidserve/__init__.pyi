@@ -11,6 +11,7 @@ from fluid import equations as equations
 from fluid import equilibrium as equilibrium
 from fluid import mean_time_to_full as mean_time_to_full
 from fluid import saturation_sensitivity as saturation_sensitivity
+from fluid import server_equations as server_equations
 from fluid import threshold_without_eviction as threshold_without_eviction
 from ode import Gradients as Gradients
 from ode import InitialState as InitialState

@@ -367,6 +367,16 @@ def test_equations(run, mode, style):
     assert len(done.stdout) > 300
 
 
+@pytest.mark.parametrize("style", ["text", "latex", "python"])
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("vllm_v1", "beside decodes"), ("vllm_v0", "in steps of their own")]
+)
+def test_equations_of_a_server(run, engine, kind, style):
+    done = run("equations", "--engine", engine, "--format", style)
+    assert done.exit_code == 0, done.stderr
+    assert kind in done.stdout and "a server that computes its own prompts" in done.stdout
+
+
 @pytest.mark.slow
 def test_bench_measures(run):
     done = run("bench", "--quick")

@@ -124,6 +124,7 @@ WRONG = [
     ("plot nowhere", ["nowhere", "No such file"]),
     ("plot .", ["not an experiment folder"]),
     ("equations --mode swap", ["swap", "swapping"]),
+    ("equations --engine vllm_v1 --mode swapping", ["--mode", "swapping", "vllm_v1"]),
     ("nonsense", ["nonsense"]),
     ("simulat", ["simulat", "did you mean 'simulate'"]),
     ("profiles lst", ["lst", "did you mean 'list'"]),
