@@ -11,9 +11,9 @@ What the scheduler decides are shares of rows, each cut to 0..1:
 * ``w[q]`` of PREEMPTED starts again, in order, as far as tokens, seats and KV go;
 * ``f`` of WAITING starts in what these leave.
 
-So the next state is the flow list, and the time of the step is the law on what is in it. Asynchronous
-scheduling is ``ahead = 1``: a step is decided when the one before begins, and who has ended keeps seat
-and blocks for a step.
+So the next state is the flow list, and the time of the step is the law on what is in it.
+Asynchronous scheduling is ``ahead = 1``: a step is decided when the one before begins, and who has
+ended keeps seat and blocks for a step.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ def _marks(apart: bool) -> tuple[Quantity, ...]:
     after = AHEAD * begin + (1 - AHEAD) * end
     own_rows = g[r] + 1 - is_prompts if apart else g[r] + 1
     rows = (
-        Quantity(
-            g[r], "g", "tokens", "tokens of row r; after it 1 more than at the start", own_rows
-        ),
+        Quantity(g[r], "g", "tokens", "tokens of row r; 1 in a row that is new", own_rows),
         Quantity(y[q], "y", "tokens", "tokens of row q: those of the row it came from", y[q]),
         Quantity(MARK[q], "mark", "tokens", "KV taken so far when row q was preempted", MARK[q]),
         Quantity(TAKEN, "taken", "tokens", "KV taken so far", TAKEN + new_kv),

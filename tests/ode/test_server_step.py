@@ -168,7 +168,8 @@ def _regimes(made, before, waiting):
 @given(
     requests=REQUESTS, is_ahead=st.booleans(), ignore_eos=st.booleans(), cache=st.booleans(),
     blocks=st.integers(25, 120), seats=st.integers(3, 60), tokens=st.integers(60, 400),
-    gap=st.sampled_from([0.0, 0.3]), hits=st.sampled_from([0.0, 0.4]), skipped=st.integers(1, 60), rate=RATES,
+    gap=st.sampled_from([0.0, 0.3]), hits=st.sampled_from([0.0, 0.4]),
+    skipped=st.integers(1, 60), rate=RATES,
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_a_step_of_v1(
