@@ -1,6 +1,6 @@
 """Reproduce published theory of LLM serving with FluidServe's own engines and certificates.
 
-    python benchmarks/theory.py [table] [cycles] [pairs] [regions] [prefix] [--quick]
+    python benchmarks/theory.py [table] [cycles] [pairs] [servers] [regions] [prefix] [--quick]
 
 Prints the tables of docs/theory.md: all of them, or those that are named.
 """
@@ -198,6 +198,66 @@ def least_stable_prompt(answers: Sequence[int]) -> int:
     return high
 
 
+# --- The same for a server that decides like vLLM -------------------------------------------------
+
+SERVERS = (
+    (10, (2, 3)), (10, (2, 4)), (10, (2, 5)), (200, (5, 7)), (200, (5, 10)), (300, (10, 11)),
+    (10, (40, 41)), (4000, (40, 41)), (20, (20,)), (100, (100,)),
+)  # fmt: skip
+"""A prompt and answers that are equally frequent."""
+
+
+def servers(quick: bool) -> None:
+    """Print whether vLLM's scheduler swings with a full KV cache, by certificate and engine."""
+    heading("prompt, answers", "scheduling", "lives coprime", "largest root", "certificate",
+            "swing of the engine", "preemptions per completion")  # fmt: skip
+    for prompt, answers in SERVERS:
+        for is_ahead in (False, True):
+            lives = [each + is_ahead for each in answers]
+            found, swing, preempted = full_of_kv(prompt, answers, is_ahead, quick=quick)
+            row(
+                f"{prompt}, {' and '.join(map(str, answers))}",
+                "a step ahead" if is_ahead else "step by step",
+                "yes" if math.gcd(*lives) == 1 else "no",
+                f"{found.max_root:.5f}",
+                "stable" if found.stable else "cycles",
+                f"{swing:.2f}",
+                f"{preempted:.2f}",
+            )
+
+
+def full_of_kv(
+    prompt: int, answers: Sequence[int], is_ahead: bool, *, quick: bool
+) -> tuple[fluid.Certificate, float, float]:
+    """Return certificate, swing, and preemptions per completion.
+
+    The swing is the standard deviation of the completions of a step over their mean, late in a run
+    in which all requests wait at the start.
+    """
+    mix = lengths_of(prompt, answers)
+    node = VllmV1(
+        batch_time=BatchTimeLaw(d_0=1.0, d_decode=0, d_kv=0), block_size=1, ignore_eos=True,
+        max_num_seqs=100_000, max_num_batched_tokens=10**8, async_scheduling=is_ahead,
+        enable_prefix_caching=False,
+    )  # fmt: skip
+    held = [np.mean([prompt + k if k < each + is_ahead else 0 for each in answers])
+            for k in range(max(answers) + is_ahead)]  # fmt: skip
+    stay = float(np.mean(answers)) + is_ahead
+    node = replace(node, num_gpu_blocks=int(RUNNING * sum(held) / stay))
+    found = fluid.certificate(mix, node)
+    steps = float(np.clip(25 / abs(math.log(found.max_root)), 600, 3000 if quick else 30_000))
+    number = int(RUNNING / stay * steps)
+    requests = RequestTable.validated(
+        np.zeros(number), np.full(number, prompt), np.resize(answers, number)
+    )
+    rows = discrete.simulate(requests, node).batches
+    done = np.asarray(rows["completed_count"], float)
+    late = slice(int(0.55 * done.size), int(0.85 * done.size))
+    each = np.diff(done[late])
+    preempted = float(np.ptp(np.asarray(rows["evicted_count"])[late]))
+    return found, float(each.std() / each.mean()), preempted / float(each.sum())
+
+
 # --- Dai et al.: throughput of chunked and of prefill-first scheduling ---------------------------
 
 
@@ -337,7 +397,7 @@ def late(requests: RequestTable, node: VllmV1) -> tuple[float, float, float]:
 
 
 SECTIONS: dict[str, Callable[[bool], None]] = {
-    each.__name__: each for each in (table, cycles, pairs, regions, prefix)
+    each.__name__: each for each in (table, cycles, pairs, servers, regions, prefix)
 }
 
 

@@ -1,5 +1,6 @@
 """The fluid model of a server that computes its own prompts: what a request takes, closed forms."""
 
+from fluid.prompt_server.certificate import certificate as certificate
 from fluid.prompt_server.equilibrium import ServerEquilibrium as ServerEquilibrium
 from fluid.prompt_server.equilibrium import equilibrium as equilibrium
 from fluid.prompt_server.life import Life as Life

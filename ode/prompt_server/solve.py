@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from fluid.prompt_server import life, requests_that_fit, step_time
+from fluid.prompt_server import certificate, life, requests_that_fit, step_time
 from ode._caveats import scatter_labels
 from ode._initial_state import InitialState
 from ode._methods import method_named
@@ -112,6 +112,7 @@ def _solution(
         labels=labels,
         totals=totals_of(done, instance),
         latencies=lambda: latencies_of(done, mix, profile),
+        certify=partial(certificate, mix, instance),
     )
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 import discrete
 from fluid import (
     capacity,
-    certificate,
     equilibrium,
     fastest_batch,
     parameter_values,
     requests_that_fit,
     saturation,
     with_parameter,
+    worst_cycle,
 )
 from fluid.prompt_server import life
 from fluid.prompt_server.life import ALIVE, BLOCKS, CONTEXT, DECODES, SEATS
@@ -186,5 +186,5 @@ def test_what_the_model_does_not_read_is_refused_in_words():
     ):  # fmt: skip
         with pytest.raises(UnsupportedError, match=f"engine vllm_v1 with.*{next(iter(change))}"):
             capacity(MIX, replace(SERVER, **change))
-    with pytest.raises(UnsupportedError, match="no answer to 'certificate' for the engine vllm_v1"):
-        certificate(MIX, SERVER)
+    with pytest.raises(UnsupportedError, match="no answer to 'worst_cycle' for the engine vllm_v1"):
+        worst_cycle(MIX, SERVER)
