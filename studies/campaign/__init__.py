@@ -1,0 +1,1 @@
+"""How far each method is from the engine, measured over scenarios drawn at random."""

@@ -1,0 +1,130 @@
+"""The row of a scenario: what the engine says, what each method says, and what each knew."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ode.error_model.features import answer_features, question_features
+from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError
+from studies.campaign.scenarios import Scenario, draw
+from studies.campaign.truth import CAPACITY, METRICS, Truth, throughput_of, truth_of
+
+OVER_TIME = ("lagrangian", "node_work")
+"""Methods of :data:`ode.METHODS` that are asked over time."""
+
+
+def row_of(shared: tuple[int, Mapping[str, RequestMix]], number: int) -> dict[str, Any]:
+    """Return the row of a scenario, of plain values; one that cannot be answered says why.
+
+    Parameters
+    ----------
+    shared
+        Seed of the campaign, and mixes of files by name.
+    number
+        Of the scenario.
+    """
+    began = time.perf_counter()
+    try:
+        scenario = draw(number, *shared)
+        saturated = scenario.protocol == "saturated"
+        truth = throughput_of(scenario) if saturated else truth_of(scenario)
+        row = _said(scenario, truth) | {"answers": _answers(scenario)}
+    except Exception as error:  # one scenario must not end a campaign of hours; all are counted
+        return {"number": number, "failed": f"{type(error).__name__}: {error}"}
+    row["seconds"] = round(time.perf_counter() - began, 4)
+    return row
+
+
+def _said(scenario: Scenario, truth: Truth) -> dict[str, Any]:
+    question = scenario.question
+    steady = scenario.protocol != "over_time"
+    features = question_features(
+        question.mix,
+        question.instance,
+        question.mean_rate,
+        question.dispersion,
+        None if steady else question.profile,
+    )
+    return {
+        "number": scenario.number,
+        "family": scenario.family,
+        "protocol": scenario.protocol,
+        "engine": question.instance.engine,
+        "mode": getattr(question.instance, "mode", ""),
+        "shape": "" if steady else type(question.stream.shape).__name__.lower(),
+        "held_out": scenario.is_held_out,
+        "features": rounded(features),
+        "truth": rounded(truth.value),
+        "standard_error": rounded(truth.standard_error),
+        "replications": truth.replications,
+    }
+
+
+def _answers(scenario: Scenario) -> dict[str, Any]:
+    """Return what each method says: values, features of them, how many labels, seconds."""
+    if scenario.protocol == "saturated":
+        value = {CAPACITY: scenario.question.capacity}
+        return {CAPACITY: {"values": rounded(value), "features": {}, "labels": 0, "seconds": 0.0}}
+    methods = ("stationary",) if scenario.protocol == "steady" else OVER_TIME
+    found = {}
+    for method in methods:
+        began = time.perf_counter()
+        try:
+            values, labels = answer_of(scenario, method)
+        except UnsupportedError:
+            continue
+        except SolveError as error:
+            found[method] = {"failed": error.status}
+            continue
+        question = scenario.question
+        features = answer_features(values, question.mix, question.instance, question.mean_rate)
+        found[method] = {
+            "values": rounded(values),
+            "features": rounded(features),
+            "labels": len(labels),
+            "seconds": round(time.perf_counter() - began, 4),
+        }
+    return found
+
+
+def answer_of(scenario: Scenario, method: str) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return what a method says of :data:`METRICS`, and its labels."""
+    from ode import solve, stationary
+
+    question = scenario.question
+    mix, instance = question.mix, question.instance
+    if method == "stationary":
+        rate = question.mean_rate
+        steady: Any = stationary(mix, instance, rate, dispersion=question.dispersion)
+        of = steady.latencies
+        return _values(of, rate * of["e2el"].mean), tuple(steady.labels)
+    flow = solve(question.profile, mix, instance, method=method)
+    metrics: ServingMetrics = flow.metrics()
+    path = flow.trajectory
+    inside = path.time <= question.end
+    t, n = path.time[inside], path.outputs["in_system"][inside]
+    end = float(path("in_system", question.end))
+    t, n = np.append(t, question.end), np.append(n, end)
+    return _values(metrics.latencies, float(np.trapezoid(n, t)) / question.end), flow.warnings
+
+
+def _values(of: Any, in_system: float) -> dict[str, float]:
+    ttft, e2el = of["ttft"], of["e2el"]
+    each = (
+        ttft.mean, e2el.mean, ttft.percentiles[50], ttft.percentiles[99], e2el.percentiles[99],
+        in_system,
+    )  # fmt: skip
+    return dict(zip(METRICS, (float(value) for value in each), strict=True))
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return values that JSON can hold, to six digits; None where there is no number."""
+    return {
+        name: float(f"{value:.6g}") if math.isfinite(value) else None
+        for name, value in values.items()
+    }
