@@ -115,7 +115,17 @@ def attached(*options: Option) -> Callable[[Any], Any]:
 
 def instance_options(function: Any) -> Any:
     """Add ``--config``, a profile's, and one option per key of the instance and its batch time."""
+    return attached(*_instance(all_settings()))(function)
+
+
+def server_options(function: Any) -> Any:
+    """Add the same without the keys that only the default kind has."""
     settings = all_settings()
+    others = {name: item for name, item in settings.items() if item.kinds != (DEFAULT_KIND.name,)}
+    return attached(*_instance(others))(function)
+
+
+def _instance(settings: Mapping[str, Setting]) -> list[Option]:
     keys = [item for item in settings.values() if item.group in ("node", "law")]
     add = functools.partial(Option, default=None, section="Node")
     file = add(
@@ -135,7 +145,7 @@ def instance_options(function: Any) -> Any:
             help="share of a card's memory for --model  [default: that of vLLM]"),
     )  # fmt: skip
     own = [_option(item) for item in (settings["engine"], *keys, D_1)]
-    return attached(file, *profile, *own)(function)
+    return [file, *profile, *own]
 
 
 def workload_options(function: Any) -> Any:

@@ -7,6 +7,7 @@ from fluidserve.plots.elasticity_bars import elasticities as elasticities
 from fluidserve.plots.latency_curves import latency_curves as latency_curves
 from fluidserve.plots.memory_loop import full_memory as full_memory
 from fluidserve.plots.regime_map import phase_diagram as phase_diagram
+from fluidserve.plots.server_regimes import server_regimes as server_regimes
 from fluidserve.plots.size_errors import finite_size as finite_size
 from fluidserve.plots.step_times import step_time_fit as step_time_fit
 from fluidserve.plots.step_times import step_time_residuals as step_time_residuals

@@ -53,10 +53,10 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
     panels = len(diagram.load)
     columns = min(2, panels)
     rows = -(-panels // columns)
-    faint = {name: _faint(to_rgb(colour)) for name, colour in COLOURS.items()}
+    pale = {name: faint(to_rgb(colour)) for name, colour in COLOURS.items()}
     shown = set(diagram.regime.ravel()) | {point.engine for point in diagram.points}
-    grid_of = _steps(diagram.ratio, log=True), _steps(diagram.cv)
-    root, theta = _refined(diagram.max_root), _refined(diagram.theta)
+    grid_of = steps(diagram.ratio, log=True), steps(diagram.cv)
+    root, theta = refined(diagram.max_root), refined(diagram.theta)
     has_edge = False
     with figure(path, 4.4 * columns, 3.35 * rows + 0.7) as drawing:
         grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -67,8 +67,8 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
             axes.set(xlim=diagram.ratio[[0, -1]], ylim=(0, diagram.cv[-1]))
             field, level, below, above = border(diagram, load)
             axes.contourf(
-                *grid_of, _refined(field), levels=[-np.inf, level, np.inf],
-                colors=[_faint(to_rgb(COLOURS[name])) for name in (below, above)],
+                *grid_of, refined(field), levels=[-np.inf, level, np.inf],
+                colors=[faint(to_rgb(COLOURS[name])) for name in (below, above)],
             )  # fmt: skip
             if diagram.mode == "sacrifice":
                 lines = axes.contour(
@@ -78,7 +78,7 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
                 axes.clabel(lines, fmt=lambda x: f"{x:g}", fontsize=7, inline_spacing=1)
             if field.min() < level < field.max():
                 has_edge = True
-                axes.contour(*grid_of, _refined(field), levels=[level], colors=INK, linewidths=1.6)
+                axes.contour(*grid_of, refined(field), levels=[level], colors=INK, linewidths=1.6)
             if field is not diagram.max_root and root.min() < 1 < root.max():
                 axes.contour(
                     *grid_of, root, levels=[1.0], colors=INK, linewidths=1.0, linestyles="dashed"
@@ -103,7 +103,7 @@ def phase_diagram(diagram: PhaseDiagram, path: str | Path) -> None:
         for axes in grid[:, 0]:
             axes.set_ylabel("CV of the decode lengths")
         handles: dict[str, Any] = {
-            NAMES[name]: Patch(color=faint[name]) for name in COLOURS if name in shown
+            NAMES[name]: Patch(color=pale[name]) for name in COLOURS if name in shown
         }
         if has_edge:
             handles["edge of a regime"] = Line2D([], [], color=INK, lw=1.6)
@@ -147,14 +147,14 @@ def border(diagram: PhaseDiagram, load: float) -> tuple[NDArray[np.float64], flo
     return diagram.theta, 0.0, "healthy", "healthy"
 
 
-def _steps(axis: NDArray[np.float64], *, log: bool = False) -> NDArray[np.float64]:
+def steps(axis: NDArray[np.float64], *, log: bool = False) -> NDArray[np.float64]:
     """Return an axis of the map with finer steps."""
     at = np.linspace(0, axis.size - 1, FINER * (axis.size - 1) + 1)
     values = np.interp(at, np.arange(axis.size), np.log(axis) if log else axis)
     return np.exp(values) if log else values
 
 
-def _refined(field: NDArray[np.float64]) -> NDArray[np.float64]:
+def refined(field: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a field of the map at finer steps, linear between its cells in CV and log ratio."""
     for _ in range(2):
         rows = np.arange(field.shape[0])
@@ -163,6 +163,7 @@ def _refined(field: NDArray[np.float64]) -> NDArray[np.float64]:
     return field
 
 
-def _faint(colour: tuple[float, float, float]) -> tuple[float, float, float]:
+def faint(colour: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return the colour of an area whose marks have a colour."""
     red, green, blue = (1 - FAINT * (1 - part) for part in colour)
     return red, green, blue

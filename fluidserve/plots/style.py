@@ -147,8 +147,8 @@ def legend_above(drawing: Figure, handles: dict[str, Any], title: str = "") -> N
         if title:
             drawing.suptitle(title, fontsize=9)
         return
-    width = sum(len(label) + 7 for label in handles)  # in letters; some 145 fit on a row
-    rows = -(-width // 145)
+    width = sum(len(label) + 7 for label in handles)  # in letters
+    rows = -(-width // min(145, int(13.4 * drawing.get_figwidth())))
     legend = drawing.legend(
         list(handles.values()), list(handles), loc="outside upper center",
         ncols=-(-len(handles) // rows), columnspacing=1.6, handlelength=2.2,

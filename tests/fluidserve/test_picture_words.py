@@ -175,3 +175,32 @@ def test_a_map_of_three_loads_has_three_panels(run, drawn):
     ]
     assert numbers[0].x0 >= figure.axes[2].bbox.x0 - 1  # not over the edge of its panel
     assert numbers[-1].x1 <= figure.axes[1].bbox.x1 + 1
+
+
+def _server_map(points):
+    from serving import VllmV1
+    from studies.server_map import ServerMap
+
+    two = np.array([0.0, 0.4]), np.array([0.1, 10.0])
+    names = np.array([[["healthy", "limit_cycle"]] * 2, [["bistable", "backlogged"]] * 2])
+    field = np.array([[1.0, 1.2], [0.9, 1.1]])
+    entering = {"max_num_seqs": np.array([[1.0, 2.0]] * 2), "KV blocks": np.array([[2.0, 1.0]] * 2)}
+    return ServerMap(VllmV1(), 200.0, *two, np.array([0.9, 1.1]), names, field, field, field.T,
+                     field - 0.9, field, entering, points)  # fmt: skip
+
+
+def test_the_map_of_a_server_names_what_it_shows(drawn, tmp_path):
+    from fluidserve.plots import server_regimes
+    from studies.server_map import ServerPoint
+
+    point = ServerPoint(0.2, 1.0, 0.9, "healthy", "bistable", 0.85, 0.9, 0.5, 0.4)
+    server_regimes(_server_map((point,)), tmp_path / "map.png", server="a model on a card")
+    figure = drawn["map.png"]
+    said = [text.get_text() for text in words_of(figure)]
+    for words in ("engine disagrees", "another limit binds", "limit cycle", "seats bind",
+                  "KV binds", "engine: 0 of 1 points agree"):  # fmt: skip
+        assert words in said, said
+    assert "engine agrees" not in said
+    assert overlaps(figure) == []
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
