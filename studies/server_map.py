@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from fluid import capacity, highest_rate, saturation
+from fluid import capacity, certificate, highest_rate, saturation
 from fluid.prompt_server import most_entering
 from ode import solve
 from ode.prompt_server import policy_labels
@@ -28,6 +28,7 @@ from serving import (
     RateProfile,
     RequestMix,
     Trajectory,
+    UnsupportedError,
     kind_of,
     reading_of,
 )
@@ -61,7 +62,7 @@ SURELY = 0.4
 SAMPLES = 4000
 """Times at which a run is looked at."""
 
-FIELDS = ("capacity", "highest", "theta", "swing", "running")
+FIELDS = ("capacity", "highest", "theta", "swing", "running", "max_root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,9 @@ class ServerMap:
         Completions from a queue that never ends over lambda_M, and how much they swing.
     running : shape (C, R)
         Requests that run at capacity.
+    max_root : shape (C, R)
+        Largest root of the certificate of a full server: swings last from 1 on; NaN where there is
+        none.
     entering
         Requests that may start in a step by each limit, by its name: the least binds.
     points
@@ -153,6 +157,7 @@ class ServerMap:
     theta: NDArray[np.float64]
     swing: NDArray[np.float64]
     running: NDArray[np.float64]
+    max_root: NDArray[np.float64]
     entering: dict[str, NDArray[np.float64]]
     points: tuple[ServerPoint, ...]
     labels: tuple[str, ...] = ()
@@ -193,6 +198,7 @@ class ServerMap:
             "theta": self.theta,
             "swing": self.swing,
             "running": self.running,
+            "max_root": self.max_root,
             "warnings": self.warnings,
             "engine": {
                 "points": len(self.points),
@@ -276,6 +282,14 @@ def _from_empty(
     there = np.interp([end / 2, end], run.time, run.outputs["in_system"])
     grows = float(there[1] - there[0]) / (rate * end / 2)
     return grows <= max(BEHIND, SURELY * behind)
+
+
+def _root(mix: RequestMix, instance: Instance) -> float:
+    """Return the largest root of the certificate, NaN where there is none."""
+    try:
+        return certificate(mix, instance).max_root
+    except UnsupportedError:
+        return math.nan
 
 
 def _end(mix: RequestMix, instance: Instance) -> tuple[float, float]:
@@ -367,7 +381,7 @@ def server_map(
         most = capacity(mix, instance)
         highest = highest_rate(mix, instance) / most
         running = saturation(mix, instance).batch_size
-        values = (most, highest, full.throughput, full.swing, running)
+        values = (most, highest, full.throughput, full.swing, running, _root(mix, instance))
         for name, value in zip(FIELDS, values, strict=True):
             fields[name][at] = value
         for name, value in most_entering(mix, server).items():

@@ -24,6 +24,9 @@ LIMITS = {"KV blocks": "KV", "max_num_seqs": "seats", "max_num_batched_tokens": 
 LEVELS = (0.9, 0.95, 1.1, 1.3, 1.6)
 """Completions from a queue over capacity at which lines are drawn."""
 
+NEUTRAL = 1e-7
+"""Distance of a root from 1 within which swings neither grow nor settle."""
+
 NARROW = 0.12
 """Share of the width of a panel below which a region has no name in it."""
 
@@ -48,6 +51,8 @@ def server_regimes(found: ServerMap, path: str | Path, *, server: str = "") -> N
     columns = min(2, panels)
     rows = -(-panels // columns)
     at = steps(found.ratio, log=True), steps(found.cv)
+    known = found.max_root[np.isfinite(found.max_root)]
+    has_border = known.size > 0 and known.min() < 1 + NEUTRAL < known.max()
     pale = {name: faint(to_rgb(colour)) for name, colour in COLOURS.items()}
     shown = set(found.regime.ravel()) | {point.engine for point in found.points}
     with figure(path, 4.4 * columns, 3.35 * rows + 0.7) as drawing:
@@ -59,6 +64,9 @@ def server_regimes(found: ServerMap, path: str | Path, *, server: str = "") -> N
             axes.set(xlim=found.ratio[[0, -1]], ylim=(0, found.cv[-1]))
             _regions(axes, at, found, load, pale)
             _limits(axes, at, found)
+            if has_border:
+                axes.contour(*at, refined(found.max_root), levels=[1 + NEUTRAL], colors=INK,
+                             linewidths=1.0, linestyles="dashed")  # fmt: skip
             full = refined(found.theta)
             levels = [x for x in LEVELS if full.min() < x < full.max() and x != load]
             if levels:
@@ -87,6 +95,8 @@ def server_regimes(found: ServerMap, path: str | Path, *, server: str = "") -> N
         }
         if len(set(found.binds.ravel())) > 1:
             handles["another limit binds"] = Line2D([], [], color=INK, lw=1.0, ls=":")
+        if has_border:
+            handles["a full server settles above"] = Line2D([], [], color=INK, lw=1.0, ls="--")
         if any(found.theta.min() < level < found.theta.max() for level in LEVELS):
             handles["completed from a queue / capacity"] = Line2D([], [], color=INK, lw=0.6)
         if found.points:

@@ -186,7 +186,7 @@ def _server_map(points):
     field = np.array([[1.0, 1.2], [0.9, 1.1]])
     entering = {"max_num_seqs": np.array([[1.0, 2.0]] * 2), "KV blocks": np.array([[2.0, 1.0]] * 2)}
     return ServerMap(VllmV1(), 200.0, *two, np.array([0.9, 1.1]), names, field, field, field.T,
-                     field - 0.9, field, entering, points)  # fmt: skip
+                     field - 0.9, field, field.T, entering, points)  # fmt: skip
 
 
 def test_the_map_of_a_server_names_what_it_shows(drawn, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import discrete
-from fluid import capacity, highest_rate, saturation
+from fluid import capacity, certificate, highest_rate, saturation
 from serving import BatchTimeLaw, FluidServeError, VllmV0, VllmV1
 from studies.server_map import (
     IN_STEP,
@@ -126,3 +126,15 @@ def test_batches_beyond_the_law_are_said():
         "extrapolated: in 2 of 4 cells up to 256 requests run, and the batch-time law was measured "
         "up to 64"
     ]
+
+
+def test_certificate_and_march_see_the_same_swings_where_kv_binds():
+    """Roots of a polynomial against a march of steps: two computations that share no code."""
+    seen = set()
+    for cv in (0.0, 0.05, 0.2, 0.3):
+        for ratio in (2.0, 4.0):
+            mix = server_mix(cv, ratio)
+            grows = certificate(mix, V1).max_root > 1
+            assert (queued_model(mix, V1).swing > IN_STEP) == grows
+            seen.add(grows)
+    assert seen == {True, False}
