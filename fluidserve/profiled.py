@@ -49,7 +49,7 @@ def with_server(params: Mapping[str, Any]) -> dict[str, Any]:
     if not is_named or params.get("resume") is not None:
         return given
     named = [params.get("method"), *str(params.get("methods") or "").split(",")]
-    if params.get("solve_gradients") or {*named} - {None, "", "False", "lagrangian"}:
+    if params.get("solve_gradients") or {*named} - {None, "", "False", "lagrangian", "node_work"}:
         return given
     said = set(config_flags(params)) | _keys_of(params.get("config_file"))
     said |= {each.strip().replace("-", "_") for each in str(params.get("knobs") or "").split(",")}

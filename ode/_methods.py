@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from serving import DecodeNode, UnsupportedError, answers
+from serving import DecodeNode, RequestMix, UnsupportedError, answers
 from serving.errors import hint
 
 
@@ -91,6 +91,6 @@ def methods_for(instance: DecodeNode) -> tuple[str, ...]:
 
 
 @answers("decode_node")
-def method_of_latencies(instance: DecodeNode) -> str:
+def method_of_latencies(mix: RequestMix, instance: DecodeNode) -> str:
     """Return the method that tells the latencies of one instance over time."""
     return "node_work"

@@ -177,7 +177,7 @@ def analyze(
         sensitivity=derivative,
         elasticity=elasticity,
         sensitivity_is=f"central differences, {STEP:.0%} each way, the "
-        f"{_solved_anew(instance)} solved anew",
+        f"{_solved_anew(mix, instance)} solved anew",
         flips=flips,
         warnings=tuple(
             dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
@@ -203,9 +203,9 @@ def _certified(mix: RequestMix, instance: Instance, labels: list[str]) -> Certif
         return None
 
 
-def _solved_anew(instance: Instance) -> str:
+def _solved_anew(mix: RequestMix, instance: Instance) -> str:
     """Return what central differences solve."""
-    is_work = method_of_latencies(instance) == "node_work"
+    is_work = method_of_latencies(mix, instance) == "node_work"
     return "node-work process" if is_work else f"model of {instance.engine}"
 
 
@@ -214,7 +214,7 @@ def _latencies(
 ) -> tuple[Mapping[str, Distribution], str]:
     mix, instance, rate = question.mix, question.instance, question.mean_rate
     if profile is not None:
-        method = method_of_latencies(instance)
+        method = method_of_latencies(mix, instance)
         flow = solve(profile, mix, instance, method=method, approximate=approximate)
         labels += flow.labels
         of = flow.metrics().latencies
@@ -292,7 +292,7 @@ def _statistics(
                         scaled,
                         mix,
                         instance,
-                        method=method_of_latencies(instance),
+                        method=method_of_latencies(mix, instance),
                         approximate=approximate,
                     )
                     .metrics()

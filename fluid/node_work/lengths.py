@@ -26,8 +26,41 @@ _POINTS, _WEIGHTS = 0.5 * (_POINTS + 1.0), 0.5 * _WEIGHTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Needs:
+    """What the requests of a mix take of the batches that they are in.
+
+    At its stage k = 0, 1, ... a request holds ``c = size + growth (k + 1)`` and has
+    ``u = each + slope (k + 1)`` to do.
+
+    Parameters
+    ----------
+    share : shape (J,)
+        Of the arrivals.
+    stages : shape (J,) [iterations]
+        Batches that a request is in.
+    size, growth : shape (J,), scalar [tokens]
+        What it holds.
+    each, slope : shape (J,), scalar [token-iterations]
+        What it has to do in a batch.
+    brought : shape (J,) [token-iterations]
+        What it has to do besides, in its first batch.
+    pending : [iterations]
+        Batches that go by before its first, on average.
+    """
+
+    share: NDArray[np.float64]
+    stages: NDArray[np.float64]
+    size: NDArray[np.float64]
+    growth: float
+    each: NDArray[np.float64]
+    slope: float
+    brought: NDArray[np.float64]
+    pending: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Lengths:
-    """Every class (p, D) of a mix, by rising D.
+    """Every class (p, D) of a mix, by rising D, or by rising p within groups of like D.
 
     A draw takes half of its requests by their share of the arrivals and half by their share of the
     tokens, so that few samples resolve the percentiles of the end-to-end latency as well: rare long
@@ -64,18 +97,21 @@ class Lengths:
         return np.interp(np.log(decode), np.log(self.nodes), np.arange(self.nodes.size))
 
 
-def lengths_of(mix: RequestMix, extra: float) -> Lengths:
+def lengths_of(mix: RequestMix, needs: Needs, *, by_prompt: bool = False) -> Lengths:
     """Return the lengths of a mix.
 
     Parameters
     ----------
     mix
         Who arrives.
-    extra : [tokens]
-        What a request takes of a batch besides its tokens.
+    needs
+        What they take of their batches.
+    by_prompt
+        Whether requests of like D are in the order of p: then an even draw of ranks has the prompts
+        of the mix as well as its decode lengths.
     """
-    ordered = _in_order(mix)
-    persistence = _persistence(ordered.groups, ordered.nodes, extra)
+    ordered = _in_order(mix, by_prompt=by_prompt)
+    persistence = _persistence(_grouped(ordered.group, needs), ordered.nodes)
     return Lengths(
         ordered.prefill, ordered.decode, ordered.rank, ordered.weight, ordered.nodes, persistence
     )
@@ -91,11 +127,17 @@ def _nodes(decode: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Groups:
-    """Share of the arrivals, mean D and mean p, of requests of like D; shape (G,) each."""
+    """Share of the arrivals and mean needs of requests of like D, see :class:`Needs`.
+
+    All are of shape (G,) but ``growth`` and ``slope``.
+    """
 
     share: NDArray[np.float64]
-    decode: NDArray[np.float64]
-    prefill: NDArray[np.float64]
+    stages: NDArray[np.float64]
+    size: NDArray[np.float64]
+    growth: float
+    each: NDArray[np.float64]
+    slope: float
 
 
 class _Ordered(NamedTuple):
@@ -106,12 +148,12 @@ class _Ordered(NamedTuple):
     rank: NDArray[np.float64]
     weight: NDArray[np.float64]
     nodes: NDArray[np.float64]
-    groups: _Groups
+    group: NDArray[np.intp]
 
 
 @lru_cache(maxsize=8)
-def _in_order(mix: RequestMix) -> _Ordered:
-    """Return the classes of a mix by rising D; a mix is immutable and known by identity."""
+def _in_order(mix: RequestMix, *, by_prompt: bool) -> _Ordered:
+    """Return the classes of a mix in order; a mix is immutable and known by identity."""
     order = np.lexsort((mix.prefill, mix.decode))
     share, prefill = mix.probability[order], mix.prefill[order]
     decode = mix.decode[order].astype(float)
@@ -120,30 +162,31 @@ def _in_order(mix: RequestMix) -> _Ordered:
     weight = 2.0 / (1.0 + decode / (share @ decode))
     rank = np.cumsum(share / weight)
     rank /= rank[-1]
-    groups = _grouped(share, prefill, decode, rank)
-    return _Ordered(prefill, decode, rank, weight, _nodes(decode), groups)
-
-
-def _grouped(
-    share: NDArray[np.float64],
-    prefill: NDArray[np.float64],
-    decode: NDArray[np.float64],
-    rank: NDArray[np.float64],
-) -> _Groups:
     middle = rank - 0.5 * np.diff(rank, prepend=0.0)
-    group = np.minimum((middle * GROUPS).astype(np.intp), GROUPS - 1)
-    mass = np.asarray(np.bincount(group, share, GROUPS), float)
+    alike = np.minimum((middle * GROUPS).astype(np.intp), GROUPS - 1)
+    group = np.zeros(len(mix), np.intp)
+    group[order[kept]] = alike
+    nodes = _nodes(decode)
+    if by_prompt:
+        again = np.lexsort((prefill, alike))
+        prefill, decode, weight = prefill[again], decode[again], weight[again]
+        rank = np.cumsum(np.diff(rank, prepend=0.0)[again])
+    return _Ordered(prefill, decode, rank, weight, nodes, group)
+
+
+def _grouped(group: NDArray[np.intp], needs: Needs) -> _Groups:
+    """Return the mean needs of groups; ``group``, shape (J,), says which atom is in which."""
+    mass = np.asarray(np.bincount(group, needs.share, GROUPS), float)
     filled = mass > 0
 
     def mean(of: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(group, share * of, GROUPS)[filled] / mass[filled]
+        return np.bincount(group, needs.share * of, GROUPS)[filled] / mass[filled]
 
-    return _Groups(mass[filled], mean(decode), mean(prefill))
+    size, each = mean(needs.size), mean(needs.each)
+    return _Groups(mass[filled], mean(needs.stages), size, needs.growth, each, needs.slope)
 
 
-def _persistence(
-    groups: _Groups, batches: NDArray[np.float64], extra: float
-) -> NDArray[np.float64]:
+def _persistence(groups: _Groups, batches: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the variance of a sum over D batches, from the autocorrelation of one.
 
     With rho(k) linear between the lags, ``D rho(0) + 2 sum_{k<D} (D - k) rho(k)`` is summed in
@@ -151,7 +194,7 @@ def _persistence(
     """
     longest = max(2.0, float(batches.max()))
     lags = np.concatenate([[0.0], np.unique(np.rint(np.geomspace(1, longest, LAGS)))])
-    memory = _memory(groups, lags, extra)
+    memory = _memory(groups, lags)
     slope = np.diff(memory) / np.diff(lags)
 
     def partial(
@@ -172,23 +215,25 @@ def _persistence(
     return np.maximum(0.0, batches * memory[0] + 2.0 * later)
 
 
-def _memory(groups: _Groups, lags: NDArray[np.float64], extra: float) -> NDArray[np.float64]:
+def _memory(groups: _Groups, lags: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the autocorrelation of X - (Cov(X, V) / Var V) V at ``lags`` [iterations].
 
     Requests that come as a Poisson stream per iteration have
     ``Cov(X_0, X_k) = E sum_i c_i c_{i+k}`` and alike for V = sum of R.
     """
-    decode = groups.decode[:, None, None]
-    size_at_0 = (groups.prefill + 0.5)[:, None, None]
+    decode = groups.stages[:, None, None]
+    size_at_0 = (groups.size + 0.5 * groups.growth)[:, None, None]
+    each_at_0 = (groups.each + 0.5 * groups.slope)[:, None, None]
     span = np.maximum(decode - lags[:, None], 0.0)
     k = span * _POINTS
     later = k + lags[:, None]
 
     def left(k: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (size_at_0 + extra) * (decode - k) + (decode**2 - k**2) / 2
+        return each_at_0 * (decode - k) + groups.slope * (decode**2 - k**2) / 2
 
     weight = groups.share[:, None, None] * span * _WEIGHTS
-    size, sized, rest, rested = size_at_0 + k, size_at_0 + later, left(k), left(later)
+    size, sized = size_at_0 + groups.growth * k, size_at_0 + groups.growth * later
+    rest, rested = left(k), left(later)
     tokens = (weight * size * sized).sum(axis=(0, 2))
     crossed = (weight * (size * rested + rest * sized)).sum(axis=(0, 2))
     work = (weight * rest * rested).sum(axis=(0, 2))

@@ -1,9 +1,12 @@
 """What the requests of a mix still have to do, stage by stage, gathered into bins.
 
-A request at stage k (k tokens decoded) holds ``c = p + k + 1`` batch tokens and has
-``R = sum of c + g over its remaining stages`` token-iterations to go, g being what a request takes
-of a batch besides its tokens, in tokens. Everything that the model of one node needs of a mix are
-moments of (R, c) over stages, and of ``w = R(k = 0)`` over requests.
+A request is in one batch at each stage k. It holds c of what limits the node there, in general
+tokens, and it has u to do, both of them straight lines in k; ``R = sum of u over its remaining
+stages`` is what it has to go. Everything that the model of one node needs of a mix are moments of
+(R, c) over stages, and of ``w = R(k = 0)`` over requests, with what a request brings besides.
+
+A request of a decode node holds ``c = p + k + 1`` batch tokens and has ``u = c + g`` to do, g being
+what it takes of a batch besides its tokens, in tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid.node_work.lengths import Lengths, lengths_of
+from fluid.node_work.lengths import Lengths, Needs, lengths_of
 from serving import RequestMix
 from serving.compilation import compiled
 
@@ -35,14 +38,24 @@ COUNT, LEFT, TOKENS, EXECUTING, TOKENS_SQUARED = range(5)
 ``EXECUTING`` [tokens] sums c over the stages that execute, ``TOKENS_SQUARED`` [tokens^2] sums c^2.
 """
 
-PROBABILITY, WORK, LEFT_SUM, LEFT_SQUARED, TOKENS_LEFT, SQUARED_TOKENS, FRESH, DECODE = range(8)
+(
+    PROBABILITY,
+    WORK,
+    LEFT_SUM,
+    LEFT_SQUARED,
+    TOKENS_LEFT,
+    SQUARED_TOKENS,
+    FRESH,
+    DECODE,
+    TOKENS_SUM,
+) = range(9)
 """Axis 0 of ``RequestWork.requests``, sums over the arrivals of a bin.
 
-``PROBABILITY`` [1] is their share of the arrivals, ``WORK`` [token-iterations] sums w. Four rows
+``PROBABILITY`` [1] is their share of the arrivals, ``WORK`` [token-iterations] sums w. Five rows
 sum over all stages of the requests: ``LEFT_SUM`` [token-iterations] sums R, ``LEFT_SQUARED``
-[token-iterations^2] sums R^2, ``TOKENS_LEFT`` [tokens * token-iterations] sums c R and
-``SQUARED_TOKENS`` [tokens^2] sums c^2. ``FRESH`` [tokens] sums p + 1, the batch tokens of the first
-stage, and ``DECODE`` [iterations] sums D.
+[token-iterations^2] sums R^2, ``TOKENS_LEFT`` [tokens * token-iterations] sums c R,
+``SQUARED_TOKENS`` [tokens^2] sums c^2 and ``TOKENS_SUM`` [tokens] sums c. ``FRESH`` [tokens] sums
+the c of the first stage, and ``DECODE`` [iterations] sums the stages.
 """
 
 
@@ -68,14 +81,13 @@ class RequestWork:
 
     Parameters
     ----------
-    extra : [tokens]
-        g.
     stages : shape (2, 5, S)
         Sums over stages by bin of R, at ``[PLAIN or BY_TOKENS, COUNT ... TOKENS_SQUARED]``. A bin
         with no stage is left out. The arrivals that wait for the batch under way to end count as
-        half a stage of R = w, c = p + 1 that does not execute: half a batch is how long they do.
-    requests : shape (8, B)
-        Sums over requests by bin of w, at ``[PROBABILITY ... DECODE]``.
+        half a stage of R = w, with the c of the first stage, that does not execute: half a batch
+        is how long they do.
+    requests : shape (9, B)
+        Sums over requests by bin of w, at ``[PROBABILITY ... TOKENS_SUM]``.
     lengths
         The requests by decode length.
     mean, second : [token-iterations, (token-iterations)^2]
@@ -84,7 +96,6 @@ class RequestWork:
         The binned law of w in fewer bins.
     """
 
-    extra: float
     stages: NDArray[np.float64]
     requests: NDArray[np.float64]
     lengths: Lengths
@@ -94,7 +105,7 @@ class RequestWork:
 
     @property
     def fresh_tokens(self) -> float:
-        """E[p + 1] [tokens], the batch tokens of a request in its first stage."""
+        """E[size + growth] [tokens], what a request holds in its first stage."""
         return float(self.requests[FRESH].sum())
 
 
@@ -110,48 +121,59 @@ def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
         g; more than -1.
     """
     p, d = mix.prefill, mix.decode.astype(float)
-    total = p * d + d * (d + 1) / 2 + extra * d
-    stages = _stage_moments(p, d, mix.probability, float(total.max()), extra)
-    requests = _request_moments(p, d, total, mix.probability, extra)
+    needs = Needs(mix.probability, d, p, 1.0, p + extra, 1.0, np.zeros(d.size), 0.5)
+    return work_of(needs, lengths_of(mix, needs))
+
+
+def work_of(needs: Needs, lengths: Lengths) -> RequestWork:
+    """Return the moments of what requests need.
+
+    Parameters
+    ----------
+    needs
+        What requests take of their batches.
+    lengths
+        The same requests by decode length.
+    """
+    d = needs.stages
+    total = needs.each * d + needs.slope * d * (d + 1) / 2
+    stages = _stage_moments(needs, float((total + needs.brought).max()))
+    requests = _request_moments(needs, total + needs.brought)
     brought, share = requests[WORK], requests[PROBABILITY]
     mean, second = float(brought.sum()), float(np.sum(brought**2 / share))
-    lengths = lengths_of(mix, extra)
-    return RequestWork(extra, stages, requests, lengths, mean, second, _jumps(requests))
+    return RequestWork(stages, requests, lengths, mean, second, _jumps(requests))
 
 
-def _stage_moments(
-    p: NDArray[np.float64],
-    d: NDArray[np.float64],
-    share: NDArray[np.float64],
-    most: float,
-    extra: float,
-) -> NDArray[np.float64]:
+def _stage_moments(needs: Needs, most: float) -> NDArray[np.float64]:
     sums = np.zeros((2, 5, STAGE_BINS))
-    _add_stages(p, d, share, np.log(most) + 1e-9, extra, sums)
+    _add_stages(
+        needs.size, needs.growth, needs.each, needs.slope, needs.stages, needs.brought,
+        needs.share, needs.pending, np.log(max(most, 2.0)) + 1e-9, sums,
+    )  # fmt: skip
     return np.ascontiguousarray(sums[:, :, sums[PLAIN, COUNT] > 0])
 
 
 @compiled
-def _add_stages(p, d, share, top, extra, sums):
+def _add_stages(size, growth, each, slope, stages, brought, share, pending, top, sums):
     bins = sums.shape[2]
     edges = np.exp(np.arange(bins) * (top / bins))
     executing, waiting = np.zeros((bins, 6)), np.zeros((bins, 6))  # a stage writes to one place
-    for atom in range(p.size):
-        p_, d_, a = p[atom], d[atom], share[atom]
+    for atom in range(size.size):
+        size_, each_, d_, a = size[atom], each[atom], stages[atom], share[atom]
         groups = int(min(d_, MOST_STAGES))
-        each = p_ + extra
-        total = each * d_ + d_ * (d_ + 1.0) / 2.0
-        b = min(int(np.log(max(total, 1.0)) / top * bins), bins - 1)
-        _add_stage(waiting[b], 0.5 * a, total, p_ + 1.0)
+        total = each_ * d_ + slope * (d_ * (d_ + 1.0) / 2.0)
+        whole = total + brought[atom]
+        b = min(int(np.log(max(whole, 1.0)) / top * bins), bins - 1)
+        _add_stage(waiting[b], pending * a, whole, size_ + growth)
         first = 0.0
         for g in range(groups):
             last = np.floor((g + 1) * d_ / groups)
             k = 0.5 * (first + last)
-            done = each * k + k * (k + 1.0) / 2.0  # half of the stage in progress is done
-            left = total - done - 0.125
+            done = each_ * k + slope * (k * (k + 1.0) / 2.0)  # half of the stage in progress is
+            left = total - done - 0.125 * slope
             while b > 0 and left < edges[b]:
                 b -= 1
-            _add_stage(executing[b], a * (last - first), left, p_ + k + 0.5)
+            _add_stage(executing[b], a * (last - first), left, size_ + growth * (k + 0.5))
             first = last
     for weighting, row, column in (
         (PLAIN, COUNT, 0),
@@ -181,30 +203,28 @@ def _add_stage(sums, weight, left, c):
     sums[5] += squares * c
 
 
-def _request_moments(
-    p: NDArray[np.float64],
-    d: NDArray[np.float64],
-    total: NDArray[np.float64],
-    share: NDArray[np.float64],
-    extra: float,
-) -> NDArray[np.float64]:
-    """Return sums over stages, in closed form where they are polynomials in D."""
+def _request_moments(needs: Needs, total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sums over stages, in closed form where they are polynomials in their number."""
+    share, d = needs.share, needs.stages
     order = np.argsort(total, kind="stable")
     mass = np.cumsum((share * total**2)[order])
     which = np.minimum((mass / mass[-1] * REQUEST_BINS).astype(int), REQUEST_BINS - 1)
     bins = np.empty(total.size, int)
     bins[order] = which
-    x = p + 0.5  # c at stage k is x + k + 1/2; R at its middle the integral of y + k from k to D
-    y = x + extra
+    # c at stage k is x + b (k + 1/2); R at its middle the integral of y + s k from k to D
+    x, b = needs.size + 0.5 * needs.growth, needs.growth
+    y, s = needs.each + 0.5 * needs.slope, needs.slope
     rows = {
         PROBABILITY: share,
         WORK: share * total,
-        LEFT_SUM: share * (y * d**2 / 2 + d**3 / 3),
-        LEFT_SQUARED: share * (y**2 * d**3 / 3 + 5 * y * d**4 / 12 + 2 * d**5 / 15),
-        TOKENS_LEFT: share * (x * y * d**2 / 2 + x * d**3 / 3 + y * d**3 / 6 + d**4 / 8),
-        SQUARED_TOKENS: share * (x**2 * d + x * d**2 + d**3 / 3),
-        FRESH: share * (p + 1),
+        LEFT_SUM: share * (y * d**2 / 2 + s * d**3 / 3),
+        LEFT_SQUARED: share * (y**2 * d**3 / 3 + 5 * y * s * d**4 / 12 + 2 * s**2 * d**5 / 15),
+        TOKENS_LEFT: share
+        * (x * y * d**2 / 2 + x * s * d**3 / 3 + b * (y * d**3 / 6 + s * d**4 / 8)),
+        SQUARED_TOKENS: share * (x**2 * d + x * b * d**2 + b**2 * d**3 / 3),
+        FRESH: share * (needs.size + needs.growth),
         DECODE: share * d,
+        TOKENS_SUM: share * (x * d + b * d**2 / 2),
     }
     sums = np.empty((len(rows), REQUEST_BINS))
     for row, summand in rows.items():

@@ -5,6 +5,7 @@ from fluid.prompt_server.equilibrium import ServerEquilibrium as ServerEquilibri
 from fluid.prompt_server.equilibrium import equilibrium as equilibrium
 from fluid.prompt_server.life import Life as Life
 from fluid.prompt_server.life import life as life
+from fluid.prompt_server.node_work import work_closure as work_closure
 from fluid.prompt_server.parameters import parameter_units as parameter_units
 from fluid.prompt_server.parameters import parameter_values as parameter_values
 from fluid.prompt_server.parameters import with_parameter as with_parameter

@@ -16,8 +16,8 @@ from fluid.prompt_server.recompute import recomputed_tokens
 from serving import RequestMix, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
-KV_BLOCKS = "KV blocks"
-"""Name of the limit that memory is."""
+SEATS, TOKENS, KV_BLOCKS = "max_num_seqs", "max_num_batched_tokens", "KV blocks"
+"""Names of the limits."""
 
 LEAST_LENGTHS = 512
 """Prompts, evenly by their probability, by which the time of one prompt is averaged at most."""
@@ -123,8 +123,8 @@ def most_entering(mix: RequestMix, server: PromptServer) -> dict[str, float]:
         tokens = each.decodes
     by_tokens = server.step_tokens / tokens if tokens > 0 else math.inf
     return {
-        "max_num_seqs": server.most_running / each.stay,
-        "max_num_batched_tokens": math.inf if server.prompts_apart else by_tokens,
+        SEATS: server.most_running / each.stay,
+        TOKENS: math.inf if server.prompts_apart else by_tokens,
         KV_BLOCKS: kv / each.held,
     }
 

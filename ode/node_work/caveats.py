@@ -39,6 +39,34 @@ def work_labels(
         Whether arrivals come at given times, which the model reads as a rate and a dispersion.
     """
     labels = list(validity_labels(mix, instance))
+    labels += arrival_labels(dispersion, given_times=given_times)
+    labels += size_labels(requests_that_fit(mix, instance))
+    if instance.mode == "sacrifice":
+        labels.append(
+            "approximate: the work that sacrifices repeat is left out; evictions of one node are "
+            "few while it is healthy (see the certificate)"
+        )
+    if _is_steep(mix, instance) and _running(mix, instance, rate) < FEW:
+        labels.append(
+            "approximate: few requests run, the time of a batch rises steeply with each of them, "
+            "and the model reads it at their mean number: means are up to 7 % off, percentiles 25 %"
+        )
+    return tuple(labels)
+
+
+def size_labels(requests: float) -> list[str]:
+    """Return the caveat of a node that so many ``requests`` fill."""
+    if requests <= MOST_REQUESTS:
+        return []
+    return [
+        f"approximate: some {requests:.0f} requests fill the node, more than the levels of "
+        "work resolve; the fluid limit (lagrangian) is the better method"
+    ]
+
+
+def arrival_labels(dispersion: float, *, given_times: bool) -> list[str]:
+    """Return the caveats of what is known of the arrivals, see :func:`work_labels`."""
+    labels = []
     if given_times:
         labels.append(
             "approximate: arrivals at given times are taken as random ones at their rate, with a "
@@ -55,23 +83,7 @@ def work_labels(
             f"approximate: a dispersion of {dispersion:.3g} is beyond what was compared with the "
             f"engine (1/{TRUSTED:g} to {TRUSTED:g}); latencies may be half as long again or shorter"
         )
-    requests = requests_that_fit(mix, instance)
-    if requests > MOST_REQUESTS:
-        labels.append(
-            f"approximate: some {requests:.0f} requests fill the node, more than the levels of "
-            "work resolve; the fluid limit (lagrangian) is the better method"
-        )
-    if instance.mode == "sacrifice":
-        labels.append(
-            "approximate: the work that sacrifices repeat is left out; evictions of one node are "
-            "few while it is healthy (see the certificate)"
-        )
-    if _is_steep(mix, instance) and _running(mix, instance, rate) < FEW:
-        labels.append(
-            "approximate: few requests run, the time of a batch rises steeply with each of them, "
-            "and the model reads it at their mean number: means are up to 7 % off, percentiles 25 %"
-        )
-    return tuple(labels)
+    return labels
 
 
 def _running(mix: RequestMix, instance: DecodeNode, rate: float) -> float:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure
-from serving import BatchTimeLaw
 from serving.compilation import compiled
 
 STEPS_PER_SET = 40
@@ -120,9 +119,7 @@ def grid_of(
     return np.concatenate([[0.0], levels, far]), uniform
 
 
-def levels_of(
-    closure: WorkClosure, law: BatchTimeLaw, work: NDArray[np.float64], uniform: int
-) -> Levels:
+def levels_of(closure: WorkClosure, work: NDArray[np.float64], uniform: int) -> Levels:
     """Return what the node does at the levels ``work``."""
     full = closure.saturation
     demand = _beyond(work, closure.level, closure.demand)
@@ -131,8 +128,8 @@ def levels_of(
     batch = executing[:, None] + spread[:, None] * _QUANTILES
     batch = np.minimum(np.maximum(batch, 0.2 * executing[:, None]), full.batch_tokens)
     requests = batch * requests_per_token(closure, work, batch)
-    time = np.asarray(law.duration(batch, requests), float)
-    service = ((batch + closure.work.extra * requests) / time).mean(axis=1)
+    time, rate = closure.batches.passing(batch, requests)
+    service = rate.mean(axis=1)
     service[IDLE], batch[IDLE] = 0.0, 0.0
     waits = ndtr((demand - full.batch_tokens) / spread)
     waits[IDLE] = 0.0

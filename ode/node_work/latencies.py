@@ -75,29 +75,26 @@ class Node:
     per_token: float
 
 
-def node_of(
-    closure: WorkClosure, levels: Levels, instance: DecodeNode, flow: NDArray[np.float64]
-) -> Node:
+def node_of(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> Node:
     """Return what latencies depend on, for arrivals that meet the levels by ``flow``, (K + 1,).
 
     Decode times are smooth in the work at their start: they are solved on levels of their own.
     """
-    law, nodes = instance.batch_time, closure.work.lengths.nodes
-    starts = levels_of(closure, law, *grid_of(
+    batches, nodes = closure.batches, closure.work.lengths.nodes
+    starts = levels_of(closure, *grid_of(
         closure, _highest_start(closure, levels, flow), resolve=False, **START_GRID
     ))  # fmt: skip
     band, below = generator(starts, closure, closure.rate)
     # a node that is idle but for the request itself: its own tokens come on top
-    idle = float(law.duration(0.0, 0.0))
+    idle = float(batches.duration(0.0, 0.0))
     tokens = starts.batch.mean(axis=1)
     requests = tokens * requests_per_token(closure, starts.work, tokens)
-    more = law.duration(tokens, requests + 1.0) - law.duration(tokens, requests)
+    more = batches.duration(tokens, requests + 1.0) - batches.duration(tokens, requests)
     decode = decode_moments(
         band, below, starts.batch_time, idle, starts.full, np.asarray(more, float), nodes
     )
-    per_token = float(law.duration(1.0, 0.0) - law.duration(0.0, 0.0))
     per_batch = np.ascontiguousarray(np.moveaxis(decode / nodes[:, None], 0, -1))
-    return Node(closure, levels, starts.work, per_batch, per_token)
+    return Node(closure, levels, starts.work, per_batch, batches.per_token)
 
 
 def _highest_start(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> float:
@@ -157,8 +154,8 @@ def samples_of(
     """
     levels, closure = node.levels, node.closure
     law, full, lengths = instance.batch_time, closure.saturation, closure.work.lengths
-    k, weight, u, place, pick, chance = _draw(flow, levels.full, count)
-    which = lengths.at_rank(_even_ranks(pick, weight))
+    k, weight, u, place, pick, chance = draw(flow, levels.full, count)
+    which = lengths.at_rank(even_ranks(pick, weight))
     weight = weight * lengths.weight[which]
     decode, tokens = lengths.decode[which], lengths.prefill[which] + 1
 
@@ -176,7 +173,7 @@ def samples_of(
     first = np.asarray(law.duration(filled, requests), float)
 
     # without: until the work ahead is what a saturated set holds
-    held = _set_work(closure, levels.work[k], u / np.maximum(waits, 1e-300))
+    held = set_work(closure, levels.work[k], u / np.maximum(waits, 1e-300))
     no_room = (u < waits) & (held < levels.work[k])
     wait = np.where(no_room, (levels.work[k] - held) / closure.fastest, rest)
     first = np.where(no_room, closure.set_time, first)
@@ -186,7 +183,7 @@ def samples_of(
     start = np.where(no_room, held + arrived, levels.work[k])
     at = np.interp(start, node.start, np.arange(node.start.size))
     place_of = lengths.place(decode)
-    times = _between(node.decode, place_of, at)
+    times = between(node.decode, place_of, at)
     own = node.per_token * (tokens + 0.5 * (decode - 1)) * times[ROOM] + times[MORE]
     mean = decode * (times[MEAN] + own)
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
@@ -195,7 +192,7 @@ def samples_of(
         place_of, np.arange(lengths.nodes.size), lengths.persistence / lengths.nodes
     )
     variance = decode * (times[VARIANCE] + spread**2 * open_share * lasting)
-    service = np.maximum(_gamma(mean, variance, ndtri(chance)), first)
+    service = np.maximum(gamma(mean, variance, ndtri(chance)), first)
     more = np.maximum(decode - 1, 1e-9)
     floor = first + (decode - 1) * float(law.duration(0.0, 0.0))
     service = np.where(decode > 1, np.maximum(service, floor), first)
@@ -229,7 +226,7 @@ class _Draw(NamedTuple):
     service: NDArray[np.float64]
 
 
-def _draw(flow: NDArray[np.float64], waits: NDArray[np.float64], count: int) -> _Draw:
+def draw(flow: NDArray[np.float64], waits: NDArray[np.float64], count: int) -> _Draw:
     """Return about ``count`` samples, more of them where the flow is.
 
     Those that wait for room and those that do not are drawn apart, so that the share of the former,
@@ -254,7 +251,7 @@ def _draw(flow: NDArray[np.float64], waits: NDArray[np.float64], count: int) -> 
     return _Draw(cell % flow.size, weight, even, place, length, service)
 
 
-def _even_ranks(chance: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def even_ranks(chance: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ranks in the order of ``chance`` that cover [0, 1] evenly by ``weight``."""
     order = np.argsort(chance)
     covered = np.cumsum(weight[order])
@@ -263,7 +260,7 @@ def _even_ranks(chance: NDArray[np.float64], weight: NDArray[np.float64]) -> NDA
     return rank
 
 
-def _set_work(
+def set_work(
     closure: WorkClosure, work: NDArray[np.float64], share: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return R at upper quantile ``share`` of its gamma law given R < ``work``.
@@ -277,7 +274,7 @@ def _set_work(
     return closure.set_mean * np.maximum(shift + scale * normal, 0.0) ** 3
 
 
-def _gamma(
+def gamma(
     mean: NDArray[np.float64], variance: NDArray[np.float64], normal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return quantiles of gamma laws (Wilson and Hilferty)."""
@@ -285,7 +282,7 @@ def _gamma(
     return mean * np.maximum(1 - ninth + np.sqrt(ninth) * normal, 0.0) ** 3
 
 
-def _between(
+def between(
     table: NDArray[np.float64], node: NDArray[np.float64], level: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the rows of a table at fractional nodes (axis 0) and levels (axis 1), (rows, N)."""
@@ -305,7 +302,7 @@ def work_ahead(
 ) -> NDArray[np.float64]:
     """Return E[(V - R - more)^+ | R < V] at each level [token-iterations]."""
     share = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    held = _set_work(closure, work[:, None], share[None, :])
+    held = set_work(closure, work[:, None], share[None, :])
     return np.maximum(work[:, None] - held - more, 0.0).mean(axis=1)
 
 

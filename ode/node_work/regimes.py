@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import WorkClosure, work_closure
+from fluid import WorkClosure
 from ode.node_work.generator import Levels, levels_of
-from serving import DecodeNode, RequestMix
+from ode.node_work.model import NodeModel
 
 RESOLUTION = 0.04
 """Rates are told apart by this share of the capacity."""
@@ -45,14 +45,12 @@ class Regimes:
 
     Parameters
     ----------
-    mix, instance
-        Who arrives and who serves.
+    model
+        The node and who arrives at it.
     work : shape (K + 1,) [token-iterations]
         Levels of work in system, an idle node first.
     uniform
         How many of the levels are on the uniform grid.
-    capacity : [requests/time]
-        Capacity of the node.
     dispersion
         Variance of the number of arrivals in a long time over its mean.
     exact
@@ -60,11 +58,9 @@ class Regimes:
         in other steps one rate of the step stands for all.
     """
 
-    mix: RequestMix
-    instance: DecodeNode
+    model: NodeModel
     work: NDArray[np.float64]
     uniform: int
-    capacity: float
     dispersion: float = 1.0
     exact: Mapping[int, float] = field(default_factory=dict)
     _made: dict[float, Regime] = field(default_factory=dict, init=False, repr=False)
@@ -72,10 +68,10 @@ class Regimes:
     def at(self, rate: float) -> Regime:
         """Return the regime of a ``rate`` [requests/time]."""
         step = self._step(rate)
-        shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.capacity)
+        shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.model.capacity)
         if shared not in self._made:
-            closure = work_closure(self.mix, self.instance, shared, self.dispersion)
-            levels = levels_of(closure, self.instance.batch_time, self.work, self.uniform)
+            closure = self.model.closure(shared, self.dispersion)
+            levels = levels_of(closure, self.work, self.uniform)
             self._made[shared] = Regime(shared, closure, levels)
         return self._made[shared]
 
@@ -88,4 +84,5 @@ class Regimes:
 
     def _step(self, rate: float) -> int:
         """Return the step of the resolution that a ``rate`` [requests/time] is in."""
-        return round(min(rate, HIGHEST * self.capacity) / (RESOLUTION * self.capacity))
+        full = self.model.capacity
+        return round(min(rate, HIGHEST * full) / (RESOLUTION * full))

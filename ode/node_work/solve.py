@@ -7,19 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_closure
+from fluid import WorkClosure
 from ode._initial_state import InitialState
 from ode._solution import Solution
-from ode.node_work.caveats import work_labels
 from ode.node_work.forward import occupancy
 from ode.node_work.generator import BUSY, IDLE, generator, grid_of, requests_per_token
-from ode.node_work.latencies import (
-    beyond_batch,
-    met_by_arrivals,
-    node_of,
-    samples_of,
-    work_ahead,
-)
+from ode.node_work.latencies import met_by_arrivals, node_of, work_ahead
+from ode.node_work.model import DecodeNodeModel, NodeModel
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
     OUTPUT_WINDOWS,
@@ -48,12 +42,12 @@ class _Problem:
 
     Parameters
     ----------
-    profile, instance, initial, horizon
+    model
+        The node and who arrives at it.
+    profile, initial, horizon
         As :func:`ode.solve` takes them.
     one_rate
         Whether the profile has but one arrival rate, which is then read exactly.
-    memory : [time]
-        How long a request executes on a saturated node.
     base
         Closure at the mean arrival rate.
     windows
@@ -64,12 +58,11 @@ class _Problem:
         Law of V at time 0.
     """
 
+    model: NodeModel
     profile: RateProfile
-    instance: DecodeNode
     initial: InitialState
     horizon: float
     one_rate: bool
-    memory: float
     base: WorkClosure
     windows: list[Window]
     regimes: Regimes
@@ -128,15 +121,33 @@ def solve_node_work(
         raise UnsupportedError(
             "the method node_work counts every arrival; it cannot stop undrained"
         )
-    problem = _posed(profile, mix, instance, initial, horizon)
+    model = DecodeNodeModel(mix, instance)
+    return solved(profile, model, initial=initial, horizon=horizon, labels=labels)
+
+
+def solved(
+    profile: RateProfile,
+    model: NodeModel,
+    *,
+    initial: InitialState,
+    horizon: float,
+    labels: tuple[str, ...],
+) -> Solution:
+    """Solve the forward equation of a node; see :func:`ode.solve` for the other parameters.
+
+    Parameters
+    ----------
+    model
+        The node and who arrives at it.
+    """
+    problem = _posed(profile, model, initial, horizon)
     given_times = bool((np.diff(profile.time) == 0).any())
     base = problem.base
-    own = work_labels(mix, instance, base.rate, base.dispersion, given_times=given_times)
+    own = model.labels(base.rate, base.dispersion, given_times=given_times)
     labels = tuple(dict.fromkeys((*labels, *own)))
     passage = _passage(problem)
     arrivals = max(profile.total + initial.waiting, 1e-300)
     duration = horizon + passage.left
-    most = min(instance.M_total, instance.token_budget)
     return Solution(
         method="node_work",
         outputs=lambda: _trajectory(problem),
@@ -146,49 +157,42 @@ def solve_node_work(
             "steps": passage.steps,
             "levels": int(problem.regimes.work.size),
             "closures": len(passage.flows),
-            "requests_that_fit": requests_that_fit(mix, instance),
+            "requests_that_fit": model.size,
         },
         labels=labels,
         totals={
             "duration": duration,
             "completed": arrivals,
-            "output_tokens": arrivals * mix.mean_decode,
+            "output_tokens": arrivals * model.mean_decode,
             "gpu_utilization": 1.0 - passage.idle / duration,
-            "processing_efficiency": passage.tokens / max(passage.batches * most, 1e-300),
+            "processing_efficiency": passage.tokens / max(passage.batches * model.batch, 1e-300),
         },
         latencies=lambda: _samples(passage.flows, problem.regimes),
     )
 
 
 def _posed(
-    profile: RateProfile,
-    mix: RequestMix,
-    instance: DecodeNode,
-    initial: InitialState,
-    horizon: float,
+    profile: RateProfile, model: NodeModel, initial: InitialState, horizon: float
 ) -> _Problem:
     """Return the problem with its windows and levels."""
-    full = capacity(mix, instance)
-    memory = mix.mean_decode * saturation(mix, instance).batch_time
+    full = model.capacity
     mean = profile.total / horizon if horizon > 0 else full
     edges = edges_of(profile, horizon)
     dispersion = dispersion_within(profile, edges)
-    base = work_closure(mix, instance, max(mean, 1e-6 * full), dispersion)
-    windows = windows_between(profile, edges, memory)
+    base = model.closure(max(mean, 1e-6 * full), dispersion)
+    windows = windows_between(profile, edges, model.stay)
     highest = _highest(profile, initial.waiting, horizon, base)
     if not initial.waiting > 0:
         most = max((window.rate for window in windows), default=mean)
-        busiest = base if most <= base.rate else work_closure(mix, instance, most, dispersion)
+        busiest = base if most <= base.rate else model.closure(most, dispersion)
         highest = min(highest, busiest.reach)
     work, uniform = grid_of(base, highest)
     one_rate = profile.time.size == 2 and bool(profile.cumulative[0] == 0)
-    regimes = Regimes(mix, instance, work, uniform, full, dispersion)
+    regimes = Regimes(model, work, uniform, dispersion)
     if one_rate:
         regimes = regimes.reading(window.middle for window in windows)
     start = _at_start(work, initial.waiting * base.work.mean)
-    return _Problem(
-        profile, instance, initial, horizon, one_rate, memory, base, windows, regimes, start
-    )
+    return _Problem(model, profile, initial, horizon, one_rate, base, windows, regimes, start)
 
 
 def _highest(profile: RateProfile, waiting: float, horizon: float, base: WorkClosure) -> float:
@@ -276,8 +280,8 @@ def _samples(flows: dict[float, NDArray[np.float64]], regimes: Regimes) -> Laten
         if share <= 0:
             continue
         regime = regimes.at(rate)
-        node = node_of(regime.closure, regime.levels, regimes.instance, flow)
-        parts.append(samples_of(node, regimes.instance, flow, max(FEWEST, int(SAMPLES * share))))
+        node = node_of(regime.closure, regime.levels, flow)
+        parts.append(regimes.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
     if not parts:  # nobody arrives
         return LatencySamples(**dict.fromkeys(names, np.empty(0)))
@@ -293,15 +297,15 @@ def _trajectory(problem: _Problem) -> Trajectory:
     is not part of the model.
     """
     edges = np.linspace(0.0, problem.horizon, OUTPUT_WINDOWS + 1)
-    windows = windows_between(problem.profile, edges, problem.memory)
+    windows = windows_between(problem.profile, edges, problem.model.stay)
     law, regimes = problem.start.copy(), problem.regimes
     if problem.one_rate:
         regimes = regimes.reading(window.end for window in windows)
-    means = [_means(law, regimes.at(windows[0].rate), problem.instance)]
+    means = [_means(law, regimes.at(windows[0].rate), problem.model)]
     for window in windows:
         regime = regimes.at(window.end)
         _advance(law, regime, window)
-        means.append(_means(law, regime, problem.instance))
+        means.append(_means(law, regime, problem.model))
     outputs = {name: np.array([each[name] for each in means]) for name in means[0]}
     waiting = problem.initial.waiting
     arrived = waiting + problem.profile.count(edges)
@@ -311,14 +315,14 @@ def _trajectory(problem: _Problem) -> Trajectory:
     return Trajectory(edges, outputs)
 
 
-def _means(law: NDArray[np.float64], regime: Regime, instance: DecodeNode) -> dict[str, float]:
+def _means(law: NDArray[np.float64], regime: Regime, model: NodeModel) -> dict[str, float]:
     """Return the outputs that the law of V gives at one moment."""
     closure, levels, full = regime.closure, regime.levels, regime.closure.saturation
     tokens = np.minimum(levels.demand, full.batch_tokens)
     executing = tokens * requests_per_token(closure, levels.work, tokens)
     ahead = levels.full * work_ahead(closure, levels.work) / closure.work.mean
     unadmitted = levels.full * (
-        work_ahead(closure, levels.work, beyond_batch(closure, instance)) / closure.work.mean
+        work_ahead(closure, levels.work, model.beyond_batch(closure)) / closure.work.mean
     )
     return {
         "waiting": float(law @ unadmitted),

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid import work_closure
+from fluid import WorkClosure
 from ode._caveats import policy_labels
-from ode.node_work.caveats import work_labels
 from ode.node_work.forward import equilibrium
-from ode.node_work.generator import BUSY, generator, grid_of, levels_of
-from ode.node_work.latencies import Node, met_by_arrivals, node_of, samples_of
+from ode.node_work.generator import BUSY, Levels, generator, grid_of, levels_of
+from ode.node_work.latencies import Node, met_by_arrivals, node_of
+from ode.node_work.model import DecodeNodeModel, NodeModel
 from serving import (
     LATENCIES,
     DecodeNode,
@@ -65,13 +66,13 @@ class Stationary:
     batch_time: float
     labels: tuple[str, ...]
     _node: Node
-    _instance: DecodeNode
+    _model: NodeModel
     _count: int
 
     @cached_property
     def samples(self) -> LatencySamples:
         """Weighted latencies of arrivals."""
-        return samples_of(self._node, self._instance, self.probability, self._count)
+        return self._model.samples(self._node, self.probability, self._count)
 
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
@@ -134,36 +135,68 @@ def stationary(
         For a policy that is not modelled.
     """
     labels = policy_labels(instance, approximate=approximate)
-    closure = work_closure(mix, instance, arrival_rate, dispersion)
-    full = closure.saturation
-    if not 0 < arrival_rate < full.throughput:
-        raise SolveError(
-            "stationary",
-            "overload",
-            f"the arrival rate {arrival_rate:g} is not between 0 and the capacity "
-            f"{full.throughput:g}: queues have no equilibrium",
-        )
-    labels += work_labels(mix, instance, arrival_rate, dispersion)
-    # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
-    spare = closure.fastest - arrival_rate * closure.work.mean
-    excess = arrival_rate * closure.variance / (2 * spare)
-    highest = min(closure.reach, 4 * closure.set_mean + HIGHEST * excess)
-    work, uniform = grid_of(closure, highest, steps=STEPS_PER_SET)
-    levels = levels_of(closure, instance.batch_time, work, uniform)
-    band, below = generator(levels, closure, arrival_rate)
-    law = equilibrium(band, below)
-    met = met_by_arrivals(closure, work, law)
+    model = DecodeNodeModel(mix, instance)
+    found = balance(model, arrival_rate, dispersion)
+    closure, levels, law, met = found.closure, found.levels, found.law, found.met
+    labels += model.labels(arrival_rate, dispersion)
     busy = law[BUSY].sum()
     return Stationary(
         rate=arrival_rate,
-        load=arrival_rate / full.throughput,
-        level=work,
+        load=arrival_rate / closure.saturation.throughput,
+        level=levels.work,
         probability=met,
         waits=float(met @ levels.full),
         batch_tokens=float(law[BUSY] @ levels.batch[BUSY].mean(axis=1) / busy),
         batch_time=float(law[BUSY] @ levels.batch_time[BUSY] / busy),
         labels=labels,
-        _node=node_of(closure, levels, instance, met),
-        _instance=instance,
+        _node=found.node,
+        _model=model,
         _count=samples,
     )
+
+
+class Balance(NamedTuple):
+    """The law of the work in system that arrivals neither raise nor lower.
+
+    Parameters
+    ----------
+    closure, levels, node
+        What the node does, what it does at levels of V, and what latencies depend on.
+    law, met : shape (K + 1,)
+        Law of V over time, and as arrivals meet it.
+    """
+
+    closure: WorkClosure
+    levels: Levels
+    node: Node
+    law: NDArray[np.float64]
+    met: NDArray[np.float64]
+
+
+def balance(model: NodeModel, rate: float, dispersion: float) -> Balance:
+    """Return the equilibrium of a node at an arrival ``rate`` [requests/time].
+
+    Raises
+    ------
+    SolveError
+        If the node has none at this rate (status ``overload``).
+    """
+    closure = model.closure(rate, dispersion)
+    full = closure.saturation
+    if not 0 < rate < full.throughput:
+        raise SolveError(
+            "stationary",
+            "overload",
+            f"the arrival rate {rate:g} is not between 0 and the capacity "
+            f"{full.throughput:g}: queues have no equilibrium",
+        )
+    # light-tailed beyond a saturated set: decay of exp(-2 drift v / variance) or faster
+    spare = closure.fastest - rate * closure.work.mean
+    excess = rate * closure.variance / (2 * spare)
+    highest = min(closure.reach, 4 * closure.set_mean + HIGHEST * excess)
+    work, uniform = grid_of(closure, highest, steps=STEPS_PER_SET)
+    levels = levels_of(closure, work, uniform)
+    band, below = generator(levels, closure, rate)
+    law = equilibrium(band, below)
+    met = met_by_arrivals(closure, work, law)
+    return Balance(closure, levels, node_of(closure, levels, met), law, met)

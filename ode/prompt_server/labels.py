@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fluid.prompt_server import life
+from fluid.prompt_server import life, requests_that_fit, saturation
+from fluid.prompt_server.saturation import TOKENS
 from ode._caveats import LARGE_SHARE
+from ode.node_work.caveats import arrival_labels, size_labels
 from serving import RequestMix, UnsupportedError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
@@ -15,9 +17,22 @@ def methods_for(instance: PromptServer) -> tuple[str, ...]:
 
 
 @answers(MODEL)
-def method_of_latencies(instance: PromptServer) -> str:
-    """Return the method that tells the latencies over time: the one that there is."""
-    return "lagrangian"
+def method_of_latencies(mix: RequestMix, instance: PromptServer) -> str:
+    """Return the method that tells the latencies over time: of one server where it knows it."""
+    return "lagrangian" if unknown_to_node_work(mix, instance) else "node_work"
+
+
+def unknown_to_node_work(mix: RequestMix, instance: PromptServer) -> str | None:
+    """Return why the method ``node_work`` does not know a server, in words; None where it does."""
+    if instance.prompts_apart:
+        return (
+            f"steps of the engine {instance.engine} are prompts or decodes here; use lagrangian, "
+            "or chunked prefill"
+        )
+    binds = saturation(mix, instance).binds
+    if binds == TOKENS:
+        return f"{binds} binds, so that prompts under way are the queue; use lagrangian"
+    return None
 
 
 @answers(MODEL)
@@ -41,7 +56,7 @@ def policy_labels(instance: PromptServer, *, approximate: bool = False) -> tuple
 
 
 def validity_labels(mix: RequestMix, instance: PromptServer) -> tuple[str, ...]:
-    """Return caveats on a mix whose requests are large for the server, and on its prefix cache."""
+    """Return the caveats of the fluid limit on the size of requests and on the prefix cache."""
     labels = []
     longest = float(mix.prefill.max())
     share = longest / instance.step_tokens
@@ -56,15 +71,50 @@ def validity_labels(mix: RequestMix, instance: PromptServer) -> tuple[str, ...]:
             f"approximate: one prompt takes up to {share:.0%} of a step; chance makes steps with "
             "several prompts and steps without one, the fluid has their mean"
         )
-    share = float((mix.prefill + mix.decode).max()) / instance.kv_tokens
-    if share > LARGE_SHARE:
-        labels.append(
-            f"approximate: one request holds up to {share:.0%} of the KV; chance fills it long "
-            "before the mean does, and preempted requests compute again what is not in here"
-        )
-    if instance.keeps_prefixes and life(mix, instance).prompt.known > 0:
-        labels.append(
-            "approximate: the prefix cache finds the given share of every prompt at any load; "
-            "blocks that requests share count for each of them"
-        )
+    return (*labels, *_large_requests(mix, instance), *_prefixes(mix, instance))
+
+
+def work_labels(
+    mix: RequestMix,
+    instance: PromptServer,
+    rate: float,
+    dispersion: float,
+    *,
+    given_times: bool = False,
+) -> tuple[str, ...]:
+    """Return the caveats of an answer that comes from the work in system.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    rate : [requests/time]
+        Mean arrival rate.
+    dispersion
+        Variance of the number of arrivals in a long time over its mean.
+    given_times
+        Whether arrivals come at given times, which the model reads as a rate and a dispersion.
+    """
+    labels = [*_large_requests(mix, instance), *_prefixes(mix, instance)]
+    labels += arrival_labels(dispersion, given_times=given_times)
+    labels += size_labels(requests_that_fit(mix, instance))
     return tuple(labels)
+
+
+def _large_requests(mix: RequestMix, instance: PromptServer) -> list[str]:
+    share = float((mix.prefill + mix.decode).max()) / instance.kv_tokens
+    if share <= LARGE_SHARE:
+        return []
+    return [
+        f"approximate: one request holds up to {share:.0%} of the KV; chance fills it long "
+        "before the mean does, and preempted requests compute again what is not in here"
+    ]
+
+
+def _prefixes(mix: RequestMix, instance: PromptServer) -> list[str]:
+    if not (instance.keeps_prefixes and life(mix, instance).prompt.known > 0):
+        return []
+    return [
+        "approximate: the prefix cache finds the given share of every prompt at any load; "
+        "blocks that requests share count for each of them"
+    ]

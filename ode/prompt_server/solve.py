@@ -14,7 +14,9 @@ from ode._initial_state import InitialState
 from ode._methods import method_named
 from ode._solution import Solution
 from ode.lagrangian.outputs import trajectory_of
-from ode.prompt_server.labels import policy_labels, validity_labels
+from ode.node_work.solve import solved
+from ode.prompt_server.labels import policy_labels, unknown_to_node_work, validity_labels
+from ode.prompt_server.node_work import ServerModel
 from ode.prompt_server.outputs import latencies_of, totals_of
 from ode.prompt_server.workspace import March, Workspace
 from serving import (
@@ -27,8 +29,9 @@ from serving import (
 )
 from serving.kinds.prompt_server import MODEL, PromptServer
 
-METHOD = "lagrangian"
-"""The one method that there is for these servers."""
+METHOD, ONE_NODE = "lagrangian", "node_work"
+METHODS_OF = (METHOD, ONE_NODE)
+"""Methods that there are for these servers: of large ones, and of one at its size."""
 
 MOST_STEPS = 5_000_000
 """Steps of a march unless more are allowed [steps]."""
@@ -53,7 +56,7 @@ def solve(
     Raises
     ------
     UnsupportedError
-        For another method than ``lagrangian``, another option than ``max_steps``, a setting that
+        For another method than :data:`METHODS_OF`, an option but ``max_steps``, a setting that
         is not modelled, or requests that run at time 0.
     FluidServeError
         If ``horizon`` is not a finite time >= 0.
@@ -63,9 +66,10 @@ def solve(
         If the solver fails; names its status and reason.
     """
     chosen = method_named(method)
-    if chosen.name != METHOD:
+    if chosen.name not in METHODS_OF:
         raise UnsupportedError(
-            f"the method {chosen.name} does not solve the engine {instance.engine}; use {METHOD}"
+            f"the method {chosen.name} does not solve the engine {instance.engine}; use "
+            f"{' or '.join(METHODS_OF)}"
         )
     if options:
         raise UnsupportedError(
@@ -73,7 +77,6 @@ def solve(
             "options: max_steps"
         )
     labels = policy_labels(instance, approximate=approximate)
-    labels += validity_labels(mix, instance) + scatter_labels(profile)
     initial = InitialState() if initial is None else initial
     if initial.running.size or initial.swapped.size:
         raise UnsupportedError(
@@ -83,6 +86,15 @@ def solve(
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
+    if chosen.name == ONE_NODE:
+        unknown = unknown_to_node_work(mix, instance)
+        if unknown is None and not drain:
+            unknown = "every arrival counts; it cannot stop undrained"
+        if unknown is not None:
+            raise UnsupportedError(f"the method node_work does not solve this: {unknown}")
+        model = ServerModel(mix, instance)
+        return solved(profile, model, initial=initial, horizon=horizon, labels=labels)
+    labels += validity_labels(mix, instance) + scatter_labels(profile)
     profile = _with_queue(profile, initial.waiting)
     _check_reach(profile, mix, instance, horizon, max_steps)
     end = math.inf if drain else horizon

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluid.node_work.lengths import NODES, lengths_of
+from fluid import request_work
+from fluid.node_work.lengths import NODES
 from serving import RequestMix
 
 mixes = st.builds(
@@ -20,7 +21,7 @@ mixes = st.builds(
 
 @given(mixes, st.sampled_from([1, 7, 4096]))
 def test_an_even_draw_weighs_every_class_by_its_share(mix, samples):
-    lengths = lengths_of(mix, 0.0)
+    lengths = request_work(mix).lengths
     rank = (np.arange(samples) + 0.5) / samples
     which = lengths.at_rank(rank)
     weight = lengths.weight[which] / samples
@@ -36,7 +37,7 @@ def test_an_even_draw_weighs_every_class_by_its_share(mix, samples):
 
 def test_rare_long_requests_are_in_a_small_draw():
     mix = RequestMix.from_lengths([100, 100], [10, 3000], [0.998, 0.002])
-    lengths = lengths_of(mix, 0.0)
+    lengths = request_work(mix).lengths
     which = lengths.at_rank((np.arange(200) + 0.5) / 200)
     assert 30 < (lengths.decode[which] == 3000).sum() < 40
     mean = np.average(lengths.decode[which], weights=lengths.weight[which])
@@ -45,7 +46,7 @@ def test_rare_long_requests_are_in_a_small_draw():
 
 @given(mixes)
 def test_every_length_has_its_place_between_the_nodes(mix):
-    lengths = lengths_of(mix, 0.0)
+    lengths = request_work(mix).lengths
     place = lengths.place(lengths.decode)
     assert lengths.nodes.size <= NODES
     assert (lengths.nodes[0], lengths.nodes[-1]) == (mix.decode.min(), mix.decode.max())
@@ -83,7 +84,7 @@ def plain_persistence(mix: RequestMix, extra: float) -> dict[int, float]:
 )
 def test_persistence_is_the_plain_sum_over_lags(prefill, decode, extra):
     mix = RequestMix.from_lengths(prefill, decode)
-    lengths, plain = lengths_of(mix, extra), plain_persistence(mix, extra)
+    lengths, plain = request_work(mix, extra).lengths, plain_persistence(mix, extra)
     for node, found in zip(lengths.nodes, lengths.persistence, strict=True):
         # lags between 40 are interpolated, and stages are integrated rather than summed
         assert found == pytest.approx(max(plain[int(node)], 0.0), rel=0.05, abs=0.05 * node)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from fluid import capacity, request_work, saturation, work_closure
-from fluid.node_work.closure import tokens_besides
+from fluid.node_work.decode_node import tokens_besides
 from fluid.node_work.request_work import (
     COUNT,
     DECODE,

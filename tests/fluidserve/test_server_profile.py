@@ -162,7 +162,9 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
     solved = run("solve", *PROFILE, "--load", 0.5, "--num-requests", 30)
     assert solved.exit_code == 0 and json.loads(solved.stdout)["instance"]["engine"] == "vllm_v1"
     work = run("solve", *PROFILE, "--method", "node_work", "--load", 0.5, "--num-requests", 30)
-    assert work.exit_code == 0 and "--engine vllm_v1 is the server" in work.stderr
+    assert work.exit_code == 0 and json.loads(work.stdout)["instance"]["engine"] == "vllm_v1"
+    other = run("solve", *PROFILE, "--method", "eulerian_jax", "--load", 0.5, "--num-requests", 30)
+    assert other.exit_code == 0 and "--engine vllm_v1 is the server" in other.stderr
     named = run("solve", *PROFILE, "--engine", "decode_node", "--load", 0.5, "--num-requests", 30)
     assert "is the server" not in named.stderr and named.exit_code == 0
 

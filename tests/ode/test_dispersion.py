@@ -47,7 +47,7 @@ def problem(load: float, dispersion: float, node: DecodeNode = NODE):
     rate = load * capacity(MIX, node)
     closure = work_closure(MIX, node, rate, dispersion)
     work, uniform = grid_of(closure, 20 * closure.set_mean)
-    levels = levels_of(closure, node.batch_time, work, uniform)
+    levels = levels_of(closure, work, uniform)
     return closure, levels
 
 

@@ -15,6 +15,7 @@ from ode.node_work import banded
 from ode.node_work.backward import decode_moments
 from ode.node_work.forward import equilibrium, occupancy
 from ode.node_work.generator import generator, grid_of, levels_of
+from ode.node_work.model import DecodeNodeModel
 from ode.node_work.regimes import Regimes
 from ode.node_work.windows import windows_between
 from serving import (
@@ -37,7 +38,7 @@ def problem(load: float, steps: int = 40):
     rate = load * capacity(MIX, NODE)
     closure = work_closure(MIX, NODE, rate)
     work, uniform = grid_of(closure, 20 * closure.set_mean, steps=steps)
-    levels = levels_of(closure, NODE.batch_time, work, uniform)
+    levels = levels_of(closure, work, uniform)
     band, below = generator(levels, closure, rate)
     return closure, levels, band, below
 
@@ -134,7 +135,7 @@ def test_many_small_requests_diffuse(n, load):
     rate = load * capacity(MIX, node)
     closure = work_closure(MIX, node, rate)
     work, uniform = grid_of(closure, 6 * closure.set_mean)
-    levels = levels_of(closure, node.batch_time, work, uniform)
+    levels = levels_of(closure, work, uniform)
     law = equilibrium(*generator(levels, closure, rate))
     v = np.linspace(work[1], 4 * closure.set_mean, 40_001)
     drift = rate * closure.work.mean - np.interp(v, work, levels.service)
@@ -269,7 +270,7 @@ def test_long_runs_tend_to_equilibrium():
 def test_behind_much_work_every_batch_is_that_of_a_saturated_set(load):
     node = DecodeNode(BatchTimeLaw(d_0=1.0, d_decode=0.05, d_kv=1e-3))
     closure = work_closure(MIX, node, load * capacity(MIX, node))
-    levels = levels_of(closure, node.batch_time, *grid_of(closure, 20 * closure.set_mean))
+    levels = levels_of(closure, *grid_of(closure, 20 * closure.set_mean))
     much = levels.work > 4 * closure.set_mean
     assert levels.batch[much] == pytest.approx(closure.saturation.batch_tokens)
     assert levels.batch_time[much] == pytest.approx(closure.set_time)
@@ -313,7 +314,9 @@ def test_a_regime_does_not_depend_on_those_asked_for_before():
     rates = np.array([0.001, 0.0195, 0.28, 0.29, 0.69, 0.75, 1.2]) * full
 
     def closures(order: list[int]) -> dict[int, float]:
-        regimes = Regimes(MIX, NODE, levels.work, levels.uniform, full).reading([closure.rate])
+        regimes = Regimes(DecodeNodeModel(MIX, NODE), levels.work, levels.uniform).reading(
+            [closure.rate]
+        )
         return {each: regimes.at(rates[each]).closure.rate for each in order}
 
     forward = list(range(rates.size))

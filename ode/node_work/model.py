@@ -1,0 +1,118 @@
+"""What the method asks of a kind of node, and a decode node's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_closure
+from ode.node_work.caveats import work_labels
+from ode.node_work.latencies import Node, beyond_batch, samples_of
+from serving import DecodeNode, LatencySamples, RequestMix
+
+
+class NodeModel(Protocol):
+    """A node and who arrives at it, as the method sees them."""
+
+    @property
+    def capacity(self) -> float:
+        """Arrival rate [requests/time] that the node just keeps up with."""
+        ...
+
+    @property
+    def stay(self) -> float:
+        """How long a request executes on a saturated node [time]."""
+        ...
+
+    @property
+    def mean_decode(self) -> float:
+        """Mean decode length [tokens]."""
+        ...
+
+    @property
+    def size(self) -> float:
+        """Requests that fit."""
+        ...
+
+    @property
+    def batch(self) -> float:
+        """What a batch holds at most, in tokens of the closure."""
+        ...
+
+    def closure(self, rate: float, dispersion: float) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time]."""
+        ...
+
+    def labels(
+        self, rate: float, dispersion: float, *, given_times: bool = False
+    ) -> tuple[str, ...]:
+        """Return the caveats of an answer, see :func:`ode.node_work.caveats.work_labels`."""
+        ...
+
+    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
+        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+        ...
+
+    def beyond_batch(self, closure: WorkClosure) -> float:
+        """Return the work of those who are let in beyond a saturated batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeNodeModel:
+    """A decode node and who arrives at it.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    """
+
+    mix: RequestMix
+    instance: DecodeNode
+
+    @property
+    def capacity(self) -> float:
+        """Arrival rate [requests/time] that the node just keeps up with."""
+        return capacity(self.mix, self.instance)
+
+    @property
+    def stay(self) -> float:
+        """How long a request executes on a saturated node [time]."""
+        return self.mix.mean_decode * saturation(self.mix, self.instance).batch_time
+
+    @property
+    def mean_decode(self) -> float:
+        """Mean decode length [tokens]."""
+        return self.mix.mean_decode
+
+    @property
+    def size(self) -> float:
+        """Requests that fit."""
+        return requests_that_fit(self.mix, self.instance)
+
+    @property
+    def batch(self) -> float:
+        """Tokens that a batch holds at most."""
+        return min(self.instance.M_total, self.instance.token_budget)
+
+    def closure(self, rate: float, dispersion: float) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time]."""
+        return work_closure(self.mix, self.instance, rate, dispersion)
+
+    def labels(
+        self, rate: float, dispersion: float, *, given_times: bool = False
+    ) -> tuple[str, ...]:
+        """Return the caveats of an answer."""
+        return work_labels(self.mix, self.instance, rate, dispersion, given_times=given_times)
+
+    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
+        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+        return samples_of(node, self.instance, flow, count)
+
+    def beyond_batch(self, closure: WorkClosure) -> float:
+        """Return the work of those whom memory takes in beyond a saturated batch."""
+        return beyond_batch(closure, self.instance)

@@ -1,0 +1,238 @@
+"""One server at its size, by the work in its system: what the method asks of a server.
+
+The closure of :mod:`fluid.prompt_server.node_work` says how the work in system falls and when an
+arrival waits for room. Here an arrival's latencies follow from the work that it meets: the wait for
+room, the steps to its first token, and the decode steps from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from fluid import WorkClosure
+from fluid.prompt_server import capacity, life, requests_that_fit, saturation, work_closure
+from fluid.prompt_server.node_work import ServerBatches
+from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
+from ode.node_work.generator import requests_per_token
+from ode.node_work.latencies import Node, between, draw, even_ranks, gamma, set_work
+from ode.prompt_server.first_tokens import first_tokens
+from ode.prompt_server.labels import work_labels
+from serving import LatencySamples, RequestMix
+from serving.kinds.prompt_server import PromptServer
+
+QUANTILES = 1024
+"""Prompts that stand for all where those of others are drawn."""
+
+IDLE, WITH_ROOM, WAITS = range(3)
+"""What an arrival meets, see :func:`first_tokens`."""
+
+LEAST_ROOM = 0.05
+"""Of the KV of a full server, that even the largest prompt is taken to leave to others."""
+
+CLOSEST = 0.95
+"""Share of the time that prompts take, up to which they scatter the times of decodes."""
+
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerModel:
+    """A server and who arrives at it, see :class:`ode.node_work.model.NodeModel`.
+
+    Parameters
+    ----------
+    mix, instance
+        Who arrives and who serves.
+    """
+
+    mix: RequestMix
+    instance: PromptServer
+
+    @property
+    def capacity(self) -> float:
+        """Arrival rate [requests/time] that the server just keeps up with."""
+        return capacity(self.mix, self.instance)
+
+    @property
+    def stay(self) -> float:
+        """How long a request runs on a saturated server [time]."""
+        each = life(self.mix, self.instance)
+        return each.stay * saturation(self.mix, self.instance).batch_time
+
+    @property
+    def mean_decode(self) -> float:
+        """Mean decode length [tokens]."""
+        return self.mix.mean_decode
+
+    @property
+    def size(self) -> float:
+        """Requests that fit."""
+        return requests_that_fit(self.mix, self.instance)
+
+    @property
+    def batch(self) -> float:
+        """What a step holds at most of the limit that binds [seats or tokens of KV]."""
+        return self.closure(self.capacity, 1.0).saturation.batch_tokens
+
+    def closure(self, rate: float, dispersion: float) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time]."""
+        return work_closure(self.mix, self.instance, rate, dispersion)
+
+    def labels(
+        self, rate: float, dispersion: float, *, given_times: bool = False
+    ) -> tuple[str, ...]:
+        """Return the caveats of an answer."""
+        return work_labels(self.mix, self.instance, rate, dispersion, given_times=given_times)
+
+    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
+        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+        return _samples(node, self.mix, self.instance, flow, count)
+
+    def beyond_batch(self, closure: WorkClosure) -> float:
+        """Return the work of those who are let in beyond a full step: nobody is."""
+        return 0.0
+
+
+@lru_cache(maxsize=16)
+def _quantiles(mix: RequestMix, server: PromptServer, *, by_length: bool) -> NDArray[np.float64]:
+    """Return prompts, shape (4, Q), that come equally often, or as often as they have tokens."""
+    order = np.argsort(mix.prefill, kind="stable")
+    p = mix.prefill[order]
+    share = np.cumsum(mix.probability[order] * (p if by_length else 1.0))
+    at = np.searchsorted(share / share[-1], (np.arange(QUANTILES) + 0.5) / QUANTILES)
+    return _prompts(mix, server, p[np.minimum(at, p.size - 1)])
+
+
+def _prompts(mix: RequestMix, server: PromptServer, p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return tokens computed, pairs attended, tokens known and KV of prompts, shape (4, N)."""
+    prompt = life(mix, server).prompt
+    own = prompt.tokens / max(prompt.context, 1e-300) * p
+    known = p - own
+    return np.ascontiguousarray(np.stack([own, own * (known + (own + 1) / 2), known, p]))
+
+
+class _Met(NamedTuple):
+    """What arrivals meet; shape (N,) each.
+
+    Parameters
+    ----------
+    state
+        ``IDLE``, ``WITH_ROOM`` or ``WAITS``.
+    held, requests : [seats or tokens of KV], [requests]
+        In the step under way, or in a full one for who waits.
+    wait : [time]
+        For room.
+    start : [work]
+        In the system when the request starts.
+    """
+
+    state: NDArray[np.int64]
+    held: NDArray[np.float64]
+    requests: NDArray[np.float64]
+    wait: NDArray[np.float64]
+    start: NDArray[np.float64]
+
+
+def _met(
+    node: Node,
+    server: PromptServer,
+    level: NDArray[np.intp],
+    even: NDArray[np.float64],
+    prefill: NDArray[np.float64],
+) -> _Met:
+    levels, closure = node.levels, node.closure
+    full, work = closure.saturation, levels.work[level]
+    batches = closure.batches
+    assert isinstance(batches, ServerBatches)
+    waits, scale = levels.full[level], np.ones(level.size)
+    if not batches.is_seats:  # a large prompt needs more room than others
+        room = server.kv_tokens - server.reserve
+        room -= np.ceil(prefill / server.block_size) * server.block_size
+        room = np.maximum(room, LEAST_ROOM * full.batch_tokens)
+        scale = room / full.batch_tokens
+        waits = ndtr((levels.demand[level] - room) / levels.spread[level])
+        waits = np.where(level > 0, waits, 0.0)
+    normal = ndtri(np.clip(1 - even, 1e-12, 1 - 1e-12))
+    executing = levels.demand[level] - levels.pending[level]
+    held = np.maximum(executing + levels.spread[level] * normal, 0.2 * executing)
+    held = np.minimum(held, full.batch_tokens)
+    left = scale * set_work(closure, work / scale, even / np.maximum(waits, 1e-300))
+    no_room = (even < waits) & (left < work)
+    requests = held * requests_per_token(closure, work, held)
+    held = np.where(no_room, full.batch_tokens, held)
+    requests = np.where(no_room, closure.set_size, requests)
+    wait = np.where(no_room, (work - left) / closure.fastest, 0.0)
+    arrived = closure.rate * closure.work.mean * wait
+    state = np.where(no_room, WAITS, np.where(level > 0, WITH_ROOM, IDLE))
+    return _Met(state, held, requests, wait, np.where(no_room, left + arrived, work))
+
+
+def _samples(
+    node: Node, mix: RequestMix, server: PromptServer, flow: NDArray[np.float64], count: int
+) -> LatencySamples:
+    closure, lengths = node.closure, node.closure.work.lengths
+    batches = closure.batches
+    assert isinstance(batches, ServerBatches)
+    level, weight, even, place, pick, chance = draw(flow, node.levels.full, count)
+    which = lengths.at_rank(even_ranks(pick, weight))
+    weight = weight * lengths.weight[which]
+    decode, prefill = lengths.decode[which], lengths.prefill[which]
+    met = _met(node, server, level, even, prefill)
+    decodes, context = batches.decoded(met.held, met.requests)
+    usual, _ = batches.passing(met.held, met.requests)
+    out = np.empty((2, level.size))
+    law = server.batch_time.vector()
+    first_tokens(
+        law.ctypes.data, batches.late, server.is_ahead, float(server.step_tokens), closure.rate,
+        batches.saturation.entering, _quantiles(mix, server, by_length=False),
+        _quantiles(mix, server, by_length=True), decodes, context, usual, met.state, place,
+        _prompts(mix, server, prefill), SEED, out,
+    )  # fmt: skip
+    begin, first = out
+    service = _decode_time(node, batches, met.start, prefill, decode, ndtri(chance))
+    return LatencySamples(
+        queue_delay=met.wait + begin,
+        ttft=met.wait + first,
+        tpot=np.where(decode > 1, service / np.maximum(decode - 1, 1.0), np.nan),
+        e2el=met.wait + first + service,
+        weight=weight,
+    )
+
+
+def _decode_time(
+    node: Node,
+    batches: ServerBatches,
+    start: NDArray[np.float64],
+    prefill: NDArray[np.float64],
+    decode: NDArray[np.float64],
+    normal: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the time [time] from the first token to the last.
+
+    The steps of others' prompts scatter it; those who came while its own prompt was computed make
+    the first of them longer.
+    """
+    closure, levels, lengths = node.closure, node.levels, node.closure.work.lengths
+    steps = decode - 1
+    at = np.interp(start, node.start, np.arange(node.start.size))
+    place = lengths.place(np.maximum(steps, 1.0))
+    times = between(node.decode, place, at)
+    tokens = prefill + 0.5 * decode - (batches.reads if batches.is_seats else 0.0)
+    own = node.per_token * tokens * times[ROOM] + times[MORE]
+    prompts = min(closure.rate * batches.prompt, CLOSEST)
+    brought = prompts / (1.0 - prompts) * batches.prompt_time(prefill)
+    mean = steps * (times[MEAN] + own) + brought
+    spread = closure.slope * np.interp(start, levels.work, levels.spread)
+    lasting = np.interp(place, np.arange(lengths.nodes.size), lengths.persistence / lengths.nodes)
+    step = np.interp(start, levels.work, levels.batch_time)
+    scatter = closure.rate * step * batches.square / (1.0 - prompts) ** 2
+    variance = times[VARIANCE] + spread**2 * np.clip(times[ROOM], 0.0, 1.0) * lasting + scatter
+    least = steps * float(batches.duration(0.0, 0.0))
+    beyond = gamma(np.maximum(mean - least, 1e-300), steps * variance, normal)
+    return np.where(steps > 0, least + beyond, 0.0)
