@@ -52,5 +52,9 @@ from .node_work import RequestWork as RequestWork
 from .node_work import WorkClosure as WorkClosure
 from .node_work import request_work as request_work
 from .node_work import work_closure as work_closure
+from .prompt_server.closed_forms import saturation_formulas as saturation_formulas
+from .prompt_server.closed_forms import (
+    server_equilibrium_formulas as server_equilibrium_formulas,
+)
 from .prompt_server.step_equations import server_equations as server_equations
 from .prompt_server.symbols import ServerEquations as ServerEquations

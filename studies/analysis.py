@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fluid import (
     Certificate,
@@ -38,6 +38,7 @@ from serving import (
     UnsupportedError,
 )
 from serving.arguments import checked
+from studies.closed_form import ClosedForm, closed_form
 from studies.limitations import caveats
 from studies.question import Question
 from workload import Constant
@@ -93,6 +94,8 @@ class Analysis:
         What to know before trusting any of it, one line each.
     units
         Unit of each parameter, in the singular.
+    closed_form
+        What moves capacity and equilibrium, for a model that tells what binds; else empty.
     """
 
     arrival_rate: float
@@ -110,6 +113,7 @@ class Analysis:
     flips: tuple[Flip, ...]
     warnings: tuple[str, ...]
     units: Mapping[str, str]
+    closed_form: ClosedForm = field(default_factory=ClosedForm)
 
 
 @checked()
@@ -164,6 +168,8 @@ def analyze(
         mix, instance, arrival_rate, statistics, _figures(latencies), progress
     )
     flips = tuple(saturation_sensitivity(mix, instance, arrival_rate))
+    binds = getattr(saturation(mix, instance), "binds", None)
+    moved = ClosedForm() if binds is None else closed_form(mix, instance, arrival_rate, healthy)
     return Analysis(
         arrival_rate=arrival_rate,
         lambda_max=full,
@@ -171,7 +177,7 @@ def analyze(
         regime=kind,
         equilibrium=healthy,
         certificate=verdict,
-        binds=getattr(saturation(mix, instance), "binds", None),
+        binds=binds,
         latencies=latencies,
         latencies_are=what,
         sensitivity=derivative,
@@ -183,6 +189,7 @@ def analyze(
             dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
         ),
         units=parameter_units(instance),
+        closed_form=moved,
     )
 
 

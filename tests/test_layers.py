@@ -121,6 +121,7 @@ MAY_READ_THE_LAW = (
     "serving/",  # the law itself
     "calibration/",  # laws are fitted there
     "fluid/_equations.py", "fluid/_symbolic_equilibrium.py",  # symbols of the same names
+    "fluid/prompt_server/closed_values.py",  # the values of such symbols
     "ode/eulerian/problem.py",  # whether the law has a table, which asks for another equation
 )  # fmt: skip
 """Where coefficients of a law may be read; all else sees its ``duration`` and its ``tangent``."""

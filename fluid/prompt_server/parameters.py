@@ -26,10 +26,12 @@ UNITS = {
     "arrival_rate": "request/time",
     **{name: unit for name, (_, unit) in OF_SERVER.items()},
     **_COEFFICIENTS,
+    "prefix_hit_share": "",
     "mean_prefill": "token",
     "mean_decode": "token",
 }
-"""Unit of each parameter, in the singular."""
+"""Unit of each parameter, in the singular; empty for a pure number. ``prefix_hit_share`` is one
+where one share stands for all classes; where classes have shares of their own it is left at 0."""
 
 
 @answers(MODEL)
@@ -48,6 +50,7 @@ def parameter_values(
         "arrival_rate": arrival_rate,
         **{name: float(getattr(instance, ours)) for name, (ours, _) in OF_SERVER.items()},
         **{name: float(getattr(law, name)) for name in _COEFFICIENTS},
+        "prefix_hit_share": instance.hit_share[0] if len(instance.hit_share) == 1 else 0.0,
         "mean_prefill": mix.mean_prefill,
         "mean_decode": mix.mean_decode,
     }
@@ -71,6 +74,9 @@ def with_parameter(
         moved = with_mean_prefill if name == "mean_prefill" else with_mean_decode
         new = moved(mix, value)
         return replace(here, mix=new, value=float(getattr(new, name)))
+    if name == "prefix_hit_share":
+        shared = min(max(value, 0.0), 1.0)
+        return replace(here, value=shared, instance=replace(instance, hit_share=(shared,)))  # type: ignore[arg-type]
     if name in _COEFFICIENTS:
         law = replace(instance.batch_time, **{name: value})
         return replace(here, instance=replace(instance, batch_time=law))  # type: ignore[arg-type]

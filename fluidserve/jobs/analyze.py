@@ -136,6 +136,7 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
             "units": dict(found.units),
             "derivative": found.sensitivity,
             "elasticity": found.elasticity,
+            **_closed_form(found),
         },
         "sensitivity": [
             {
@@ -148,6 +149,14 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
         ],
         "warnings": list(found.warnings),
     }
+
+
+def _closed_form(found: Analysis) -> dict[str, Any]:
+    """Return what moves capacity and equilibrium, where the model says it."""
+    moved = found.closed_form
+    if not moved.derivative:
+        return {}
+    return {"closed_form": {"derivative": moved.derivative, "elasticity": moved.elasticity}}
 
 
 EQUILIBRIUM = (

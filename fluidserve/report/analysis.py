@@ -83,6 +83,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 f"({summary['gradients']['method']}).",
             )
         )
+    body += _closed_form(summary)
     what = source_words(summary["workload"])
     return page("Analysis of one node", f"{what}; {kind_words(summary['instance'])}", body)
 
@@ -144,6 +145,37 @@ def _flips(flips: list[Mapping[str, Any]]) -> str:
         f"{flip['parameter']} {flip['change']:+.0%} (load {flip['load']:.3f})" for flip in flips
     )
     return f"Changes that turn the verdict on capacity: {said}."
+
+
+MOVED = {
+    "capacity": "capacity", "ttft": "mean TTFT", "tpot": "mean TPOT", "e2el": "mean E2EL",
+}  # fmt: skip
+"""Quantities of the table of closed forms."""
+
+
+def _closed_form(summary: Mapping[str, Any]) -> list[str]:
+    """Return the table of what moves capacity and equilibrium, where the model tells it."""
+    moved = summary["gradients"].get("closed_form", {}).get("elasticity", {})
+    shown = [name for name in MOVED if name in moved]
+    if not shown:
+        return []
+    parameters = dict.fromkeys(key for name in shown for key in moved[name])
+    rows = [
+        [parameter, *(_signed(moved[name].get(parameter)) for name in shown)]
+        for parameter in parameters
+    ]
+    return [
+        heading("What moves capacity and equilibrium"),
+        table(
+            ["[% by +1 %]", *(MOVED[name] for name in shown)], rows,
+            "Derivatives of the closed forms, for a large server; the picture above is of one "
+            "server with its chance.",
+        ),
+    ]  # fmt: skip
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def _per(unit: str) -> str:

@@ -38,18 +38,26 @@ def analysis_table(result: Mapping[str, Any]) -> str:
             [
                 ("latencies", f"of one node, {result['latencies_are']}"),
                 ("moved most by", _movers(result["gradients"]["elasticity"])),
+                ("capacity moved", _movers(_closed(result), "capacity", "capacity")),
                 ("files", result.get("output_dir")),
             ]
         ),
     )
 
 
-def _movers(elasticity: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Return what changes the mean TTFT most when it grows by one per cent."""
-    shown = elasticity.get("mean_ttft") or {}
+def _closed(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Return the elasticities of capacity and equilibrium, where the model tells them."""
+    return result["gradients"].get("closed_form", {}).get("elasticity", {})
+
+
+def _movers(
+    elasticity: Mapping[str, Mapping[str, float]], of: str = "mean_ttft", words: str = "mean TTFT"
+) -> str | None:
+    """Return what changes a quantity most when it grows by one per cent."""
+    shown = elasticity.get(of) or {}
     known = [(name, value) for name, value in shown.items() if value]
     if not known:
         return None
     known.sort(key=lambda each: -abs(each[1]))
     said = ", ".join(f"{name} {value:+.3g} %" for name, value in known[:MOST])
-    return f"mean TTFT by +1 % of {said}"
+    return f"{words} by +1 % of {said}"

@@ -73,3 +73,24 @@ def test_an_unmodelled_policy_is_one_line(run, tmp_path):
     assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "--approximate" in done.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_what_moves_a_server_is_in_json_page_and_table(run, tmp_path):
+    server = ["--engine", "vllm_v1", "--num-gpu-blocks", "20000", "--max-num-seqs", "64", "--d-0",
+              "0.01", "--d-decode", "1e-4", "--d-kv", "1e-7", "--d-prefill", "1e-4"]  # fmt: skip
+    done = run("analyze", *server, "--load", "0.5", "--out", str(tmp_path / "a"))
+    assert done.exit_code == 0, done.stderr
+    moved = json.loads(done.stdout)["gradients"]["closed_form"]
+    assert moved["derivative"].keys() >= {"capacity", "ttft", "tpot", "e2el"}
+    # a law without an offset but d_0: all times together move the capacity by their sum, -1
+    law = sum(moved["elasticity"]["capacity"][name] for name in
+              ("d_0", "d_decode", "d_kv", "d_prefill"))  # fmt: skip
+    assert law == pytest.approx(-1.0, rel=1e-6)
+    assert moved["elasticity"]["capacity"]["max_num_seqs"] > 0
+    assert moved["elasticity"]["ttft"]["arrival_rate"] > 0
+    page = (tmp_path / "a" / "analysis.html").read_text()
+    assert "What moves capacity and equilibrium" in page and "max_num_seqs" in page
+    shown = run("analyze", *server, "--load", "0.5", "--table", "--out", str(tmp_path / "b"))
+    assert "capacity by +1 % of" in shown.stdout
+    node = run("analyze", "--load", "0.5", "--out", str(tmp_path / "c"))
+    assert "closed_form" not in json.loads(node.stdout)["gradients"]
