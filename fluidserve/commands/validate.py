@@ -62,6 +62,7 @@ from fluidserve.options import instance_options, run_options
     help="give answers whose times contradict their counted tokens the usual length",
 )
 @option("--fluid", is_flag=True, help="ask the fluid model beside the engine")
+@option("--one-node", is_flag=True, help="ask the model of one server in equilibrium beside it")
 @option(
     "--replicas",
     type=click.IntRange(1, 1024),

@@ -61,10 +61,11 @@ def validate_into(
         allowed = f"a time before the last arrival that got an answer, at {last:.4g} s"
         raise FlagError("--calibrate-until", until, allowed)
     offset = _front_end(params["front_end_offset"], matched)
+    models = ("engine", *(name for name in ("fluid", "one_node") if params[name]))
     with watch("predict"):
         found = validate(
             requests, server.instance, replicas=server.replicas, front_end=offset,
-            judged_from=until or 0.0, models=("engine", *["fluid"] * params["fluid"]),
+            judged_from=until or 0.0, models=models,
         )  # fmt: skip
     warnings += _warnings(found, params)
     summary = {

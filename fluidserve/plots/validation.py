@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure, from_zero, time_label
+from fluidserve.plots.style import BLUE, GREEN, GREY, INK, VERMILLION, figure, from_zero, time_label
 
 PANELS = {"running": "running requests", "waiting": "waiting requests",
           "in_system": "requests under way",
           "output_throughput": "output tokens per second"}  # fmt: skip
-LINES = {"measured": (INK, 2.4), "engine": (VERMILLION, 1.4), "fluid": (BLUE, 1.4)}
+LINES = {"measured": (INK, 2.4), "engine": (VERMILLION, 1.4), "fluid": (BLUE, 1.4),
+         "one_node": (GREEN, 1.4)}  # fmt: skip
 
 
 def measured_vs_predicted(

@@ -9,7 +9,7 @@ from typing import Any
 from fluidserve.plots import measured_vs_predicted
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.results import read_columns
-from fluidserve.tables.validation import off, score_rows, series_rows
+from fluidserve.tables.validation import BESIDE, off, score_rows, series_rows
 from fluidserve.text import number
 from fluidserve.words import instance_words
 from serving.files import atomic_write
@@ -35,12 +35,19 @@ def draw_validation(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     return [PICTURE]
 
 
-def _fluid(scores: Mapping[str, Any] | None) -> list[str]:
+SAID = {
+    "fluid": "It takes the mix of the requests and their arrival curve, and no single request.",
+    "one_node": "It takes the mix of the requests and the rate of each stretch of the run, as if "
+    "every stretch were in equilibrium.",
+}
+"""What the models beside the engine are given."""
+
+
+def _beside(name: str, scores: Mapping[str, Any] | None) -> list[str]:
     if scores is None:
         return []
-    said = "It takes the mix of the requests and their arrival curve, and no single request."
     head = ["", "measured", "predicted", "error"]
-    return [heading("The fluid model"), table(head, score_rows(scores), said)]
+    return [heading(f"The {BESIDE[name]}"), table(head, score_rows(scores), SAID[name])]
 
 
 def _title(summary: Mapping[str, Any]) -> str:
@@ -76,7 +83,7 @@ def _page(folder: Path, summary: Mapping[str, Any]) -> str:
         picture(folder / PICTURE, "requests over time, measured and predicted",
                 "What the clients or the server counted, and the engine."),
         table(["", "mean measured", "mean predicted", "NRMSE"], series_rows(scores)),
-        *_fluid(summary.get("fluid")),
+        *(part for name in BESIDE for part in _beside(name, summary.get(name))),
         heading("What the run does not say"),
         *(paragraph(text) for text in summary["assumptions"] or ["Nothing had to be assumed."]),
     ]  # fmt: skip

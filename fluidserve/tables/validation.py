@@ -16,6 +16,10 @@ TOTALS = {"completed": "completed", "makespan": "makespan [s]",
 STATISTICS = ("mean", "p50", "p90", "p99")
 
 
+BESIDE = {"fluid": "fluid model", "one_node": "model of one server"}
+"""Models that are shown beside the engine, where they were asked."""
+
+
 def off(error: float | None) -> str:
     """Return a relative error in percent with its sign."""
     return "-" if error is None else f"{100 * error:+.1f} %"
@@ -61,16 +65,16 @@ def validation_table(result: Mapping[str, Any]) -> str:
         ),
         grid(["", "measured", "predicted", "error"], score_rows(scores)),
         grid(["over time", "measured", "predicted", "NRMSE"], series_rows(scores)),
-        _fluid(result.get("fluid")),
+        *(_beside(words, result.get(name)) for name, words in BESIDE.items()),
         pairs([("assumed", "; ".join(result["assumptions"]) or None),
                ("files", result.get("output_dir"))]),
     )  # fmt: skip
 
 
-def _fluid(scores: Mapping[str, Any] | None) -> str:
+def _beside(words: str, scores: Mapping[str, Any] | None) -> str:
     if scores is None:
         return ""
-    return grid(["fluid model", "measured", "predicted", "error"], score_rows(scores))
+    return grid([words, "measured", "predicted", "error"], score_rows(scores))
 
 
 def _matched(calibration: Mapping[str, Any] | None) -> str | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from serving import Instance, UnsupportedError
 from studies.validation.fluid import by_fluid
+from studies.validation.one_node import by_one_node
 from studies.validation.prediction import Prediction, measured
 from studies.validation.replay import replay
 from studies.validation.requests import Replayed
@@ -35,7 +36,9 @@ def by_engine(
     return replay(requests, instance, replicas, grid)[0]
 
 
-PREDICTORS: Mapping[str, Predictor] = {"engine": by_engine, "fluid": by_fluid}
+PREDICTORS: Mapping[str, Predictor] = {
+    "engine": by_engine, "fluid": by_fluid, "one_node": by_one_node,
+}  # fmt: skip
 """Every model that can be held against a run, by name: another one is another entry."""
 
 
@@ -127,7 +130,9 @@ def _judged(of: Prediction, rows: NDArray[np.bool_], start: float) -> Prediction
     """Return the judged requests, and the series from a time on."""
     if of.totals is not None:
         if start > 0:
-            raise UnsupportedError("the fluid model has no single requests to judge from a time on")
+            raise UnsupportedError(
+                "models other than the engine have no single requests to judge from a time on"
+            )
         return of
     later = of.grid >= start
     series = {name: values[later] for name, values in of.series.items()}

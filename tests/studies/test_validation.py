@@ -205,8 +205,18 @@ def test_the_fluid_model_is_held_against_a_run_beside_the_engine(run):
     assert scores.totals["completed"].predicted == pytest.approx(len(table), rel=1e-3)
     engine = simulate(table, SERVER).totals()
     assert found_share(table, 16) == pytest.approx(engine["prefix_cache_hit_rate"], abs=0.01)
+    one = validate(replayed(run), SERVER, models=("one_node",), front_end=0.02).scores["one_node"]
+    for name, most in (("ttft", 0.1), ("tpot", 0.05), ("e2el", 0.05)):
+        ours, theirs = (each.latencies[name]["mean"].predicted for each in (one, scores))
+        assert ours == pytest.approx(theirs, rel=most), name
+    assert one.totals["completed"].predicted == len(table)
     impatient = replace(found.requests, table=replace(table, abort_time=table.arrival_time + 9))
     with pytest.raises(UnsupportedError, match="give up"):
         validate(impatient, SERVER, models=("fluid",))
+    with pytest.raises(UnsupportedError, match="give up"):
+        validate(impatient, SERVER, models=("one_node",))
+    slow = replace(SERVER, batch_time=SERVER.batch_time.scaled(0.001))
+    with pytest.raises(UnsupportedError, match="no equilibrium from 0 to"):
+        validate(replayed(run), slow, models=("one_node",))
     with pytest.raises(UnsupportedError, match="single requests"):
         validate(replayed(run), SERVER, models=("fluid",), judged_from=5.0)
