@@ -18,6 +18,7 @@ def test_there_are_notebooks():
         "full_memory",
         "one_node",
         "phase_diagram",
+        "vllm_server",
     }
 
 
