@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from click.testing import CliRunner
 from kv_capacity import canonical, measured_runs
 
 from calibration.profiles import (
@@ -27,19 +29,25 @@ from calibration.profiles import (
     gpus,
     models,
 )
+from calibration.robust_fit import fit_relative
 from calibration.server_runs import BatchRows, Coefficients, calibrate_run, fit_law, read_server_log
 from calibration.step_times import StepRows, fit_step_times, read_step_times
-from serving import BatchTimeLaw, FluidServeError
+from fluidserve.cli import cli
+from fluidserve.law_files import law_file
+from serving import BatchTimeLaw, FluidServeError, kind_named
 
 KAIST = "step times summed from kernels measured with vLLM 0.19 by LLMServingSim (CASYS, KAIST)"
 VIDUR = "kernels measured by Vidur (Microsoft Research), step times summed from them"
 BLIS = "steps timed on vLLM 0.15 by BLIS (inference-sim)"
 GUIDELLM = "requests timed on vLLM 0.11 under GuideLLM by BLIS (inference-sim)"
+PERF = "requests timed on vLLM 0.15 under inference-perf by BLIS (inference-sim)"
 NO_LICENCE = "none stated by the source; only fitted figures are kept"
 UNITS = "law in ms, ms/token, ms/request, ms/token; KV capacity in tokens; errors are shares"
 CARDS = ("A100", "A30", "A40", "H100", "RTX4090", "RTXPRO6000")
 LARGEST_DECODE = 256
 CHUNK = 2048
+MOST_TOKENS = 32_768
+"""Tokens of a batch up to which tables are kept."""
 SHEET = Roofline(weights=1, layer=0, kv=1, decode=1, prefill=1, reserve=1, error={}, source="",
                  date="")  # fmt: skip
 """Estimates that take data sheets at their word."""
@@ -119,6 +127,74 @@ def measured_without_attention(frame: pd.DataFrame) -> dict:
     }  # fmt: skip
 
 
+def measured_with_kv(rows: StepRows, d_kv: float, d_prefill: float) -> dict:
+    """Return law and fit of steps without prefill, given what a token of KV costs [ms]."""
+    seen = rows.prefill_tokens == 0
+    n, context, time = rows.requests[seen], rows.context[seen], 1e3 * rows.time[seen]
+    base = d_kv * context
+
+    def fitted(seen: np.ndarray) -> np.ndarray:
+        columns = np.stack([np.ones(n.size), n], 1)[seen]
+        return fit_relative(columns, time[seen], base=base[seen], centred=True).coefficients
+
+    def errors(law: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return np.abs((law[0] + law[1] * n + base)[at] / time[at] - 1)
+
+    every, held_out = np.ones(n.size, bool), {}
+    for of, level in (("batch size", n), ("context per request", context / n)):
+        bins = np.searchsorted(np.quantile(level, np.arange(1, 8) / 8), level)
+        left_out = [errors(fitted(bins != each), bins == each) for each in np.unique(bins)]
+        held_out[f"8 bins of {of}"] = np.concatenate(left_out).mean()
+    d_0, d_decode = fitted(every)
+    return {
+        "law": {"d_0": d_0, "d_decode": d_decode, "d_kv": d_kv, "d_prefill": d_prefill},
+        "fit": {"decode": {"rows": n.size, "mape": errors(np.array([d_0, d_decode]), every).mean(),
+                           "held_out": held_out}},
+    }  # fmt: skip
+
+
+def measured_pair(runs: Path, names: Sequence[str], sheet: Law) -> dict:
+    """Return law and fit of the requests of two runs, matched as ``validate --calibrate-on`` does.
+
+    Each of the two is also predicted from the other alone: by how much the time per token is off
+    is the error of the law on batches that its runs did not have.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "sheet.yaml"
+        file.write_text(law_file("data sheets", asdict_of(sheet), None, kind_named("vllm_v1")))
+
+        def validated(run: str, trained: Sequence[str]) -> dict:
+            given = ["validate", str(runs / run), "--law-file", str(file), "--mend-lengths"]
+            for each in trained:
+                given += ["--calibrate-on", str(runs / each)]
+            told = CliRunner().invoke(cli, [*given, "--out", str(Path(scratch) / "out")])
+            assert told.exit_code == 0, told.stderr
+            return json.loads(told.stdout)
+
+        both = validated(names[0], names)
+        off = {}
+        for one, other in (names, names[::-1]):
+            alone = validated(one, [other])["engine"]["tpot_ms"]["mean"]["error"]
+            off[f"{one} from {other}"] = abs(alone)
+    found = {key: value for key, value in both["instance"].items() if key in Law.model_fields}
+    law = {key: [[x, 1e3 * t] for x, t in value if x <= MOST_TOKENS]
+           if isinstance(value, list) else 1e3 * value
+           for key, value in found.items() if value}  # fmt: skip
+    return {
+        "law": {"d_0": 0.0, "d_decode": 0.0, "d_kv": 0.0, "d_prefill": 0.0, **law},
+        "range": f"up to {both['instance']['max_num_seqs']} requests, those of "
+        f"{' and '.join(names)}",
+        "fit": {"decode": {"rows": both["calibration"]["times"],
+                           "mape": both["calibration"]["spread"], "held_out": off}},
+    }  # fmt: skip
+
+
+def asdict_of(law: Law) -> dict:
+    """Return the coefficients that a law has, in seconds, as a file of a law has them."""
+    found = law.batch_time()
+    return {key: getattr(found, key) for key in Law.model_fields if getattr(found, key)}
+
+
 def measured_run(run: Path) -> dict:
     """Return the same of the requests of a run, by ``calibrate run``."""
     fit = calibrate_run(read_server_log(f"{run}_requests.csv"))
@@ -172,7 +248,13 @@ def collect(data: Path, cards: Sequence[str]) -> Found:
             if kernels is not None:  # timed steps hold too few prompts to tell
                 said, d_prefill = f"{measured}; d_prefill from kernels", kernels["law"]["d_prefill"]
             rows = read_step_times(steps / file, hardware=card, model=name, tp=int(tp))
-            put(card, name, tp, measured_steps(rows, canonical(name), d_prefill), measured=said,
+            seen = measured_steps(rows, canonical(name), d_prefill)
+            if d_prefill is not None and seen["law"]["d_decode"] == 0:
+                # requests and KV grow together, and the fit gave all of it to KV
+                kv = factors(laws_of(found))["kv"] * sheet_law(canonical(name), card, tp)["d_kv"]
+                seen |= measured_with_kv(rows, kv, d_prefill)
+                said += "; d_kv is estimated"
+            put(card, name, tp, seen, measured=said,
                 source=source, licence=licence, date=date)  # fmt: skip
     if "H100" in cards:
         run = data / "runs" / "vllm011_h100" / "jan21-llama7b-train-1"
@@ -185,6 +267,14 @@ def collect(data: Path, cards: Sequence[str]) -> Found:
             "kv_capacity": json.loads(heavy.read_text())["kv_tokens"],
             "kv_capacity_source": "log of a server under vLLM 0.11 (inference-sim)",
         }
+        name, tp = "mistralai/Mixtral-8x7B-v0.1", 2
+        base = Roofline(**factors(laws_of(found)), reserve=1, error={}, source="", date="")
+        put("H100", name, tp, measured_pair(
+            data / "runs" / "vllm_h100_inferenceperf",
+            ("mixtral-8x7b-v0-1-tp2-codegen", "mixtral-8x7b-v0-1-tp2-reasoning"),
+            estimated_law(models()[name], gpus()["H100"], tp, base),
+        ), measured="requests on a server", source=PERF, licence=NO_LICENCE,
+            date="2026-02")  # fmt: skip
     add_servers(found, data)
     if "RTXPRO6000" in cards:
         windows = data / "steps" / "windows" / "RTXPRO6000_Llama-3.1-8B_windows_1s.csv"
@@ -270,12 +360,17 @@ def estimate_errors(laws: pd.DataFrame) -> pd.DataFrame:
 
 
 def mixture_error(found: Found, base: dict[str, float]) -> dict:
-    """Return the error of estimates of the measured mixtures of experts, which set no factor."""
+    """Return the error of estimates of the measured mixtures of experts, which set no factor.
+
+    A law that was matched to requests began as the estimate, and is no measure of it.
+    """
     roofline = Roofline(**base, reserve=1, error={}, source="", date="")
     errors, names, n = [], [], 2.0 ** np.arange(9)
     for (card, name), each in found.items():
         if models()[name].experts:
             for tp, measurement in each.items():
+                if measurement["measured"].startswith("requests"):
+                    continue
                 own = Law(**measurement["law"]).batch_time().duration(n, n)
                 law = estimated_law(models()[name], gpus()[card], tp, roofline).batch_time()
                 errors.append(np.abs(law.duration(n, n) / own - 1))

@@ -25,7 +25,11 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from calibration.measured_runs import read_measured_run
+from calibration.profiles import Law, estimated_law, gpus, models, roofline
 from fluidserve.cli import cli
+from fluidserve.law_files import law_file
+from serving import kind_named
 
 H100, CPU, RTX, OLD = (
     "vllm_h100_inferenceperf", "vllm032_cpu", "vllm019_sharegpt", "vllm011_h100",
@@ -49,6 +53,8 @@ class Case:
         Further options.
     offset_of
         Another run whose case gives the time of the front end; by default that of the case itself.
+    sheets
+        Begin with the law of data sheets, where the profile knows the run that is judged.
     """
 
     run: str
@@ -56,6 +62,7 @@ class Case:
     steps: str = ""
     options: tuple[str, ...] = ()
     offset_of: str = ""
+    sheets: bool = False
 
     @property
     def law_words(self) -> str:
@@ -81,10 +88,10 @@ CASES = (
     h100("llama-2-70b-tp4-general", "llama-2-70b-tp4-roleplay", steps="70b-hf-tp4-codegen"),
     h100("llama-2-7b-tp1-codegen", "llama-2-7b-tp1-roleplay"),
     h100("llama-2-7b-tp1-roleplay", "llama-2-7b-tp1-codegen"),
-    h100("mixtral-8x7b-v0-1-tp2-codegen", offset_of="codellama-34b-tp2-roleplay"),
+    h100("mixtral-8x7b-v0-1-tp2-codegen", offset_of="codellama-34b-tp2-roleplay", sheets=True),
     h100("llama-2-7b-tp1-reasoning", "llama-2-7b-tp1-codegen", "llama-2-7b-tp1-roleplay"),
     h100("llama-2-70b-hf-tp4-reasoning", "llama-2-70b-tp4-general", "llama-2-70b-tp4-roleplay"),
-    h100("mixtral-8x7b-v0-1-tp2-reasoning", "mixtral-8x7b-v0-1-tp2-codegen"),
+    h100("mixtral-8x7b-v0-1-tp2-reasoning", "mixtral-8x7b-v0-1-tp2-codegen", sheets=True),
     Case(f"{RTX}/RTXPRO6000_Llama-3.1-8B"),
     Case(f"{RTX}/RTXPRO6000_Llama-3.1-8B", options=("--calibrate-until", "20")),
     Case(f"{RTX}/RTXPRO6000_Qwen3-30B-A3B-Instruct-2507"),
@@ -129,6 +136,8 @@ class Bench:
             found += ["--calibrate-on", str(self.data / "runs" / each)]
         if case.steps:
             found += ["--calibrate-steps", str(self._steps(case.steps))]
+        if case.sheets:
+            found += ["--law-file", str(self._sheets(case))]
         found += case.options
         if case.offset_of:
             offset = next(result["front_end_offset"] for other, result in self.results.items()
@@ -137,6 +146,18 @@ class Bench:
         elif case.trained:
             found += ["--front-end-offset", "matched"]
         return found
+
+    def _sheets(self, case: Case) -> Path:
+        """Write the law that data sheets and shape give the model of a run, and return the file."""
+        server = read_measured_run(self.data / "runs" / case.run).server
+        sheet = estimated_law(
+            models()[str(server.model)], gpus()[str(server.hardware)], int(server.tp or 1),
+            roofline(),
+        ).batch_time()  # fmt: skip
+        law = {key: getattr(sheet, key) for key in Law.model_fields if getattr(sheet, key)}
+        path = self.scratch / f"{Path(case.run).name}.yaml"
+        path.write_text(law_file("data sheets", law, None, kind_named("vllm_v1")))
+        return path
 
     def _steps(self, experiment: str) -> Path:
         """Write the steps of one experiment alone, and return the file."""

@@ -37,8 +37,8 @@ def beginning(profile: Profile, *, kernels_differ: bool = False) -> Beginning:
     """Return the law of a profile, or that of data sheets where it cannot be told apart.
 
     Steps of a server have their KV and their requests grow together. Where a profile of such steps
-    gives no time to a decoding request, the split is none, and the law of data sheets is better to
-    begin with.
+    could not tell them apart, its split is that of data sheets, and their law is better to begin
+    with: it does not know the server that is to be predicted.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def beginning(profile: Profile, *, kernels_differ: bool = False) -> Beginning:
     """
     law, measured = profile.law.batch_time(), profile.basis.split(",")[0]
     on = f"{profile.model} on {profile.tp} x {profile.hardware}"
-    knows = law.d_decode > 0 or law.d_decode_table is not None
+    knows = not ("steps" in measured and "d_kv is estimated" in measured)
     if profile.origin != "measured" or not knows:
         shape, gpu = models()[profile.model], gpus()[profile.hardware]
         estimate = estimated_law(shape, gpu, profile.tp, roofline()).batch_time()

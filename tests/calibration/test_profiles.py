@@ -50,7 +50,9 @@ def test_every_profile_names_a_known_model_and_card_and_says_where_it_is_from():
         assert each.source and each.licence and each.date and each.range
         profile = find(model, card, tp)
         assert profile.origin == "measured" and profile.kv_capacity > 0
-        assert 0 < profile.expected_error["decode"] < 0.15
+        # of two runs, each of which is far from what the other says
+        is_unsure = (model, card) == ("mistralai/Mixtral-8x7B-v0.1", "H100")
+        assert (0 < profile.expected_error["decode"] < 0.15) is not is_unsure
     assert len(listing()) == len(measured())
 
 
@@ -160,7 +162,8 @@ def test_an_estimate_says_so_and_how_far_it_errs():
     assert found.expected_error["decode"] < 0.1 < found.expected_error["decode_worst"]
     dense = [model for model, _, _ in measured() if models()[model].experts is None]
     assert found.expected_error["laws"] == len(dense)
-    assert "estimated" in found.said() and "7" in found.said()
+    assert "estimated" in found.said()
+    assert f"within {100 * found.expected_error['decode']:.1f} %" in found.said()
 
 
 def test_the_roofline_is_bytes_over_bandwidth_and_operations_over_rate():
