@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -178,8 +178,15 @@ def mean_lengths(mix: RequestMix) -> dict[str, float]:
     }
 
 
-def load_inputs(params: Mapping[str, Any]) -> Inputs:
+def load_inputs(params: Mapping[str, Any], *, told: Callable[[str], None] = tell) -> Inputs:
     """Return the instance and the workload that a command's parameters name.
+
+    Parameters
+    ----------
+    params
+        Of the command.
+    told
+        Called with a line on the profile, and on the engine where it is none of a server.
 
     Raises
     ------
@@ -196,9 +203,9 @@ def load_inputs(params: Mapping[str, Any]) -> Inputs:
     config = load_config_of(params)
     profile = profile_of(params)
     if profile is not None:
-        tell(f"profile: {profile.of_kind(kind_named(config.engine), config.model_dump()).said()}")
+        told(f"profile: {profile.of_kind(kind_named(config.engine), config.model_dump()).said()}")
         if config.engine == DEFAULT_KIND.name and "engine" not in config.model_fields_set:
-            tell(NO_SERVER)
+            told(NO_SERVER)
     scale = 1 if params.get("scale") is None else params["scale"]
     if not 1 <= scale <= LARGEST_SCALE:
         raise FlagError("--scale", scale, f"a whole number > 0 and <= {LARGEST_SCALE}")

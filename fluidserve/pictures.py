@@ -139,6 +139,7 @@ def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         noise_floor=summary["discrete"]["noise_floor"],
         time_unit=summary["instance"]["time_unit"],
         title=title_of(summary),
+        swaps=kind_of(_instance(summary)).swaps,
     )
     return [*_draw_dynamics(folder, summary, [discrete, *fluid]), "fluid_vs_discrete.png"]
 

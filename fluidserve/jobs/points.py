@@ -127,7 +127,10 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
     row: dict[str, Any] = {"error": None, "warnings": None}
     try:
         params = parameters(kind, merged)
-        inputs = load_inputs(params)
+        notes: list[str] = []  # a thousand points are not to say on stderr what they all are
+        inputs = load_inputs(params, told=notes.append)
+        notes += [f"note: {line}" for line in inputs.rate_note.values()]
+        row |= {"notes": "; ".join(notes)} if notes else {}
         row |= {
             "requests": len(inputs.question.requests),
             "mean_arrival_rate": inputs.question.mean_rate,

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from fluidserve.config import flat
 from fluidserve.flags import FlagError
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
 from fluidserve.options import PROFILE_KEYS, config_flags
 from fluidserve.profiled import SERVER
+from fluidserve.text import instance_line
+from fluidserve.words import workload_words
 from serving import FluidServeError, UnsupportedError, VllmV1
 from serving.kinds.vllm_v1 import MOST_BLOCKS
 from studies.prefix_cache import PrefixCache, WaitingTurns, sizes_between
@@ -85,7 +88,11 @@ def predict(params: Mapping[str, Any], blocks: str | None, picture: str | None) 
     if picture is not None:
         from fluidserve.plots.cache_curve import cache_curve
 
-        cache_curve(result, curve.size, curve.hit_share(curve.size), picture)
+        shown = workload_words({"workload": result["workload"], "instance": flat(node)})
+        cache_curve(
+            result, curve.size, curve.hit_share(curve.size), picture,
+            title=f"{instance_line(node)}\n{shown}" if is_server else shown,
+        )  # fmt: skip
     return result
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fluidserve.plots.style import BLUE, GREY, VERMILLION, figure, legend_above
+from fluidserve.plots.style import BLUE, GREY, VERMILLION, figure, legend_above, plain_ticks
 
 
-def cache_curve(result: Mapping[str, Any], size: NDArray, share: NDArray, path: str | Path) -> None:
+def cache_curve(
+    result: Mapping[str, Any], size: NDArray, share: NDArray, path: str | Path, *, title: str = ""
+) -> None:
     """Draw the hit share over the memory, and below it the load of a server that finds so much.
 
     Parameters
@@ -22,6 +24,8 @@ def cache_curve(result: Mapping[str, Any], size: NDArray, share: NDArray, path: 
         Sizes [blocks], and the hit shares of the order of the requests alone.
     path
         PNG to write.
+    title
+        What is shown: the server, if there is one, and the requests.
     """
     points, block = result["points"], result["block_size"]
     tokens = [each["tokens"] for each in points]
@@ -49,5 +53,6 @@ def cache_curve(result: Mapping[str, Any], size: NDArray, share: NDArray, path: 
                 each.axvline(
                     (result["num_gpu_blocks"] - 1) * block, color=GREY, linestyle=":", linewidth=0.9
                 )
+        plain_ticks(panels[-1].xaxis)
         panels[-1].set_xlabel("KV memory [tokens]" + (", dotted: this server" * is_server))
-        legend_above(drawing, handles)
+        legend_above(drawing, handles, title)

@@ -13,12 +13,14 @@ from fluidserve.plots.style import (
     GREY,
     INK,
     PURPLE,
+    SWAPS_NOBODY,
     Curve,
     band,
     figure,
     from_zero,
     legend_above,
     note,
+    say,
     time_label,
 )  # fmt: skip
 from fluidserve.plots.style import per_time as rate_unit
@@ -74,8 +76,8 @@ def system_dynamics(
         _panel(grid[0, 1], curves, t, "waiting", "WAITING [requests]", handles)
         _panel(grid[0, 2], curves, t, "running", "RUNNING [requests]", handles)
         _panel(grid[1, 0], curves, t, "swapped", "SWAPPED [requests]", handles)
-        if not any(event.state == "swapped" for event in kind.events):
-            _say(grid[1, 0], "this engine swaps nobody out")
+        if not kind.swaps:
+            say(grid[1, 0], SWAPS_NOBODY)
         memory = limits["memory"]
         _panel(grid[1, 1], curves, t, "memory", "KV memory in use", handles, 100 / memory.value)
         grid[1, 1].set_ylabel(f"share of {memory.words} [%]")
@@ -119,16 +121,8 @@ def _panel(
             handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(shown, mean, **curve.line)[0])
     if not any(output in curve.mean.outputs for curve in curves):
-        _say(axes, "not computed by this method")
+        say(axes, "not computed by this method")
     from_zero(axes)
-
-
-def _say(axes: Axes, words: str) -> None:
-    """Write into a panel that has nothing to show."""
-    axes.text(
-        0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY,
-        fontsize=8.5,
-    )  # fmt: skip
 
 
 def while_batches(curve: Curve, t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure
+from fluidserve.plots.style import BLUE, GREY, INK, VERMILLION, figure, plain_ticks
 
 PANELS = {"ttft": "TTFT, time to first token", "tpot": "TPOT, time per output token",
           "e2el": "E2EL, end-to-end latency"}  # fmt: skip
@@ -80,14 +80,14 @@ def latency_curves(
                 handles.setdefault(answer[1], line)
             if is_log:
                 axes.set_xscale("log")
-                _plain_ticks(axes.xaxis)
+                plain_ticks(axes.xaxis)
             if is_count:
                 values = np.unique(x)
                 axes.set_xticks(values, [f"{value:g}" for value in values])
                 axes.set_xticks([], minor=True)
                 axes.set_xlim(values[0] / 1.1, 1.1 * values[-1])
             axes.set_yscale("log")
-            _plain_ticks(axes.yaxis)
+            plain_ticks(axes.yaxis)
             said = [np.asarray(columns[f"{of}_{latency}{suffix}"], float) for of in COLOURS]
             _start_below(axes, np.concatenate([*said, [x for _, of, x in limits if of == latency]]))
             axes.set_title(words)
@@ -99,15 +99,6 @@ def latency_curves(
             title=footnote or None, title_fontsize=8,
         )  # fmt: skip
         drawing.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-
-
-def _plain_ticks(axis: Any) -> None:
-    """Label a logarithmic axis with numbers as one writes them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _start_below(axes: Any, values: Any) -> None:

@@ -24,6 +24,7 @@ BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 VERMILLION, ORANGE, PURPLE = "#D55E00", "#E69F00", "#CC79A7"
 WINE = "#882255"
 
+SWAPS_NOBODY = "this engine swaps nobody out"
 BAND_LABEL = "90 % of single runs"
 
 ENGINES: dict[str, tuple[str, str]] = {
@@ -176,6 +177,23 @@ def from_zero(axes: Axes) -> None:
         axes.set_ylim(bottom=0)
     if high >= 1e4:
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def say(axes: Axes, words: str) -> None:
+    """Write into a panel that has nothing to show."""
+    axes.text(
+        0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY,
+        fontsize=8.5,
+    )  # fmt: skip
+
+
+def plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with numbers as one writes them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def note(axes: Axes, text: str, *, x: float = 0.99, y: float = 1.02) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 from fluidserve.methods import method_name
 from fluidserve.plots.style import (
     BAND_LABEL,
+    SWAPS_NOBODY,
     Curve,
     band,
     figure,
     from_zero,
     legend_above,
+    say,
     time_label,
 )
 from fluidserve.text import percent
@@ -41,6 +43,7 @@ def fluid_vs_discrete(
     noise_floor: Mapping[str, float],
     time_unit: str = "none",
     title: str = "",
+    swaps: bool = True,
 ) -> None:
     """Draw every scored output, fluid over the mean of the runs, and the residuals.
 
@@ -60,6 +63,8 @@ def fluid_vs_discrete(
         Unit of the time axis.
     title
         What is shown: the node, the load, the unit.
+    swaps
+        Whether the engine can swap requests out.
     """
     t = discrete.mean.time
     scale = {name: _scale(discrete, name) for name in NRMSE_OUTPUTS}
@@ -87,6 +92,8 @@ def fluid_vs_discrete(
             left.set_title(NAMES.get(name, name))
             left.set_ylabel("[requests]")
             from_zero(left)
+            if name == "swapped" and not swaps:
+                say(left, SWAPS_NOBODY)
             errors = {curve.name: nrmse[curve.name][name] for curve in knowing}
             scored = scores(errors, noise_floor[name])
             right.set_title(scored, fontweight="normal", fontsize=8.5)

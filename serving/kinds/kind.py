@@ -244,6 +244,11 @@ class Kind:
         return BatchTimeLaw(**(none | carried | {key: values[key] for key in self.law_keys}))
 
     @property
+    def swaps(self) -> bool:
+        """Whether the engine can swap requests out."""
+        return any(event.state == "swapped" for event in self.events)
+
+    @property
     def carried_keys(self) -> tuple[str, ...]:
         """Keys of the law that an instance of this kind carries and does not spend."""
         return tuple(key for key in CARRIED if key not in self.law_keys)

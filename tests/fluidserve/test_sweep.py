@@ -346,12 +346,17 @@ def test_a_point_says_what_the_command_says_for_every_engine(run, tmp_path, name
     (tmp_path / "g.yaml").write_text(json.dumps(file))  # JSON is YAML
     done = run("sweep", "g.yaml", "--workers", 1, "--no-verbose")
     assert done.exit_code == 0 and json.loads(done.stdout)["failed"] == 0, done.stderr
+    assert "profile:" not in done.stderr  # it is a column, and not said by every point
     more = ("--no-pictures", "--workers", 1) if kind == "compare" else ()
     for row, value in zip(rows_of(tmp_path / "sweep.csv"), values, strict=True):
         asked = run(kind, *options_of({**shared, key: value}), *more, "--out", "one")
         assert asked.exit_code == 0, asked.stderr
         alone = json.loads(asked.stdout)
         assert row["warnings"] == "; ".join(alone["warnings"])
+        told = [
+            line for line in asked.stderr.splitlines() if line.startswith(("profile:", "note:"))
+        ]
+        assert row.get("notes", "") == "; ".join(told)
         for column, of in (("capacity", "capacity"), ("realised_load", "load")):
             assert float(row[column]) == alone["workload"][of]
         expected = {"": alone.get("metrics")}
