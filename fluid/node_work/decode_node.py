@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fluid._capacity import Saturation, saturation
 from fluid._operating_point import check_takes_time
 from fluid.node_work.batches import DecodeBatches
@@ -44,7 +46,11 @@ def _linear_law(mix: RequestMix, instance: DecodeNode, rate: float) -> Line:
 
 @answers("decode_node")
 def work_closure(
-    mix: RequestMix, instance: DecodeNode, rate: float, dispersion: float = 1.0
+    mix: RequestMix,
+    instance: DecodeNode,
+    rate: float,
+    dispersion: float = 1.0,
+    oldest: float | None = None,
 ) -> WorkClosure:
     """Return the closure at an arrival ``rate`` [requests/time].
 
@@ -56,6 +62,9 @@ def work_closure(
         At or above capacity, those who execute are as at the capacity.
     dispersion
         Variance of the number of arrivals in a long time over its mean.
+    oldest : [iterations]
+        Batches since the node began with nobody in it: no request is further than
+        that. None where all ages are there.
 
     Raises
     ------
@@ -68,7 +77,13 @@ def work_closure(
     batches = DecodeBatches(full, instance.batch_time, extra)
     inside = min(rate, CLOSEST * full.throughput)
     line = _linear_law(mix, instance, inside)
-    return closure_of(request_work(mix, extra), batches, line, rate, dispersion)
+    return closure_of(
+        request_work(mix, extra, math.inf if oldest is None else oldest),
+        batches,
+        line,
+        rate,
+        dispersion,
+    )
 
 
 def tokens_besides(instance: DecodeNode, full: Saturation) -> float:

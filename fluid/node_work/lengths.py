@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ NODES = 24
 
 GROUPS = 48
 """Groups of like decode length behind the autocorrelation of the batch tokens."""
+
+PARTS = 12
+"""Parts of such a group by what requests hold, where fewer requests are to stand for a mix."""
 
 LAGS = 40
 """Lags [iterations] at which that autocorrelation is worked out."""
@@ -172,6 +175,33 @@ def _in_order(mix: RequestMix, *, by_prompt: bool) -> _Ordered:
         prefill, decode, weight = prefill[again], decode[again], weight[again]
         rank = np.cumsum(np.diff(rank, prepend=0.0)[again])
     return _Ordered(prefill, decode, rank, weight, nodes, group)
+
+
+def gathered(mix: RequestMix, needs: Needs) -> Needs:
+    """Return the needs of fewer requests that stand for those of a mix: the means of alike ones.
+
+    They are alike in D first and then in what they hold; a mix of few classes stays as it is.
+    """
+    if len(mix) <= GROUPS * PARTS:
+        return needs
+    group = _in_order(mix, by_prompt=False).group
+    order = np.lexsort((needs.size, group))
+    share = needs.share[order]
+    before = np.cumsum(share) - 0.5 * share
+    mass = np.bincount(group, needs.share, GROUPS)
+    start = np.cumsum(mass) - mass
+    within = (before - start[group[order]]) / np.maximum(mass[group[order]], 1e-300)
+    part = group[order] * PARTS + np.clip((within * PARTS).astype(np.intp), 0, PARTS - 1)
+    total = np.bincount(part, share, GROUPS * PARTS)
+    filled = total > 0
+
+    def mean(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(part, share * of[order], GROUPS * PARTS)[filled] / total[filled]
+
+    return replace(
+        needs, share=np.asarray(total[filled], float), stages=mean(needs.stages),
+        size=mean(needs.size), each=mean(needs.each), brought=mean(needs.brought),
+    )  # fmt: skip
 
 
 def _grouped(group: NDArray[np.intp], needs: Needs) -> _Groups:

@@ -11,13 +11,14 @@ what it takes of a batch besides its tokens, in tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluid.node_work.lengths import Lengths, Needs, lengths_of
+from fluid.node_work.lengths import Lengths, Needs, gathered, lengths_of
 from serving import RequestMix
 from serving.compilation import compiled
 
@@ -109,8 +110,8 @@ class RequestWork:
         return float(self.requests[FRESH].sum())
 
 
-@lru_cache(maxsize=32)
-def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
+@lru_cache(maxsize=64)
+def request_work(mix: RequestMix, extra: float = 0.0, oldest: float = math.inf) -> RequestWork:
     """Return the moments of a mix's work; a mix is immutable and known by identity.
 
     Parameters
@@ -119,10 +120,18 @@ def request_work(mix: RequestMix, extra: float = 0.0) -> RequestWork:
         Who arrives.
     extra : [tokens]
         g; more than -1.
+    oldest : [iterations]
+        Batches since the node began: no request is further than that.
     """
-    p, d = mix.prefill, mix.decode.astype(float)
-    needs = Needs(mix.probability, d, p, 1.0, p + extra, 1.0, np.zeros(d.size), 0.5)
+    if oldest < math.inf:
+        return younger(mix, _needs(mix, extra), request_work(mix, extra), oldest)
+    needs = _needs(mix, extra)
     return work_of(needs, lengths_of(mix, needs))
+
+
+def _needs(mix: RequestMix, extra: float) -> Needs:
+    p, d = mix.prefill, mix.decode.astype(float)
+    return Needs(mix.probability, d, p, 1.0, p + extra, 1.0, np.zeros(d.size), 0.5)
 
 
 def work_of(needs: Needs, lengths: Lengths) -> RequestWork:
@@ -135,39 +144,68 @@ def work_of(needs: Needs, lengths: Lengths) -> RequestWork:
     lengths
         The same requests by decode length.
     """
-    d = needs.stages
-    total = needs.each * d + needs.slope * d * (d + 1) / 2
-    stages = _stage_moments(needs, float((total + needs.brought).max()))
-    requests = _request_moments(needs, total + needs.brought)
+    stages, requests = _moments(needs, math.inf)
     brought, share = requests[WORK], requests[PROBABILITY]
     mean, second = float(brought.sum()), float(np.sum(brought**2 / share))
     return RequestWork(stages, requests, lengths, mean, second, _jumps(requests))
 
 
-def _stage_moments(needs: Needs, most: float) -> NDArray[np.float64]:
+def younger(mix: RequestMix, needs: Needs, all_ages: RequestWork, oldest: float) -> RequestWork:
+    """Return the moments while no request has been in more than so many batches.
+
+    Parameters
+    ----------
+    mix, needs
+        Who arrives, and what they take of their batches.
+    all_ages
+        The moments without that limit: the work that requests bring stays.
+    oldest : [iterations]
+        Batches since the node began with nobody in it.
+    """
+    few = gathered(mix, needs)
+    stages, requests = _moments(few, oldest)
+    if few is not needs:  # what few requests stand for is right once all ages are there
+        with_all, of_all = _moments(few, math.inf)
+        stages *= (all_ages.stages.sum(axis=2) / with_all.sum(axis=2))[:, :, None]
+        requests *= (all_ages.requests.sum(axis=1) / of_all.sum(axis=1))[:, None]
+    return replace(all_ages, stages=stages, requests=requests)
+
+
+def _moments(needs: Needs, oldest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sums over stages and over requests, see :class:`RequestWork`."""
+    d = needs.stages
+    total = needs.each * d + needs.slope * d * (d + 1) / 2 + needs.brought
+    most = float(total.max())
+    return _stage_moments(needs, most, oldest), _request_moments(needs, total, oldest)
+
+
+def _stage_moments(needs: Needs, most: float, oldest: float) -> NDArray[np.float64]:
     sums = np.zeros((2, 5, STAGE_BINS))
     _add_stages(
         needs.size, needs.growth, needs.each, needs.slope, needs.stages, needs.brought,
-        needs.share, needs.pending, np.log(max(most, 2.0)) + 1e-9, sums,
+        needs.share, needs.pending, oldest, np.log(max(most, 2.0)) + 1e-9, sums,
     )  # fmt: skip
     return np.ascontiguousarray(sums[:, :, sums[PLAIN, COUNT] > 0])
 
 
 @compiled
-def _add_stages(size, growth, each, slope, stages, brought, share, pending, top, sums):
+def _add_stages(size, growth, each, slope, stages, brought, share, pending, oldest, top, sums):
     bins = sums.shape[2]
     edges = np.exp(np.arange(bins) * (top / bins))
     executing, waiting = np.zeros((bins, 6)), np.zeros((bins, 6))  # a stage writes to one place
     for atom in range(size.size):
         size_, each_, d_, a = size[atom], each[atom], stages[atom], share[atom]
-        groups = int(min(d_, MOST_STAGES))
+        reached = min(d_, oldest)
+        groups = int(max(min(reached, MOST_STAGES), 1.0))
         total = each_ * d_ + slope * (d_ * (d_ + 1.0) / 2.0)
         whole = total + brought[atom]
         b = min(int(np.log(max(whole, 1.0)) / top * bins), bins - 1)
         _add_stage(waiting[b], pending * a, whole, size_ + growth)
         first = 0.0
         for g in range(groups):
-            last = np.floor((g + 1) * d_ / groups)
+            last = (g + 1) * reached / groups
+            if reached == d_:
+                last = np.floor(last)
             k = 0.5 * (first + last)
             done = each_ * k + slope * (k * (k + 1.0) / 2.0)  # half of the stage in progress is
             left = total - done - 0.125 * slope
@@ -203,28 +241,40 @@ def _add_stage(sums, weight, left, c):
     sums[5] += squares * c
 
 
-def _request_moments(needs: Needs, total: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return sums over stages, in closed form where they are polynomials in their number."""
+def _request_moments(
+    needs: Needs, total: NDArray[np.float64], oldest: float
+) -> NDArray[np.float64]:
+    """Return sums over stages, in closed form: they are polynomials in the stages reached."""
     share, d = needs.share, needs.stages
+    m = np.minimum(d, oldest)
     order = np.argsort(total, kind="stable")
     mass = np.cumsum((share * total**2)[order])
     which = np.minimum((mass / mass[-1] * REQUEST_BINS).astype(int), REQUEST_BINS - 1)
     bins = np.empty(total.size, int)
     bins[order] = which
-    # c at stage k is x + b (k + 1/2); R at its middle the integral of y + s k from k to D
+    # c at stage k is x + b (k + 1/2); R at its middle the integral of y + s k from k to D, which is
+    # a - y k - s k^2 / 2
     x, b = needs.size + 0.5 * needs.growth, needs.growth
     y, s = needs.each + 0.5 * needs.slope, needs.slope
+    a = y * d + s * d**2 / 2
+    left = a * m - y * m**2 / 2 - s * m**3 / 6
     rows = {
         PROBABILITY: share,
         WORK: share * total,
-        LEFT_SUM: share * (y * d**2 / 2 + s * d**3 / 3),
-        LEFT_SQUARED: share * (y**2 * d**3 / 3 + 5 * y * s * d**4 / 12 + 2 * s**2 * d**5 / 15),
-        TOKENS_LEFT: share
-        * (x * y * d**2 / 2 + x * s * d**3 / 3 + b * (y * d**3 / 6 + s * d**4 / 8)),
-        SQUARED_TOKENS: share * (x**2 * d + x * b * d**2 + b**2 * d**3 / 3),
+        LEFT_SUM: share * left,
+        LEFT_SQUARED: share
+        * (
+            a**2 * m
+            - a * y * m**2
+            + (y**2 - a * s) * m**3 / 3
+            + y * s * m**4 / 4
+            + s**2 * m**5 / 20
+        ),
+        TOKENS_LEFT: share * (x * left + b * (a * m**2 / 2 - y * m**3 / 3 - s * m**4 / 8)),
+        SQUARED_TOKENS: share * (x**2 * m + x * b * m**2 + b**2 * m**3 / 3),
         FRESH: share * (needs.size + needs.growth),
-        DECODE: share * d,
-        TOKENS_SUM: share * (x * d + b * d**2 / 2),
+        DECODE: share * m,
+        TOKENS_SUM: share * (x * m + b * m**2 / 2),
     }
     sums = np.empty((len(rows), REQUEST_BINS))
     for row, summand in rows.items():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fluid._operating_point import check_takes_time
 from fluid.node_work.closure import CLOSEST, Line, WorkClosure, closure_of
 from fluid.node_work.lengths import Needs, lengths_of
-from fluid.node_work.request_work import RequestWork, work_of
+from fluid.node_work.request_work import RequestWork, work_of, younger
 from fluid.prompt_server.equilibrium import decode_step, own_time
 from fluid.prompt_server.life import Life, life
 from fluid.prompt_server.saturation import (
@@ -146,7 +146,11 @@ class ServerBatches:
 
 @answers(MODEL)
 def work_closure(
-    mix: RequestMix, instance: PromptServer, rate: float, dispersion: float = 1.0
+    mix: RequestMix,
+    instance: PromptServer,
+    rate: float,
+    dispersion: float = 1.0,
+    oldest: float | None = None,
 ) -> WorkClosure:
     """Return the closure of a server at an arrival ``rate`` [requests/time], see the decode node.
 
@@ -159,7 +163,8 @@ def work_closure(
     full = saturation(mix, instance)
     inside = min(rate, CLOSEST * full.throughput)
     each = life(mix, instance)
-    work, prompt, square, at_nothing, unit = _work(mix, instance)
+    known = _work(mix, instance)
+    work = known.work if oldest is None else _younger(mix, instance, oldest)
     number = np.concatenate([[0.0], np.geomspace(0.25, max(full.batch_size * 1.5, 1.0), SIZES)])
     longer = _longer(each, instance, inside, number)
     batches = ServerBatches(
@@ -167,13 +172,13 @@ def work_closure(
         server=instance,
         life=each,
         rate=inside,
-        prompt=prompt,
-        square=square,
-        at_nothing=at_nothing,
-        unit=unit,
+        prompt=known.prompt,
+        square=known.square,
+        at_nothing=known.at_nothing,
+        unit=known.unit,
         number=number,
         longer=longer,
-        slower=full.throughput * work.mean / unit,
+        slower=full.throughput * work.mean / known.unit,
         reads=_reads(each),
         by_token=_straight(each, instance, 0.7 * full.entering)[2],
     )
@@ -192,9 +197,37 @@ def _by_resource(mix: RequestMix, server: PromptServer, full: ServerSaturation) 
     return replace(full, batch_tokens=held)
 
 
+class _Known(NamedTuple):
+    """What does not depend on the arrival rate.
+
+    Parameters
+    ----------
+    needs, work
+        What requests take of their steps, and the moments of it.
+    prompt, square : [time, time^2]
+        Mean time of a prompt in a full server, and mean of its square.
+    at_nothing : [time]
+        d_0.
+    unit : [work/time]
+        Work that a full server would do without preemptions.
+    """
+
+    needs: Needs
+    work: RequestWork
+    prompt: float
+    square: float
+    at_nothing: float
+    unit: float
+
+
+@lru_cache(maxsize=64)
+def _younger(mix: RequestMix, server: PromptServer, oldest: float) -> RequestWork:
+    known = _work(mix, server)
+    return younger(mix, known.needs, known.work, oldest)
+
+
 @lru_cache(maxsize=32)
-def _work(mix: RequestMix, server: PromptServer) -> tuple[RequestWork, float, float, float, float]:
-    """Return what requests have to do, time of a prompt and its square, d_0, and unit of work."""
+def _work(mix: RequestMix, server: PromptServer) -> _Known:
     full, each = saturation(mix, server), life(mix, server)
     x = full.entering
     base = float(decode_step(each, server, x))
@@ -231,7 +264,7 @@ def _work(mix: RequestMix, server: PromptServer) -> tuple[RequestWork, float, fl
         pending=0.5 + late,
     )
     work = work_of(needs, lengths_of(mix, needs, by_prompt=True))
-    return work, prompt, float(share @ longer**2), nobody, unit
+    return _Known(needs, work, prompt, float(share @ longer**2), nobody, unit)
 
 
 def _straight(each: Life, server: PromptServer, x: float) -> tuple[float, float, float]:

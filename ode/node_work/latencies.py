@@ -75,16 +75,23 @@ class Node:
     per_token: float
 
 
-def node_of(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> Node:
+def node_of(
+    closure: WorkClosure,
+    levels: Levels,
+    flow: NDArray[np.float64],
+    later: WorkClosure | None = None,
+) -> Node:
     """Return what latencies depend on, for arrivals that meet the levels by ``flow``, (K + 1,).
 
-    Decode times are smooth in the work at their start: they are solved on levels of their own.
+    Decode times are smooth in the work at their start: they are solved on levels of their own, by
+    the closure that is right ``later``, where that differs.
     """
     batches, nodes = closure.batches, closure.work.lengths.nodes
-    starts = levels_of(closure, *grid_of(
-        closure, _highest_start(closure, levels, flow), resolve=False, **START_GRID
+    later = closure if later is None else later
+    starts = levels_of(later, *grid_of(
+        later, _highest_start(closure, levels, flow), resolve=False, **START_GRID
     ))  # fmt: skip
-    band, below = generator(starts, closure, closure.rate)
+    band, below = generator(starts, later, later.rate)
     # a node that is idle but for the request itself: its own tokens come on top
     idle = float(batches.duration(0.0, 0.0))
     tokens = starts.batch.mean(axis=1)

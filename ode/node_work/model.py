@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +14,9 @@ from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_clo
 from ode.node_work.caveats import work_labels
 from ode.node_work.latencies import Node, beyond_batch, samples_of
 from serving import DecodeNode, LatencySamples, RequestMix
+
+REST = 0.01
+"""Share of the stages of all requests that may be missing."""
 
 
 class NodeModel(Protocol):
@@ -33,6 +38,11 @@ class NodeModel(Protocol):
         ...
 
     @property
+    def longest_stay(self) -> float:
+        """Batches after which hardly any request is left of those that began [iterations]."""
+        ...
+
+    @property
     def size(self) -> float:
         """Requests that fit."""
         ...
@@ -42,8 +52,8 @@ class NodeModel(Protocol):
         """What a batch holds at most, in tokens of the closure."""
         ...
 
-    def closure(self, rate: float, dispersion: float) -> WorkClosure:
-        """Return the closure at an arrival ``rate`` [requests/time]."""
+    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
         ...
 
     def labels(
@@ -59,6 +69,16 @@ class NodeModel(Protocol):
     def beyond_batch(self, closure: WorkClosure) -> float:
         """Return the work of those who are let in beyond a saturated batch."""
         ...
+
+
+@lru_cache(maxsize=64)
+def longest_stay(mix: RequestMix) -> float:
+    """Return the stages after which a request has less than :data:`REST` of its stages, on average.
+
+    These are batches [iterations].
+    """
+    beyond = np.cumsum(mix.survival()[::-1])[::-1]
+    return float(np.count_nonzero(beyond > REST * beyond[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +110,11 @@ class DecodeNodeModel:
         return self.mix.mean_decode
 
     @property
+    def longest_stay(self) -> float:
+        """Batches after which hardly any request is left of those that began [iterations]."""
+        return longest_stay(self.mix)
+
+    @property
     def size(self) -> float:
         """Requests that fit."""
         return requests_that_fit(self.mix, self.instance)
@@ -99,9 +124,11 @@ class DecodeNodeModel:
         """Tokens that a batch holds at most."""
         return min(self.instance.M_total, self.instance.token_budget)
 
-    def closure(self, rate: float, dispersion: float) -> WorkClosure:
-        """Return the closure at an arrival ``rate`` [requests/time]."""
-        return work_closure(self.mix, self.instance, rate, dispersion)
+    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
+        return work_closure(
+            self.mix, self.instance, rate, dispersion, oldest if oldest < math.inf else None
+        )
 
     def labels(
         self, rate: float, dispersion: float, *, given_times: bool = False

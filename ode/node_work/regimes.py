@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,23 +16,29 @@ from ode.node_work.model import NodeModel
 RESOLUTION = 0.04
 """Rates are told apart by this share of the capacity."""
 
+YOUNGEST, AGEING = 2.0, 1.3
+"""Least number of batches since the start, and the ratio of those that are told apart."""
+
 HIGHEST = 4.0
 """Rates over the capacity beyond which they are not told apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regime:
-    """What a node does at one arrival rate.
+    """What a node does at one arrival rate, a while after it began.
 
     Parameters
     ----------
     rate : [requests/time]
         Rate at which the requests that execute came.
+    oldest : [iterations]
+        Batches that the requests furthest on have been in; infinite where all ages are there.
     closure, levels
         The batch given the work in system: in general, and at the levels of the problem.
     """
 
     rate: float
+    oldest: float
     closure: WorkClosure
     levels: Levels
 
@@ -63,17 +70,25 @@ class Regimes:
     uniform: int
     dispersion: float = 1.0
     exact: Mapping[int, float] = field(default_factory=dict)
-    _made: dict[float, Regime] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[float, float], Regime] = field(default_factory=dict, init=False, repr=False)
 
-    def at(self, rate: float) -> Regime:
-        """Return the regime of a ``rate`` [requests/time]."""
+    def at(self, rate: float, oldest: float = math.inf) -> Regime:
+        """Return the regime of a ``rate`` [requests/time] so many batches after the start."""
         step = self._step(rate)
         shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.model.capacity)
-        if shared not in self._made:
-            closure = self.model.closure(shared, self.dispersion)
+        oldest = self._age(oldest)
+        key = shared, oldest
+        if key not in self._made:
+            closure = self.model.closure(shared, self.dispersion, oldest)
             levels = levels_of(closure, self.work, self.uniform)
-            self._made[shared] = Regime(shared, closure, levels)
-        return self._made[shared]
+            self._made[key] = Regime(shared, oldest, closure, levels)
+        return self._made[key]
+
+    def _age(self, oldest: float) -> float:
+        """Return the age [iterations] that stands for others like it."""
+        if oldest >= self.model.longest_stay:
+            return math.inf
+        return YOUNGEST * AGEING ** round(math.log(max(oldest / YOUNGEST, 1.0)) / math.log(AGEING))
 
     def reading(self, rates: Iterable[float]) -> Regimes:
         """Return regimes that read ``rates`` exactly: of those in one step, the first."""

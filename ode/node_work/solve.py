@@ -22,6 +22,7 @@ from ode.node_work.windows import (
     dispersion_within,
     edges_of,
     windows_between,
+    with_beginning,
 )
 from serving import (
     DecodeNode,
@@ -31,6 +32,8 @@ from serving import (
     Trajectory,
     UnsupportedError,
 )
+
+Flows = dict[tuple[float, float], NDArray[np.float64]]
 
 SAMPLES, FEWEST = 6144, 512
 """Latency samples of a solution, about, and of one regime at least."""
@@ -76,7 +79,8 @@ class _Passage:
     Parameters
     ----------
     flows
-        Arrivals [requests] by the level that they meet, shape (K + 1,), for each rate of a regime.
+        Arrivals [requests] by the level that they meet, shape (K + 1,), for each regime by its rate
+        and age.
     steps
         Steps of the forward equation.
     idle : [time]
@@ -87,7 +91,7 @@ class _Passage:
         How long the work that is left at the horizon takes a saturated node.
     """
 
-    flows: dict[float, NDArray[np.float64]]
+    flows: Flows
     steps: int
     idle: float
     batches: float
@@ -180,6 +184,7 @@ def _posed(
     edges = edges_of(profile, horizon)
     dispersion = dispersion_within(profile, edges)
     base = model.closure(max(mean, 1e-6 * full), dispersion)
+    edges = with_beginning(edges, model.longest_stay * base.saturation.batch_time)
     windows = windows_between(profile, edges, model.stay)
     highest = _highest(profile, initial.waiting, horizon, base)
     if not initial.waiting > 0:
@@ -227,10 +232,11 @@ def _at_start(work: NDArray[np.float64], backlog: float) -> NDArray[np.float64]:
 
 def _passage(problem: _Problem) -> _Passage:
     """Return what happens in the windows, one after the other."""
-    law, flows = problem.start.copy(), {}
+    law, flows = problem.start.copy(), Flows()
     steps, idle, batches, tokens = 0, 0.0, 0.0, 0.0
+    age = _Age(problem)
     for window in problem.windows:
-        regime = problem.regimes.at(window.middle)
+        regime = problem.regimes.at(window.middle, age.middle(window))
         levels = regime.levels
         spent, taken = _advance(law, regime, window)
         steps += taken
@@ -238,16 +244,40 @@ def _passage(problem: _Problem) -> _Passage:
         often = spent[BUSY] / levels.batch_time[BUSY]
         batches += float(often.sum())
         tokens += float(often @ levels.batch[BUSY].mean(axis=1))
-        flows[regime.rate] = flows.get(regime.rate, 0.0) + window.rate * spent
-    for rate, flow in flows.items():
-        flows[rate] = met_by_arrivals(problem.regimes.at(rate).closure, problem.regimes.work, flow)
-    for rate, flow in _met_at_start(problem).items():
-        flows[rate] = flows.get(rate, 0.0) + flow
+        age.passed(window, float(often.sum()))
+        key = regime.rate, regime.oldest
+        flows[key] = flows.get(key, 0.0) + window.rate * spent
+    for key, flow in flows.items():
+        flows[key] = met_by_arrivals(problem.regimes.at(*key).closure, problem.regimes.work, flow)
+    for key, flow in _met_at_start(problem).items():
+        flows[key] = flows.get(key, 0.0) + flow
     left = float(law @ problem.regimes.work) / problem.base.fastest
     return _Passage(flows, steps, idle, batches, tokens, left)
 
 
-def _met_at_start(problem: _Problem) -> dict[float, NDArray[np.float64]]:
+class _Age:
+    """How many batches the requests furthest on may have been in."""
+
+    def __init__(self, problem: _Problem) -> None:
+        self._batches = 0.0
+        self._each = float(problem.regimes.at(0.0).levels.batch_time[BUSY][0])
+
+    def middle(self, window: Window) -> float:
+        """Return the age [iterations] in the middle of a window that begins now."""
+        return self._batches + 0.5 * window.duration / self._each
+
+    def end(self, window: Window) -> float:
+        """Return the age [iterations] at the end of a window that begins now."""
+        return self._batches + window.duration / self._each
+
+    def passed(self, window: Window, batches: float) -> None:
+        """Take in so many ``batches`` of a window that is over."""
+        self._batches += batches
+        if batches > 0:
+            self._each = window.duration / batches
+
+
+def _met_at_start(problem: _Problem) -> Flows:
     """Return the flows of those who wait at time 0.
 
     They meet one another: they are evenly spread below the work that they bring together.
@@ -258,7 +288,8 @@ def _met_at_start(problem: _Problem) -> dict[float, NDArray[np.float64]]:
     share = np.zeros(work.size)
     edges = np.linspace(0, 1, 257)[1:] * float(problem.start @ work)
     np.add.at(share, np.searchsorted(work, edges) - 1, 1 / 256)
-    return {problem.regimes.at(problem.windows[0].rate).rate: waiting * share}
+    regime = problem.regimes.at(problem.windows[0].rate)
+    return {(regime.rate, regime.oldest): waiting * share}
 
 
 def _advance(
@@ -271,16 +302,18 @@ def _advance(
     return spent, occupancy(band, below, law, first, window.duration, spent)
 
 
-def _samples(flows: dict[float, NDArray[np.float64]], regimes: Regimes) -> LatencySamples:
+def _samples(flows: Flows, regimes: Regimes) -> LatencySamples:
     """Return latencies of all flows."""
     total = sum(float(flow.sum()) for flow in flows.values())
     parts = []
-    for rate, flow in flows.items():
+    for (rate, oldest), flow in flows.items():
         share = float(flow.sum()) / max(total, 1e-300)
         if share <= 0:
             continue
-        regime = regimes.at(rate)
-        node = node_of(regime.closure, regime.levels, flow)
+        regime = regimes.at(rate, oldest)
+        # while these decode, others grow older
+        later = regimes.at(rate, oldest + 0.5 * regimes.model.mean_decode).closure
+        node = node_of(regime.closure, regime.levels, flow, later)
         parts.append(regimes.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
     if not parts:  # nobody arrives
@@ -302,9 +335,11 @@ def _trajectory(problem: _Problem) -> Trajectory:
     if problem.one_rate:
         regimes = regimes.reading(window.end for window in windows)
     means = [_means(law, regimes.at(windows[0].rate), problem.model)]
+    age = _Age(problem)
     for window in windows:
-        regime = regimes.at(window.end)
-        _advance(law, regime, window)
+        regime = regimes.at(window.end, age.end(window))
+        spent, _ = _advance(law, regime, window)
+        age.passed(window, float((spent[BUSY] / regime.levels.batch_time[BUSY]).sum()))
         means.append(_means(law, regime, problem.model))
     outputs = {name: np.array([each[name] for each in means]) for name in means[0]}
     waiting = problem.initial.waiting

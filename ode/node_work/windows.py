@@ -25,6 +25,10 @@ PER_PIECE, MOST_PIECES = 10.0, 16
 STRAIGHT = 0.1
 """Change of the rate within windows, over the mean rate, that is passed over."""
 
+BEGINNING, BRIEF = np.geomspace(0.03, 1.0, 9), 0.01
+"""Edges of the windows at the beginning, over the longest stay; and the share of the time below
+which the beginning does not count."""
+
 MOMENT = 1e-7
 """Half the length of such a window, over the horizon: nothing is served in it."""
 
@@ -74,6 +78,22 @@ def windows_between(
         middle, end = rate + (end - rate) * keep, rate + (end - rate) * keep**2
         windows.append(Window(duration, rate, middle, end))
     return windows
+
+
+def with_beginning(edges: NDArray[np.float64], stay: float) -> NDArray[np.float64]:
+    """Return edges [time] with more of them while the first requests are still there.
+
+    Parameters
+    ----------
+    edges : shape (W + 1,) [time]
+        From 0, rising.
+    stay : [time]
+        How long the first requests are there at most.
+    """
+    if stay < BRIEF * edges[-1]:
+        return edges
+    more = stay * BEGINNING
+    return np.unique(np.concatenate([edges, more[more < edges[-1] * (1 - 1e-9)]]))
 
 
 def edges_of(profile: RateProfile, horizon: float) -> NDArray[np.float64]:

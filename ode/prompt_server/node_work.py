@@ -7,6 +7,7 @@ room, the steps to its first token, and the decode steps from there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from fluid.prompt_server.node_work import ServerBatches
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
 from ode.node_work.generator import requests_per_token
 from ode.node_work.latencies import Node, between, draw, even_ranks, gamma, set_work
+from ode.node_work.model import longest_stay
 from ode.prompt_server.first_tokens import first_tokens
 from ode.prompt_server.labels import work_labels
 from serving import LatencySamples, RequestMix
@@ -71,6 +73,11 @@ class ServerModel:
         return self.mix.mean_decode
 
     @property
+    def longest_stay(self) -> float:
+        """Steps after which hardly any request is left of those that began [iterations]."""
+        return longest_stay(self.mix)
+
+    @property
     def size(self) -> float:
         """Requests that fit."""
         return requests_that_fit(self.mix, self.instance)
@@ -80,9 +87,11 @@ class ServerModel:
         """What a step holds at most of the limit that binds [seats or tokens of KV]."""
         return self.closure(self.capacity, 1.0).saturation.batch_tokens
 
-    def closure(self, rate: float, dispersion: float) -> WorkClosure:
-        """Return the closure at an arrival ``rate`` [requests/time]."""
-        return work_closure(self.mix, self.instance, rate, dispersion)
+    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
+        return work_closure(
+            self.mix, self.instance, rate, dispersion, oldest if oldest < math.inf else None
+        )
 
     def labels(
         self, rate: float, dispersion: float, *, given_times: bool = False

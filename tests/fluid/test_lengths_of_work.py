@@ -9,6 +9,16 @@ from hypothesis import strategies as st
 
 from fluid import request_work
 from fluid.node_work.lengths import NODES
+from fluid.node_work.request_work import (
+    COUNT,
+    DECODE,
+    EXECUTING,
+    LEFT_SUM,
+    PLAIN,
+    SQUARED_TOKENS,
+    TOKENS_SUM,
+)
+from ode.node_work.model import longest_stay
 from serving import RequestMix
 
 mixes = st.builds(
@@ -54,6 +64,41 @@ def test_every_length_has_its_place_between_the_nodes(mix):
     below = lengths.nodes[np.floor(place + 1e-9).astype(int)]
     above = lengths.nodes[np.ceil(place - 1e-9).astype(int)]
     assert (below <= lengths.decode).all() and (lengths.decode <= above).all()
+
+
+@pytest.mark.parametrize("oldest", [3.0, 17.5, 60.0, 1e6])
+def test_moments_at_the_beginning_are_plain_sums_over_the_stages_reached(oldest):
+    rng = np.random.default_rng(4)
+    p, d = rng.integers(5, 200, 30).astype(float), rng.integers(1, 80, 30)
+    mix = RequestMix.from_lengths(p, d)
+    extra = 3.0
+    work = request_work(mix, extra, oldest)
+    sums = np.zeros(3)
+    for atom in range(len(mix)):
+        reached = min(float(mix.decode[atom]), oldest)
+        k = (np.arange(4000) + 0.5) / 4000 * reached  # the stages as a continuum
+        width = reached / 4000 * mix.probability[atom]
+        x, end = mix.prefill[atom] + 0.5, float(mix.decode[atom])
+        left = (x + extra) * (end - k) + (end**2 - k**2) / 2
+        sums += width * np.array([k.size, (x + k).sum(), left.sum()])
+    found = [work.requests[row].sum() for row in (DECODE, TOKENS_SUM, LEFT_SUM)]
+    assert found == pytest.approx(sums, rel=1e-6)
+    stages = [work.stages[PLAIN, row].sum() for row in (COUNT, EXECUTING)]
+    waiting = 0.5  # of those who wait for the batch under way to end
+    assert stages[0] - waiting == pytest.approx(sums[0], rel=1e-9)
+    assert stages[1] == pytest.approx(sums[1], rel=1e-3)
+    every = request_work(mix, extra)
+    assert (work.mean, work.second) == (every.mean, every.second)
+
+
+def test_fewer_requests_stand_for_a_mix():
+    rng = np.random.default_rng(4)
+    p, d = rng.lognormal(5, 1, 5000), rng.geometric(0.01, 5000)
+    mix = RequestMix.from_lengths(np.ceil(p), d)
+    late = longest_stay(mix) - 1.0
+    few, every = request_work(mix, 0.0, late), request_work(mix, 0.0)
+    for row in (DECODE, TOKENS_SUM, LEFT_SUM, SQUARED_TOKENS):
+        assert few.requests[row].sum() == pytest.approx(every.requests[row].sum(), rel=0.05)
 
 
 def plain_persistence(mix: RequestMix, extra: float) -> dict[int, float]:

@@ -107,7 +107,7 @@ def test_prompts_of_no_time_leave_a_decode_queue():
     assert found.waits < 1e-6
 
 
-@pytest.mark.parametrize(("node", "bound"), [(SEATS, 0.12), (KV, 0.2)])
+@pytest.mark.parametrize(("node", "bound"), [(SEATS, 0.1), (KV, 0.12)])
 def test_a_server_from_an_empty_start_is_near_the_engine(node, bound):
     horizon = 400 / capacity(MIX, node)
     question = Question(Workload(MIX, 1.0), node, horizon=horizon, seed=2).at_load(1.1)
