@@ -2,6 +2,8 @@
 
     python benchmarks/one_node_accuracy.py                       # the normal mix, two budgets
     python benchmarks/one_node_accuracy.py --lengths FILE        # lengths of a trace, its own node
+    python benchmarks/one_node_accuracy.py --lengths FILE --server seats   # vLLM with 64 seats
+    python benchmarks/one_node_accuracy.py --lengths FILE --server kv      # or 3,000 blocks of KV
     python benchmarks/one_node_accuracy.py --quick               # fewer loads and replications
 
 Prints a Markdown table; ``--json FILE`` writes the rows besides.
@@ -15,7 +17,7 @@ import sys
 from pathlib import Path
 
 from fluid import capacity
-from serving import DecodeNode
+from serving import BatchTimeLaw, DecodeNode, VllmV1
 from studies import Question
 from studies.one_node import Cell, node_sized_for, one_node_cells, table_of, to_json
 from workload import describe
@@ -27,9 +29,23 @@ REQUESTS = 800.0
 """Requests that arrive at load 1 in the horizon of a trace's node."""
 
 
+SERVER_ERROR = 0.03
+"""Standard error that replications of a server aim at: its engine takes longer."""
+
+LAW = BatchTimeLaw(d_0=0.017, d_decode=3.9e-5, d_prefill=1e-4, d_kv=1.5e-7)
+"""Steps [s] about as long as those of a model of 8 billion parameters on a card of 24 GB."""
+
+SERVERS = {
+    "seats": VllmV1(batch_time=LAW, num_gpu_blocks=100_000, max_num_seqs=64),
+    "kv": VllmV1(batch_time=LAW, num_gpu_blocks=3000),
+}
+"""Servers in vLLM's default mode, by the limit that they meet first."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", help="a trace or lengths-only file")
+    parser.add_argument("--server", choices=list(SERVERS), help="a server with its own prefill")
     parser.add_argument("--mode", default="swapping")
     parser.add_argument("--method", default="node_work")
     parser.add_argument("--quick", action="store_true")
@@ -43,9 +59,14 @@ def main() -> None:
     if chosen.quick:
         options |= {"error": 0.1, "fewest": 80, "most": 400}
     cells: list[Cell] = []
+    if chosen.server and not chosen.lengths:
+        parser.error("--server needs --lengths")
     if chosen.lengths:
         workload = describe(lengths=chosen.lengths)
         node = node_sized_for(workload.mix)
+        if chosen.server:
+            node = SERVERS[chosen.server]
+            options = {"error": SERVER_ERROR, "fewest": 400, "most": 6000} | options
         horizon = REQUESTS / capacity(workload.mix, node)
         name = Path(chosen.lengths).name.split(".")[0]
         loads = TRACE_LOADS[:1] if chosen.quick else TRACE_LOADS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_first_tokens_are_those_of_steps_one_after_the_other(is_ahead, budget):
 def test_the_fastest_work_is_that_of_the_capacity(node):
     closure = work_closure(MIX, node, 0.8 * capacity(MIX, node))
     assert closure.fastest == pytest.approx(capacity(MIX, node) * closure.work.mean)
-    full = saturation(MIX, node)
+    full: Any = saturation(MIX, node)
     time, rate = closure.batches.passing(closure.saturation.batch_tokens, full.batch_size)
     assert float(rate) == pytest.approx(closure.fastest)
     assert closure.batches.full(full.batch_size) == pytest.approx(full.batch_time)
@@ -112,7 +113,8 @@ def test_a_server_from_an_empty_start_is_near_the_engine(node, bound):
     horizon = 400 / capacity(MIX, node)
     question = Question(Workload(MIX, 1.0), node, horizon=horizon, seed=2).at_load(1.1)
     flow = solve(question.profile, MIX, node, method="node_work").metrics().latencies
-    runs = [discrete.simulate(question.replication(k), node).samples() for k in range(150)]
+    drawn = [each for each in map(question.replication, range(150)) if each is not None]
+    runs = [discrete.simulate(each, node).samples() for each in drawn]
     for name in ("ttft", "e2el"):
         values = np.concatenate([getattr(each, name) for each in runs])
         assert flow[name].mean == pytest.approx(values.mean(), rel=bound), name
@@ -130,5 +132,5 @@ def test_what_the_method_does_not_know_is_refused():
         solve(profile, long, narrow, method="node_work")
     with pytest.raises(UnsupportedError, match="cannot stop undrained"):
         solve(profile, MIX, SEATS, method="node_work", drain=False)
-    assert stationary(MIX, apart, 10.0).method == "births"
-    assert stationary(MIX, SEATS, 10.0).method == "node_work"
+    found: list[Any] = [stationary(MIX, node, 10.0) for node in (apart, SEATS)]
+    assert [each.method for each in found] == ["births", "node_work"]
