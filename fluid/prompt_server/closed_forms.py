@@ -151,7 +151,11 @@ def _batch_time(apart: bool) -> sp.Expr:
         steps = sp.Max(some, x * step.O_1 / TOKENS)
         return _base(apart) + prompts.subs(STEPS, steps) + steps * GAP
     without = found["time_without"].subs(rest["at"])
-    return prompts.subs(STEPS, some) + (1 - some) * without + (1 - AHEAD) * GAP
+    # the device waits for a decision that was made ``ahead`` steps before
+    plain = sp.Symbol("plain", positive=True)
+    late = sp.factor(sp.solve(sp.Eq(TAU, plain + GAP - AHEAD * TAU), TAU)[0] - plain)
+    mean = prompts.subs(STEPS, some) + (1 - some) * without
+    return (plain + sp.Max(0, late)).subs(plain, mean)
 
 
 def _base(apart: bool) -> sp.Expr:

@@ -64,7 +64,9 @@ def step_time(each: Life, server: PromptServer, entering: NDArray[np.float64] | 
             some = np.maximum(some, np.minimum(x * prompt.tokens / left, 1.0))
         mixed = prompt_step(server, each, decodes, read, (x, some))
         tau = some * mixed + (1 - some) * law.step_duration(decodes, read) + late
-        return np.maximum(tau, server.gap)
+        if server.is_ahead:  # a decision that outlasts its step delays the next: two take tau + gap
+            tau = np.maximum(tau, 0.5 * (tau + server.gap))
+        return tau
     steps = np.maximum(some, x * prompt.tokens / server.step_tokens)
     alone = prompt_step(server, each, 0.0, 0.0, (x, steps))
     return law.step_duration(decodes, read) + late + steps * (alone + late)

@@ -47,7 +47,8 @@ def servers(draw):
     shared = {
         "batch_time": replace(LAW, d_mixed_decode=draw(st.sampled_from([0.0, 0.02]))),
         "num_gpu_blocks": draw(st.integers(40, 400)), "block_size": 8,
-        "max_num_seqs": draw(st.integers(4, 100)), "cpu_gap": draw(st.sampled_from([0.0, 0.3])),
+        "max_num_seqs": draw(st.integers(4, 100)),
+        "cpu_gap": draw(st.sampled_from([0.0, 0.3, 3.0])),
         "max_num_batched_tokens": draw(st.integers(100, 1000)),
         "watermark": draw(st.sampled_from([0.0, 0.05])),
     }  # fmt: skip
@@ -272,6 +273,21 @@ def test_the_engine_completes_as_much_more(binds):
         ours = slopes["kv_tokens"] * 16 if name == "num_gpu_blocks" else slopes[name]
         value = getattr(node, name, None) or getattr(node.batch_time, name)
         assert (ends[1] - ends[0]) / 0.2 / here == pytest.approx(ours * value / full, abs=0.03)
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.05])
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_decisions_that_outlast_their_step_cost_the_engine_as_much(gap, is_ahead):
+    """A step takes .028 s. Decided ahead, two steps take one of them and a decision of .05 s."""
+    node = VllmV1(
+        batch_time=SPEED.scaled(20), num_gpu_blocks=200_000, max_num_seqs=1280, cpu_gap=gap,
+        max_num_batched_tokens=40_960, async_scheduling=is_ahead,
+    )  # fmt: skip
+    full = capacity(MIX, node)
+    requests = Question(Workload(MIX, rate=2 * full), node, num_requests=10_000).requests
+    run = discrete.simulate(requests, node, record_batches=False)
+    done = np.sort(run.requests["completion_time"])
+    assert full == pytest.approx(5000 / (done[9000] - done[4000]), rel=0.02)
 
 
 @pytest.mark.slow
