@@ -2,21 +2,32 @@
 
     python benchmarks/error_campaign.py run --rows rows.journal --scenarios 20000
     python benchmarks/error_campaign.py run --rows rows.journal --scenarios 200     # quick
+    python benchmarks/error_campaign.py fit --rows rows.journal                     # seconds
+    python benchmarks/error_campaign.py judge --rows rows.journal                   # Markdown
 
 ``run`` goes on where it was interrupted, and with a higher number where it ended. ``--lengths``
-adds trace files as further families of lengths; they are never fitted to.
+adds trace files as further families of lengths; they are never fitted to. ``fit`` writes the
+coefficients that every answer reads its expected error from; ``judge`` prints their coverage on
+scenarios that were held out, the worst first.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ode.error_model.model import coefficients
+from studies.campaign.fit import cases_of, fit, judge
 from studies.campaign.rows import row_of
 from studies.sweeps import Journal, sweep
 from workload import read_lengths
 
+HOME = Path(__file__).resolve().parents[1] / "ode" / "error_model" / "coefficients.json"
+SIZES = ("below 30", "30 to 300", "300 and more")
 MOST_SCENARIOS = 1_000_000
 """Numbers that a journal has room for."""
 
@@ -39,6 +50,46 @@ def run(given: argparse.Namespace) -> None:
         journal.close()
 
 
+def rows_in(path: Path) -> list[Mapping[str, Any]]:
+    """Return the rows of a journal, which may be growing."""
+    rows: dict[int, Mapping[str, Any]] = {}
+    with open(path, encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            if line.endswith("\n"):
+                rows |= {int(number): row for number, row in json.loads(line)["content"]}
+    return [rows[number] for number in sorted(rows)]
+
+
+def learn(given: argparse.Namespace) -> None:
+    """Write the coefficients."""
+    found: dict[str, Any] = {}
+    for (engine, method, metric), cases in sorted(cases_of(rows_in(given.rows)).items()):
+        if (entry := fit(cases)) is not None:
+            found.setdefault(engine, {}).setdefault(method, {})[metric] = entry
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def judged(given: argparse.Namespace) -> None:
+    """Print coverage and error on held-out scenarios."""
+    rows = []
+    for (engine, method, metric), cases in cases_of(rows_in(given.rows)).items():
+        entry = coefficients().get(engine, {}).get(method, {}).get(metric)
+        for row in judge(cases, entry) if entry else ():
+            size = "all" if row["size"] is None else SIZES[row["size"]]
+            rows.append((row["off"], engine, method, metric, size, row))
+    print(
+        "| engine | method | metric | requests that fit | cases | off | covered | half-width "
+        "| trusted | off though trusted |\n|---|---|---|---|---:|---:|---:|---:|---:|---:|"
+    )
+    for off, engine, method, metric, size, row in sorted(rows, key=lambda each: -each[0]):
+        print(
+            f"| {engine} | {method} | {metric} | {size} | {row['cases']} | {off:.0%} "
+            f"| {row['covers']:.0%} | {row['median_half_width']:.3f} | {row['trusted']:.0%} "
+            f"| {row['trusted_and_off']:.1%} |"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -49,6 +100,13 @@ def main() -> None:
     runs.add_argument("--lengths", nargs="*", default=[], help="trace or lengths-only files")
     runs.add_argument("--workers", type=int)
     runs.set_defaults(do=run)
+    fits = commands.add_parser("fit", help="learn the coefficients")
+    fits.add_argument("--rows", type=Path, required=True)
+    fits.add_argument("--out", type=Path, default=HOME)
+    fits.set_defaults(do=learn)
+    judges = commands.add_parser("judge", help="coverage on held-out scenarios")
+    judges.add_argument("--rows", type=Path, required=True)
+    judges.set_defaults(do=judged)
     given = parser.parse_args()
     given.do(given)
 

@@ -168,6 +168,8 @@ def _warn(value: Any) -> None:
     note = (value.get("workload") or {}).get("note")
     if note:
         tell(f"note: {note}")
+    if isinstance(error := value.get("error"), Mapping):
+        tell(f"note: {error['words']}")
     for warning in value.get("warnings", ()):
         tell(f"warning: {warning}")
 

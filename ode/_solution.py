@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fluid import Certificate
-from serving import DecodeNode, LatencySamples, ServingMetrics, Trajectory, UnsupportedError
+from ode.error_model.report import ErrorReport
+from serving import (
+    DecodeNode,
+    Distribution,
+    LatencySamples,
+    ServingMetrics,
+    Trajectory,
+    UnsupportedError,
+)
 from serving.arguments import checked
 
 GOLDEN = 0.5 * (5**0.5 - 1)
@@ -43,6 +51,8 @@ class Solution:
     instance, certify
         The node, and what yields the certificate of its full equilibrium when asked;
         :func:`ode.solve` sets both.
+    expects
+        What yields the expected error of latencies when asked; :func:`ode.solve` sets it.
     """
 
     method: str
@@ -55,6 +65,7 @@ class Solution:
     latencies: Callable[[], LatencySamples]
     instance: DecodeNode | None = None
     certify: Callable[[], Certificate] | None = None
+    expects: Callable[[Mapping[str, Distribution]], ErrorReport] | None = None
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -68,6 +79,13 @@ class Solution:
         if self.certify is None:
             raise UnsupportedError("a certificate belongs to solutions of ode.solve")
         return self.certify()
+
+    @cached_property
+    def error(self) -> ErrorReport:
+        """How far the latencies are expected to be from the engine's mean, and how surely."""
+        if self.expects is None:
+            return ErrorReport(reason="expected errors belong to solutions of ode.solve")
+        return self.expects(self.metrics().latencies)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:

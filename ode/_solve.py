@@ -12,6 +12,7 @@ from ode._caveats import policy_labels, scatter_labels, validity_labels
 from ode._initial_state import InitialState
 from ode._methods import method_named
 from ode._solution import Solution
+from ode.error_model.report import error_report, unlike_the_measured
 from serving import (
     DecodeNode,
     FluidServeError,
@@ -76,7 +77,8 @@ def solve(
         if name not in chosen.options:
             allowed = ", ".join(chosen.options) or "none"
             raise UnsupportedError(f"{name} is no option of {chosen.name}; options: {allowed}")
-    labels = policy_labels(instance, approximate=approximate) + validity_labels(mix, instance)
+    read_as = policy_labels(instance, approximate=approximate)
+    labels = read_as + validity_labels(mix, instance)
     labels += scatter_labels(profile) if chosen.is_limit else ()
     initial = InitialState() if initial is None else initial
     horizon = profile.horizon if horizon is None else float(horizon)
@@ -93,4 +95,15 @@ def solve(
         **chosen.fixed,
         **options,
     )
-    return replace(solution, instance=instance, certify=partial(certificate, mix, instance))
+    unlike = unlike_the_measured(
+        initial, whole=drain and horizon == profile.horizon, labels=read_as
+    )
+    return replace(
+        solution,
+        instance=instance,
+        certify=partial(certificate, mix, instance),
+        expects=partial(
+            error_report, chosen.name, mix=mix, instance=instance, rate=profile.mean_rate,
+            dispersion=profile.dispersion, profile=profile, unlike=unlike,
+        ),
+    )  # fmt: skip

@@ -29,6 +29,7 @@ from ode import (
     solve,
     stationary,
 )
+from ode.error_model import ErrorReport
 from serving import (
     Distribution,
     Instance,
@@ -58,6 +59,7 @@ BEND, NOTABLE = 2.0, 0.05
 """Ratio of the slopes of the batch time to both sides of the mean, and part of it that two standard
 deviations of the requests must change, from which a bend is said."""
 
+CHANGING = "errors of an equilibrium at the mean of a changing rate were not measured"
 NEAR = 0.9
 """Load from which the nearness of saturation is said."""
 
@@ -99,6 +101,8 @@ class Analysis:
         Unit of each parameter, in the singular.
     closed_form
         What moves capacity and equilibrium, for a model that tells what binds; else empty.
+    error
+        How far the latencies are expected to be from the engine's mean.
     """
 
     arrival_rate: float
@@ -117,6 +121,7 @@ class Analysis:
     warnings: tuple[str, ...]
     units: Mapping[str, str]
     closed_form: ClosedForm = field(default_factory=ClosedForm)
+    error: ErrorReport = field(default_factory=ErrorReport)
 
 
 @checked()
@@ -165,7 +170,7 @@ def analyze(
     if kind == "bistable":
         collapsed = collapsed_throughput(mix, instance).throughput
     verdict = _certified(mix, instance, labels)
-    latencies, what = _latencies(question, profile, approximate, labels)
+    latencies, what, error = _latencies(question, profile, approximate, labels)
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
     derivative, elasticity = _central(
         mix, instance, arrival_rate, statistics, _figures(latencies), progress
@@ -193,6 +198,7 @@ def analyze(
         ),
         units=parameter_units(instance),
         closed_form=moved,
+        error=error,
     )
 
 
@@ -221,14 +227,15 @@ def _solved_anew(mix: RequestMix, instance: Instance) -> str:
 
 def _latencies(
     question: Question, profile: RateProfile | None, approximate: bool, labels: list[str]
-) -> tuple[Mapping[str, Distribution], str]:
+) -> tuple[Mapping[str, Distribution], str, ErrorReport]:
     mix, instance, rate = question.mix, question.instance, question.mean_rate
     if profile is not None:
         method = method_of_latencies(mix, instance)
         flow = solve(profile, mix, instance, method=method, approximate=approximate)
         labels += flow.labels
         of = flow.metrics().latencies
-        return of, f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
+        what = f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
+        return of, what, flow.error
     try:
         steady = stationary(
             mix,
@@ -238,11 +245,14 @@ def _latencies(
             approximate=approximate,
             samples=SAMPLES,
         )
-        labels += (*steady.labels, *_at_mean_rate(question))
-        return steady.latencies, "stationary"
+        changing = _at_mean_rate(question)
+        labels += (*steady.labels, *changing)
+        error = ErrorReport(reason=CHANGING) if changing else steady.error
+        return steady.latencies, "stationary", error
     except SolveError as error:
         labels.append(f"no stationary latencies: {error.reason}")
-        return {}, "none: give a horizon for latencies over time"
+        none = ErrorReport(reason="there are no latencies")
+        return {}, "none: give a horizon for latencies over time", none
 
 
 def _at_a_bend(healthy: Equilibrium | None, instance: Instance) -> tuple[str, ...]:

@@ -131,6 +131,8 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
         },
         "latencies_are": found.latencies_are,
         "metrics": _metrics(found.latencies, time_unit),
+        "confidence": found.error.confidence,
+        "error": found.error.to_json(),
         "gradients": {
             "method": found.sensitivity_is,
             "units": dict(found.units),

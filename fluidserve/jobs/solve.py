@@ -67,9 +67,11 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         path, thinned = thin_trajectory(flow.trajectory)
         limits = largest(flow.trajectory.outputs)
     warnings = inputs.warnings(*flow.warnings, *thinned, largest=limits)
+    error = flow.error
     summary = summary_of(
         inputs, metrics, warnings, kind="solution", method=flow.method, status=flow.status,
         message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
+        confidence=error.confidence, error=error.to_json(),
     )  # fmt: skip
     ran = REQUESTS if inputs.question.is_file else None
     with watch("write"):

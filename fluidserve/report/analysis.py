@@ -57,7 +57,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 *([(summary["binds"], "binds first")] if "binds" in summary else []),
             ]
         ),
-        *(paragraph(text, "note") for text in summary["warnings"]),
+        *(paragraph(text, "note") for text in (summary["error"]["words"], *summary["warnings"])),
         heading("What a request will see"),
         table(
             [f"[{shown_unit.strip() or 'time unit'}]", "mean", "p50", "p95", "p99"],

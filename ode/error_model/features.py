@@ -57,7 +57,8 @@ def question_features(
         of the work of requests, ``cv_decode`` of answers; ``growth`` batch time of a full system
         over that of one request; ``own`` what one request adds to a batch, over the empty batch;
         ``age`` horizon over the time that a request stays, ``arrivals`` up to the horizon (both
-        0 in a steady state); ``prompt_steps`` prompt of a request over the tokens of a step.
+        0 in a steady state); ``sacrifice`` 1 in this mode; ``prompt_steps`` prompt of a request
+        over the tokens of a step.
     """
     from fluid import requests_that_fit, saturation
 
@@ -83,6 +84,7 @@ def question_features(
         "cv_decode": _cv(d, weight),
         "growth": float(full.batch_time) / one,
         "own": one / empty - 1.0,
+        "sacrifice": float(getattr(node, "mode", "") == "sacrifice"),
         "age": 0.0,
         "arrivals": 0.0,
         "prompt_steps": float(weight @ p) / node.step_tokens if is_server else 0.0,

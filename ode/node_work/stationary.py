@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fluid import WorkClosure
 from ode._caveats import policy_labels
+from ode.error_model.report import READ_AS, ErrorReport, error_report
 from ode.node_work.forward import equilibrium
 from ode.node_work.generator import BUSY, Levels, generator, grid_of, levels_of
 from ode.node_work.latencies import Node, met_by_arrivals, node_of
@@ -55,6 +56,8 @@ class Stationary:
         Mean over time while the node is busy.
     labels
         Caveats.
+    expects
+        What yields the expected error of latencies when asked.
     """
 
     rate: float
@@ -68,11 +71,19 @@ class Stationary:
     _node: Node
     _model: NodeModel
     _count: int
+    expects: Callable[[Mapping[str, Distribution]], ErrorReport] | None = None
 
     @cached_property
     def samples(self) -> LatencySamples:
         """Weighted latencies of arrivals."""
         return self._model.samples(self._node, self.probability, self._count)
+
+    @cached_property
+    def error(self) -> ErrorReport:
+        """How far the latencies are expected to be from the engine's mean, and how surely."""
+        if self.expects is None:
+            return ErrorReport(reason="expected errors belong to results of ode.stationary")
+        return self.expects(self.latencies)
 
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
@@ -134,7 +145,7 @@ def stationary(
     UnsupportedError
         For a policy that is not modelled.
     """
-    labels = policy_labels(instance, approximate=approximate)
+    labels = read_as = policy_labels(instance, approximate=approximate)
     model = DecodeNodeModel(mix, instance)
     found = balance(model, arrival_rate, dispersion)
     closure, levels, law, met = found.closure, found.levels, found.law, found.met
@@ -152,7 +163,11 @@ def stationary(
         _node=found.node,
         _model=model,
         _count=samples,
-    )
+        expects=partial(
+            error_report, "stationary", mix=mix, instance=instance, rate=arrival_rate,
+            dispersion=dispersion, unlike=READ_AS if read_as else None,
+        ),
+    )  # fmt: skip
 
 
 class Balance(NamedTuple):

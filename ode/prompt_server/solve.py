@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from ode._caveats import scatter_labels
 from ode._initial_state import InitialState
 from ode._methods import method_named
 from ode._solution import Solution
+from ode.error_model.report import error_report, unlike_the_measured
 from ode.lagrangian.outputs import trajectory_of
 from ode.node_work.solve import solved
 from ode.prompt_server.labels import policy_labels, unknown_to_node_work, validity_labels
@@ -86,6 +88,15 @@ def solve(
     horizon = profile.horizon if horizon is None else float(horizon)
     if not (math.isfinite(horizon) and horizon >= 0):
         raise FluidServeError(f"horizon: {horizon} is not allowed; allowed: a finite time >= 0")
+    unlike = unlike_the_measured(
+        initial,
+        whole=drain and horizon == profile.horizon,
+        labels=policy_labels(instance, approximate=approximate),
+    )
+    expects = partial(
+        error_report, chosen.name, mix=mix, instance=instance, rate=profile.mean_rate,
+        dispersion=profile.dispersion, profile=profile, unlike=unlike,
+    )  # fmt: skip
     if chosen.name == ONE_NODE:
         unknown = unknown_to_node_work(mix, instance)
         if unknown is None and not drain:
@@ -93,13 +104,14 @@ def solve(
         if unknown is not None:
             raise UnsupportedError(f"the method node_work does not solve this: {unknown}")
         model = ServerModel(mix, instance)
-        return solved(profile, model, initial=initial, horizon=horizon, labels=labels)
+        found = solved(profile, model, initial=initial, horizon=horizon, labels=labels)
+        return replace(found, expects=expects)
     labels += validity_labels(mix, instance) + scatter_labels(profile)
     profile = _with_queue(profile, initial.waiting)
     _check_reach(profile, mix, instance, horizon, max_steps)
     end = math.inf if drain else horizon
     done = Workspace(mix, instance, profile, horizon=horizon, end=end, most_steps=max_steps).march()
-    return _solution(done, profile, mix, instance, horizon, labels)
+    return replace(_solution(done, profile, mix, instance, horizon, labels), expects=expects)
 
 
 def _solution(

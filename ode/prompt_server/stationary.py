@@ -6,11 +6,12 @@ otherwise by the number of requests in the system, see :mod:`ode.prompt_server.b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from fluid.prompt_server import capacity
+from ode.error_model.report import READ_AS, ErrorReport, error_report
 from ode.node_work.stationary import balance
 from ode.prompt_server.births import births_and_deaths
 from ode.prompt_server.labels import (
@@ -25,6 +26,9 @@ from serving.kinds.prompt_server import MODEL, PromptServer
 
 MODELLED = ("ttft", "tpot", "e2el", "queue_delay")
 """Latencies of this model."""
+
+BIRTHS = "births"
+"""Method by the number of requests in the system."""
 
 SAMPLES = 4096
 """Arrivals that stand for all."""
@@ -48,6 +52,8 @@ class ServerStationary:
         Caveats.
     samples
         Weighted latencies of arrivals.
+    expects
+        What yields the expected error of latencies when asked.
     """
 
     rate: float
@@ -56,6 +62,14 @@ class ServerStationary:
     method: str
     labels: tuple[str, ...]
     samples: LatencySamples
+    expects: Callable[[Mapping[str, Distribution]], ErrorReport] | None = None
+
+    @cached_property
+    def error(self) -> ErrorReport:
+        """How far the latencies are expected to be from the engine's mean, and how surely."""
+        if self.expects is None:
+            return ErrorReport(reason="expected errors belong to results of ode.stationary")
+        return self.expects(self.latencies)
 
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
@@ -96,16 +110,23 @@ def stationary(
         For a setting that is not modelled.
     """
     labels = policy_labels(instance, approximate=approximate)
+    expects = partial(
+        error_report, mix=mix, instance=instance, rate=arrival_rate, dispersion=dispersion,
+        unlike=READ_AS if labels else None,
+    )  # fmt: skip
     load = arrival_rate / capacity(mix, instance)
     if load >= 1 or unknown_to_node_work(mix, instance) is not None:  # or has none, or bistable
         labels += validity_labels(mix, instance)
         waits, caveat, found = births_and_deaths(
             mix, instance, arrival_rate, dispersion=dispersion, samples=samples
         )
-        return ServerStationary(arrival_rate, load, waits, "births", (*labels, caveat), found)
+        return ServerStationary(
+            arrival_rate, load, waits, BIRTHS, (*labels, caveat), found, partial(expects, BIRTHS)
+        )
     model = ServerModel(mix, instance)
     found = balance(model, arrival_rate, dispersion)
     labels += work_labels(mix, instance, arrival_rate, dispersion)
     waits = float(found.met @ found.levels.full)
     latencies = model.samples(found.node, found.met, samples)
-    return ServerStationary(arrival_rate, load, waits, "node_work", labels, latencies)
+    expects = partial(expects, "stationary")
+    return ServerStationary(arrival_rate, load, waits, "node_work", labels, latencies, expects)

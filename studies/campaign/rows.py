@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ode.error_model.features import answer_features, question_features
+from ode.prompt_server.stationary import BIRTHS
 from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError
 from studies.campaign.scenarios import Scenario, draw
 from studies.campaign.truth import CAPACITY, METRICS, Truth, throughput_of, truth_of
@@ -75,7 +76,7 @@ def _answers(scenario: Scenario) -> dict[str, Any]:
     for method in methods:
         began = time.perf_counter()
         try:
-            values, labels = answer_of(scenario, method)
+            name, values, labels = answer_of(scenario, method)
         except UnsupportedError:
             continue
         except SolveError as error:
@@ -83,7 +84,7 @@ def _answers(scenario: Scenario) -> dict[str, Any]:
             continue
         question = scenario.question
         features = answer_features(values, question.mix, question.instance, question.mean_rate)
-        found[method] = {
+        found[name] = {
             "values": rounded(values),
             "features": rounded(features),
             "labels": len(labels),
@@ -92,8 +93,8 @@ def _answers(scenario: Scenario) -> dict[str, Any]:
     return found
 
 
-def answer_of(scenario: Scenario, method: str) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Return what a method says of :data:`METRICS`, and its labels."""
+def answer_of(scenario: Scenario, method: str) -> tuple[str, dict[str, float], tuple[str, ...]]:
+    """Return the name of who answered, what it says of :data:`METRICS`, and its labels."""
     from ode import solve, stationary
 
     question = scenario.question
@@ -102,15 +103,17 @@ def answer_of(scenario: Scenario, method: str) -> tuple[dict[str, float], tuple[
         rate = question.mean_rate
         steady: Any = stationary(mix, instance, rate, dispersion=question.dispersion)
         of = steady.latencies
-        return _values(of, rate * of["e2el"].mean), tuple(steady.labels)
+        name = BIRTHS if getattr(steady, "method", "") == BIRTHS else method
+        return name, _values(of, rate * of["e2el"].mean), tuple(steady.labels)
     flow = solve(question.profile, mix, instance, method=method)
     metrics: ServingMetrics = flow.metrics()
     path = flow.trajectory
-    inside = path.time <= question.end
-    t, n = path.time[inside], path.outputs["in_system"][inside]
+    early = path.time <= question.end
+    t, n = path.time[early], path.outputs["in_system"][early]
     end = float(path("in_system", question.end))
     t, n = np.append(t, question.end), np.append(n, end)
-    return _values(metrics.latencies, float(np.trapezoid(n, t)) / question.end), flow.warnings
+    inside = float(np.trapezoid(n, t)) / question.end
+    return method, _values(metrics.latencies, inside), flow.warnings
 
 
 def _values(of: Any, in_system: float) -> dict[str, float]:

@@ -1,0 +1,124 @@
+"""How far off an answer is expected to be, from coefficients that a campaign left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ode.error_model.basis import LARGEST, SMALLEST, terms
+
+COVERS = 0.9
+"""Part of the answers whose error an interval promises to hold."""
+
+PARTS = ("log_scale", "bias", "log_half_width")
+"""What is linear in the terms: the logarithm of the size of errors, the bias in units of this size,
+and the logarithm of the half-width."""
+
+WIDEST = 4.0
+"""Largest logarithm of a scale or of a half-width: a factor of e^55, which is to know nothing."""
+
+SIZE_CLASSES = (30.0, 300.0)
+"""Requests that fit, between which size classes end."""
+
+METRICS = ("mean_ttft", "mean_e2el", "p50_ttft", "p99_ttft", "p99_e2el", "mean_in_system")
+"""What errors are known of."""
+
+MEASURED = {
+    "fit": (SMALLEST, LARGEST),
+    "load": (0.2, 1.5),
+    "dispersion": (0.25, 4.0),
+}
+"""Features and the range in which errors were measured."""
+
+LEVELS = (("high", 0.05), ("fair", 0.15))
+"""Words of confidence, and how far off [relative] an answer may be for them; else ``low``."""
+
+UNKNOWN = "unknown"
+
+
+def size_class(fit: float) -> int:
+    """Return the number of the size class of so many requests that fit."""
+    return sum(fit >= edge for edge in SIZE_CLASSES)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How far a number is expected to be from the engine's mean over replications.
+
+    Parameters
+    ----------
+    bias
+        Expected natural logarithm of predicted over engine.
+    half_width
+        Of the interval about the bias that holds :data:`COVERS` of the answers.
+    """
+
+    bias: float
+    half_width: float
+
+    @property
+    def bound(self) -> float:
+        """How far off at most, relative to the engine, with the chance of the interval."""
+        return math.expm1(min(abs(self.bias) + self.half_width, 50.0))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Relative errors between which the answer is expected: predicted over engine, less 1."""
+        low, high = self.bias - self.half_width, self.bias + self.half_width
+        return math.expm1(max(low, -50.0)), math.expm1(min(high, 50.0))
+
+    @property
+    def confidence(self) -> str:
+        """``high``, ``fair`` or ``low``."""
+        return next((word for word, within in LEVELS if self.bound <= within), "low")
+
+
+@cache
+def coefficients() -> Mapping[str, Any]:
+    """Return what was learnt, by engine, method and metric."""
+    text = files("ode.error_model").joinpath("coefficients.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def outside(features: Mapping[str, float]) -> str | None:
+    """Return why the errors of a question were not measured; None where they were."""
+    for name, (low, high) in MEASURED.items():
+        value = features[name]
+        if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
+            return f"{WORDS[name]} {value:.3g} is outside of {low:g} to {high:g}"
+    return None
+
+
+WORDS = {"fit": "requests that fit:", "load": "load", "dispersion": "dispersion of arrivals"}
+
+
+def expected(
+    engine: str, method: str, metric: str, features: Mapping[str, float]
+) -> Expected | None:
+    """Return how far off a metric of a method is; None where nobody measured it.
+
+    Parameters
+    ----------
+    engine
+        Kind of the instance.
+    method
+        Of :data:`ode.METHODS`, ``stationary`` or ``capacity``.
+    metric
+        Of :data:`METRICS`, or ``capacity``.
+    features
+        Of the question and of the answer, see :mod:`ode.error_model.features`.
+    """
+    entry = coefficients().get(engine, {}).get(method, {}).get(metric)
+    if entry is None:
+        return None
+    of = terms(features)
+    scale, bias, width = (
+        sum(value * of[name] for name, value in entry[part].items()) for part in PARTS
+    )
+    half = math.exp(min(width, WIDEST)) * entry["factor"][size_class(features["fit"])]
+    return Expected(math.exp(min(scale, WIDEST)) * bias, half)
