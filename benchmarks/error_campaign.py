@@ -6,7 +6,8 @@
     python benchmarks/error_campaign.py judge --rows rows.journal                   # Markdown
 
 ``run`` goes on where it was interrupted, and with a higher number where it ended. ``--lengths``
-adds trace files as further families of lengths; they are never fitted to. ``fit`` writes the
+adds trace files as further families of lengths; they are never fitted to. With ``--truth OLD`` only
+methods are asked again, after a change of theirs. ``fit`` writes the
 coefficients that every answer reads its expected error from; ``judge`` prints their coverage on
 scenarios that were held out, the worst first.
 """
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ode.error_model.model import coefficients
-from studies.campaign.fit import cases_of, fit, judge
+from studies.campaign.fit import cases_of, choices, fit, judge
 from studies.campaign.rows import row_of
+from studies.campaign.scenarios import ENGINES
 from studies.sweeps import Journal, sweep
 from workload import read_lengths
 
@@ -36,6 +38,7 @@ def run(given: argparse.Namespace) -> None:
     """Run the scenarios that are left."""
     files = {Path(each).name.split(".")[0]: read_lengths(each) for each in given.lengths}
     identity = f"error campaign, seed {given.seed}, files {' '.join(sorted(files))}"
+    before = {row["number"]: row for row in rows_in(given.truth)} if given.truth else {}
     journal = Journal(given.rows, identity, MOST_SCENARIOS)
 
     def told(done: int, total: int) -> None:
@@ -43,9 +46,13 @@ def run(given: argparse.Namespace) -> None:
 
     try:
         sweep(
-            row_of, (given.seed, files), range(given.scenarios), journal, workers=given.workers,
+            row_of,
+            (given.seed, files, before),
+            range(given.scenarios),
+            journal,
+            workers=given.workers,
             progress=told,
-        )  # fmt: skip
+        )
     finally:
         journal.close()
 
@@ -71,9 +78,9 @@ def learn(given: argparse.Namespace) -> None:
 
 
 def judged(given: argparse.Namespace) -> None:
-    """Print coverage and error on held-out scenarios."""
-    rows = []
-    for (engine, method, metric), cases in cases_of(rows_in(given.rows)).items():
+    """Print coverage and error on held-out scenarios, and whom ``auto`` would have chosen."""
+    rows, measured = [], rows_in(given.rows)
+    for (engine, method, metric), cases in cases_of(measured).items():
         entry = coefficients().get(engine, {}).get(method, {}).get(metric)
         for row in judge(cases, entry) if entry else ():
             size = "all" if row["size"] is None else SIZES[row["size"]]
@@ -89,6 +96,21 @@ def judged(given: argparse.Namespace) -> None:
             f"| {row['trusted_and_off']:.1%} |"
         )
 
+    print(
+        "\n| engine | scenarios | within | answer by | share | off | off and outside of its "
+        "interval |\n|---|---|---:|---|---:|---:|---:|"
+    )
+    orders = {"over_time": ("lagrangian", "node_work"), "steady": ("stationary",)}
+    for engine in ENGINES:
+        of_engine = [row for row in measured if row.get("engine") == engine]
+        for protocol, methods in orders.items():
+            for within in (0.05, 0.1, 0.2):
+                for name, found in choices(of_engine, protocol, methods, within).items():
+                    print(
+                        f"| {engine} | {protocol} | {within:g} | {name} | {found['share']:.0%} "
+                        f"| {found['off']:.1%} | {found['off_and_outside']:.1%} |"
+                    )
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,6 +121,7 @@ def main() -> None:
     runs.add_argument("--seed", type=int, default=1)
     runs.add_argument("--lengths", nargs="*", default=[], help="trace or lengths-only files")
     runs.add_argument("--workers", type=int)
+    runs.add_argument("--truth", type=Path, help="journal whose runs of the engine are taken over")
     runs.set_defaults(do=run)
     fits = commands.add_parser("fit", help="learn the coefficients")
     fits.add_argument("--rows", type=Path, required=True)

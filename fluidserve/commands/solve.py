@@ -20,9 +20,11 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
     "--method",
     default="lagrangian",
     show_default=True,
-    help="solver; see --methods",
+    help="solver, see --methods; auto: the cheapest whose expected error is small, or the engine",
     shell_complete=completion.of_words(completion.methods),
 )
+@option("--within", type=float, help="auto: how far off an answer may be, such as 0.05 (default)")
+@option("--budget", type=float, help="auto: seconds that the engine may take, 10 by default")
 @option("--methods", is_flag=True, help="list the methods and exit")
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @option("--drain/--no-drain", default=True, show_default=True, help="go on until empty")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from fluidserve.methods import method_name, parse_method
 from fluidserve.results import largest, parse_goodput, summary_of, thin_trajectory, write_trajectory
 from fluidserve.text import for_people, instance_line
 from ode import METHODS, InitialState, Solution, solve
-from serving import UnsupportedError
+from ode.error_model import ErrorReport
+from serving import ServingMetrics, Trajectory, UnsupportedError
 from workload import write_requests
+
+AUTO, AUTO_OPTIONS = "auto", ("within", "budget")
+"""Method that chooses among the others, and its options."""
 
 OPTIONS = ("step", "batches_per_step")
 """Options of the command that belong to one method."""
@@ -36,13 +41,99 @@ def solved(inputs: Inputs, params: Mapping[str, Any]) -> Solution:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a solve writes, whoever answers.
+
+    Parameters
+    ----------
+    method
+        Who answers: a method of :data:`ode.METHODS`, or ``engine``.
+    metrics
+        Latencies and totals.
+    trajectory
+        Every output over time.
+    warnings
+        What limits the answer.
+    error
+        How far off it is expected to be.
+    said
+        Further entries of the summary.
+    """
+
+    method: str
+    metrics: ServingMetrics
+    trajectory: Trajectory
+    warnings: tuple[str, ...]
+    error: ErrorReport
+    said: Mapping[str, Any]
+
+
+def answered(
+    inputs: Inputs, params: Mapping[str, Any], thresholds: Mapping[str, float] | None
+) -> Answer:
+    """Return the answer that the parameters of a command, or of a sweep's point, ask for."""
+    if params["method"] == AUTO:
+        return _automatically(inputs, params, thresholds)
+    for name in (name for name in AUTO_OPTIONS if params.get(name) is not None):
+        raise UnsupportedError(f"--{name} belongs to --method {AUTO}, not {params['method']}")
+    flow = solved(inputs, params)
+    return _of(flow, flow.metrics(thresholds), {})
+
+
+def _of(flow: Solution, metrics: ServingMetrics, said: Mapping[str, Any]) -> Answer:
+    more = {
+        "status": flow.status, "message": flow.message, "labels": list(flow.warnings),
+        "stats": dict(flow.stats), **said,
+    }  # fmt: skip
+    return Answer(flow.method, metrics, flow.trajectory, flow.warnings, flow.error, more)
+
+
+def _automatically(
+    inputs: Inputs, params: Mapping[str, Any], thresholds: Mapping[str, float] | None
+) -> Answer:
+    """Let the expected errors choose who answers."""
+    from studies.automatic import BUDGET, WITHIN, automatic
+
+    given = {name: params.get(name) for name in OPTIONS}
+    if params["initial_waiting"] or not params.get("drain", True) or params["approximate"]:
+        raise UnsupportedError(
+            "--method auto answers for an empty start, until the last request has left, and for "
+            "policies as they are; --initial-waiting, --no-drain and --approximate need a method"
+        )
+    for name in (name for name, value in given.items() if value is not None):
+        raise UnsupportedError(f"--{name.replace('_', '-')} needs the method that it belongs to")
+    within = WITHIN if params.get("within") is None else params["within"]
+    budget = BUDGET if params.get("budget") is None else params["budget"]
+    found = automatic(inputs.question, within=within, budget=budget, goodput=thresholds)
+    said = {
+        "auto": {
+            "chosen": found.chosen,
+            "within": within,
+            "tried": [
+                {"method": each.method, "confidence": each.error.confidence,
+                 "error": each.error.to_json()}
+                for each in found.tried
+            ],
+        }
+    }  # fmt: skip
+    if found.solution is not None:
+        return _of(found.solution, found.metrics(thresholds), said)
+    stats = {"replications": found.error.replications}
+    said |= {"status": "done", "message": found.words, "labels": [], "stats": stats}
+    warned = () if found.error.bound <= within else (found.too_far(within, budget),)
+    return Answer(
+        found.chosen, found.metrics(thresholds), found.trajectory, warned, found.error, said
+    )
+
+
 def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the metrics of a solution, and its warnings."""
     unit = inputs.instance.time_unit
     thresholds = parse_goodput(params["goodput"], unit, inputs.question.longest_decode)
-    flow = solved(inputs, params)
-    warnings = inputs.warnings(*flow.warnings, largest=largest(flow.trajectory.outputs))
-    return flow.metrics(thresholds).to_json(unit), warnings
+    found = answered(inputs, params, thresholds)
+    warnings = inputs.warnings(*found.warnings, largest=largest(found.trajectory.outputs))
+    return found.metrics.to_json(unit), warnings
 
 
 def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,25 +151,21 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
     watch.speaks = inputs.config.verbose
     thresholds = parse_goodput(params["goodput"], node.time_unit, inputs.question.longest_decode)
     with watch("solve"):
-        flow = solved(inputs, params)
-    with watch("latencies"):
-        metrics = flow.metrics(thresholds)
+        found = answered(inputs, params, thresholds)
     with watch("trajectory"):
-        path, thinned = thin_trajectory(flow.trajectory)
-        limits = largest(flow.trajectory.outputs)
-    warnings = inputs.warnings(*flow.warnings, *thinned, largest=limits)
-    error = flow.error
+        path, thinned = thin_trajectory(found.trajectory)
+        limits = largest(found.trajectory.outputs)
+    warnings = inputs.warnings(*found.warnings, *thinned, largest=limits)
     summary = summary_of(
-        inputs, metrics, warnings, kind="solution", method=flow.method, status=flow.status,
-        message=flow.message, labels=list(flow.warnings), stats=dict(flow.stats),
-        confidence=error.confidence, error=error.to_json(),
+        inputs, found.metrics, warnings, kind="solution", method=found.method, **found.said,
+        confidence=found.error.confidence, error=found.error.to_json(),
     )  # fmt: skip
     ran = REQUESTS if inputs.question.is_file else None
     with watch("write"):
         write_trajectory(folder / "trajectory.csv", path)
         if ran is not None:  # the exact mix of a generator is in no file
             write_requests(inputs.question.requests, folder / ran)
-    title = f"Fluid solution, {method_name(flow.method)}: {instance_line(node)}"
+    title = f"Fluid solution, {method_name(found.method)}: {instance_line(node)}"
     write_common(
         folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,

@@ -11,6 +11,7 @@ from ode._initial_state import InitialState
 from ode.error_model.features import answer_features, question_features
 from ode.error_model.model import COVERS, UNKNOWN, Expected, coefficients, expected, outside
 from serving import Distribution, FluidServeError, Instance, RateProfile, RequestMix, reading_of
+from serving.kinds.prompt_server import PromptServer
 
 DECIDING = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
 """Metrics whose worst is the confidence of an answer."""
@@ -39,10 +40,13 @@ class ErrorReport:
         By metric; empty where nobody measured answers like this one.
     reason
         Why nobody did.
+    replications
+        Of the engine, where the answer is its mean over so many; None for a method.
     """
 
     errors: Mapping[str, Expected] = field(default_factory=dict)
     reason: str | None = None
+    replications: int | None = None
 
     @property
     def bound(self) -> float:
@@ -67,6 +71,11 @@ class ErrorReport:
         for name in DECIDING:
             low, high = self.errors[name].interval
             parts.append(f"{TITLES[name]} {_percent(low)} to {_percent(high)} %")
+        if self.replications is not None:
+            return (
+                f"confidence {self.confidence}: the mean of {self.replications} runs of the engine "
+                f"is known within {', '.join(parts)} ({100 * COVERS:.0f} %)"
+            )
         return (
             f"confidence {self.confidence}: of answers like this one {100 * COVERS:.0f} % differ "
             f"from the engine's mean by {', '.join(parts)}"
@@ -90,7 +99,7 @@ def error_report(
     method: str,
     latencies: Mapping[str, Distribution],
     mix: RequestMix,
-    instance: Instance,
+    instance: Instance | PromptServer,
     rate: float,
     dispersion: float,
     profile: RateProfile | None = None,
@@ -110,7 +119,7 @@ def error_report(
     unlike
         Why the answer is unlike those whose errors were measured; None where it is like them.
     """
-    node: Any = reading_of(instance).node
+    node: Any = reading_of(instance).node  # type: ignore[arg-type]
     reason = unlike or _unmeasured(method, node, profile)
     if reason is not None:
         return ErrorReport(reason=reason)

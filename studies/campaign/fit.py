@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ode.error_model.basis import GROWING, TERMS, terms
-from ode.error_model.model import COVERS, PARTS, SIZE_CLASSES, WIDEST, size_class
+from ode.error_model.model import (
+    COVERS,
+    PARTS,
+    SIZE_CLASSES,
+    WIDEST,
+    Expected,
+    expected,
+    size_class,
+)
+from ode.error_model.report import DECIDING
 
 NOISIEST = 0.15
 """Standard error of the engine above which a row tells nothing of a metric."""
@@ -232,3 +241,70 @@ def judge(cases: Cases, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return out
+
+
+def choices(
+    rows: Iterable[Mapping[str, Any]], protocol: str, methods: Sequence[str], within: float
+) -> dict[str, dict[str, float]]:
+    """Return how often each method is the first whose expected errors are small, and wrong then.
+
+    Parameters
+    ----------
+    rows
+        Of the campaign; those that were held out are judged.
+    protocol
+        Of the scenarios.
+    methods
+        In the order in which they are asked; ``engine`` answers where none is good enough.
+    within
+        How far off the deciding metrics may be, relative.
+
+    Returns
+    -------
+    dict
+        By method: ``share`` of the scenarios, ``off`` the part of its answers of which a metric is
+        off by more than 10 % and 4 standard errors, and by more than its interval besides
+        (``off_and_outside``).
+    """
+    counted: dict[str, list[tuple[bool, bool]]] = {name: [] for name in (*methods, "engine")}
+    for row in rows:
+        if "failed" in row or row["protocol"] != protocol or not row["held_out"]:
+            continue
+        for method in methods:
+            found = _first_errors(row, method)
+            if found is not None and max(each.bound for each, _, _ in found) <= within:
+                off = [(abs(e) > 0.1 and abs(e) > 4 * noise, abs(e - of.bias) > of.half_width)
+                       for of, e, noise in found]  # fmt: skip
+                counted[method].append((any(a for a, _ in off), any(a and b for a, b in off)))
+                break
+        else:
+            counted["engine"].append((False, False))
+    total = max(sum(len(each) for each in counted.values()), 1)
+    return {
+        name: {
+            "share": len(each) / total,
+            "off": float(np.mean([a for a, _ in each])) if each else 0.0,
+            "off_and_outside": float(np.mean([b for _, b in each])) if each else 0.0,
+        }
+        for name, each in counted.items()
+    }
+
+
+def _first_errors(
+    row: Mapping[str, Any], method: str
+) -> list[tuple[Expected, float, float]] | None:
+    """Return expectation, error and noise of the deciding metrics; None where one is missing."""
+    answer = row["answers"].get(method)
+    if answer is None or "failed" in answer:
+        return None
+    known = {"sacrifice": float(row["mode"] == "sacrifice")} | row["features"]
+    known |= {name: value for name, value in answer["features"].items() if value is not None}
+    found = []
+    for metric in DECIDING:
+        of = expected(row["engine"], method, metric, known)
+        value, true = answer["values"][metric], row["truth"][metric]
+        noise = row["standard_error"][metric]
+        if of is None or not value or not true or noise is None or value <= 0:
+            return None
+        found.append((of, math.log(value / true), noise))
+    return found

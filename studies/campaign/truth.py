@@ -49,14 +49,33 @@ class Truth:
         What they took.
     """
 
-    value: Mapping[str, float]
-    standard_error: Mapping[str, float]
+    value: Mapping[str, float | None]
+    standard_error: Mapping[str, float | None]
     replications: int
     seconds: float
 
 
-def truth_of(scenario: Scenario, budget: float = 0.15) -> Truth:
-    """Return what the engine says, after ``budget`` seconds or once standard errors are small."""
+def truth_of(
+    scenario: Scenario,
+    budget: float = 0.15,
+    *,
+    small_mean: float = SMALL_MEAN,
+    small_tail: float = SMALL_TAIL,
+    longer: float = LONGER,
+) -> Truth:
+    """Return what the engine says, after ``budget`` seconds or once standard errors are small.
+
+    Parameters
+    ----------
+    scenario
+        What is asked.
+    budget : [seconds]
+        When to stop, if standard errors are still large.
+    small_mean, small_tail
+        Relative standard errors of means and of percentiles that are small enough.
+    longer
+        Multiple of the budget where the engine is noisy.
+    """
     groups = [_Group() for _ in range(GROUPS)]
     began, count = time.perf_counter(), 0
     while True:
@@ -65,8 +84,8 @@ def truth_of(scenario: Scenario, budget: float = 0.15) -> Truth:
             count += 1
         values, errors = _statistics(scenario, groups)
         spent = time.perf_counter() - began
-        small = errors[0] <= SMALL_MEAN and max(errors[3], errors[4]) <= SMALL_TAIL
-        allowed = budget * (LONGER if errors[0] > NOISY else 1.0)
+        small = max(errors[:2]) <= small_mean and max(errors[3:5]) <= small_tail
+        allowed = budget * (longer if errors[0] > NOISY else 1.0)
         if small or spent + spent * GROUPS / count > allowed:
             break
     return Truth(
