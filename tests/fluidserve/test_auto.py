@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-LARGE = ("--scale", 200, "--load", 0.5, "--horizon", 150)
+LARGE = ("--scale", 100, "--load", 0.6, "--horizon", 300)
 
 
 def test_auto_says_who_answers_and_what_a_named_method_would_have_been(run):
-    done = run("solve", "--method", "auto", "--within", 0.1, *LARGE, "--out", "a")
+    done = run("solve", "--method", "auto", "--within", 0.2, *LARGE, "--out", "a")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["auto"]["chosen"] == result["method"] == "lagrangian"
