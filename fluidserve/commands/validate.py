@@ -74,7 +74,7 @@ from fluidserve.options import instance_options, run_options
 def command(run: str, **params: Any) -> None:
     """Replay a measured RUN through an engine and print measured against predicted.
 
-    RUN is a file of requests, a folder with one run, or a folder and the name of a run in it:
+    RUN is a file of requests, a folder with one run, or FOLDER/NAME for one run of several:
     results of vllm bench serve, inference-perf, guidellm, aiperf, LLMServingSim, or CSV. Settings
     that the folder of RUN tells (a config JSON, an index.csv) are used; options win over them.
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from fluidserve.plots.style import BLUE, GREEN, GREY, INK, VERMILLION, figure, from_zero, time_label
+from fluidserve.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    VERMILLION,
+    figure,
+    from_zero,
+    legend_above,
+    time_label,
+)
 
 PANELS = {"running": "running requests", "waiting": "waiting requests",
           "in_system": "requests under way",
@@ -38,16 +48,17 @@ def measured_vs_predicted(
     owners = list(dict.fromkeys(key.partition(".")[0] for key in columns if "." in key))
     with figure(path, 11.0, 2.5 * len(shown) + 0.5) as drawing:
         panels = np.atleast_1d(drawing.subplots(len(shown), 1, sharex=True))
+        handles: dict[str, Any] = {}
         for axes, name in zip(panels, shown, strict=True):
             for owner in owners:
                 values = columns.get(f"{owner}.{name}")
                 if values is not None:
                     colour, width = LINES.get(owner, (BLUE, 1.4))
-                    axes.plot(time, values, color=colour, lw=width, label=owner)
+                    handles[owner] = axes.plot(time, values, color=colour, lw=width)[0]
             if until is not None:
-                axes.axvline(until, color=GREY, lw=1.0, ls="--", label="calibrated until here")
+                line = axes.axvline(until, color=GREY, lw=1.0, ls="--")
+                handles["calibrated until here"] = line
             axes.set_title(PANELS[name])
             from_zero(axes)
-        panels[0].legend(loc="upper right")
         panels[-1].set_xlabel(time_label("s"))
-        drawing.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        legend_above(drawing, handles, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ BESIDE = {"fluid": "fluid model", "one_node": "model of one server"}
 
 def off(error: float | None) -> str:
     """Return a relative error in percent with its sign."""
-    return "-" if error is None else f"{100 * error:+.1f} %"
+    return "-" if error is None or math.isnan(error) else f"{100 * error:+.1f} %"
 
 
 def score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
@@ -31,10 +32,15 @@ def score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
     for key, name in NAMES.items():
         for statistic in STATISTICS:
             each = scores.get(key, {}).get(statistic)
-            if each is not None:
+            if each is not None and _is_told(each["predicted"]):
                 rows.append([f"{name} {statistic}", *_cells(each)])
     rows += [[name, *_cells(scores[key])] for key, name in TOTALS.items() if key in scores]
     return rows
+
+
+def _is_told(predicted: float | None) -> bool:
+    """Return whether a model says a number: the fluid model has no inter-token latencies."""
+    return predicted is not None and not math.isnan(predicted)
 
 
 def _cells(each: Mapping[str, Any]) -> list[str]:

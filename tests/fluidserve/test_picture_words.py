@@ -231,3 +231,19 @@ def test_the_picture_of_a_prefix_cache_names_server_and_requests(run, drawn):
     assert "vLLM 0.33, 2,000 blocks of 16" in said and "60 requests" in said
     assert "10,000" in said and "10^" not in said
     assert overlaps(figure) == []
+
+
+def test_the_picture_of_a_measured_run_keeps_its_legend_off_the_data(drawn, tmp_path):
+    from fluidserve.plots import measured_vs_predicted
+
+    time = np.arange(50.0)
+    columns = {f"{owner}.in_system": time for owner in ("measured", "engine", "fluid")}
+    measured_vs_predicted(
+        {"time": time, **columns}, tmp_path / "v.png", title="light: 50 requests", until=20.0
+    )
+    figure = drawn["v.png"]
+    said = [text.get_text() for text in words_of(figure)]
+    assert {"measured", "engine", "fluid", "calibrated until here"} <= set(said)
+    assert overlaps(figure) == []
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y0 >= figure.axes[0].bbox.y1 - 1

@@ -170,3 +170,14 @@ def test_a_long_warning_is_wrapped_on_a_terminal_only(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(len(line) <= 80 for line in lines)
     assert " ".join(" ".join(lines).split()) == said.strip()
+
+
+def test_what_a_model_does_not_say_has_no_row_in_a_validation():
+    from fluidserve.tables.validation import off, score_rows
+
+    told = {"measured": 11.0, "predicted": 10.0, "error": -0.1}
+    nothing = {"measured": 11.0, "predicted": float("nan"), "error": float("nan")}
+    null = {"measured": 11.0, "predicted": None, "error": None}
+    rows = score_rows({"tpot_ms": {"mean": told}, "itl_ms": {"mean": nothing, "p99": null}})
+    assert rows == [["TPOT [ms] mean", "11", "10", "-10.0 %"]]
+    assert off(float("nan")) == "-"
