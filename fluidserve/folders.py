@@ -169,7 +169,7 @@ def _warn(value: Any) -> None:
     if note:
         tell(f"note: {note}")
     if isinstance(error := value.get("error"), Mapping):
-        tell(f"note: {error['words']}")
+        tell(f"expected: {error['words']}")
     for warning in value.get("warnings", ()):
         tell(f"warning: {warning}")
 

@@ -34,7 +34,7 @@ def test_every_method_of_the_campaign_has_coefficients_that_may_only_widen() -> 
             for entry in metrics.values():
                 assert len(entry["factor"]) == len(SIZE_CLASSES) + 1
                 assert all(entry["log_half_width"].get(name, 0) >= 0 for name in GROWING)
-    assert {"lagrangian", "node_work", "stationary"} <= set(coefficients()["decode_node"])
+    assert {"lagrangian", "stationary"} <= set(coefficients()["decode_node"])
     assert {"lagrangian", "stationary"} <= set(coefficients()["vllm_v1"])
 
 
