@@ -353,9 +353,10 @@ def test_a_point_says_what_the_command_says_for_every_engine(run, tmp_path, name
         assert asked.exit_code == 0, asked.stderr
         alone = json.loads(asked.stdout)
         assert row["warnings"] == "; ".join(alone["warnings"])
-        told = [
-            line for line in asked.stderr.splitlines() if line.startswith(("profile:", "note:"))
-        ]
+        told = asked.stderr.splitlines()
+        told = [line for line in told if line.startswith(("profile:", "note:"))]
+        told = [line for line in told if not line.startswith("note: confidence")]
+        assert row.get("confidence") == (alone["confidence"] if kind == "solve" else None)
         assert row.get("notes", "") == "; ".join(told)
         for column, of in (("capacity", "capacity"), ("realised_load", "load")):
             assert float(row[column]) == alone["workload"][of]
