@@ -158,6 +158,8 @@ def emit(value: Any, table: Callable[[Any], str] | None = None) -> None:
     from fluidserve.tables import plain_table
 
     click.echo((table or plain_table)(plain(value)))
+    if isinstance(value, Mapping) and isinstance(error := value.get("error"), Mapping):
+        tell(f"expected: {error['words']}")  # JSON holds it
     _warn(value)
 
 
@@ -168,8 +170,6 @@ def _warn(value: Any) -> None:
     note = (value.get("workload") or {}).get("note")
     if note:
         tell(f"note: {note}")
-    if isinstance(error := value.get("error"), Mapping):
-        tell(f"expected: {error['words']}")
     for warning in value.get("warnings", ()):
         tell(f"warning: {warning}")
 

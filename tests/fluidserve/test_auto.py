@@ -16,7 +16,8 @@ def test_auto_says_who_answers_and_what_a_named_method_would_have_been(run):
     assert result["auto"]["chosen"] == result["method"] == "lagrangian"
     (tried,) = result["auto"]["tried"]
     assert tried["error"] == result["error"] and result["confidence"] in {"high", "fair"}
-    assert f"expected: {result['error']['words']}" in done.stderr.splitlines()
+    shown = run("solve", *LARGE, "--table", "--out", "c")
+    assert f"expected: {result['error']['words']}" in shown.stderr.splitlines()
     named = json.loads(run("solve", *LARGE, "--out", "b").stdout)
     assert named["metrics"] == result["metrics"] and named["error"] == result["error"]
     assert "auto" not in named
