@@ -147,10 +147,11 @@ def first_tokens(
     seed
         Of the random numbers, of which every sample has its own.
     out : shape (2, N) [time]
-        Time from the arrival, or from when there is room, to the start of its first step and to its
+        Time from the arrival, or from when there is room, until its first step is decided and to its
         first token.
     """
-    queue, before, behind, taken = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4)
+    queue, before, taken = np.zeros(4), np.zeros(4), np.zeros(4)
+    behind, after = np.zeros(4), np.zeros(4)
     draws = np.zeros(1, np.uint64)
     mean = quantiles[0].mean()
     for i in range(decodes.size):
@@ -159,7 +160,8 @@ def first_tokens(
         n, kv = decodes[i], context[i]
         queue[:] = 0.0
         behind[:] = 0.0
-        start = 0.0
+        after[:] = 0.0
+        start, begin = 0.0, 0.0
         if state[i] == 1:
             alone = late + step_duration(law, n, kv, 0.0, 0.0, 0.0, 0.0)
             prompts = max(1.0 - alone / usual[i], 0.0)
@@ -191,10 +193,12 @@ def first_tokens(
                     _step(law, late, n, kv, queue, room, taken, 0.0)
                     passed -= room
             met = _step(law, late, n, kv, queue, room, taken, 0.0)
-            start = (1.0 - place[i]) * met
+            start = begin = (1.0 - place[i]) * met
             if is_ahead:
                 queue += before
-                start += _step(law, late, n, kv, queue, room, taken, 0.0)
+                step = _step(law, late, n, kv, queue, room, taken, 0.0)
+                start += step
+                _prompts(draws, rate * step, quantiles, after)
             _prompts(draws, rate * met * place[i], quantiles, queue)
             _prompts(draws, rate * met * (1.0 - place[i]), quantiles, behind)
         elif state[i] == 2:
@@ -206,8 +210,16 @@ def first_tokens(
         first = start
         done = 0.0  # of its own prompt, which the next part of it reads again
         while queue[0] > room:
-            first += _step(law, late, n, kv, queue, room, taken, done)
+            step = _step(law, late, n, kv, queue, room, taken, done)
+            first += step
             done = max(own[0, i] - queue[0], 0.0)
+            if state[i] == 1:  # who comes meanwhile is beside the last part of it
+                if is_ahead:
+                    behind += after
+                    after[:] = 0.0
+                    _prompts(draws, rate * step, quantiles, after)
+                else:
+                    _prompts(draws, rate * step, quantiles, behind)
         queue += behind
         first += _step(law, late, n, kv, queue, room, taken, done)
-        out[0, i], out[1, i] = start, first
+        out[0, i], out[1, i] = begin, first

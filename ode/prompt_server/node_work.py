@@ -176,7 +176,9 @@ def _met(
     requests = held * requests_per_token(closure, work, held)
     held = np.where(no_room, full.batch_tokens, held)
     requests = np.where(no_room, closure.set_size, requests)
-    wait = np.where(no_room, (work - left) / closure.fastest, 0.0)
+    # one that needs more room than others waits while the server is not full, and slower
+    falls = np.minimum(np.interp(0.5 * (left + work), levels.work, levels.service), closure.fastest)
+    wait = np.where(no_room, (work - left) / np.maximum(falls, 1e-300), 0.0)
     arrived = closure.rate * closure.work.mean * wait
     state = np.where(no_room, WAITS, np.where(level > 0, WITH_ROOM, IDLE))
     return _Met(state, held, requests, wait, np.where(no_room, left + arrived, work))

@@ -73,7 +73,7 @@ def test_first_tokens_are_those_of_steps_one_after_the_other(is_ahead, budget):
         vector.ctypes.data, 0.0, is_ahead, budget, rate, 0.0, table, longer, np.zeros(n),
         np.zeros(n), np.full(n, 0.02 / 0.55), np.ones(n, np.int64), rng.random(n), own, 1, out,
     )  # fmt: skip
-    bound = 0.02 if budget > 1e4 else 0.15  # a prompt in chunks is met in one of its steps
+    bound = 0.02 if budget > 1e4 else 0.1  # a prompt in chunks is met in one of its steps
     for prompt in (50.0, 200.0, 1000.0):
         mine, theirs = out[1][own[0] == prompt], first[size == prompt]
         assert mine.mean() == pytest.approx(theirs.mean(), rel=bound), prompt
