@@ -147,8 +147,8 @@ def first_tokens(
     seed
         Of the random numbers, of which every sample has its own.
     out : shape (2, N) [time]
-        Time from the arrival, or from when there is room, until its first step is decided and to its
-        first token.
+        Time from the arrival, or from when there is room, until its first step is decided and until
+        its first token.
     """
     queue, before, taken = np.zeros(4), np.zeros(4), np.zeros(4)
     behind, after = np.zeros(4), np.zeros(4)
