@@ -307,11 +307,12 @@ def _longer(
 def _line(batches: ServerBatches, rate: float) -> Line:
     """Return the line of the mean time of a step, with prompts, about the usual one at ``rate``."""
     each, server, full = batches.life, batches.server, batches.saturation
-    number = full.batch_size * 0.5
-    for _ in range(FIXED_POINT):
-        longer = float(np.interp(number, batches.number, batches.longer))
-        step = float(decode_step(each, server, number / each.stay)) * longer
-        number = 0.5 * (number + min(full.batch_size, rate * step * each.stay))
+    # as many run as come while one is there: where this line is crossed first
+    step = decode_step(each, server, batches.number / each.stay) * batches.longer
+    beyond = batches.number - np.minimum(rate * step * each.stay, full.batch_size)
+    last = max(int(np.argmax(beyond > 0)), 1)
+    share = beyond[last - 1] / min(beyond[last - 1] - beyond[last], -1e-300)
+    number = float(batches.number[last - 1 : last + 1] @ np.array([1 - share, share]))
     longer = float(np.interp(number, batches.number, batches.longer))
     nobody, by_request, by_token = _straight(each, server, number / each.stay)
     if batches.is_seats:

@@ -88,28 +88,28 @@ class Stationary:
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
         """A distribution for each latency; inter-token latency is not part of this model."""
-        return _Distributions(self.samples)
+        return Distributions(self.samples, MODELLED)
 
 
-class _Distributions(Mapping[str, Distribution]):
-    """Distributions by latency, each made when it is first asked for."""
+class Distributions(Mapping[str, Distribution]):
+    """Distributions of latencies by name, each made when it is first asked for."""
 
-    def __init__(self, samples: LatencySamples) -> None:
-        self._samples = samples
+    def __init__(self, samples: LatencySamples, names: tuple[str, ...]) -> None:
+        self._samples, self._names = samples, names
         self._known: dict[str, Distribution] = {}
 
     def __getitem__(self, name: str) -> Distribution:
         if name not in self._known:
-            if name not in MODELLED:
+            if name not in self._names:
                 raise KeyError(name)
             self._known[name] = Distribution.of(*self._samples.of(name))
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(MODELLED)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(MODELLED)
+        return len(self._names)
 
 
 @answers("decode_node")

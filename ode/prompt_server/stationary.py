@@ -12,7 +12,7 @@ from functools import cached_property, partial
 
 from fluid.prompt_server import capacity
 from ode.error_model.report import READ_AS, ErrorReport, error_report
-from ode.node_work.stationary import balance
+from ode.node_work.stationary import Distributions, balance
 from ode.prompt_server.births import births_and_deaths
 from ode.prompt_server.labels import (
     policy_labels,
@@ -74,7 +74,7 @@ class ServerStationary:
     @cached_property
     def latencies(self) -> Mapping[str, Distribution]:
         """A distribution for each of :data:`MODELLED`."""
-        return {name: Distribution.of(*self.samples.of(name)) for name in MODELLED}
+        return Distributions(self.samples, MODELLED)
 
 
 @answers(MODEL)
