@@ -160,6 +160,8 @@ SAMPLES = {
     "inject_at": ((*DRAWN, "--inject", "r.csv"), "--inject-at", 90),
     "keep_arrivals": ((*DRAWN, "--inject", "r.csv"), "--keep-arrivals"),
     "method": (DRAWN, "--method", "node_work"),
+    "within": ((*DRAWN, "--method", "auto", "--budget", 0.2), "--within", 5),
+    "budget": ((*DRAWN, "--method", "auto", "--within", 1e-3), "--budget", 0.05),
     "methods": (DRAWN, "--methods", "node_work"),
     "drain": (DRAWN, "--no-drain"),
     "initial_waiting": (DRAWN, "--initial-waiting", 30),

@@ -92,7 +92,7 @@ def check_offered_rate(drawn, summary):
 
 @pytest.mark.slow
 def test_pictures_of_a_comparison(run, drawn):
-    done = run("compare", *FEW, *PROFILE, *SEVERAL)
+    done = run("compare", *FEW, *PROFILE, "--engine", "decode_node", *SEVERAL)
     assert done.exit_code == 0, done.stderr
     assert len(drawn) == 3
     said = [text.get_text() for text in words_of(drawn["fluid_vs_discrete.png"])]
