@@ -126,6 +126,10 @@ class WorkClosure:
         return self.batches.saturation
 
 
+NOBODY = 1e-9
+"""Share of a saturated batch below which nobody is taken to execute."""
+
+
 class Line(NamedTuple):
     """A straight line that stands for the duration of a batch.
 
@@ -172,7 +176,10 @@ def closure_of(
     if reach > FREE * set_mean:
         reach = np.inf
     waiting = (demand - executing) / work.fresh_tokens  # for the batch under way to end
-    per_token = (requests - waiting) / np.maximum(executing, 1e-300)
+    # where hardly anybody executes their number over their tokens is rounding, and the mean stands
+    some = executing > NOBODY * full.batch_tokens
+    per_token = np.full(level.size, 1.0 / size)
+    per_token[some] = np.maximum((requests - waiting)[some], 0.0) / executing[some]
     per_token[0] = per_token[1]
     return WorkClosure(
         rate, dispersion, batches, work, set_mean, set_sd, set_size,

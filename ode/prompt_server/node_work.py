@@ -174,6 +174,7 @@ def _met(
     left = scale * set_work(closure, work / scale, even / np.maximum(waits, 1e-300))
     no_room = (even < waits) & (left < work)
     requests = held * requests_per_token(closure, work, held)
+    requests = np.minimum(requests, server.most_running)
     held = np.where(no_room, full.batch_tokens, held)
     requests = np.where(no_room, closure.set_size, requests)
     # one that needs more room than others waits while the server is not full, and slower

@@ -121,6 +121,25 @@ def test_a_server_from_an_empty_start_is_near_the_engine(node, bound):
         assert flow[name].percentiles[95] == pytest.approx(np.percentile(values, 95), rel=bound)
 
 
+def test_requests_that_are_all_alike_have_steps_of_a_sane_length():
+    """At little work nobody decodes yet: how many do over their tokens is nothing over nothing."""
+    mix = RequestMix.from_lengths([1283.0], [152])
+    law = BatchTimeLaw(d_0=0.0061, d_decode=1e-4, d_kv=1.5e-7, d_prefill=5.8e-5)
+    node = VllmV1(batch_time=law, num_gpu_blocks=422, max_num_seqs=64, max_num_batched_tokens=512,
+                  async_scheduling=False)  # fmt: skip
+    for load in (0.2, 0.58, 0.9):
+        closure = work_closure(mix, node, load * capacity(mix, node))
+        held = np.minimum(closure.executing, closure.saturation.batch_tokens)
+        times = closure.batches.duration(held, held * closure.per_token)
+        assert (times <= 1.5 * closure.saturation.batch_time).all()
+    profile = RateProfile.constant(0.58 * capacity(mix, node), 26.0)
+    found = solve(profile, mix, node, method="node_work").metrics().latencies
+    question = Question(Workload(mix, 1.0), node, horizon=26.0, seed=1).at_load(0.58)
+    drawn = [each for each in map(question.replication, range(200)) if each is not None]
+    runs = np.concatenate([discrete.simulate(each, node).samples().ttft for each in drawn])
+    assert found["ttft"].mean == pytest.approx(runs.mean(), rel=0.25)
+
+
 def test_what_the_method_does_not_know_is_refused():
     profile = RateProfile.constant(10.0, 10.0)
     apart = VllmV0(batch_time=LAW, num_gpu_blocks=6000)
