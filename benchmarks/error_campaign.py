@@ -72,6 +72,8 @@ def learn(given: argparse.Namespace) -> None:
     """Write the coefficients."""
     found: dict[str, Any] = {}
     for (engine, method, metric), cases in sorted(cases_of(rows_in(given.rows)).items()):
+        if method == "capacity":  # no answer says its error yet
+            continue
         if (entry := fit(cases)) is not None:
             found.setdefault(engine, {}).setdefault(method, {})[metric] = entry
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
