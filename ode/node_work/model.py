@@ -23,6 +23,11 @@ class NodeModel(Protocol):
     """A node and who arrives at it, as the method sees them."""
 
     @property
+    def mix(self) -> RequestMix:
+        """Who arrives."""
+        ...
+
+    @property
     def capacity(self) -> float:
         """Arrival rate [requests/time] that the node just keeps up with."""
         ...
@@ -30,16 +35,6 @@ class NodeModel(Protocol):
     @property
     def stay(self) -> float:
         """How long a request executes on a saturated node [time]."""
-        ...
-
-    @property
-    def mean_decode(self) -> float:
-        """Mean decode length [tokens]."""
-        ...
-
-    @property
-    def longest_stay(self) -> float:
-        """Batches after which hardly any request is left of those that began [iterations]."""
         ...
 
     @property
@@ -103,16 +98,6 @@ class DecodeNodeModel:
     def stay(self) -> float:
         """How long a request executes on a saturated node [time]."""
         return self.mix.mean_decode * saturation(self.mix, self.instance).batch_time
-
-    @property
-    def mean_decode(self) -> float:
-        """Mean decode length [tokens]."""
-        return self.mix.mean_decode
-
-    @property
-    def longest_stay(self) -> float:
-        """Batches after which hardly any request is left of those that began [iterations]."""
-        return longest_stay(self.mix)
 
     @property
     def size(self) -> float:

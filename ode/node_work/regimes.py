@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fluid import WorkClosure
 from ode.node_work.generator import Levels, levels_of
-from ode.node_work.model import NodeModel
+from ode.node_work.model import NodeModel, longest_stay
 
 RESOLUTION = 0.04
 """Rates are told apart by this share of the capacity."""
@@ -86,7 +86,7 @@ class Regimes:
 
     def _age(self, oldest: float) -> float:
         """Return the age [iterations] that stands for others like it."""
-        if oldest >= self.model.longest_stay:
+        if oldest >= longest_stay(self.model.mix):
             return math.inf
         return YOUNGEST * AGEING ** round(math.log(max(oldest / YOUNGEST, 1.0)) / math.log(AGEING))
 

@@ -13,7 +13,7 @@ from ode._solution import Solution
 from ode.node_work.forward import occupancy
 from ode.node_work.generator import BUSY, IDLE, generator, grid_of, requests_per_token
 from ode.node_work.latencies import met_by_arrivals, node_of, work_ahead
-from ode.node_work.model import DecodeNodeModel, NodeModel
+from ode.node_work.model import DecodeNodeModel, NodeModel, longest_stay
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
     OUTPUT_WINDOWS,
@@ -167,7 +167,7 @@ def solved(
         totals={
             "duration": duration,
             "completed": arrivals,
-            "output_tokens": arrivals * model.mean_decode,
+            "output_tokens": arrivals * model.mix.mean_decode,
             "gpu_utilization": 1.0 - passage.idle / duration,
             "processing_efficiency": passage.tokens / max(passage.batches * model.batch, 1e-300),
         },
@@ -184,7 +184,7 @@ def _posed(
     edges = edges_of(profile, horizon)
     dispersion = dispersion_within(profile, edges)
     base = model.closure(max(mean, 1e-6 * full), dispersion)
-    edges = with_beginning(edges, model.longest_stay * base.saturation.batch_time)
+    edges = with_beginning(edges, longest_stay(model.mix) * base.saturation.batch_time)
     windows = windows_between(profile, edges, model.stay)
     highest = _highest(profile, initial.waiting, horizon, base)
     if not initial.waiting > 0:
@@ -312,7 +312,7 @@ def _samples(flows: Flows, regimes: Regimes) -> LatencySamples:
             continue
         regime = regimes.at(rate, oldest)
         # while these decode, others grow older
-        later = regimes.at(rate, oldest + 0.5 * regimes.model.mean_decode).closure
+        later = regimes.at(rate, oldest + 0.5 * regimes.model.mix.mean_decode).closure
         node = node_of(regime.closure, regime.levels, flow, later)
         parts.append(regimes.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")

@@ -9,6 +9,10 @@ from ode.node_work.caveats import arrival_labels, size_labels
 from serving import RequestMix, UnsupportedError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
+MUCH_AGAIN, NEAR = 0.1, 0.85
+"""Share of the prompt tokens that a full server computes again, and of its capacity, from which a
+prediction of its queue says how far off it may be."""
+
 
 @answers(MODEL)
 def methods_for(instance: PromptServer) -> tuple[str, ...]:
@@ -98,6 +102,14 @@ def work_labels(
     labels = [*_large_requests(mix, instance), *_prefixes(mix, instance)]
     labels += arrival_labels(dispersion, given_times=given_times)
     labels += size_labels(requests_that_fit(mix, instance))
+    full = saturation(mix, instance)
+    again = full.recomputed / max(full.entering * life(mix, instance).prompt.tokens, 1e-300)
+    if again > MUCH_AGAIN and rate > NEAR * full.throughput:
+        labels.append(
+            f"approximate: preemptions make a full server compute {again:.0%} of its prompt tokens "
+            "again, which is known to a few percent of the capacity; so near to it the mean TTFT "
+            "was up to 60 % off"
+        )
     return tuple(labels)
 
 

@@ -22,7 +22,6 @@ from fluid.prompt_server.node_work import ServerBatches
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
 from ode.node_work.generator import requests_per_token
 from ode.node_work.latencies import Node, between, draw, even_ranks, gamma, set_work
-from ode.node_work.model import longest_stay
 from ode.prompt_server.first_tokens import first_tokens
 from ode.prompt_server.labels import work_labels
 from serving import LatencySamples, RequestMix
@@ -66,16 +65,6 @@ class ServerModel:
         """How long a request runs on a saturated server [time]."""
         each = life(self.mix, self.instance)
         return each.stay * saturation(self.mix, self.instance).batch_time
-
-    @property
-    def mean_decode(self) -> float:
-        """Mean decode length [tokens]."""
-        return self.mix.mean_decode
-
-    @property
-    def longest_stay(self) -> float:
-        """Steps after which hardly any request is left of those that began [iterations]."""
-        return longest_stay(self.mix)
 
     @property
     def size(self) -> float:

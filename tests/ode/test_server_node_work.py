@@ -140,6 +140,19 @@ def test_requests_that_are_all_alike_have_steps_of_a_sane_length():
     assert found["ttft"].mean == pytest.approx(runs.mean(), rel=0.25)
 
 
+def test_near_capacity_much_that_is_computed_again_is_said():
+    node = VllmV1(batch_time=LAW, num_gpu_blocks=300)
+    full: Any = saturation(MIX, node)
+    assert full.binds == "KV blocks" and full.recomputed > 0
+
+    def said(load: float, server: VllmV1) -> bool:
+        labels = stationary(MIX, server, load * capacity(MIX, server)).labels
+        return any("preemptions make a full server compute" in label for label in labels)
+
+    assert said(0.9, node)
+    assert not said(0.6, node) and not said(0.9, SEATS)
+
+
 def test_what_the_method_does_not_know_is_refused():
     profile = RateProfile.constant(10.0, 10.0)
     apart = VllmV0(batch_time=LAW, num_gpu_blocks=6000)
