@@ -129,8 +129,12 @@ def test_requests_that_are_all_alike_have_steps_of_a_sane_length():
                   async_scheduling=False)  # fmt: skip
     for load in (0.2, 0.58, 0.9):
         closure = work_closure(mix, node, load * capacity(mix, node))
-        held = np.minimum(closure.executing, closure.saturation.batch_tokens)
-        times = closure.batches.duration(held, held * closure.per_token)
+        work = np.linspace(0.0, closure.level[-1], 5000)  # between the closure's own levels too
+        held = np.interp(work, closure.level, closure.executing)
+        held = np.minimum(held, closure.saturation.batch_tokens)
+        times = closure.batches.duration(
+            held, held * np.interp(work, closure.level, closure.per_token)
+        )
         assert (times <= 1.5 * closure.saturation.batch_time).all()
     profile = RateProfile.constant(0.58 * capacity(mix, node), 26.0)
     found = solve(profile, mix, node, method="node_work").metrics().latencies
