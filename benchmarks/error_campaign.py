@@ -7,7 +7,8 @@
 
 ``run`` goes on where it was interrupted, and with a higher number where it ended. ``--lengths``
 adds trace files as further families of lengths; they are never fitted to. With ``--truth OLD`` only
-methods are asked again, after a change of theirs. ``fit`` writes the
+methods are asked again, after a change of theirs; ``--engine-only`` makes such rows and asks no
+method. ``fit`` writes the
 coefficients that every answer reads its expected error from; ``judge`` prints their coverage on
 scenarios that were held out, the worst first.
 """
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace) -> None:
     try:
         sweep(
             row_of,
-            (given.seed, files, before),
+            (given.seed, files, before, not given.engine_only),
             range(given.scenarios),
             journal,
             workers=given.workers,
@@ -124,6 +125,7 @@ def main() -> None:
     runs.add_argument("--lengths", nargs="*", default=[], help="trace or lengths-only files")
     runs.add_argument("--workers", type=int)
     runs.add_argument("--truth", type=Path, help="journal whose runs of the engine are taken over")
+    runs.add_argument("--engine-only", action="store_true", help="ask methods later, by --truth")
     runs.set_defaults(do=run)
     fits = commands.add_parser("fit", help="learn the coefficients")
     fits.add_argument("--rows", type=Path, required=True)

@@ -19,8 +19,9 @@ OVER_TIME = ("lagrangian", "node_work")
 """Methods of :data:`ode.METHODS` that are asked over time."""
 
 
-Shared = tuple[int, Mapping[str, RequestMix], Mapping[int, Mapping[str, Any]]]
-"""Seed of the campaign, mixes of files by name, and rows by number whose truth is taken over."""
+Shared = tuple[int, Mapping[str, RequestMix], Mapping[int, Mapping[str, Any]], bool]
+"""Seed of the campaign, mixes of files by name, rows by number whose truth is taken over, and
+whether methods are asked."""
 
 
 def row_of(shared: Shared, number: int) -> dict[str, Any]:
@@ -30,13 +31,13 @@ def row_of(shared: Shared, number: int) -> dict[str, Any]:
     ----------
     shared
         What all scenarios need. The engine does not run again for a scenario with a row, as after
-        a change of a method.
+        a change of a method. Rows without answers are truth for a run that asks methods.
     number
         Of the scenario.
     """
     began = time.perf_counter()
     try:
-        seed, files, before = shared
+        seed, files, before, asked = shared
         scenario = draw(number, seed, files)
         saturated = scenario.protocol == "saturated"
         if "truth" in (known := before.get(number, {})):
@@ -45,7 +46,7 @@ def row_of(shared: Shared, number: int) -> dict[str, Any]:
             truth = throughput_of(scenario)
         else:
             truth = truth_of(scenario)
-        row = _said(scenario, truth) | {"answers": _answers(scenario)}
+        row = _said(scenario, truth) | {"answers": _answers(scenario) if asked else {}}
     except Exception as error:  # one scenario must not end a campaign of hours; all are counted
         return {"number": number, "failed": f"{type(error).__name__}: {error}"}
     row["seconds"] = round(time.perf_counter() - began, 4)

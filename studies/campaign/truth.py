@@ -70,20 +70,20 @@ def truth_of(
     scenario
         What is asked.
     budget : [seconds]
-        When to stop, if standard errors are still large.
+        Processor time after which to stop, if standard errors are still large.
     small_mean, small_tail
         Relative standard errors of means and of percentiles that are small enough.
     longer
         Multiple of the budget where the engine is noisy.
     """
     groups = [_Group() for _ in range(GROUPS)]
-    began, count = time.perf_counter(), 0
+    began, count = time.process_time(), 0
     while True:
         for group in groups:
             group.add(*_run(scenario, count))
             count += 1
         values, errors = _statistics(scenario, groups)
-        spent = time.perf_counter() - began
+        spent = time.process_time() - began
         small = max(errors[:2]) <= small_mean and max(errors[3:5]) <= small_tail
         allowed = budget * (longer if errors[0] > NOISY else 1.0)
         if small or spent + spent * GROUPS / count > allowed:
@@ -99,7 +99,7 @@ def truth_of(
 def throughput_of(scenario: Scenario, budget: float = 0.15) -> Truth:
     """Return the completions per time of a saturated system, from 40 % of its horizon on."""
     question, found = scenario.question, []
-    began = time.perf_counter()
+    began = time.process_time()
     while True:
         table = question.replication(len(found))
         if table is not None:
@@ -108,7 +108,7 @@ def throughput_of(scenario: Scenario, budget: float = 0.15) -> Truth:
             until = float(table.arrival_time[-1])
             inside = (ended > FROM * until) & (ended <= until)
             found.append(float(inside.sum()) / ((1 - FROM) * until))
-        spent, count = time.perf_counter() - began, len(found)
+        spent, count = time.process_time() - began, len(found)
         if count < 4:
             continue
         error = float(np.std(found, ddof=1)) / math.sqrt(count) / max(float(np.mean(found)), 1e-300)

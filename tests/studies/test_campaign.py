@@ -101,13 +101,13 @@ def test_a_row_compares_what_it_says_it_does(
         and each.question.instance.engine == engine
         and requests_that_fit(each.question.mix, each.question.instance) < 300
     )
-    row = row_of((1, {}, {}), number)
+    row = row_of((1, {}, {}, True), number)
     assert "failed" not in row, row
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     metrics = {CAPACITY} if protocol == "saturated" else set(METRICS)
     assert set(row["truth"]) == set(row["standard_error"]) == metrics
     assert row["answers"]
-    again = row_of((1, {}, {number: row | {"replications": 7}}), number)
+    again = row_of((1, {}, {number: row | {"replications": 7}}, True), number)
     assert (again["truth"], again["replications"]) == (row["truth"], 7)
     for answer in row["answers"].values():
         assert "failed" in answer or set(answer["values"]) == metrics
