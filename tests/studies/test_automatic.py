@@ -1,15 +1,18 @@
 """Who answers: the cheapest method whose expected error is small enough, else the engine."""
 
 import math
+from typing import Any
 
 import pytest
 
 import ode
 from fluid import capacity
-from ode.error_model.report import DECIDING
+from ode.error_model import Expected
+from ode.error_model.report import DECIDING, ErrorReport
 from serving import BatchTimeLaw, ConfigError, DecodeNode
 from studies import Question
-from studies.automatic import ENGINE, automatic, engine_error
+from studies.automatic import ENGINE, automatic, closest, first_within
+from studies.automatic.answer import engine_error
 from studies.campaign.truth import METRICS, Truth
 from workload import describe
 
@@ -53,15 +56,31 @@ def test_a_small_node_near_capacity_is_answered_by_the_engine_within_what_it_say
 
 
 def test_the_engine_says_the_noise_of_its_means_and_what_it_cannot_tell() -> None:
-    noise = dict.fromkeys(METRICS, 0.01)
-    told = engine_error(Truth(dict.fromkeys(METRICS, 1.0), noise, 24, 1.0))
+    values: dict[str, float | None] = dict.fromkeys(METRICS, 1.0)
+    noise: dict[str, float | None] = dict.fromkeys(METRICS, 0.01)
+    told = engine_error(Truth(values, noise, 24, 1.0))
     assert told.errors["p99_ttft"].half_width == pytest.approx(0.01645)
     assert told.confidence == "high" and "24 runs of the engine" in told.words
-    silent = engine_error(Truth(dict.fromkeys(METRICS, 1.0), noise | {"p99_ttft": None}, 8, 1.0))
+    silent = engine_error(Truth(values, noise | {"p99_ttft": None}, 8, 1.0))
     assert silent.confidence == "unknown" and "p99_ttft" in silent.words
 
 
 @pytest.mark.parametrize("wrong", [{"within": 0.0}, {"within": math.inf}, {"budget": -1.0}])
-def test_what_no_answer_can_meet_is_refused(wrong: dict[str, float]) -> None:
+def test_what_no_answer_can_meet_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="finite number > 0"):
         automatic(question_of(50, 0.5, 2.0), **wrong)
+
+
+def test_the_first_close_enough_answers_and_else_the_closest() -> None:
+    def off(half_width: float) -> ErrorReport:
+        return ErrorReport(dict.fromkeys(DECIDING, Expected(0.0, half_width)))
+
+    errors = {
+        "a": ErrorReport(reason="nobody knows"),
+        "b": off(0.2),
+        "c": off(0.03),
+        "d": off(0.01),
+    }
+    assert first_within(errors) == "c" and first_within(errors, 0.3) == "b"
+    assert first_within(errors, 0.001) is None and closest(errors) == "d"
+    assert closest({"a": errors["a"]}) is None

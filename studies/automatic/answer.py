@@ -10,13 +10,14 @@ from ode import Solution, solve
 from ode.error_model.model import Expected
 from ode.error_model.report import DECIDING, ErrorReport
 from serving import ConfigError, ServingMetrics, SolveError, Trajectory, UnsupportedError
+from studies.automatic.choice import WITHIN
 from studies.campaign.scenarios import Scenario
 from studies.campaign.truth import Truth, truth_of
 from studies.comparison import Ensemble, Replications, run_ensemble
 from studies.question import Question
 
-WITHIN, BUDGET = 0.05, 10.0
-"""How far off an answer may be, relative, and how long the engine may take [seconds]."""
+BUDGET = 10.0
+"""How long the engine may take [seconds]."""
 
 ENGINE = "engine"
 """Name of the answer that is the mean over runs of the engine."""
