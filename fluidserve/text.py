@@ -74,8 +74,22 @@ def percent(share: float | None) -> str:
 
 def deviation(value: float, truth: float) -> str:
     """Return by how many percent a value differs, with its sign; a zero has none."""
-    rounded = round(100 * (value / truth - 1), 1)
+    return signed(value / truth - 1)
+
+
+def signed(share: float) -> str:
+    """Return a share in per cent with its sign; a zero has none."""
+    rounded = round(100 * share, 1)
     return f"{rounded:+,.1f} %" if rounded else "0.0 %"
+
+
+def off_by(low: float | None, high: float | None) -> str:
+    """Return an interval of relative errors in per cent; a dash where there is none."""
+    from ode.error_model.report import percent_off
+
+    if low is None or high is None:
+        return "-"
+    return f"{percent_off(low)} to {percent_off(high)} %"
 
 
 def duration(seconds: float | None) -> str:

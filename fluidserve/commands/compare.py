@@ -20,9 +20,14 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option("--workers", type=int, help="processes; all cores by default")
 @option(
     "--methods",
-    help="fluid methods, comma-separated, or all  [default: lagrangian, and eulerian_jax of a "
-    "decode node]",
+    help="fluid methods, comma-separated, or all  [default: lagrangian, eulerian_jax of a decode "
+    "node, and node_work where it knows the node]",
     shell_complete=completion.of_words(completion.methods, listed=True),
+)  # fmt: skip
+@option(
+    "--within", type=float,
+    help="how far off the main line may be, relative: the cheapest method that expects as much "
+    "leads, else the one that comes nearest  [default: 0.05]",
 )  # fmt: skip
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @option("--pictures/--no-pictures", default=True, show_default=True, help="PNGs and report",

@@ -36,7 +36,7 @@ def compared(
     inputs
         What is compared.
     params
-        ``methods``, ``replications``, ``goodput`` and ``approximate``.
+        ``methods``, ``replications``, ``goodput``, ``approximate`` and ``within``, where given.
     workers
         Processes of the replications.
     told
@@ -53,6 +53,7 @@ def compared(
         ),
         approximate=params["approximate"],
         told=told,
+        **({} if params.get("within") is None else {"within": params["within"]}),
     )
 
 
@@ -68,6 +69,7 @@ def compare_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, An
         row |= {f"{method}_nrmse_{output}": value for output, value in each.nrmse.items()}
         if each.metrics is not None:
             row |= {f"{method}_{k}": v for k, v in each.metrics.to_json(unit).items()}
+        row |= {f"{method}_{k}": v for k, v in each.error.columns().items()}
     return row, _warnings(done, inputs)
 
 

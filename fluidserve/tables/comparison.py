@@ -7,8 +7,9 @@ from typing import Any
 
 from fluidserve.methods import method_name
 from fluidserve.tables.layout import grid, joined, pairs
-from fluidserve.text import deviation, duration, number, percent
+from fluidserve.text import deviation, duration, number, off_by, percent, signed
 from fluidserve.words import instance_words, latency_unit, per_time, workload_words
+from ode.error_model.report import TITLES
 
 ROWS = (
     ("mean_ttft", "TTFT mean"),
@@ -17,6 +18,11 @@ ROWS = (
     ("mean_e2el", "E2EL mean"),
     ("p99_e2el", "E2EL p99"),
 )
+VERDICTS = {True: "inside", False: "outside", None: "-"}
+"""Whether the engine is inside of an interval; nobody can tell of one run."""
+
+ORDER = {name: place for place, name in enumerate(TITLES)}
+"""Places of the metrics whose errors are known."""
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
@@ -28,13 +34,13 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     for key, words in ROWS:
         value = truth.get(key + suffix)
         cells = [_against(each["metrics"].get(key + suffix), value) for each in methods.values()]
-        rows.append([f"{words} [{latencies}]", number(value), *cells])
+        rows.append([words, number(value), *cells])
     name = "request_throughput"
     cells = [_against(each["metrics"].get(name), truth[name]) for each in methods.values()]
-    rows.append([f"throughput [{per_time(unit)}]", number(truth[name]), *cells])
+    rows.append([per_time(unit), number(truth[name]), *cells])
     errors = [percent(each["nrmse"]["in_system"]) for each in methods.values()]
     floor = percent(discrete["noise_floor"]["in_system"])
-    rows.append(["error in system (NRMSE)", f"noise {floor}", *errors])
+    rows.append(["NRMSE in system", f"noise {floor}", *errors])
     took = [duration(each["seconds"]) for each in methods.values()]
     rows.append(["time of one run", duration(discrete["seconds"]), *took])
     return joined(
@@ -44,11 +50,49 @@ def comparison_table(result: Mapping[str, Any]) -> str:
                                f"{', '.join(map(method_name, methods))}"),
                 ("node", instance_words(result["instance"])),
                 ("workload", workload_words(result)),
+                ("main line", main_words(result)),
             ]
         ),
-        grid(["", "engine", *map(method_name, methods)], rows),
-        pairs([("files", result.get("output_dir"))]),
+        grid([f"latencies [{latencies}]", "engine", *map(method_name, methods)], rows),
+        _expected(result),
+        pairs([*_trust(methods), ("files", result.get("output_dir"))]),
     )  # fmt: skip
+
+
+def main_words(result: Mapping[str, Any]) -> str | None:
+    """Return which method leads, and why."""
+    main = result["main"]
+    return None if main is None else f"{method_name(main['method'])}: {main['words']}"
+
+
+def _expected(result: Mapping[str, Any]) -> str:
+    """Return what the main line expected of its error beside what was found; empty if nothing."""
+    if result["main"] is None:
+        return ""
+    name = result["main"]["method"]
+    method = result["methods"][name]
+    rows = [
+        [TITLES[key], off_by(of["low"], of["high"]), *beside(method["found"].get(key))]
+        for key, of in sorted(method["error"]["metrics"].items(), key=lambda each: ORDER[each[0]])
+    ]
+    head = [f"{method_name(name)} off by", "expected (90 %)", "found", "engine is"]
+    return grid(head, rows) if rows else ""
+
+
+def beside(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return an error that was found, and whether the engine was inside of the interval."""
+    if found is None:
+        return "-", "-"
+    return signed(found["error"]), VERDICTS[found["inside"]]
+
+
+def _trust(methods: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Return how far each method is to be trusted, and whether the runs agree."""
+    return [
+        (method_name(name), f"confidence {each['confidence']}; {each['found_words']}")
+        for name, each in methods.items()
+        if each["found_words"] is not None
+    ]
 
 
 def _against(value: float | None, truth: float | None) -> str:

@@ -10,6 +10,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from ode.error_model.basis import LARGEST, SMALLEST, terms
 
 COVERS = 0.9
@@ -71,6 +74,23 @@ class Expected:
         """Relative errors between which the answer is expected: predicted over engine, less 1."""
         low, high = self.bias - self.half_width, self.bias + self.half_width
         return math.expm1(max(low, -50.0)), math.expm1(min(high, 50.0))
+
+    def around(self, value: ArrayLike) -> tuple[Any, Any]:
+        """Return where the engine's mean is expected, with the chance of the interval.
+
+        Parameters
+        ----------
+        value
+            What was predicted, of any unit and shape.
+
+        Returns
+        -------
+        low, high
+            In the unit and of the shape of ``value``.
+        """
+        ends = (self.bias + self.half_width, self.bias - self.half_width)
+        low, high = (math.exp(-min(max(end, -50.0), 50.0)) for end in ends)
+        return np.asarray(value) * low, np.asarray(value) * high
 
     @property
     def confidence(self) -> str:

@@ -21,7 +21,11 @@ TITLES = {
     "p99_ttft": "p99 TTFT",
     "mean_e2el": "mean E2EL",
     "p99_e2el": "p99 E2EL",
+    "p50_ttft": "p50 TTFT",
+    "mean_in_system": "mean in system",
 }
+"""Every metric whose errors are known, in the order of tables."""
+
 READ_AS = "errors of approximate readings of policies were not measured"
 FEWEST_ARRIVALS = 20.0
 """Arrivals of a horizon, from which errors were measured."""
@@ -70,7 +74,7 @@ class ErrorReport:
         parts = []
         for name in DECIDING:
             low, high = self.errors[name].interval
-            parts.append(f"{TITLES[name]} {_percent(low)} to {_percent(high)} %")
+            parts.append(f"{TITLES[name]} {percent_off(low)} to {percent_off(high)} %")
         if self.replications is not None:
             return (
                 f"confidence {self.confidence}: the mean of {self.replications} runs of the engine "
@@ -89,10 +93,25 @@ class ErrorReport:
             rows[name] = {"expected": math.expm1(of.bias), "low": low, "high": high}
         return {"words": self.words, "covers": COVERS, "metrics": rows}
 
+    def columns(self) -> dict[str, Any]:
+        """Return the confidence and both ends of each interval, a column of a table each."""
+        columns: dict[str, Any] = {"confidence": self.confidence}
+        for name in TITLES:
+            of = self.errors.get(name)
+            low, high = (None, None) if of is None else of.interval
+            columns |= {f"error_{name}_low": low, f"error_{name}_high": high}
+        return columns
 
-def _percent(value: float) -> str:
+
+FARTHEST = 100.0
+"""Relative error beyond which its size says nothing more."""
+
+
+def percent_off(value: float) -> str:
     """Return a relative error in per cent, with its sign and one digit below 10."""
-    return f"{100 * value:+.{1 if abs(value) < 0.0995 else 0}f}"
+    if value > FARTHEST:
+        return f"over {100 * FARTHEST:+,.0f}"
+    return f"{100 * value:+,.{1 if abs(value) < 0.0995 else 0}f}"
 
 
 def error_report(

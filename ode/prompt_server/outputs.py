@@ -117,7 +117,8 @@ def _pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return which piece and which admission belong together, and with how many requests.
 
-    The pieces of a slot are shares of all who decoded first in it, whoever they came with.
+    The pieces of a slot are shares of all who decoded first in it, whoever they came with. Where
+    nobody did but for rounding, they are nobody's.
     """
     slot = admissions[:, A_SLOT].astype(np.int64)
     mass = admissions[:, A_UNTIL] - admissions[:, A_FROM]
@@ -126,7 +127,8 @@ def _pairs(
     of_slot = np.bincount(slot, weights=mass)
     first, count = np.searchsorted(slot, np.arange(of_slot.size + 1)), np.bincount(slot)
     which = pieces[:, P_SLOT].astype(np.int64)
-    part = pieces[:, P_MASS] / of_slot[which]
+    part = np.zeros(which.size)
+    np.divide(pieces[:, P_MASS], of_slot[which], out=part, where=of_slot[which] > 0)
     many = count[which]
     piece = np.repeat(np.arange(which.size), many)
     begin = np.repeat(np.cumsum(many) - many, many)

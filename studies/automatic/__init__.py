@@ -4,6 +4,6 @@ from studies.automatic.answer import BUDGET as BUDGET
 from studies.automatic.answer import ENGINE as ENGINE
 from studies.automatic.answer import Automatic as Automatic
 from studies.automatic.answer import automatic as automatic
-from studies.automatic.choice import WITHIN as WITHIN
-from studies.automatic.choice import closest as closest
-from studies.automatic.choice import first_within as first_within
+from studies.choice import WITHIN as WITHIN
+from studies.choice import closest as closest
+from studies.choice import first_within as first_within

@@ -10,9 +10,9 @@ from ode import Solution, solve
 from ode.error_model.model import Expected
 from ode.error_model.report import DECIDING, ErrorReport
 from serving import ConfigError, ServingMetrics, SolveError, Trajectory, UnsupportedError
-from studies.automatic.choice import WITHIN
 from studies.campaign.scenarios import Scenario
 from studies.campaign.truth import Truth, truth_of
+from studies.choice import WITHIN
 from studies.comparison import Ensemble, Replications, run_ensemble
 from studies.question import Question
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from serving import ServingMetrics, SolveError, check_defined, reading_of
+from serving import ConfigError, ServingMetrics, SolveError, check_defined, reading_of
 from serving.arguments import checked
+from studies.choice import WITHIN
 from studies.comparison.ensemble import run_ensemble
+from studies.comparison.expectation import words_of
 from studies.comparison.gathering import Ensemble
+from studies.comparison.main_line import MainLine, main_line
 from studies.comparison.phase import phase_warning
 from studies.comparison.scores import MethodResult, noise_floor, solved
 from studies.comparison.settings import BAND, Replications, Told
@@ -35,6 +38,8 @@ class Comparison:
         what even the exact mean would score. NaN for one replication.
     failed
         Why, by the name of a method that could not solve this.
+    within
+        How far off the main line was to be, relative.
     """
 
     question: Question
@@ -42,6 +47,14 @@ class Comparison:
     methods: Mapping[str, MethodResult]
     noise_floor: Mapping[str, float]
     failed: Mapping[str, str]
+    within: float = WITHIN
+
+    @property
+    def main(self) -> MainLine | None:
+        """The method that is shown first, by what the methods expect of their errors."""
+        if not self.methods:
+            return None
+        return main_line({name: each.error for name, each in self.methods.items()}, self.within)
 
     @property
     def single_run_noise(self) -> float:
@@ -74,6 +87,7 @@ class Comparison:
                 "the rest averaged over replications",
                 "metrics": _metrics_json(ensemble.metrics, unit),
             },
+            "main": None if (main := self.main) is None else asdict(main),
             "methods": {
                 name: {
                     "nrmse": {key: finite_or_none(value) for key, value in each.nrmse.items()},
@@ -85,6 +99,10 @@ class Comparison:
                     "labels": list(each.solution.warnings),
                     "stats": dict(each.solution.stats),
                     "metrics": _metrics_json(each.metrics, unit),
+                    "confidence": each.error.confidence,
+                    "error": each.error.to_json(),
+                    "found": {key: of.to_json() for key, of in each.found.items()},
+                    "found_words": words_of(each.found),
                 }
                 for name, each in self.methods.items()
             },
@@ -102,6 +120,7 @@ def compare(
     metrics: bool = True,
     goodput: Mapping[str, float] | None = None,
     approximate: bool = False,
+    within: float = WITHIN,
     told: Told | None = None,
 ) -> Comparison:
     """Run replications of the engine and each fluid method on the same question.
@@ -115,7 +134,7 @@ def compare(
         and empirical mix.
     methods
         Names of fluid methods, see :data:`ode.METHODS`; as a mapping, with the options of each. By
-        default those of :func:`ode.methods_for`.
+        default those of :func:`ode.methods_for`, and the one that tells the latencies.
     replications
         How many, and what is kept of them; 32 by default.
     metrics
@@ -125,6 +144,9 @@ def compare(
         Thresholds by latency name [time].
     approximate
         Solve policies that the fluid model does not describe, labelled as approximate.
+    within
+        How far off mean and p99 of TTFT and E2EL of the main line may be, relative, with the chance
+        of the intervals: it is the cheapest method that expects as much, else the nearest to it.
     told
         Called with the replications done and to do, and with each method before it is solved.
 
@@ -134,10 +156,12 @@ def compare(
         See :func:`run_ensemble` and :func:`ode.solve`; or if a threshold is on a latency that no
         request has.
     """
-    from ode import method_named, methods_for
+    from ode import method_named
 
+    if not 0 < within < math.inf:
+        raise ConfigError("within", within, "a finite number > 0")
     if methods is None:
-        methods = methods_for(question.instance)
+        methods = _usual_methods(question)
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
     # before minutes of replications, not after
     chosen = {method_named(name).name: options for name, options in given.items()}
@@ -156,7 +180,20 @@ def compare(
             failed[name] = str(error)
     if failed and not results:
         raise SolveError(next(iter(failed)), "no_method", "; ".join(failed.values()))
-    return Comparison(ensemble.question, ensemble, results, noise_floor(ensemble), failed)
+    floor = noise_floor(ensemble)
+    return Comparison(ensemble.question, ensemble, results, floor, failed, within)
+
+
+def _usual_methods(question: Question) -> tuple[str, ...]:
+    """Return the methods that are asked where none is named: the limit, and one node at its size.
+
+    A server that the model of one node does not know is asked of the limit alone.
+    """
+    from ode import method_of_latencies, methods_for
+
+    instance = question.instance
+    of_one = method_of_latencies(question.mix, instance)
+    return tuple(dict.fromkeys((*methods_for(instance), of_one)))
 
 
 def finite_or_none(value: float) -> float | None:

@@ -17,6 +17,7 @@ from serving import (
     Trajectory,
     merged_totals,
 )
+from studies.comparison.noise import IN_SYSTEM, OF_LATENCIES, standard_errors, value_of
 from studies.comparison.replicate import First, Replicate, Sampling
 from studies.comparison.settings import BAND, FIRST_LOOK, MOST_FOR_BANDS, Replications, Told
 from studies.question import Question
@@ -49,6 +50,9 @@ class Ensemble:
         mostly made of, hence good control variates.
     seconds
         One replication in this process, warm, without files.
+    noise
+        Relative standard error of each metric whose errors are known (:data:`values`), NaN where
+        replications do not tell it.
     """
 
     question: Question
@@ -63,6 +67,7 @@ class Ensemble:
     replication_means: Mapping[str, NDArray[np.float64]]
     offered: NDArray[np.float64]
     seconds: float
+    noise: Mapping[str, float]
 
     @property
     def grid(self) -> NDArray[np.float64]:
@@ -81,9 +86,24 @@ class Ensemble:
             return "last completion of the first replication (all requests arrive at time 0)"
         return "last arrival" if self.horizon == self.requests.horizon else "as asked for"
 
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics whose errors are known, by name [time, or requests]; those there are."""
+        out = {}
+        if self.metrics is not None:
+            out = {name: value_of(name, self.metrics) for name in OF_LATENCIES}
+        if "in_system" in self.mean.outputs:
+            out[IN_SYSTEM] = over_time(self.mean.outputs["in_system"])
+        return out
+
     def standard_error(self, name: str) -> NDArray[np.float64]:
         """Return the standard error of the replication mean of an output, shape (G,)."""
         return self.sd.outputs[name] / np.sqrt(self.replications)
+
+
+def over_time(values: NDArray[np.float64]) -> float:
+    """Return the mean over a uniform grid of what is linear between its times, shape (G,)."""
+    return float((values.sum() - 0.5 * (values[0] + values[-1])) / (values.size - 1))
 
 
 Later = Callable[[int, int], Iterable[Replicate]]
@@ -134,6 +154,7 @@ class _Gathering:
         self._kept = np.empty((keep, *shape), np.float32)
         self._replicates: list[Replicate] = []
         self._offered: list[tuple[float, float]] = []
+        self._in_system: list[float] = []
 
     @property
     def sd(self) -> NDArray[np.float64]:
@@ -149,12 +170,16 @@ class _Gathering:
         if self.count <= len(self._kept):
             self._kept[self.count - 1] = one.values
         self._offered.append(one.offered)
+        if "in_system" in self.sampling.outputs:
+            row = one.values[self.sampling.outputs.index("in_system")]
+            self._in_system.append(over_time(row))
         if one.totals:
             self._replicates.append(one)
 
     def ensemble(self, first: First) -> Ensemble:
         kept = self._kept[: self.count]
         low, high = np.percentile(kept, BAND, axis=0)
+        metrics = self._metrics()
         return Ensemble(
             question=self.sampling.question,
             requests=first.run.table,
@@ -164,10 +189,11 @@ class _Gathering:
             low=self._trajectory(low),
             high=self._trajectory(high),
             replications=self.count,
-            metrics=self._metrics(),
+            metrics=metrics,
             replication_means=self._means(),
             offered=np.array(self._offered),
             seconds=first.seconds,
+            noise=standard_errors(self._replicates, metrics, self._in_system),
         )
 
     def _trajectory(self, values: NDArray) -> Trajectory:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ode.error_model import ErrorReport
 from serving import NRMSE_OUTPUTS, ServingMetrics, Trajectory
-from studies.comparison.gathering import Ensemble
+from studies.comparison.expectation import Found, held_against
+from studies.comparison.gathering import Ensemble, over_time
+from studies.comparison.noise import IN_SYSTEM, OF_LATENCIES, value_of
 from studies.timing import WarmTurns
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ class MethodResult:
         A warm solve, trajectories only.
     metrics
         The same metrics as the discrete engine's; None where they were not asked for.
+    error
+        How far off the method expects to be.
+    found
+        How far off it is, by metric, and whether that was expected.
     """
 
     solution: Solution
@@ -41,6 +48,8 @@ class MethodResult:
     nrmse: Mapping[str, float]
     seconds: float
     metrics: ServingMetrics | None
+    error: ErrorReport
+    found: Mapping[str, Found] = field(default_factory=dict)
 
 
 def solved(
@@ -84,13 +93,30 @@ def solved(
         )
     names = [name for name in ensemble.mean.outputs if name in solution.trajectory.outputs]
     sampled = Trajectory(ensemble.grid, {name: solution(name, ensemble.grid) for name in names})
+    told = solution.metrics(goodput) if metrics else None
+    error = solution.error if metrics else ErrorReport(reason="no latencies were asked for")
     return MethodResult(
         solution=solution,
         sampled=sampled,
         nrmse=nrmse(sampled, ensemble.mean),
         seconds=turns.seconds,
-        metrics=solution.metrics(goodput) if metrics else None,
-    )
+        metrics=told,
+        error=error,
+        found=held_against(
+            _values(told, sampled), ensemble.values, ensemble.noise, error.errors,
+            ensemble.replications,
+        ),
+    )  # fmt: skip
+
+
+def _values(metrics: ServingMetrics | None, sampled: Trajectory) -> dict[str, float]:
+    """Return the metrics whose errors are known, by name [time, or requests]."""
+    out = {}
+    if metrics is not None:
+        out = {name: value_of(name, metrics) for name in OF_LATENCIES}
+    if "in_system" in sampled.outputs:
+        out[IN_SYSTEM] = over_time(sampled.outputs["in_system"])
+    return out
 
 
 def noise_floor(ensemble: Ensemble) -> dict[str, float]:
