@@ -26,7 +26,7 @@ SECOND = VARIANCE
 
 @compiled
 def decode_moments(band, below, batch_time, idle_time, full, more, batches):
-    """Return what is known of the time of D batches from each level.
+    """Return what is known of the time of D batches from each level, where nothing changes.
 
     Kac's moment formula on the iteration clock: with L the generator of V per batch and g the
     batch time, ``dm/dD = L m + g`` and ``ds/dD = L s + 2 g m`` for the mean m and the second
@@ -51,6 +51,29 @@ def decode_moments(band, below, batch_time, idle_time, full, more, batches):
     shape (4, G, K + 1)
         By the rows ``MEAN``, ``VARIANCE``, ``ROOM``, ``MORE``.
     """
+    later = np.zeros((4, batches.size, batch_time.size))
+    return decode_moments_before(
+        band, below, batch_time, idle_time, full, more, batches, np.inf, later
+    )
+
+
+@compiled
+def decode_moments_before(band, below, batch_time, idle_time, full, more, batches, passing, later):
+    """Return what is known of the time of D batches that begin before a change.
+
+    The first ``passing`` batches are under this generator. What is known of the others, from the
+    levels that are then reached, is ``later``, which the equations of :func:`decode_moments` carry
+    back.
+
+    Parameters
+    ----------
+    band, below, batch_time, idle_time, full, more, batches
+        As of :func:`decode_moments`.
+    passing : [iterations]
+        Batches until the change.
+    later : shape (4, G, K + 1)
+        What is known after it.
+    """
     n = batch_time.size
     g = batch_time.copy()
     g[0] = idle_time
@@ -70,6 +93,9 @@ def decode_moments(band, below, batch_time, idle_time, full, more, batches):
     b = (1.0 - GAMMA) * (1.0 - GAMMA) * a
     for group in range(batches.size):
         left = batches[group] - done
+        if batches[group] > passing:
+            _after(batches, later, batches[group] - passing, state)
+            left = passing
         pieces = max(1, int(np.ceil(left / max(1.0, COARSEST * batches[group]))))
         length = left / pieces
         if abs(length - last) > 1e-12 and length > 0.0:
@@ -105,3 +131,24 @@ def decode_moments(band, below, batch_time, idle_time, full, more, batches):
         for i in range(n):
             out[VARIANCE, group, i] = max(0.0, state[SECOND, i] - state[MEAN, i] * state[MEAN, i])
     return out
+
+
+@compiled
+def _after(batches, later, left, state):
+    """Write what is known of the time of the ``left`` batches after a change into ``state``.
+
+    Between values of D it is interpolated per batch, by the logarithm of D.
+    """
+    last = batches.size - 1
+    above = min(max(np.searchsorted(batches, left), 1), max(last, 1))
+    lower = above - 1
+    share = 0.0
+    if last == 0 or left <= batches[0]:
+        above, lower = 0, 0
+    else:
+        share = np.log(left / batches[lower]) / np.log(batches[above] / batches[lower])
+    low, high = (1.0 - share) * left / batches[lower], share * left / batches[above]
+    for i in range(state.shape[1]):
+        for row in (MEAN, VARIANCE, ROOM, MORE):
+            state[row, i] = low * later[row, lower, i] + high * later[row, above, i]
+        state[SECOND, i] += state[MEAN, i] * state[MEAN, i]

@@ -14,23 +14,17 @@ often than they come: so the percentiles of the end-to-end latency follow those 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from fluid import WorkClosure
-from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE, decode_moments
-from ode.node_work.generator import (
-    BUSY,
-    IDLE,
-    Levels,
-    generator,
-    grid_of,
-    levels_of,
-    requests_per_token,
-)
+from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
+from ode.node_work.coming import Always, Coming
+from ode.node_work.decode_times import DecodeTimes, steady
+from ode.node_work.generator import BUSY, IDLE, Levels, requests_per_token
 from serving import DecodeNode, LatencySamples
 
 HARDLY = 1e-9
@@ -40,9 +34,6 @@ _PHI = 1.1673039782614187
 """Root of x^5 = x + 1: its powers make four sequences that fill a cube evenly together."""
 
 _STEPS = _PHI ** -np.arange(1.0, 5.0)
-
-START_GRID: dict[str, Any] = {"steps": 14, "near": 2.5, "widening": 1.3}
-"""Resolution of the levels at which decoding may start."""
 
 LEAST_PER_LEVEL = 2
 """Samples of a level that arrivals meet, at least."""
@@ -59,57 +50,32 @@ class Node:
     ----------
     closure, levels
         What the node does given its work in system.
-    start : shape (S,) [token-iterations]
-        Work in system at which decoding may start.
-    decode : shape (G, S, 4)
-        Time of D batches, per batch, by node of ``closure.work.lengths`` and start: the rows
-        ``MEAN ... MORE`` of :mod:`ode.node_work.backward`.
-    per_token : [time/token]
-        What each of a request's own tokens adds to a batch with room.
+    decode
+        How long decodes take.
+    coming
+        When its arrivals come.
     """
 
     closure: WorkClosure
     levels: Levels
-    start: NDArray[np.float64]
-    decode: NDArray[np.float64]
-    per_token: float
+    decode: DecodeTimes
+    coming: Coming
 
 
-def node_of(
-    closure: WorkClosure,
-    levels: Levels,
-    flow: NDArray[np.float64],
-    later: WorkClosure | None = None,
-) -> Node:
-    """Return what latencies depend on, for arrivals that meet the levels by ``flow``, (K + 1,).
-
-    Decode times are smooth in the work at their start: they are solved on levels of their own, by
-    the closure that is right ``later``, where that differs.
-    """
-    batches, nodes = closure.batches, closure.work.lengths.nodes
-    later = closure if later is None else later
-    starts = levels_of(later, *grid_of(
-        later, _highest_start(closure, levels, flow), resolve=False, **START_GRID
-    ))  # fmt: skip
-    band, below = generator(starts, later, later.rate)
-    # a node that is idle but for the request itself: its own tokens come on top
-    idle = float(batches.duration(0.0, 0.0))
-    tokens = starts.batch.mean(axis=1)
-    requests = tokens * requests_per_token(closure, starts.work, tokens)
-    more = batches.duration(tokens, requests + 1.0) - batches.duration(tokens, requests)
-    decode = decode_moments(
-        band, below, starts.batch_time, idle, starts.full, np.asarray(more, float), nodes
-    )
-    per_batch = np.ascontiguousarray(np.moveaxis(decode / nodes[:, None], 0, -1))
-    return Node(closure, levels, starts.work, per_batch, batches.per_token)
+def node_of(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> Node:
+    """Return what latencies depend on in equilibrium, where ``flow`` (K + 1,) meets the levels."""
+    decode = steady(closure, highest_start(closure, levels.work, flow))
+    return Node(closure, levels, decode, Always(closure.rate))
 
 
-def _highest_start(closure: WorkClosure, levels: Levels, flow: NDArray[np.float64]) -> float:
+def highest_start(
+    closure: WorkClosure, work: NDArray[np.float64], flow: NDArray[np.float64]
+) -> float:
     """Return the work in system that starts, and what follows them, hardly ever exceed."""
-    if not closure.reach < levels.work[-1]:
-        return float(levels.work[-1])
+    if not closure.reach < work[-1]:
+        return float(work[-1])
     beyond = np.cumsum(flow[::-1])[::-1]
-    met = levels.work[np.flatnonzero(beyond > HARDLY * beyond[0])]
+    met = work[np.flatnonzero(beyond > HARDLY * beyond[0])]
     return max(closure.reach, float(met.max(initial=0.0)))
 
 
@@ -186,12 +152,12 @@ def samples_of(
     first = np.where(no_room, closure.set_time, first)
 
     # what is in the system when it starts, and how long D batches then take
-    arrived = closure.rate * closure.work.mean * wait
+    when = node.coming.moments(k)
+    arrived = node.coming.arrived(when, wait) * closure.work.mean
     start = np.where(no_room, held + arrived, levels.work[k])
-    at = np.interp(start, node.start, np.arange(node.start.size))
     place_of = lengths.place(decode)
-    times = between(node.decode, place_of, at)
-    own = node.per_token * (tokens + 0.5 * (decode - 1)) * times[ROOM] + times[MORE]
+    times = node.decode.at(place_of, start, when + wait)
+    own = closure.batches.per_token * (tokens + 0.5 * (decode - 1)) * times[ROOM] + times[MORE]
     mean = decode * (times[MEAN] + own)
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
     open_share = np.clip(times[ROOM], 0.0, 1.0)
@@ -287,21 +253,6 @@ def gamma(
     """Return quantiles of gamma laws (Wilson and Hilferty)."""
     ninth = variance / np.maximum(9 * mean**2, 1e-300)
     return mean * np.maximum(1 - ninth + np.sqrt(ninth) * normal, 0.0) ** 3
-
-
-def between(
-    table: NDArray[np.float64], node: NDArray[np.float64], level: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the rows of a table at fractional nodes (axis 0) and levels (axis 1), (rows, N)."""
-    nodes, levels, rows = table.shape
-    i = np.minimum(node.astype(np.intp), max(nodes - 2, 0))
-    j = np.minimum(level.astype(np.intp), levels - 2)
-    over, up = (node - i)[:, None], (level - j)[:, None]
-    flat, at = table.reshape(-1, rows), i * levels + j
-    next_node = levels if nodes > 1 else 0
-    shorter = flat[at] * (1 - up) + flat[at + 1] * up
-    longer = flat[at + next_node] * (1 - up) + flat[at + next_node + 1] * up
-    return (shorter * (1 - over) + longer * over).T
 
 
 def work_ahead(

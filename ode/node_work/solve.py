@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from fluid import WorkClosure
 from ode._initial_state import InitialState
 from ode._solution import Solution
+from ode.node_work.coming import InWindows
+from ode.node_work.decode_times import Stretch, changing
 from ode.node_work.forward import occupancy
 from ode.node_work.generator import BUSY, IDLE, generator, grid_of, requests_per_token
-from ode.node_work.latencies import met_by_arrivals, node_of, work_ahead
+from ode.node_work.latencies import Node, highest_start, met_by_arrivals, work_ahead
 from ode.node_work.model import DecodeNodeModel, NodeModel, longest_stay
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
@@ -21,6 +24,7 @@ from ode.node_work.windows import (
     Window,
     dispersion_within,
     edges_of,
+    window_after,
     windows_between,
     with_beginning,
 )
@@ -33,7 +37,8 @@ from serving import (
     UnsupportedError,
 )
 
-Flows = dict[tuple[float, float], NDArray[np.float64]]
+AFTERWARDS = np.array([0.02, 0.05, 0.1, 0.17, 0.25, 0.35, 0.5, 0.7, 1.0])
+"""Edges of the windows after the last arrival, over the time until nobody is left."""
 
 SAMPLES, FEWEST = 6144, 512
 """Latency samples of a solution, about, and of one regime at least."""
@@ -72,15 +77,35 @@ class _Problem:
     start: NDArray[np.float64]
 
 
+class _Met(NamedTuple):
+    """Arrivals of a window.
+
+    Parameters
+    ----------
+    begin, duration : [time]
+        Of the window.
+    regime
+        What the node does.
+    flow : shape (K + 1,) [requests]
+        Arrivals by the level that they meet.
+    """
+
+    begin: float
+    duration: float
+    regime: Regime
+    flow: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Passage:
     """What happens from time 0 to the horizon.
 
     Parameters
     ----------
-    flows
-        Arrivals [requests] by the level that they meet, shape (K + 1,), for each regime by its rate
-        and age.
+    met
+        Arrivals of each window.
+    stretches
+        What decodes go through, on to where nothing changes any more.
     steps
         Steps of the forward equation.
     idle : [time]
@@ -91,7 +116,8 @@ class _Passage:
         How long the work that is left at the horizon takes a saturated node.
     """
 
-    flows: Flows
+    met: list[_Met]
+    stretches: list[Stretch]
     steps: int
     idle: float
     batches: float
@@ -160,7 +186,7 @@ def solved(
         stats={
             "steps": passage.steps,
             "levels": int(problem.regimes.work.size),
-            "closures": len(passage.flows),
+            "closures": len({id(met.regime) for met in passage.met}),
             "requests_that_fit": model.size,
         },
         labels=labels,
@@ -171,7 +197,7 @@ def solved(
             "gpu_utilization": 1.0 - passage.idle / duration,
             "processing_efficiency": passage.tokens / max(passage.batches * model.batch, 1e-300),
         },
-        latencies=lambda: _samples(passage.flows, problem.regimes),
+        latencies=lambda: _samples(passage, problem),
     )
 
 
@@ -232,8 +258,8 @@ def _at_start(work: NDArray[np.float64], backlog: float) -> NDArray[np.float64]:
 
 def _passage(problem: _Problem) -> _Passage:
     """Return what happens in the windows, one after the other."""
-    law, flows = problem.start.copy(), Flows()
-    steps, idle, batches, tokens = 0, 0.0, 0.0, 0.0
+    law, met, stretches = problem.start.copy(), _met_at_start(problem), []
+    steps, idle, batches, tokens, now = 0, 0.0, 0.0, 0.0, 0.0
     age = _Age(problem)
     for window in problem.windows:
         regime = problem.regimes.at(window.middle, age.middle(window))
@@ -245,14 +271,42 @@ def _passage(problem: _Problem) -> _Passage:
         batches += float(often.sum())
         tokens += float(often @ levels.batch[BUSY].mean(axis=1))
         age.passed(window, float(often.sum()))
-        key = regime.rate, regime.oldest
-        flows[key] = flows.get(key, 0.0) + window.rate * spent
-    for key, flow in flows.items():
-        flows[key] = met_by_arrivals(problem.regimes.at(*key).closure, problem.regimes.work, flow)
-    for key, flow in _met_at_start(problem).items():
-        flows[key] = flows.get(key, 0.0) + flow
+        flow = met_by_arrivals(regime.closure, problem.regimes.work, window.rate * spent)
+        met.append(_Met(now, window.duration, regime, flow))
+        stretches.append(_stretch(window, regime, spent))
+        now += window.duration
     left = float(law @ problem.regimes.work) / problem.base.fastest
-    return _Passage(flows, steps, idle, batches, tokens, left)
+    stretches += _afterwards(problem, law, age, left)
+    return _Passage(met, stretches, steps, idle, batches, tokens, left)
+
+
+def _stretch(window: Window, regime: Regime, spent: NDArray[np.float64]) -> Stretch:
+    """Return a window as decodes see it: there is at least one request while they go on."""
+    times = regime.levels.batch_time[BUSY]
+    busy = float(spent[BUSY].sum())
+    often = float((spent[BUSY] / times).sum()) / busy if busy > 0 else 1.0 / float(times[0])
+    return Stretch(window.duration, window.duration * often, window.rate, regime.closure)
+
+
+def _afterwards(
+    problem: _Problem, law: NDArray[np.float64], age: _Age, left: float
+) -> list[Stretch]:
+    """Return what decodes go through after the last arrival.
+
+    The backlog takes ``left`` [time], and the last decodes the longest stay from there.
+    """
+    law, end = law.copy(), problem.windows[-1].end if problem.windows else 0.0
+    longest = left + longest_stay(problem.model.mix) * problem.base.saturation.batch_time
+    edges = longest * AFTERWARDS
+    stretches = []
+    for duration in np.diff(edges, prepend=0.0).tolist():
+        window = window_after(duration, 0.0, end, problem.model.stay)
+        regime = problem.regimes.at(window.middle, age.middle(window))
+        spent, _ = _advance(law, regime, window)
+        age.passed(window, float((spent[BUSY] / regime.levels.batch_time[BUSY]).sum()))
+        stretches.append(_stretch(window, regime, spent))
+        end = window.end
+    return stretches
 
 
 class _Age:
@@ -277,19 +331,19 @@ class _Age:
             self._each = window.duration / batches
 
 
-def _met_at_start(problem: _Problem) -> Flows:
-    """Return the flows of those who wait at time 0.
+def _met_at_start(problem: _Problem) -> list[_Met]:
+    """Return those who wait at time 0.
 
     They meet one another: they are evenly spread below the work that they bring together.
     """
     work, waiting = problem.regimes.work, problem.initial.waiting
     if not (waiting > 0 and problem.windows):
-        return {}
+        return []
     share = np.zeros(work.size)
     edges = np.linspace(0, 1, 257)[1:] * float(problem.start @ work)
     np.add.at(share, np.searchsorted(work, edges) - 1, 1 / 256)
     regime = problem.regimes.at(problem.windows[0].rate)
-    return {(regime.rate, regime.oldest): waiting * share}
+    return [_Met(0.0, 0.0, regime, waiting * share)]
 
 
 def _advance(
@@ -302,22 +356,31 @@ def _advance(
     return spent, occupancy(band, below, law, first, window.duration, spent)
 
 
-def _samples(flows: Flows, regimes: Regimes) -> LatencySamples:
-    """Return latencies of all flows."""
-    total = sum(float(flow.sum()) for flow in flows.values())
+def _samples(passage: _Passage, problem: _Problem) -> LatencySamples:
+    """Return latencies of all arrivals."""
+    names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
+    whole = np.sum([met.flow for met in passage.met], axis=0) if passage.met else np.zeros(1)
+    total = float(whole.sum())
+    if not total > 0:  # nobody arrives
+        return LatencySamples(**dict.fromkeys(names, np.empty(0)))
+    highest = highest_start(problem.base, problem.regimes.work, whole)
+    stay = longest_stay(problem.model.mix) * problem.base.saturation.batch_time
+    decode = changing(passage.stretches, problem.base, stay, problem.model.capacity, highest)
+    of_regime: dict[int, list[_Met]] = {}
+    for met in passage.met:
+        of_regime.setdefault(id(met.regime), []).append(met)
     parts = []
-    for (rate, oldest), flow in flows.items():
-        share = float(flow.sum()) / max(total, 1e-300)
+    for mets in of_regime.values():
+        flows = np.stack([met.flow for met in mets])
+        flow = flows.sum(axis=0)
+        share = float(flow.sum()) / total
         if share <= 0:
             continue
-        regime = regimes.at(rate, oldest)
-        # while these decode, others grow older
-        later = regimes.at(rate, oldest + 0.5 * regimes.model.mix.mean_decode).closure
-        node = node_of(regime.closure, regime.levels, flow, later)
-        parts.append(regimes.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
-    names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
-    if not parts:  # nobody arrives
-        return LatencySamples(**dict.fromkeys(names, np.empty(0)))
+        begin, duration = (np.array(each) for each in zip(*(met[:2] for met in mets), strict=True))
+        coming = InWindows(begin, duration, flows, problem.profile.count)
+        regime = mets[0].regime
+        node = Node(regime.closure, regime.levels, decode, coming)
+        parts.append(problem.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
     return LatencySamples(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )

@@ -74,10 +74,25 @@ def windows_between(
     windows = []
     end = float(rates[0]) if rates.size else 0.0
     for rate, duration in zip(rates.tolist(), np.diff(edges).tolist(), strict=True):
-        keep = float(np.exp(-0.5 * duration / memory))
-        middle, end = rate + (end - rate) * keep, rate + (end - rate) * keep**2
-        windows.append(Window(duration, rate, middle, end))
+        window = window_after(duration, rate, end, memory)
+        windows.append(window)
+        end = window.end
     return windows
+
+
+def window_after(duration: float, rate: float, before: float, memory: float) -> Window:
+    """Return a window that follows another.
+
+    Parameters
+    ----------
+    duration, rate, memory
+        As of :class:`Window` and :func:`windows_between`.
+    before : [requests/time]
+        Rate at which the requests came that execute when it begins.
+    """
+    keep = float(np.exp(-0.5 * duration / memory))
+    middle, end = rate + (before - rate) * keep, rate + (before - rate) * keep**2
+    return Window(duration, rate, middle, end)
 
 
 def with_beginning(edges: NDArray[np.float64], stay: float) -> NDArray[np.float64]:

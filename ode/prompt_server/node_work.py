@@ -21,7 +21,7 @@ from fluid.prompt_server import capacity, life, requests_that_fit, saturation, w
 from fluid.prompt_server.node_work import ServerBatches
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
 from ode.node_work.generator import requests_per_token
-from ode.node_work.latencies import Node, between, draw, even_ranks, gamma, set_work
+from ode.node_work.latencies import Node, draw, even_ranks, gamma, set_work
 from ode.prompt_server.first_tokens import first_tokens
 from ode.prompt_server.labels import work_labels
 from serving import LatencySamples, RequestMix
@@ -126,14 +126,17 @@ class _Met(NamedTuple):
         In the step under way, or in a full one for who waits.
     wait : [time]
         For room.
+    when : [time]
+        Moment at which the request starts.
     start : [work]
-        In the system when the request starts.
+        In the system then.
     """
 
     state: NDArray[np.int64]
     held: NDArray[np.float64]
     requests: NDArray[np.float64]
     wait: NDArray[np.float64]
+    when: NDArray[np.float64]
     start: NDArray[np.float64]
 
 
@@ -169,9 +172,11 @@ def _met(
     # one that needs more room than others waits while the server is not full, and slower
     falls = np.minimum(np.interp(0.5 * (left + work), levels.work, levels.service), closure.fastest)
     wait = np.where(no_room, (work - left) / np.maximum(falls, 1e-300), 0.0)
-    arrived = closure.rate * closure.work.mean * wait
+    when = node.coming.moments(level)
+    arrived = node.coming.arrived(when, wait) * closure.work.mean
     state = np.where(no_room, WAITS, np.where(level > 0, WITH_ROOM, IDLE))
-    return _Met(state, held, requests, wait, np.where(no_room, left + arrived, work))
+    start = np.where(no_room, left + arrived, work)
+    return _Met(state, held, requests, wait, when + wait, start)
 
 
 def _samples(
@@ -196,7 +201,7 @@ def _samples(
         _prompts(mix, server, prefill), SEED, out,
     )  # fmt: skip
     begin, first = out
-    service = _decode_time(node, batches, met.start, prefill, decode, ndtri(chance))
+    service = _decode_time(node, batches, met, prefill, decode, ndtri(chance))
     return LatencySamples(
         queue_delay=met.wait + begin,
         ttft=met.wait + first,
@@ -209,7 +214,7 @@ def _samples(
 def _decode_time(
     node: Node,
     batches: ServerBatches,
-    start: NDArray[np.float64],
+    met: _Met,
     prefill: NDArray[np.float64],
     decode: NDArray[np.float64],
     normal: NDArray[np.float64],
@@ -220,12 +225,11 @@ def _decode_time(
     the first of them longer.
     """
     closure, levels, lengths = node.closure, node.levels, node.closure.work.lengths
-    steps = decode - 1
-    at = np.interp(start, node.start, np.arange(node.start.size))
+    steps, start = decode - 1, met.start
     place = lengths.place(np.maximum(steps, 1.0))
-    times = between(node.decode, place, at)
+    times = node.decode.at(place, start, met.when)
     tokens = prefill + 0.5 * decode - (batches.reads if batches.is_seats else 0.0)
-    own = node.per_token * tokens * times[ROOM] + times[MORE]
+    own = batches.per_token * tokens * times[ROOM] + times[MORE]
     prompts = min(closure.rate * batches.prompt, CLOSEST)
     brought = prompts / (1.0 - prompts) * batches.prompt_time(prefill)
     mean = steps * (times[MEAN] + own) + brought
