@@ -12,6 +12,7 @@ import numpy as np
 from fluidserve.plots import (
     Curve,
     Timeline,
+    factors,
     fluid_vs_discrete,
     latency_curves,
     request_timeline,
@@ -62,7 +63,9 @@ def draw(folder: Path) -> list[str]:
         drawn += _draw_comparison(folder, summary)
     elif (folder / TRAJECTORY).exists():
         flow = read_trajectory(folder / TRAJECTORY)
-        drawn += _draw_dynamics(folder, summary, [Curve(summary["method"], flow)])
+        drawn += _draw_dynamics(
+            folder, summary, [Curve(summary["method"], flow, off=_off(summary))]
+        )
     elif (folder / SNAPSHOTS).exists():
         drawn += _draw_dynamics(
             folder, summary, [Curve("discrete", snapshots(folder, kind_of(_instance(summary))))]
@@ -130,7 +133,11 @@ def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         "discrete", mean, low if several else None, high if several else None,
         sd if several else None, runs,
     )  # fmt: skip
-    fluid = [Curve(name, curves[name]) for name in summary["methods"]]
+    main = (summary.get("main") or {}).get("method")  # one interval: several hide each other
+    fluid = [
+        Curve(name, curves[name], off=_off(method) if name == main else None)
+        for name, method in summary["methods"].items()
+    ]
     fluid_vs_discrete(
         discrete,
         fluid,
@@ -142,6 +149,11 @@ def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         swaps=kind_of(_instance(summary)).swaps,
     )
     return [*_draw_dynamics(folder, summary, [discrete, *fluid]), "fluid_vs_discrete.png"]
+
+
+def _off(answer: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return what an answer expects of its mean number in system, None where it knows nothing."""
+    return factors(answer.get("error"), "mean_in_system")
 
 
 def _draw_dynamics(folder: Path, summary: Mapping[str, Any], curves: list[Curve]) -> list[str]:

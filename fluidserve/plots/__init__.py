@@ -13,6 +13,7 @@ from fluidserve.plots.step_times import step_time_fit as step_time_fit
 from fluidserve.plots.step_times import step_time_residuals as step_time_residuals
 from fluidserve.plots.style import STYLE as STYLE
 from fluidserve.plots.style import Curve as Curve
+from fluidserve.plots.style import factors as factors
 from fluidserve.plots.tail_curves import tails as tails
 from fluidserve.plots.timeline import Timeline as Timeline
 from fluidserve.plots.timeline import request_timeline as request_timeline

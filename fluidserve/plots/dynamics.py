@@ -16,6 +16,7 @@ from fluidserve.plots.style import (
     SWAPS_NOBODY,
     Curve,
     band,
+    expected_band,
     figure,
     from_zero,
     legend_above,
@@ -44,7 +45,7 @@ def system_dynamics(
     rate_windows: int | None = WINDOWS,
     title: str = "",
 ) -> None:
-    """Draw offered load, queues, memory, batches, completions and throughput over time.
+    """Draw rates, queues, requests in system, memory, batches and completions over time.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def system_dynamics(
     with figure(path, 11.0, 8.2) as drawing:
         grid = drawing.subplots(3, 3, sharex=True)
         handles: dict[str, Any] = {}
-        _offered(grid[0, 0], profile, rate_windows, capacity, end, unit)
+        _rates(grid[0, 0], curves, profile, rate_windows, capacity, end, unit, handles)
         _panel(grid[0, 1], curves, t, "waiting", "WAITING [requests]", handles)
         _panel(grid[0, 2], curves, t, "running", "RUNNING [requests]", handles)
         _panel(grid[1, 0], curves, t, "swapped", "SWAPPED [requests]", handles)
@@ -90,8 +91,8 @@ def system_dynamics(
         _panel(grid[2, 0], curves, t, "batch_duration", duration, handles)
         _panel(grid[2, 1], curves, t, "completed", "completed [requests]", handles)
         arrived = grid[2, 1].plot(t, profile.count(t), color=GREY, lw=1.0, ls=(0, (1, 1.5)))[0]
-        handles["arrivals"] = arrived
-        _throughput(grid[2, 2], curves, end, capacity, unit)
+        handles.setdefault("arrivals", arrived)
+        _panel(grid[2, 2], curves, t, "in_system", "in system [requests]", handles)
         _shade_pressure(grid, curves, t, handles)
         for axes in grid[2]:
             axes.set_xlabel(time_label(unit))
@@ -120,6 +121,7 @@ def _panel(
         if filled is not None:
             handles.setdefault(BAND_LABEL, filled)
         handles.setdefault(curve.label, axes.plot(shown, mean, **curve.line)[0])
+        expected_band(axes, curve, output, shown, handles)
     if not any(output in curve.mean.outputs for curve in curves):
         say(axes, "not computed by this method")
     from_zero(axes)
@@ -138,34 +140,31 @@ def while_batches(curve: Curve, t: NDArray[np.float64]) -> NDArray[np.float64]:
     return t
 
 
-def _offered(
+def _rates(
     axes: Axes,
+    curves: Sequence[Curve],
     profile: RateProfile,
     windows: int | None,
     capacity: float | None,
     end: float,
     unit: str,
+    handles: dict[str, Any],
 ) -> None:
+    """Draw the offered rate, and the throughput of every curve, against the capacity."""
     inside = profile.time[(profile.time > 0) & (profile.time < end)]
     edges = np.concatenate([[0.0], np.unique(inside), [end]])
     if windows is not None:
         edges = np.linspace(0.0, end, windows + 1)
-    axes.stairs(profile.mean_rate_between(edges), edges, color=GREY, lw=1.3)
-    axes.set_title("offered rate")
-    axes.set_ylabel(rate_unit(unit))
-    from_zero(axes)
-    if capacity is not None:
-        _limit(axes, capacity, "capacity")
-
-
-def _throughput(
-    axes: Axes, curves: Sequence[Curve], end: float, capacity: float | None, unit: str
-) -> None:
+    offered = axes.stairs(
+        profile.mean_rate_between(edges), edges, baseline=None, color=GREY, lw=1.0,
+        ls=(0, (1, 1.5)),
+    )  # fmt: skip
+    handles["arrivals"] = offered
     edges = np.linspace(0.0, end, WINDOWS + 1)
     for curve in curves:
         done = curve.mean("completed", edges)
         axes.stairs(np.diff(done) / np.diff(edges), edges, baseline=None, **curve.line)
-    axes.set_title("throughput")
+    axes.set_title("offered and served rate")
     axes.set_ylabel(rate_unit(unit))
     from_zero(axes)
     if capacity is not None:

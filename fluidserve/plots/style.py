@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,11 @@ WINE = "#882255"
 
 SWAPS_NOBODY = "this engine swaps nobody out"
 BAND_LABEL = "90 % of single runs"
+EXPECTED_LABEL = "90 % of answers like this one, {}"
+"""Words for where the engine's mean is expected, with the name of the answer."""
+
+EXPECTED_OF = "in_system"
+"""The output whose error is known: of its mean over time."""
 
 ENGINES: dict[str, tuple[str, str]] = {
     "discrete": ("#8c8c8c", "-"),
@@ -36,6 +41,9 @@ ENGINES: dict[str, tuple[str, str]] = {
     "node_work": (WINE, "--"),
 }
 """Colour and line of every engine and method, in every picture."""
+
+HIGHEST_BAND = 1.6
+"""Height of an interval over that of the lines beside it, from which it is cut off."""
 
 STATES = {"waiting": ORANGE, "running": BLUE, "swapped": PURPLE}
 """Colour of every state of a request."""
@@ -88,6 +96,9 @@ class Curve:
         Standard deviation of a single run.
     runs
         How many runs ``mean`` averages.
+    off
+        Factors from a solution to both ends of where the engine's mean number in system is
+        expected, see :func:`factors`; None draws no interval.
     """
 
     name: str
@@ -96,6 +107,7 @@ class Curve:
     high: Trajectory | None = None
     sd: Trajectory | None = None
     runs: int = 1
+    off: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
@@ -164,6 +176,43 @@ def band(axes: Axes, curve: Curve, output: str, t: NDArray[np.float64], factor: 
         return None
     low, high = curve.low(output, t) * factor, curve.high(output, t) * factor
     return axes.fill_between(t, low, high, color=PALE, lw=0, zorder=1.5)
+
+
+def factors(error: Mapping[str, Any] | None, metric: str) -> tuple[float, float] | None:
+    """Return the factors from a prediction to both ends of where the engine's mean is expected.
+
+    Parameters
+    ----------
+    error
+        As :meth:`ode.error_model.ErrorReport.to_json` returns it; None of an older version.
+    metric
+        Whose; None is returned where its error is not known.
+    """
+    row = (error or {}).get("metrics", {}).get(metric)
+    if row is None:
+        return None
+    return 1 / (1 + row["high"]), 1 / max(1 + row["low"], 1e-300)
+
+
+def expected_band(
+    axes: Axes, curve: Curve, output: str, t: NDArray[np.float64], handles: dict[str, Any]
+) -> None:
+    """Fill where the engine's mean is expected about a solution, where its error is known.
+
+    The interval is that of the mean over time. It is drawn about every time by the same factors,
+    and leaves the panel where it is far wider than the line is high.
+    """
+    if curve.off is None or output != EXPECTED_OF or output not in curve.mean.outputs:
+        return
+    mean = curve.mean(output, t)
+    low, high = (mean * factor for factor in curve.off)
+    colour = curve.line["color"]
+    label = EXPECTED_LABEL.format(method_name(curve.name))
+    most = HIGHEST_BAND * max(float(mean.max()), float(axes.dataLim.y1), 1e-9)
+    filled = axes.fill_between(
+        t, low, high.clip(max=most), color=colour, alpha=0.16, lw=0, zorder=1.6
+    )
+    handles.setdefault(label, filled)
 
 
 def from_zero(axes: Axes) -> None:

@@ -14,6 +14,7 @@ from fluidserve.plots.style import (
     SWAPS_NOBODY,
     Curve,
     band,
+    expected_band,
     figure,
     from_zero,
     legend_above,
@@ -87,6 +88,7 @@ def fluid_vs_discrete(
             knowing = [curve for curve in fluid if name in curve.mean.outputs]
             for curve in knowing:
                 handles[curve.label] = left.plot(t, curve.mean(name, t), **curve.line)[0]
+                expected_band(left, curve, name, t, handles)
                 left_over = (curve.mean(name, t) - mean) / scale[name] * 100
                 right.plot(t, left_over, **{**curve.line, "linewidth": 1.1})
             left.set_title(NAMES.get(name, name))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.plots import elasticities
+from fluidserve.report.errors import expected_errors
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import number, percent
 from fluidserve.words import kind_words, source_words, title_of
@@ -54,10 +55,11 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                     for statistic in ("mean", "p99")
                 ),
                 (summary["regime"].replace("_", " "), "regime"),
+                (summary["confidence"], "confidence in the latencies"),
                 *([(summary["binds"], "binds first")] if "binds" in summary else []),
             ]
         ),
-        *(paragraph(text, "note") for text in (summary["error"]["words"], *summary["warnings"])),
+        *(paragraph(text, "note") for text in summary["warnings"]),
         heading("What a request will see"),
         table(
             [f"[{shown_unit.strip() or 'time unit'}]", "mean", "p50", "p95", "p99"],
@@ -67,6 +69,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
             ],
             f"One node of this size, {summary['latencies_are']}: {_model(summary)}",
         ),
+        *expected_errors(summary),
         heading("The healthy equilibrium"),
         _equilibrium(summary, unit),
         heading("When its memory is full"),

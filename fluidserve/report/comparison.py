@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidserve.methods import method_name
+from fluidserve.report.errors import errors_beside_the_engine
 from fluidserve.report.page import cards, heading, page, paragraph, picture, table
 from fluidserve.text import deviation, duration, number, percent
 from fluidserve.words import kind_words, latency_unit, source_words
@@ -80,7 +81,7 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
     """
     methods: Mapping[str, Any] = summary["methods"]
     discrete = summary["discrete"]
-    best = "lagrangian" if "lagrangian" in methods else next(iter(methods))
+    best = (summary.get("main") or {}).get("method") or next(iter(methods))
     workload, instance = summary["workload"], summary["instance"]
     body = [
         paragraph(_verdict(best, methods[best], discrete, workload), "lead"),
@@ -93,6 +94,7 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
             "Discrete engine (mean of the runs; pale band: the middle 90 % of single runs) and "
             f"fluid. {_pressure(summary)}",
         ),
+        *errors_beside_the_engine(summary),
         heading("How closely the fluid follows"),
         _accuracy(methods, discrete),
         picture(
@@ -100,7 +102,7 @@ def comparison_report(folder: Path, summary: Mapping[str, Any], command: str) ->
             "Trajectories with the band of the replications, and residuals",
             "Left: trajectories. Right: fluid minus the mean of the runs, in percent of the mean "
             "number in system (completed: of all completions); grey: two standard errors of that "
-            "mean, below which nothing can be told apart.",
+            f"mean, below which nothing can be told apart.{_band_words(summary)}",
         ),
         heading("The same metrics from both"),
         _metrics(methods, discrete, str(instance["time_unit"])),
@@ -241,6 +243,18 @@ def _pressure(summary: Mapping[str, Any]) -> str:
     return (
         f"Shaded: memory forces requests out, {len(said)} times: from {listed}{more}; outside "
         "them memory suffices or a backlog drains."
+    )
+
+
+def _band_words(summary: Mapping[str, Any]) -> str:
+    """Say what the coloured band is; nothing where there is none."""
+    main = summary.get("main")
+    error = summary["methods"][main["method"]]["error"]["metrics"] if main is not None else {}
+    if "mean_in_system" not in error:
+        return ""
+    return (
+        " Coloured band: where the engine's number in system is expected about the "
+        f"{method_name(main['method'])} line, by the interval of its mean over time."
     )
 
 

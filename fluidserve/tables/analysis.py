@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fluidserve.tables.errors import expected_grid
 from fluidserve.tables.layout import joined, pairs
 from fluidserve.tables.runs import latency_grid
 from fluidserve.text import number
@@ -34,6 +35,7 @@ def analysis_table(result: Mapping[str, Any]) -> str:
             ]
         ),
         latency_grid(result["metrics"]),
+        expected_grid(result),
         pairs(
             [
                 ("latencies", f"of one node, {result['latencies_are']}"),

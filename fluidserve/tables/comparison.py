@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluidserve.methods import method_name
+from fluidserve.tables.errors import expected_and_found, main_words
 from fluidserve.tables.layout import grid, joined, pairs
-from fluidserve.text import deviation, duration, number, off_by, percent, signed
+from fluidserve.text import deviation, duration, number, percent
 from fluidserve.words import instance_words, latency_unit, per_time, workload_words
-from ode.error_model.report import TITLES
 
 ROWS = (
     ("mean_ttft", "TTFT mean"),
@@ -18,16 +18,11 @@ ROWS = (
     ("mean_e2el", "E2EL mean"),
     ("p99_e2el", "E2EL p99"),
 )
-VERDICTS = {True: "inside", False: "outside", None: "-"}
-"""Whether the engine is inside of an interval; nobody can tell of one run."""
-
-ORDER = {name: place for place, name in enumerate(TITLES)}
-"""Places of the metrics whose errors are known."""
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
     """Return the table of ``compare``."""
-    discrete, methods = result["discrete"], result["methods"]
+    discrete, methods, main = result["discrete"], result["methods"], result["main"]
     truth, unit = discrete["metrics"], result["instance"]["time_unit"]
     suffix, latencies = latency_unit(truth)
     rows = []
@@ -54,36 +49,9 @@ def comparison_table(result: Mapping[str, Any]) -> str:
             ]
         ),
         grid([f"latencies [{latencies}]", "engine", *map(method_name, methods)], rows),
-        _expected(result),
+        "" if main is None else expected_and_found(main["method"], methods[main["method"]]),
         pairs([*_trust(methods), ("files", result.get("output_dir"))]),
     )  # fmt: skip
-
-
-def main_words(result: Mapping[str, Any]) -> str | None:
-    """Return which method leads, and why."""
-    main = result["main"]
-    return None if main is None else f"{method_name(main['method'])}: {main['words']}"
-
-
-def _expected(result: Mapping[str, Any]) -> str:
-    """Return what the main line expected of its error beside what was found; empty if nothing."""
-    if result["main"] is None:
-        return ""
-    name = result["main"]["method"]
-    method = result["methods"][name]
-    rows = [
-        [TITLES[key], off_by(of["low"], of["high"]), *beside(method["found"].get(key))]
-        for key, of in sorted(method["error"]["metrics"].items(), key=lambda each: ORDER[each[0]])
-    ]
-    head = [f"{method_name(name)} off by", "expected (90 %)", "found", "engine is"]
-    return grid(head, rows) if rows else ""
-
-
-def beside(found: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return an error that was found, and whether the engine was inside of the interval."""
-    if found is None:
-        return "-", "-"
-    return signed(found["error"]), VERDICTS[found["inside"]]
 
 
 def _trust(methods: Mapping[str, Any]) -> list[tuple[str, str | None]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluidserve.methods import method_name
+from fluidserve.tables.errors import expected_grid
 from fluidserve.tables.layout import grid, joined, pairs
 from fluidserve.text import number, percent
 from fluidserve.words import (
@@ -83,6 +84,7 @@ def solution_table(result: Mapping[str, Any]) -> str:
             ]
         ),
         latency_grid(result["metrics"]),
+        expected_grid(result),
         pairs([*_totals(result), ("files", result.get("output_dir"))]),
     )
 

@@ -83,7 +83,7 @@ def check_offered_rate(drawn, summary):
     """The rate is the given one until the last arrival, and 0 after it."""
     rate = summary["workload"]["mean_arrival_rate"]
     panel = drawn["system_dynamics.png"].axes[0]
-    assert panel.get_title(loc="left") == "offered rate"
+    assert panel.get_title(loc="left") == "offered and served rate"
     values = panel.patches[0].get_data().values
     offered = np.isclose(values, rate, rtol=1e-3)
     assert offered.any() and (offered | (values < rate)).all()

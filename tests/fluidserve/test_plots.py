@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fluidserve.plots import (
     Curve,
     Timeline,
+    factors,
     fluid_vs_discrete,
     pressure_spans,
     request_timeline,
@@ -15,6 +18,7 @@ from fluidserve.plots import (
     system_dynamics,
 )
 from fluidserve.plots.dynamics import while_batches
+from fluidserve.plots.style import expected_band
 from fluidserve.plots.trajectories import scores
 from serving import (
     DEFAULT_KIND,
@@ -94,6 +98,39 @@ def test_fluid_vs_discrete(tmp_path, methods):
         nrmse=dict.fromkeys(names, scores), noise_floor=scores, time_unit="s",
     )  # fmt: skip
     assert colourful(tmp_path / "f.png") > 0.003
+
+
+def told(low, high):
+    """Return what JSON says of an error of the mean number in system."""
+    return {"metrics": {"mean_in_system": {"expected": 0.0, "low": low, "high": high}}}
+
+
+def test_an_interval_is_where_the_engine_is_and_not_the_error_itself():
+    low, high = factors(told(-0.2, 0.25), "mean_in_system")
+    assert (low, high) == (pytest.approx(1 / 1.25), pytest.approx(1 / 0.8))
+    assert factors(told(-1.0, 9.0), "mean_in_system")[1] > 1e100
+    for nothing in (None, {}, {"metrics": {}}):
+        assert factors(nothing, "mean_in_system") is None
+
+
+def test_the_number_in_system_alone_has_an_interval_and_a_wide_one_is_cut():
+    from matplotlib.figure import Figure
+
+    axes, handles = Figure().subplots(), {}
+    sure = replace(curve("node_work"), off=(0.8, 1.1))
+    for output in ("waiting", "running", "completed"):
+        expected_band(axes, sure, output, T, handles)
+    expected_band(axes, curve("node_work"), "in_system", T, handles)
+    assert not handles and not axes.collections
+    expected_band(axes, sure, "in_system", T, handles)
+    (label,) = handles
+    assert label == "90 % of answers like this one, node work"
+    drawn = axes.collections[0].get_paths()[0].vertices
+    line = sure.mean("in_system", T)
+    assert drawn[:, 1].max() == pytest.approx(1.1 * line.max())
+    assert drawn[:, 1].min() == pytest.approx(0.8 * line.min())
+    expected_band(axes, replace(sure, off=(0.0, 1e300)), "in_system", T, handles)
+    assert axes.collections[1].get_paths()[0].vertices[:, 1].max() < 2 * line.max()
 
 
 EVENTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fluidserve.report.comparison import _cautions, _headline, _metrics, _pressure, _verdict
+from fluidserve.report.errors import errors_beside_the_engine, expected_errors
 from fluidserve.text import deviation, duration, number, percent
 
 METRICS = {"mean_ttft_ms": 20.0, "mean_e2el_ms": 80.0}
@@ -107,3 +108,33 @@ def test_metrics_have_the_unit_of_the_run(unit, time):
                   f"output per time [tokens/{time}]", f"TTFT mean [{latencies}]"):  # fmt: skip
         assert words in text
     assert "GPU utilization<" in text  # a pure number
+
+
+OF_TTFT = {"expected": 0.0, "low": -0.2, "high": 0.3}
+
+
+def test_a_page_says_in_a_sentence_and_a_table_how_far_off_its_answer_is_expected_to_be():
+    error = {"words": "confidence low: of answers like this one", "metrics": {"mean_ttft": OF_TTFT}}
+    page = " ".join(expected_errors({"confidence": "low", "error": error}))
+    assert "<p>Confidence low: of answers like this one.</p>" in page
+    assert "mean TTFT" in page and "-20 to +30 %" in page
+    nobody = {"words": "confidence unknown: never measured", "metrics": {}}
+    page = " ".join(expected_errors({"confidence": "unknown", "error": nobody}))
+    assert "never measured" in page and "<table" not in page
+    assert expected_errors({}) == []  # of an older version
+
+
+def test_a_page_says_for_each_metric_whether_the_engine_is_inside():
+    found = {"mean_ttft": {"error": 0.5, "noise": 0.02, "inside": False},
+             "mean_e2el": {"error": 0.01, "noise": 0.03, "inside": None}}  # fmt: skip
+    words = "the engine is inside of 0 of 1 intervals; not of mean TTFT"
+    method = {"found": found, "error": {"metrics": {"mean_ttft": OF_TTFT}}, "confidence": "low",
+              "found_words": words}  # fmt: skip
+    summary = {"methods": {"lagrangian": method},
+               "main": {"method": "lagrangian", "words": "it comes nearest"}}  # fmt: skip
+    page = " ".join(errors_beside_the_engine(summary))
+    assert "Main line: Lagrangian: it comes nearest." in page
+    assert "Lagrangian: the engine is inside of 0 of 1 intervals; not of mean TTFT." in page
+    assert "+50.0 % <small>-20 to +30 %: outside" in page
+    assert "+1.0 % <small>not known" in page and "known to 3 %" in page
+    assert errors_beside_the_engine({"methods": {"lagrangian": {}}}) == []  # of an older version
