@@ -56,15 +56,21 @@ def checked(**rules: str) -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         signature = inspect.signature(function)
+        names = list(signature.parameters)
 
         @wraps(function)
         def door(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs)
             kinds = _kinds_of(function)  # not before the first call: they name later modules
-            for name, value in given.arguments.items():
+            if len(args) > len(names) or not signature.parameters.keys() >= kwargs.keys():
+                signature.bind(*args, **kwargs)  # which says what is wrong
+            held = [
+                _held(name, value, kinds[name], rules.get(name, "")) if kinds.get(name) else value
+                for name, value in zip(names, args, strict=False)
+            ]
+            for name, value in kwargs.items():
                 if kinds.get(name):
-                    given.arguments[name] = _held(name, value, kinds[name], rules.get(name, ""))
-            return function(*given.args, **given.kwargs)
+                    kwargs[name] = _held(name, value, kinds[name], rules.get(name, ""))
+            return function(*held, **kwargs)
 
         return door  # pyright: ignore[reportReturnType]
 
@@ -142,6 +148,8 @@ def _words(kind: Any, rule: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    if type(value) is float:  # nearly all of them, and slow to tell from an abstract class
+        return math.isfinite(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     if isinstance(value, Integral):

@@ -124,6 +124,7 @@ def levels_of(closure: WorkClosure, work: NDArray[np.float64], uniform: int) -> 
     full = closure.saturation
     demand = _beyond(work, closure.level, closure.demand)
     executing = _beyond(work, closure.level, closure.executing)
+    demand[IDLE], executing[IDLE] = 0.0, 0.0
     spread = np.maximum(np.interp(work, closure.level, closure.spread), 1e-9 * full.batch_tokens)
     batch = executing[:, None] + spread[:, None] * _QUANTILES
     batch = np.minimum(np.maximum(batch, 0.2 * executing[:, None]), full.batch_tokens)

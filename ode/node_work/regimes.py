@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluid import WorkClosure
-from ode.node_work.generator import Levels, levels_of
+from ode.node_work.generator import IDLE, Levels, generator, levels_of, requests_per_token
+from ode.node_work.latencies import work_ahead
 from ode.node_work.model import NodeModel, longest_stay
 
 RESOLUTION = 0.04
@@ -41,6 +43,44 @@ class Regime:
     oldest: float
     closure: WorkClosure
     levels: Levels
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def generator(self, rate: float) -> tuple[NDArray[np.float64], int]:
+        """Return the generator of V at an arrival ``rate``, see :func:`generator`."""
+        if rate not in self._made:
+            self._made[rate] = generator(self.levels, self.closure, rate)
+        return self._made[rate]
+
+    def outputs(self, beyond_batch: float) -> Mapping[str, NDArray[np.float64]]:
+        """Return what is expected at each level, (K + 1,), by output.
+
+        Parameters
+        ----------
+        beyond_batch
+            Work of those who are let in beyond a saturated batch.
+        """
+        if "outputs" not in self._made:
+            self._made["outputs"] = self._outputs(beyond_batch)
+        return self._made["outputs"]
+
+    def _outputs(self, beyond_batch: float) -> Mapping[str, NDArray[np.float64]]:
+        closure, levels = self.closure, self.levels
+        tokens = np.minimum(levels.demand, closure.saturation.batch_tokens)
+        executing = tokens * requests_per_token(closure, levels.work, tokens)
+        ahead = levels.full / closure.work.mean
+        unadmitted = ahead * work_ahead(closure, levels.work, beyond_batch)
+        if beyond_batch == 0.0:
+            ahead = unadmitted
+        else:
+            ahead = ahead * work_ahead(closure, levels.work)
+        duration = levels.batch_time.copy()
+        duration[IDLE] = 0.0
+        return {
+            "waiting": unadmitted,
+            "in_system": executing + ahead,
+            "batch_tokens": levels.batch.mean(axis=1),
+            "batch_duration": duration,
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,8 @@ from ode._solution import Solution
 from ode.node_work.coming import InWindows
 from ode.node_work.decode_times import Stretch, changing
 from ode.node_work.forward import occupancy
-from ode.node_work.generator import BUSY, IDLE, generator, grid_of, requests_per_token
-from ode.node_work.latencies import Node, highest_start, met_by_arrivals, work_ahead
+from ode.node_work.generator import BUSY, IDLE, grid_of
+from ode.node_work.latencies import Node, highest_start, met_by_arrivals
 from ode.node_work.model import DecodeNodeModel, NodeModel, longest_stay
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
@@ -350,7 +350,7 @@ def _advance(
     law: NDArray[np.float64], regime: Regime, window: Window
 ) -> tuple[NDArray[np.float64], int]:
     """Advance ``law`` in place by a window; return the time spent at each level, and the steps."""
-    band, below = generator(regime.levels, regime.closure, window.rate)
+    band, below = regime.generator(window.rate)
     spent = np.zeros(law.size)
     first = min(2 * regime.closure.saturation.batch_time, window.duration / 4)
     return spent, occupancy(band, below, law, first, window.duration, spent)
@@ -415,16 +415,5 @@ def _trajectory(problem: _Problem) -> Trajectory:
 
 def _means(law: NDArray[np.float64], regime: Regime, model: NodeModel) -> dict[str, float]:
     """Return the outputs that the law of V gives at one moment."""
-    closure, levels, full = regime.closure, regime.levels, regime.closure.saturation
-    tokens = np.minimum(levels.demand, full.batch_tokens)
-    executing = tokens * requests_per_token(closure, levels.work, tokens)
-    ahead = levels.full * work_ahead(closure, levels.work) / closure.work.mean
-    unadmitted = levels.full * (
-        work_ahead(closure, levels.work, model.beyond_batch(closure)) / closure.work.mean
-    )
-    return {
-        "waiting": float(law @ unadmitted),
-        "in_system": float(law @ (executing + ahead)),
-        "batch_tokens": float(law @ levels.batch.mean(axis=1)),
-        "batch_duration": float(law[BUSY] @ levels.batch_time[BUSY]),
-    }
+    given = regime.outputs(model.beyond_batch(regime.closure))
+    return {name: float(law @ at_level) for name, at_level in given.items()}

@@ -111,3 +111,13 @@ def test_moments_follow_the_flows():
     assert (when[:400] < 10.0).mean() == pytest.approx(0.5, abs=0.02)
     assert coming.arrived(np.array([1.0]), np.array([4.0])) == pytest.approx(2.0)
     assert Always(0.5).arrived(np.array([1.0]), np.array([4.0])) == pytest.approx(2.0)
+
+
+def test_an_empty_start_holds_nobody():
+    """Few requests of very different sizes, where levels of work are wide."""
+    mix = describe("heavy").mix
+    node = DecodeNode(M_total=6000, B=None, batch_time=BatchTimeLaw.per_token(1.0, 1e-3))
+    question = Question(Workload(mix, 0.8 * capacity(mix, node)), node, seed=3).until(500.0)
+    path = solve(question.profile, mix, node, method="node_work").trajectory
+    assert path.outputs["in_system"][0] == 0.0
+    assert path.outputs["in_system"][-1] > 1.0
