@@ -1,19 +1,21 @@
 """When an arrival has its first token: the steps that compute prompts, one sample after another.
 
 Given who decodes, a step is as long as the prompts make it that are computed in it, and these came
-during an earlier step. An arrival meets a step under way, a long one more often than a short one;
-its own prompt is computed in the next step, or the one after where steps are decided ahead, with
-those who came in the same step and what earlier ones left over.
+during an earlier step. An arrival's own prompt is computed in the step after the one that it meets,
+or the one after that where steps are decided ahead, with those who came in the same step and what
+earlier ones left over.
 
-The step that is met is drawn as it is made up. An arrival meets the part of a step that decodes or
-the part that a prompt takes. In the former case the step is like any other. In the latter the
-prompt is one among all, a long one more often, in a step beside the others that came in a step
-which is, as the one of an arrival, met.
+Which step is met is not drawn but comes about: a few steps are gone through, with arrivals one
+gap after the other, and the last of these is the one whose first token is asked for. So it meets a
+long step more often than a short one, and as many others as the gaps of its stream say: after a
+short gap there is somebody just before it, after a regular one there is not.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from serving.batch_kernel import step_duration
 from serving.compilation import compiled
@@ -21,14 +23,34 @@ from serving.compilation import compiled
 FORGOTTEN, LONGEST = 0.03, 12
 """Steps are gone through until so little is left of how they began, but no more than that."""
 
-MOST = 40
-"""Generations of met steps."""
+GAPS = 1024
+"""Gaps between arrivals that stand for all."""
 
-LARGE = 32.0
-"""Largest mean of a Poisson number that is drawn at once."""
+AT_ONCE = 24.0
+"""Arrivals of a step beyond which several come together: their prompts scatter about their mean as
+those of so many do."""
 
-AT_ONCE = 64
-"""Prompts of one step that are drawn one by one; of further ones the mean is taken."""
+
+STABLE = 0.95
+"""Share of the rate at which full steps compute prompts, up to which a queue of them is taken to be
+in equilibrium given who decodes: a longer one is in the work in system."""
+
+CLOSEST = 0.95
+"""Share of the time that prompts take at most, where the steps after the first token are told."""
+
+RARE = 1e-6
+"""Arrivals of a step below which it does not matter how rare they are."""
+
+
+def gaps_of(dispersion: float, together: float) -> NDArray[np.float64]:
+    """Return equally likely gaps, shape (G,), between arrivals of so many requests ``together``.
+
+    A request's gap has the mean 1 and a gamma law, and the number of requests in a long time the
+    ``dispersion``, 1 for Poisson arrivals.
+    """
+    shape = together / dispersion
+    gap = gammaincinv(shape, (np.arange(GAPS) + 0.5) / GAPS)
+    return np.asarray(gap * (together / gap.mean()), float)
 
 
 @compiled
@@ -45,16 +67,7 @@ def _uniform(draws):
 @compiled
 def _poisson(draws, mean):
     """Return a Poisson number by inversion, so that it changes little with its mean."""
-    number = 0
-    while mean > LARGE:
-        number += _inverted(_uniform(draws), LARGE)
-        mean -= LARGE
-    return number + _inverted(_uniform(draws), mean)
-
-
-@compiled
-def _inverted(chance, mean):
-    number, term = 0, np.exp(-mean)
+    chance, number, term = _uniform(draws), 0, np.exp(-mean)
     total = term
     while chance > total and term > 1e-300:
         number += 1
@@ -64,16 +77,18 @@ def _inverted(chance, mean):
 
 
 @compiled
-def _prompts(draws, often, quantiles, total):
-    """Add the prompts of a Poisson number of requests to ``total``: tokens, pairs, known, KV."""
-    number = _poisson(draws, often)
-    for _ in range(min(number, AT_ONCE)):
-        at = int(_uniform(draws) * quantiles.shape[1])
-        for row in range(4):
-            total[row] += quantiles[row, at]
-    if number > AT_ONCE:
-        for row in range(4):
-            total[row] += (number - AT_ONCE) * quantiles[row].mean()
+def _gap(draws, gaps, rate):
+    """Return the time to the next arrival."""
+    return gaps[int(_uniform(draws) * gaps.size)] / rate
+
+
+@compiled
+def _prompts(draws, together, quantiles, mean, total):
+    """Add the prompts of an arrival to ``total``: tokens, pairs, known, KV."""
+    at = int(_uniform(draws) * quantiles.shape[1])
+    root = np.sqrt(together)
+    for row in range(4):
+        total[row] += together * mean[row] + root * (quantiles[row, at] - mean[row])
 
 
 @compiled
@@ -91,14 +106,13 @@ def _step(law, late, decodes, context, queue, room, taken, again):
 
 
 @compiled
-def _usual_step(
-    draws, law, late, decodes, context, usual, rate, room, quantiles, queue, taken, steps
-):
-    """Fill in the queue of a step like any other."""
-    _prompts(draws, rate * usual, quantiles, queue)
-    for _ in range(steps):
-        step = _step(law, late, decodes, context, queue, room, taken, 0.0)
-        _prompts(draws, rate * step, quantiles, queue)
+def _fastest(law, late, decodes, context, mean, room):
+    """Return how many requests have their prompts computed in steps that these fill, per time."""
+    number = room / max(mean[0], 1.0)
+    step = step_duration(
+        law, decodes, context + number * mean[3], room, number * mean[1], number * mean[2], 0.0
+    )
+    return number / (late + step)
 
 
 @compiled
@@ -108,15 +122,17 @@ def first_tokens(
     is_ahead,
     tokens,
     rate,
+    together,
+    gaps,
     entering,
     quantiles,
-    longer,
     decodes,
     context,
     usual,
     state,
     place,
     own,
+    steps_after,
     seed,
     out,
 ):
@@ -130,96 +146,130 @@ def first_tokens(
         Whether a step is decided while the one before runs.
     tokens : [tokens]
         That a step computes at most.
-    rate, entering
-        Arrivals [requests/time] where there is room, and requests that start in a full step.
+    rate : [requests/time]
+        Of arrivals where there is room.
+    together, gaps
+        Requests that stand for one arrival, and their gaps times the rate, see :func:`gaps_of`.
+    entering
+        Requests that start in a full step.
     quantiles : shape (4, Q)
         Prompts that come equally often: tokens computed, pairs attended, tokens known, KV.
-    longer : shape (4, Q)
-        Prompts that come as often as they have tokens to compute.
     decodes, context, usual : shape (N,)
         By sample: tokens that the step decodes, KV that these read, mean time of a step [time].
     state : shape (N,)
         0 where the server is idle, 1 where there is room, 2 where the arrival waits for room.
     place : shape (N,)
-        Part of the step under way that is over when the arrival comes.
+        Part of the first step that is over when the first arrival comes.
     own : shape (4, N)
         The arrival's prompt, by the rows of ``quantiles``.
+    steps_after : shape (N,)
+        Steps that the arrival is in after its first token.
     seed
         Of the random numbers, of which every sample has its own.
-    out : shape (2, N) [time]
+    out : shape (3, N) [time]
         Time from the arrival, or from when there is room, until its first step is decided and until
-        its first token.
+        its first token. By how much longer than usual the steps after that are, where it found
+        room: a queue of prompts, and those who came during long steps, make more of them long.
     """
-    queue, before, taken = np.zeros(4), np.zeros(4), np.zeros(4)
-    behind, after = np.zeros(4), np.zeros(4)
+    # those who may be computed in the next step, who came before the step under way began where
+    # steps are decided ahead, and who came during it
+    queue, ready, fresh = np.zeros(4), np.zeros(4), np.zeros(4)
+    taken, behind = np.zeros(4), np.zeros(4)
+    left_over, decided, last = np.zeros(4), np.zeros(4), 0.0
     draws = np.zeros(1, np.uint64)
-    mean = quantiles[0].mean()
+    mean = np.zeros(4)
+    for row in range(4):
+        mean[row] = quantiles[row].mean()
     for i in range(decodes.size):
         draws[0] = np.uint64(seed + i) * np.uint64(0xD1342543DE82EF95)
         room = max(tokens - decodes[i], 1.0)
         n, kv = decodes[i], context[i]
-        queue[:] = 0.0
         behind[:] = 0.0
-        after[:] = 0.0
-        start, begin = 0.0, 0.0
+        alone, prompts, step_before = 0.0, 0.0, 0.0
+        start, begin, following, often = 0.0, 0.0, np.inf, rate
         if state[i] == 1:
             alone = late + step_duration(law, n, kv, 0.0, 0.0, 0.0, 0.0)
+            often = min(rate, STABLE * _fastest(law, late, n, kv, mean, room))
+            often = max(often, RARE / usual[i])
             prompts = max(1.0 - alone / usual[i], 0.0)
-            lasting = min(max(prompts, rate * usual[i] * mean / room, 1e-9), 0.99)
-            steps = min(int(np.log(FORGOTTEN) / np.log(lasting)), LONGEST) + 1
+            lasting = min(max(prompts, often * usual[i] * mean[0] / room, 1e-9), 0.99)
+            steps = min(int(np.log(FORGOTTEN) / np.log(lasting)), LONGEST) + 2
+            # it begins in a step as the sample before met one: queues are long where prompts take
+            # most of the time, and a few steps would not make one
+            last = min(max(last, 0.5 * usual[i]), LONGEST * usual[i]) if last > 0.0 else usual[i]
+            queue[:], ready[:] = left_over, decided
+            # times are from the first arrival on
+            passed = _gap(draws, gaps, often)
+            fresh[:] = 0.0
+            _prompts(draws, together, quantiles, mean, fresh)
+            while passed < place[i] * last:
+                _prompts(draws, together, quantiles, mean, fresh)
+                passed += _gap(draws, gaps, often)
+            end = (1.0 - place[i]) * last
+            left = int(np.ceil(max(often * usual[i] / together, 1.0) * steps))
+            arrives = _gap(draws, gaps, often)
+            while True:
+                while left > 1 and arrives <= end:
+                    _prompts(draws, together, quantiles, mean, fresh)
+                    arrives += _gap(draws, gaps, often)
+                    left -= 1
+                if arrives <= end:
+                    break
+                if is_ahead:
+                    queue += ready
+                    ready[:] = fresh
+                else:
+                    queue += fresh
+                fresh[:] = 0.0
+                if queue[0] == 0.0 and ready[0] == 0.0:
+                    end += np.floor((arrives - end) / alone) * alone
+                last = _step(law, late, n, kv, queue, room, taken, 0.0)
+                end += last
+            left_over[:], decided[:] = queue, ready
+            following = arrives + _gap(draws, gaps, often)
+            while following <= end:
+                _prompts(draws, together, quantiles, mean, behind)
+                following += _gap(draws, gaps, often)
+            start = begin = end - arrives
             if is_ahead:
-                _usual_step(
-                    draws, law, late, n, kv, usual[i], rate, room, quantiles, queue, taken, steps
-                )
-                step = _step(law, late, n, kv, queue, room, taken, 0.0)
-                before[:] = 0.0
-                _prompts(draws, rate * step, quantiles, before)
-                queue[:] = 0.0
-            _usual_step(
-                draws, law, late, n, kv, usual[i], rate, room, quantiles, queue, taken, steps
-            )
-            met_prompts = 0
-            while met_prompts < MOST and _uniform(draws) < prompts:
-                met_prompts += 1
-            for _ in range(met_prompts):
-                step = _step(law, late, n, kv, queue, room, taken, 0.0)
-                _prompts(draws, rate * step, quantiles, queue)
-                at = int(_uniform(draws) * longer.shape[1])
-                for row in range(4):
-                    queue[row] += longer[row, at]
-            if met_prompts > 0:  # one of the steps that the prompts take
-                passed = _uniform(draws) * queue[0]
-                while passed > room and queue[0] > room:
-                    _step(law, late, n, kv, queue, room, taken, 0.0)
-                    passed -= room
-            met = _step(law, late, n, kv, queue, room, taken, 0.0)
-            start = begin = (1.0 - place[i]) * met
-            if is_ahead:
-                queue += before
-                step = _step(law, late, n, kv, queue, room, taken, 0.0)
-                start += step
-                _prompts(draws, rate * step, quantiles, after)
-            _prompts(draws, rate * met * place[i], quantiles, queue)
-            _prompts(draws, rate * met * (1.0 - place[i]), quantiles, behind)
+                queue += ready
+                step_before = _step(law, late, n, kv, queue, room, taken, 0.0)
+                start += step_before
+            following -= arrives
+            queue += fresh
+            fresh[:] = 0.0
         elif state[i] == 2:
-            _prompts(draws, entering, quantiles, behind)
+            queue[:] = 0.0
+            part = max(entering / AT_ONCE, 1.0)
+            for _ in range(_poisson(draws, entering / part)):
+                _prompts(draws, part, quantiles, mean, behind)
         else:
+            queue[:] = 0.0
             n, kv = 0.0, 0.0
         for row in range(4):
             queue[row] += own[row, i]
         first = start
         done = 0.0  # of its own prompt, which the next part of it reads again
         while queue[0] > room:
-            step = _step(law, late, n, kv, queue, room, taken, done)
-            first += step
+            began = first
+            first += _step(law, late, n, kv, queue, room, taken, done)
             done = max(own[0, i] - queue[0], 0.0)
-            if state[i] == 1:  # who comes meanwhile is beside the last part of it
-                if is_ahead:
-                    behind += after
-                    after[:] = 0.0
-                    _prompts(draws, rate * step, quantiles, after)
-                else:
-                    _prompts(draws, rate * step, quantiles, behind)
+            # who comes before the next part of it is decided is beside that
+            while following <= (began if is_ahead else first):
+                _prompts(draws, together, quantiles, mean, behind)
+                following += _gap(draws, gaps, often)
         queue += behind
-        first += _step(law, late, n, kv, queue, room, taken, done)
-        out[0, i], out[1, i] = begin, first
+        own_step = _step(law, late, n, kv, queue, room, taken, done)
+        first += own_step
+        out[0, i], out[1, i], out[2, i] = begin, first, 0.0
+        if state[i] == 1:
+            # each step's excess makes a later one longer by the share of the time that prompts take
+            share = min(prompts, CLOSEST)
+            each = (own_step - alone) / max(taken[0], 1e-300)
+            excess = queue[0] * each + share * (own_step - usual[i])
+            most = steps_after[i] * (alone + each * room - usual[i])
+            turns = steps_after[i]
+            if is_ahead:  # two such sequences take turns
+                excess += share * (step_before - usual[i])
+                turns *= 0.5
+            out[2, i] = min(excess * (1.0 - share**turns) / (1.0 - share), max(most, 0.0))

@@ -26,15 +26,20 @@ def method_of_latencies(mix: RequestMix, instance: PromptServer) -> str:
     return "lagrangian" if unknown_to_node_work(mix, instance) else "node_work"
 
 
-def unknown_to_node_work(mix: RequestMix, instance: PromptServer) -> str | None:
-    """Return why the method ``node_work`` does not know a server, in words; None where it does."""
+def unknown_to_node_work(
+    mix: RequestMix, instance: PromptServer, *, over_time: bool = True
+) -> str | None:
+    """Return why the method ``node_work`` does not know a server, in words; None where it does.
+
+    In equilibrium it knows those that ``max_num_batched_tokens`` fills first as well.
+    """
     if instance.prompts_apart:
         return (
             f"steps of the engine {instance.engine} are prompts or decodes here; use lagrangian, "
             "or chunked prefill"
         )
     binds = saturation(mix, instance).binds
-    if binds == TOKENS:
+    if over_time and binds == TOKENS:
         return f"{binds} binds, so that prompts under way are the queue; use lagrangian"
     return None
 

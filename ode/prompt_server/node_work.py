@@ -19,10 +19,11 @@ from scipy.special import ndtr, ndtri
 from fluid import WorkClosure
 from fluid.prompt_server import capacity, life, requests_that_fit, saturation, work_closure
 from fluid.prompt_server.node_work import ServerBatches
+from fluid.prompt_server.saturation import TOKENS, ServerSaturation
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
-from ode.node_work.generator import requests_per_token
+from ode.node_work.generator import Levels, requests_per_token
 from ode.node_work.latencies import Node, draw, even_ranks, gamma, set_work
-from ode.prompt_server.first_tokens import first_tokens
+from ode.prompt_server.first_tokens import AT_ONCE, first_tokens, gaps_of
 from ode.prompt_server.labels import work_labels
 from serving import LatencySamples, RequestMix
 from serving.kinds.prompt_server import PromptServer
@@ -98,13 +99,12 @@ class ServerModel:
 
 
 @lru_cache(maxsize=16)
-def _quantiles(mix: RequestMix, server: PromptServer, *, by_length: bool) -> NDArray[np.float64]:
-    """Return prompts, shape (4, Q), that come equally often, or as often as they have tokens."""
+def _quantiles(mix: RequestMix, server: PromptServer) -> NDArray[np.float64]:
+    """Return prompts that come equally often, shape (4, Q)."""
     order = np.argsort(mix.prefill, kind="stable")
-    p = mix.prefill[order]
-    share = np.cumsum(mix.probability[order] * (p if by_length else 1.0))
+    share = np.cumsum(mix.probability[order])
     at = np.searchsorted(share / share[-1], (np.arange(QUANTILES) + 0.5) / QUANTILES)
-    return _prompts(mix, server, p[np.minimum(at, p.size - 1)])
+    return _prompts(mix, server, mix.prefill[order][np.minimum(at, mix.prefill.size - 1)])
 
 
 def _prompts(mix: RequestMix, server: PromptServer, p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,6 +113,13 @@ def _prompts(mix: RequestMix, server: PromptServer, p: NDArray[np.float64]) -> N
     own = prompt.tokens / max(prompt.context, 1e-300) * p
     known = p - own
     return np.ascontiguousarray(np.stack([own, own * (known + (own + 1) / 2), known, p]))
+
+
+def waits_for_steps(closure: WorkClosure) -> bool:
+    """Return whether prompts wait for the tokens of steps, and nobody for a seat or for KV."""
+    full = closure.saturation
+    assert isinstance(full, ServerSaturation)
+    return full.binds == TOKENS
 
 
 class _Met(NamedTuple):
@@ -140,6 +147,14 @@ class _Met(NamedTuple):
     start: NDArray[np.float64]
 
 
+def _chance(
+    levels: Levels, level: NDArray[np.intp], room: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
+    """Return the probability that those who are there hold more than ``room``."""
+    beyond = (levels.demand[level] - room) / levels.spread[level]
+    return np.where(level > 0, ndtr(beyond), 0.0)
+
+
 def _met(
     node: Node,
     server: PromptServer,
@@ -152,13 +167,16 @@ def _met(
     batches = closure.batches
     assert isinstance(batches, ServerBatches)
     waits, scale = levels.full[level], np.ones(level.size)
-    if not batches.is_seats:  # a large prompt needs more room than others
+    if waits_for_steps(closure):
+        waits = np.zeros(level.size)
+    elif batches.is_seats:
+        waits = _chance(levels, level, full.batch_tokens - 0.5)  # requests are whole
+    else:  # a large prompt needs more room than others
         room = server.kv_tokens - server.reserve
         room -= np.ceil(prefill / server.block_size) * server.block_size
         room = np.maximum(room, LEAST_ROOM * full.batch_tokens)
         scale = room / full.batch_tokens
-        waits = ndtr((levels.demand[level] - room) / levels.spread[level])
-        waits = np.where(level > 0, waits, 0.0)
+        waits = _chance(levels, level, room)
     normal = ndtri(np.clip(1 - even, 1e-12, 1 - 1e-12))
     executing = levels.demand[level] - levels.pending[level]
     held = np.maximum(executing + levels.spread[level] * normal, 0.2 * executing)
@@ -192,16 +210,20 @@ def _samples(
     met = _met(node, server, level, even, prefill)
     decodes, context = batches.decoded(met.held, met.requests)
     usual, _ = batches.passing(met.held, met.requests)
-    out = np.empty((2, level.size))
+    out = np.empty((3, level.size))
     law = server.batch_time.vector()
+    together = max(1.0, closure.rate * float(usual.max()) / AT_ONCE)
     first_tokens(
         law.ctypes.data, batches.late, server.is_ahead, float(server.step_tokens), closure.rate,
-        batches.saturation.entering, _quantiles(mix, server, by_length=False),
-        _quantiles(mix, server, by_length=True), decodes, context, usual, met.state, place,
-        _prompts(mix, server, prefill), SEED, out,
+        together, gaps_of(closure.dispersion, together), batches.saturation.entering,
+        _quantiles(mix, server), decodes, context, usual, met.state, place,
+        _prompts(mix, server, prefill), decode - 1.0, SEED, out,
     )  # fmt: skip
-    begin, first = out
-    service = _decode_time(node, batches, met, prefill, decode, ndtri(chance))
+    begin, first, longer = out
+    prompts = min(closure.rate * batches.prompt, CLOSEST)
+    brought = prompts / (1.0 - prompts) * batches.prompt_time(prefill)
+    longer = np.where(met.state == WITH_ROOM, longer, brought)
+    service = _decode_time(node, batches, met, prefill, decode, longer, ndtri(chance))
     return LatencySamples(
         queue_delay=met.wait + begin,
         ttft=met.wait + first,
@@ -217,12 +239,13 @@ def _decode_time(
     met: _Met,
     prefill: NDArray[np.float64],
     decode: NDArray[np.float64],
+    longer: NDArray[np.float64],
     normal: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Return the time [time] from the first token to the last.
 
-    The steps of others' prompts scatter it; those who came while its own prompt was computed make
-    the first of them longer.
+    The steps of others' prompts scatter it; who came until the first token makes the first of them
+    ``longer`` in all [time].
     """
     closure, levels, lengths = node.closure, node.levels, node.closure.work.lengths
     steps, start = decode - 1, met.start
@@ -231,8 +254,7 @@ def _decode_time(
     tokens = prefill + 0.5 * decode - (batches.reads if batches.is_seats else 0.0)
     own = batches.per_token * tokens * times[ROOM] + times[MORE]
     prompts = min(closure.rate * batches.prompt, CLOSEST)
-    brought = prompts / (1.0 - prompts) * batches.prompt_time(prefill)
-    mean = steps * (times[MEAN] + own) + brought
+    mean = steps * (times[MEAN] + own) + longer
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
     lasting = np.interp(place, np.arange(lengths.nodes.size), lengths.persistence / lengths.nodes)
     step = np.interp(start, levels.work, levels.batch_time)

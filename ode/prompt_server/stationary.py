@@ -20,7 +20,7 @@ from ode.prompt_server.labels import (
     validity_labels,
     work_labels,
 )
-from ode.prompt_server.node_work import ServerModel
+from ode.prompt_server.node_work import ServerModel, waits_for_steps
 from serving import Distribution, LatencySamples, RequestMix, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
@@ -45,7 +45,7 @@ class ServerStationary:
     load
         Over the capacity lambda_M.
     waits
-        Share of arrivals that wait for room.
+        Share of arrivals that wait for a seat or for KV.
     method
         ``node_work``, or ``births`` where that method does not know the server.
     labels
@@ -115,7 +115,8 @@ def stationary(
         unlike=READ_AS if labels else None,
     )  # fmt: skip
     load = arrival_rate / capacity(mix, instance)
-    if load >= 1 or unknown_to_node_work(mix, instance) is not None:  # or has none, or bistable
+    unknown = unknown_to_node_work(mix, instance, over_time=False)
+    if load >= 1 or unknown is not None:  # or has none, or bistable
         labels += validity_labels(mix, instance)
         waits, caveat, found = births_and_deaths(
             mix, instance, arrival_rate, dispersion=dispersion, samples=samples
@@ -126,7 +127,7 @@ def stationary(
     model = ServerModel(mix, instance)
     found = balance(model, arrival_rate, dispersion)
     labels += work_labels(mix, instance, arrival_rate, dispersion)
-    waits = float(found.met @ found.levels.full)
+    waits = 0.0 if waits_for_steps(found.closure) else float(found.met @ found.levels.full)
     latencies = model.samples(found.node, found.met, samples)
     expects = partial(expects, "stationary")
     return ServerStationary(arrival_rate, load, waits, "node_work", labels, latencies, expects)
