@@ -101,7 +101,7 @@ def main() -> None:
         slo = parse_slo(text)
         print(text, file=sys.stderr, flush=True)
         began = time.perf_counter()
-        found = tune("max-rate", QUESTION, [slo], settings=settings)
+        found = tune("max-rate", QUESTION, [slo], settings=settings, method="engine")
         seconds = time.perf_counter() - began
         assert found.value is not None and found.answer is not None
         truth = scanned(slo)

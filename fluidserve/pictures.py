@@ -211,12 +211,17 @@ def _draw_latencies(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         knob_label=_knob_label(knob, unit),
         time_unit=unit,
         limits=[(slo.statistic, slo.latency, slo.limit * factor) for slo in slos],
-        answer=None if value is None else (value, f"{knob.name} found"),
+        answer=None if value is None else (value, f"{knob.name} {_how(summary)}"),
         is_log=knob.spacing == "log",
         is_count=isinstance(knob, CardKnob) and knob.step >= 1,
         footnote=_footnote(summary),
     )
     return ["rate_latency.png"]
+
+
+def _how(summary: Mapping[str, Any]) -> str:
+    """Return how a value was come by."""
+    return "expected" if summary.get("method") == "stationary" else "found"
 
 
 def _footnote(summary: Mapping[str, Any]) -> str:

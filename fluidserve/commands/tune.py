@@ -56,6 +56,15 @@ def help_text() -> str:
     "--bracket", metavar="LOW:HIGH",
     help="where to look, for two knobs LOW:HIGH,LOW:HIGH; else the knob's own bracket",
 )  # fmt: skip
+@option(
+    "--method", type=click.Choice(("auto", "stationary", "engine")),
+    help="who answers for one knob: the engine; stationary, the model of one node; or auto, the "
+    "model where its value is expected to be within --within, else the engine  [default: auto]",
+)  # fmt: skip
+@option(
+    "--within", type=float,
+    help="how far off the value may be for auto, relative  [default: the tolerance]",
+)  # fmt: skip
 @option("--tolerance", type=float, help="relative width of the answer  [default: 0.01]")
 @option("--replications", type=int, help="most runs per point  [default: 16; of two knobs 5]")
 @option("--confidence", type=float, help="of a verdict  [default: 0.95]")
@@ -77,7 +86,7 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     from fluidserve.tables import tuning_table
 
     options = {setting: params.pop(flag) for setting, flag in SETTINGS.items()}
-    options["bracket"] = bracket
+    options |= {"bracket": bracket} | {name: params.pop(name) for name in ("method", "within")}
     params["knobs"] = knob
     out = load_config_of(that_starts(params)).output_dir
     if out is None:

@@ -39,6 +39,8 @@ FLAGS = {
     "tolerance": "--tolerance",
     "replications": "--replications",
     "confidence": "--confidence",
+    "method": "--method",
+    "within": "--within",
     "scan": "--scan",
     "least_requests": "--run-length",
     "most_requests": "--max-run-length",
@@ -69,8 +71,8 @@ def tuned(
     slos
         Objectives as given.
     options
-        ``bracket`` as given, and the fields of :class:`studies.tuning.SearchSettings`; those that
-        are None are left out.
+        ``bracket`` as given, ``method`` and ``within`` of :func:`studies.tuning.tune`, and the
+        fields of :class:`studies.tuning.SearchSettings`; those that are None are left out.
     """
     return _search(params, knob, slos, options)[:2]
 
@@ -172,8 +174,9 @@ def _one_knob(
     from studies.tuning import SearchSettings, parse_slo, tune
 
     parsed = [parse_slo(text, question.instance.time_unit) for text in slos]
-    settings = SearchSettings(**given)
-    found = tune(knob, question, parsed, bracket=bracket, settings=settings, told=told)
+    whom = {key: given[key] for key in ("method", "within") if key in given}
+    settings = SearchSettings(**{key: each for key, each in given.items() if key not in whom})
+    found = tune(knob, question, parsed, bracket=bracket, settings=settings, told=told, **whom)
     return found, _said(found.value is not None, found.reason)
 
 

@@ -118,7 +118,8 @@ def servers_of(
         return {}, []
     knob, kind = knobs[0], kind_of(inputs.instance)
     rows, doubtful = [], {}
-    for value in sorted({point.value for point in found.points}):
+    alone = [] if found.value is None else [found.value]  # where the model answers
+    for value in sorted({point.value for point in found.points} or alone):
         given = {**params, knob.key: int(value) if knob.key == "tp" else value}
         config, profile = load_config_of(given), profile_of(given)
         assert profile is not None

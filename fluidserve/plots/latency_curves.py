@@ -14,6 +14,10 @@ PANELS = {"ttft": "TTFT, time to first token", "tpot": "TPOT, time per output to
           "e2el": "E2EL, end-to-end latency"}  # fmt: skip
 COLOURS = {"mean": INK, "p50": BLUE, "p99": VERMILLION}
 MARKS = {"mean": "o", "p50": "s", "p99": "^"}
+EXPECTED = "90 % of answers like this one"
+"""Words for where the engine's mean is expected about a line of the fluid model."""
+HIGHEST_BAND = 3.0
+"""Height of an interval over the highest value of its line, from which it is cut off."""
 
 
 def latency_curves(
@@ -116,6 +120,11 @@ def _line(
     if np.isfinite(values).any():
         (line,) = axes.plot(x[rows], values, color=colour, lw=1.4, zorder=3)
         handles.setdefault(f"fluid, {name.split('_')[0]}", line)
+    low, high = (np.asarray(columns[name + ending], float)[rows] for ending in ("_low", "_high"))
+    if np.isfinite(low).any():
+        high = np.minimum(high, HIGHEST_BAND * np.nanmax(values))
+        filled = axes.fill_between(x[rows], low, high, color=colour, alpha=0.13, lw=0, zorder=1.5)
+        handles.setdefault(EXPECTED, filled)
 
 
 def _points(

@@ -43,8 +43,18 @@ def _one(result: Mapping[str, Any], unit: str) -> Rows:
         ("measured at it", ", ".join(measured_words(result)) or None),
         ("missed next at", _missed(result)),
         ("limit estimated", crossing),
-        ("fluid alone", number(result["fluid_value"])),
+        ("fluid alone", _fluid(result)),
     ]
+
+
+def _fluid(result: Mapping[str, Any]) -> str:
+    """Return what the model alone says, and where the engine's value is expected by it."""
+    value, fluid = number(result["fluid_value"]), result["fluid"]
+    if fluid["interval"] is None:
+        return f"{value}; how far off is unknown: {fluid['reason']}"
+    low, high = map(number, fluid["interval"])
+    said = f"{value}; {100 * fluid['covers']:g} % of answers like this one: {low} to {high}"
+    return f"{said}; {fluid['reason']}" if fluid["reason"] else said
 
 
 def _missed(result: Mapping[str, Any]) -> str | None:

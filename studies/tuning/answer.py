@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ode.error_model.model import COVERS, UNKNOWN
+from ode.error_model.report import percent_off
 from studies.tuning.crossing import Crossing
 from studies.tuning.engine import Point
+from studies.tuning.fluid_answer import FluidAnswer, confidence_word
 from studies.tuning.knobs import Knob
 from studies.tuning.settings import SearchSettings
 from studies.tuning.slo import Slo
@@ -35,6 +38,8 @@ class Tuning:
         Whether the scan saw at most one crossing, of the kind that the knob leads one to expect.
     fluid_value
         Value that the fluid model alone gives; None where it gives none.
+    fluid
+        Where the engine's value is expected by what the model expects of its own error.
     fluid_runs
         Values at which the fluid model was solved.
     engine_runs, engine_requests
@@ -49,6 +54,8 @@ class Tuning:
         What the search might spend, and how sure it had to be.
     warnings
         What a user should know.
+    method
+        Who answers: ``engine``, or ``stationary``.
     """
 
     knob: Knob
@@ -59,6 +66,7 @@ class Tuning:
     ranges: tuple[tuple[float, float], ...]
     monotone: bool
     fluid_value: float | None
+    fluid: FluidAnswer
     fluid_runs: int
     engine_runs: int
     engine_requests: int
@@ -67,6 +75,34 @@ class Tuning:
     run_length: int
     settings: SearchSettings
     warnings: tuple[str, ...]
+    method: str = "engine"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the value is expected: of the engine's runs, or of answers like the model's."""
+        if self.method != "engine":
+            return self.fluid.interval
+        answer = self.answer
+        is_line = answer is not None and not self.knob.values  # between few values there is none
+        return answer.interval(self.settings.confidence) if answer and is_line else None
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """How far the value is expected to be from the one of endless runs, relative."""
+        interval, by_engine = self.interval, self.method == "engine"
+        covers = self.settings.confidence if by_engine else COVERS
+        if interval is None or self.value is None or min(interval) <= 0:
+            reason = self.fluid.reason if not by_engine else "the runs tell no interval"
+            said = {"words": f"confidence unknown: {reason}", "low": None, "high": None}
+            return {"confidence": UNKNOWN, "covers": covers, **said}
+        low, high = (self.value / end - 1 for end in reversed(interval))
+        word = confidence_word(max(abs(low), abs(high)))
+        words = (
+            f"confidence {word}: the value is {percent_off(low)} to {percent_off(high)} % off, "
+            + (f"by the runs of the engine ({covers:.0%})" if by_engine
+               else f"as {covers:.0%} of answers like this one are")
+        )  # fmt: skip
+        return {"confidence": word, "covers": covers, "words": words, "low": low, "high": high}
 
     @property
     def answer(self) -> Crossing | None:
@@ -88,9 +124,10 @@ class Tuning:
         """Return the answer as the command prints it."""
         answer = self.answer
         is_line = answer is not None and not self.knob.values  # between few values there is none
-        interval = answer.interval(self.settings.confidence) if answer and is_line else None
+        interval = self.interval
         return {
             "knob": self.knob.name,
+            "method": self.method,
             "value": self.value,
             "reason": self.reason,
             "bracket": list(answer.bracket) if answer else None,
@@ -98,7 +135,9 @@ class Tuning:
             "confidence_interval": list(interval) if interval else None,
             "slo": [str(slo) for slo in self.slos],
             "measured": answer.met.values() if answer else None,
+            "error": self.error,
             "fluid_value": self.fluid_value,
+            "fluid": self.fluid.to_json(),
             "engine_runs": self.engine_runs,
             "fluid_runs": self.fluid_runs,
             "engine_runs_plain_bisection": self.plain_runs,
@@ -108,7 +147,7 @@ class Tuning:
             "crossings": [self._crossing_json(each) for each in self.crossings],
             "scanned": list(self.scanned),
             "tolerance": self.settings.tolerance,
-            "confidence": self.settings.confidence,
+            "confidence": self.settings.confidence if self.method == "engine" else COVERS,
             "replications": self.settings.replications,
             "run_length": self.run_length,
             "points": [self._point_json(each) for each in self.points],

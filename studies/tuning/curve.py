@@ -15,7 +15,7 @@ from studies.question import Question
 from studies.tuning.answer import Tuning
 from studies.tuning.engine import run_steadily
 from studies.tuning.knobs import Knob
-from studies.tuning.screening import NEARLY_FULL, Predictor, load_of, predict
+from studies.tuning.screening import NEARLY_FULL, Predictor, load_of, prediction
 
 LATENCIES = ("ttft", "tpot", "e2el")
 STATISTICS = {"mean": None, "p50": 50, "p99": 99}
@@ -44,8 +44,9 @@ class LatencyCurve:
     engine : shape (E, S, 3) [time]
         Mean over replications and both ends of its confidence interval; NaN where a run was too
         overloaded to have a steady latency. Statistics as :func:`names` lists them.
-    fluid : shape (F, S) [time]
-        NaN where the fluid model has no answer.
+    fluid : shape (F, S, 3) [time]
+        What the fluid model predicts, NaN where it has no answer, and both ends of where the
+        engine's mean is expected, NaN where nobody knows how far off it is.
     run_length : [requests]
         Of each run.
     replications
@@ -67,11 +68,9 @@ class LatencyCurve:
             "source": ["engine"] * self.engine_values.size + ["fluid"] * self.fluid_values.size,
             self.knob.name: [*self.engine_values.tolist(), *self.fluid_values.tolist()],
         }
-        nothing = np.full(self.fluid_values.size, np.nan)
         for at, name in enumerate(names()):
             for part, ending in enumerate(("", "_low", "_high")):
-                of_fluid = nothing if part else self.fluid[:, at]
-                both = np.concatenate([self.engine[:, at, part], of_fluid]) * factor
+                both = np.concatenate([self.engine[:, at, part], self.fluid[:, at, part]]) * factor
                 columns[f"{name}{suffix}{ending}"] = both.tolist()
         return columns
 
@@ -112,7 +111,7 @@ def latency_curve(
         asked = knob.turned(question, value)
         engine[row] = _engine_at(asked, length, found.settings.confidence)
     fluid_values = sorted({*knob.spaced(shown, FLUID_VALUES), *ends})
-    fluid = [_fluid_at(knob.turned(question, x), predictor or predict) for x in fluid_values]
+    fluid = [_fluid_at(knob.turned(question, x), predictor) for x in fluid_values]
     return LatencyCurve(
         knob, np.array(engine_values), engine, np.array(fluid_values), np.array(fluid),
         length, REPLICATIONS,
@@ -120,8 +119,11 @@ def latency_curve(
 
 
 def _ends(found: Tuning) -> list[float]:
+    """Return the values beside the answer; the answer itself where the model gave it."""
     answer = found.answer
-    return [] if answer is None else [answer.met.value, answer.missed.value]
+    if answer is not None:
+        return [answer.met.value, answer.missed.value]
+    return [] if found.value is None else [found.value]
 
 
 def _shown(found: Tuning) -> tuple[float, float]:
@@ -129,6 +131,8 @@ def _shown(found: Tuning) -> tuple[float, float]:
     low, high = found.scanned
     if found.knob.safe_below and found.answer is not None:
         high = min(high, BEYOND * found.answer.missed.value)
+    elif found.knob.safe_below and found.interval is not None:
+        high = min(high, BEYOND * found.interval[1])
     return low, high
 
 
@@ -156,20 +160,20 @@ def _statistics(values: NDArray[np.float64], weight: NDArray[np.float64]) -> lis
     return [mean, *weighted_percentile(values, weight, marks).tolist()]
 
 
-def _fluid_at(question: Question, predictor: Predictor) -> Sequence[float]:
-    """Return every statistic that the fluid model predicts, NaN where it does not, shape (S,)."""
-    nothing = [math.nan] * len(names())
+def _fluid_at(question: Question, predictor: Predictor | None) -> NDArray[np.float64]:
+    """Return every statistic that the fluid model predicts, and its interval, shape (S, 3)."""
+    out = np.full((len(names()), 3), math.nan)
     try:
         if load_of(question) >= NEARLY_FULL:
-            return nothing
-        found = predictor(question)
+            return out
+        found = prediction(question, predictor)
     except FluidServeError:
-        return nothing
-    out = []
-    for latency in LATENCIES:
-        of = found.get(latency)
-        for mark in STATISTICS.values():
-            out.append(
-                math.nan if of is None else of.mean if mark is None else of.percentiles[mark]
-            )
+        return out
+    marks = [(latency, mark) for latency in LATENCIES for mark in STATISTICS.values()]
+    for row, name, (latency, mark) in zip(out, names(), marks, strict=True):
+        of, off = found.latencies.get(latency), found.error.errors.get(name)
+        if of is not None:
+            row[0] = of.mean if mark is None else of.percentiles[mark]
+        if off is not None:
+            row[1:] = off.around(row[0])
     return out

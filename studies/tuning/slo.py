@@ -56,6 +56,11 @@ class Slo:
         """Statistic and latency as they were asked for, such as ``p99_ttft`` or ``p99_ttft_ms``."""
         return f"{self.statistic}_{self.latency}" + ("" if self.per_ms is None else "_ms")
 
+    @property
+    def metric(self) -> str:
+        """Statistic and latency under the name that metrics have, such as ``p50_ttft``."""
+        return f"{'p50' if self.statistic == 'median' else self.statistic}_{self.latency}"
+
     def told(self, value: float) -> float:
         """Return a value [time] in the unit of the objective's name."""
         return value if self.per_ms is None else value / self.per_ms

@@ -8,17 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from ode.error_model.model import COVERS
 from serving import ConfigError, check_defined, kind_of
 from studies.question import Question
 from studies.tuning.answer import Tuning, met_ranges
 from studies.tuning.crossing import Crossing, CrossingSearch
 from studies.tuning.engine import Point, measure
+from studies.tuning.fluid_answer import FluidAnswer, edge_between, fluid_answer
 from studies.tuning.hazards import hazards
 from studies.tuning.knobs import Knob, bracket_of, knob_named
 from studies.tuning.length import deciding_length, least_length, too_long, turnover
 from studies.tuning.screening import Predictor, Screen
 from studies.tuning.settings import SearchSettings
 from studies.tuning.slo import Slo
+
+METHODS = (AUTO, STATIONARY, ENGINE) = ("auto", "stationary", "engine")
+"""Who may answer."""
 
 FLUID_SCAN = 24
 """Values of a bracket at which the fluid model looks first."""
@@ -55,6 +60,8 @@ def tune(
     bracket: tuple[float, float] | None = None,
     settings: SearchSettings | None = None,
     predictor: Predictor | None = None,
+    method: str = AUTO,
+    within: float | None = None,
     told: Told | None = None,
 ) -> Tuning:
     """Find the value of a knob at which objectives stop being met, in steady state.
@@ -78,19 +85,30 @@ def tune(
         What the search may spend, and how precise and how sure it has to be.
     predictor
         Fluid model that scouts; the best there is by default. It may be wrong.
+    method
+        Who answers: ``engine``; ``stationary``, the model of one node in equilibrium; or ``auto``,
+        the model where its value is expected to be within ``within`` of the engine's, else the
+        engine.
+    within
+        How far off the value may be, relative, with the chance of the intervals; the tolerance by
+        default.
     told
         Called with a word on progress.
 
     Raises
     ------
     ConfigError
-        For a knob or a bracket that is not allowed, a stream without a steady state, or runs too
-        short for a node of this size.
+        For a method, a knob or a bracket that is not allowed, a stream without a steady state, or
+        runs too short for a node of this size.
     UnsupportedError
         If the question is about a file, or an objective about a latency that no request has.
     SolveError
         If no request of a run happens to have it.
     """
+    if method not in METHODS:
+        raise ConfigError("method", method, " | ".join(METHODS))
+    if within is not None and not 0 < within < math.inf:
+        raise ConfigError("within", within, "a finite number > 0")
     question.stream.check_steady()
     check_defined((slo.latency for slo in slos), question.mix.longest_decode)
     settings = SearchSettings() if settings is None else settings
@@ -99,7 +117,8 @@ def tune(
     settings = _long_enough(settings, turnover(chosen.turned(question, x) for x in between))
     screen = Screen(lambda value: chosen.turned(question, value), slos, predictor)
     search = _Search(chosen, question, tuple(slos), settings, screen, told)
-    return search.run(between, widen=bracket is None)
+    within = settings.tolerance if within is None else within
+    return search.run(between, widen=bracket is None, method=method, within=within)
 
 
 def _long_enough(settings: SearchSettings, of_node: float) -> SearchSettings:
@@ -129,10 +148,17 @@ class _Search:
     runs: int = 0
     simulated: int = 0
     warnings: list[str] = field(default_factory=list)
+    fluid: FluidAnswer = field(default_factory=FluidAnswer)
 
-    def run(self, bracket: tuple[float, float], *, widen: bool) -> Tuning:
-        """Scan, narrow every change of verdict, and answer."""
+    def run(
+        self, bracket: tuple[float, float], *, widen: bool, method: str, within: float
+    ) -> Tuning:
+        """Answer by the model where it is near enough; else scan and narrow what changes."""
         edges = self._fluid_edges(bracket)
+        self.fluid = fluid_answer(self.screen, self.knob, edges, bracket, self._fluid_width)
+        is_near = self.fluid.bound <= within
+        if method == STATIONARY or (method == AUTO and is_near):
+            return self._by_the_model(bracket, edges, self.fluid)
         points = [self.scanned(x) for x in self._scan_values(bracket, edges)]
         if widen:
             points = self._widened(points)
@@ -153,6 +179,39 @@ class _Search:
             else:
                 crossings.append(crossing)
         return self._answer(points, crossings, edges, length)
+
+    @property
+    def _fluid_width(self) -> float:
+        """Width of a crossing of the fluid model, as a ratio."""
+        return FLUID_TOLERANCE * self.settings.tolerance
+
+    def _by_the_model(
+        self, bracket: tuple[float, float], edges: list[float], fluid: FluidAnswer
+    ) -> Tuning:
+        """Return the answer of the model alone, nothing measured."""
+        value, reason = None, f"the fluid model has no answer: {fluid.reason}"
+        if fluid.middle is not None and fluid.interval is not None:
+            value = self.knob.rounded(fluid.middle)
+            low, high = fluid.interval
+            which = "largest" if self.knob.better == "larger" else "smallest"
+            reason = (
+                f"{which} {self.knob.name} that is expected to meet "
+                f"{' and '.join(map(str, self.slos))}: of answers like this one {COVERS:.0%} are "
+                f"between {low:.6g} and {high:.6g}; nothing was simulated"
+            )
+            self.warnings += [fluid.reason] if fluid.reason else []
+            self.warnings += hazards(self.knob.turned(self.question, value), 0.0)
+        ranges = ()
+        if value is not None:
+            is_below = self.knob.better == "larger"
+            ranges = ((bracket[0], value) if is_below else (value, bracket[1]),)
+        return Tuning(
+            knob=self.knob, slos=self.slos, value=value, reason=reason, crossings=(),
+            ranges=ranges, monotone=True, fluid_value=edges[0] if edges else None, fluid=fluid,
+            fluid_runs=self.screen.runs, engine_runs=0, engine_requests=0, scanned=bracket,
+            points=(), run_length=0, settings=self.settings, warnings=tuple(self.warnings),
+            method=STATIONARY,
+        )  # fmt: skip
 
     def point(self, value: float, requests: int, most: int | None = None) -> Point:
         """Return a point with as many replications as its verdict takes, up to ``most``."""
@@ -192,20 +251,12 @@ class _Search:
         if self.screen.problem is not None:
             self.warnings.append(f"the fluid model could not scout: {self.screen.problem}")
         return [
-            self._fluid_edge(a, b, met_below=m_a <= 0)
+            edge_between(
+                self.screen.margin, self.knob, (a, b), met_below=m_a <= 0, width=self._fluid_width
+            )
             for (a, m_a), (b, m_b) in itertools.pairwise(known)
             if (m_a <= 0) != (m_b <= 0)
         ]
-
-    def _fluid_edge(self, low: float, high: float, *, met_below: bool) -> float:
-        """Return the end that the fluid model sees meet the objectives, closely bracketed."""
-        while math.log(high / low) > FLUID_TOLERANCE * self.settings.tolerance:
-            middle = self.knob.rounded(math.sqrt(low * high))
-            margin = self.screen.margin(middle) if low < middle < high else None
-            if margin is None:
-                break
-            low, high = (middle, high) if (margin <= 0) == met_below else (low, middle)
-        return low if met_below else high
 
     def _scan_values(self, bracket: tuple[float, float], edges: list[float]) -> list[float]:
         """Return values to scan: even, and one in every part that the fluid sees between them."""
@@ -258,6 +309,7 @@ class _Search:
             ranges=tuple(ranges),
             monotone=is_monotone,
             fluid_value=self._wanted(inside) if inside else None,
+            fluid=self.fluid,
             fluid_runs=self.screen.runs,
             engine_runs=self.runs,
             engine_requests=self.simulated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ from studies.tuning import (
     most_goodput,
     parse_slo,
     plain_bisection_runs,
-    tune,
 )
+from studies.tuning import tune as tuned
 from studies.tuning.engine import BACKLOG_GROWTH
 from studies.tuning.slo import STATISTICS
 from workload import Ramp, Steps, describe
@@ -50,6 +51,9 @@ DECODE_NODE = kind_of(NODE)
 QUESTION = Question(describe("normal"), NODE)
 LAMBDA_M = capacity(QUESTION.mix, NODE)
 QUICK = SearchSettings(tolerance=0.03, most_requests=200_000)
+
+tune = partial(tuned, method="engine")
+"""These tests are about the search by the engine, whatever the model knows of its own error."""
 
 
 # Objectives
