@@ -59,8 +59,10 @@ class ServerBatches:
         The full server; ``batch_tokens`` is C, in seats or tokens of KV.
     server, life
         The server, and what a request takes of its steps.
+    arriving : [requests/time]
+        At which prompts come.
     rate : [requests/time]
-        At which prompts come to a server that has room.
+        The same, as far as a server that has room can bear it.
     prompt, square : [time, time^2]
         By how much a prompt makes a step of the full server longer, on average, and its square.
     at_nothing : [time]
@@ -80,6 +82,7 @@ class ServerBatches:
     saturation: ServerSaturation
     server: PromptServer
     life: Life
+    arriving: float
     rate: float
     prompt: float
     square: float
@@ -151,8 +154,17 @@ def work_closure(
     rate: float,
     dispersion: float = 1.0,
     oldest: float | None = None,
+    arriving: float | None = None,
 ) -> WorkClosure:
     """Return the closure of a server at an arrival ``rate`` [requests/time], see the decode node.
+
+    Parameters
+    ----------
+    mix, instance, rate, dispersion, oldest
+        As of the decode node.
+    arriving : [requests/time]
+        Rate at which requests arrive now, and bring prompts; None where it is the ``rate`` at which
+        those came who execute.
 
     Raises
     ------
@@ -162,16 +174,19 @@ def work_closure(
     check_takes_time(instance.batch_time, "node_work")
     full = saturation(mix, instance)
     inside = min(rate, CLOSEST * full.throughput)
+    arriving = rate if arriving is None else arriving
+    now = min(arriving, CLOSEST * full.throughput)
     each = life(mix, instance)
     known = _work(mix, instance)
     work = known.work if oldest is None else _younger(mix, instance, oldest)
     number = np.concatenate([[0.0], np.geomspace(0.25, max(full.batch_size * 1.5, 1.0), SIZES)])
-    longer = _longer(each, instance, inside, number)
+    longer = _longer(each, instance, now, number)
     batches = ServerBatches(
         saturation=_by_resource(mix, instance, full),
         server=instance,
         life=each,
-        rate=inside,
+        arriving=arriving,
+        rate=now,
         prompt=known.prompt,
         square=known.square,
         at_nothing=known.at_nothing,

@@ -47,8 +47,22 @@ class NodeModel(Protocol):
         """What a batch holds at most, in tokens of the closure."""
         ...
 
-    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
-        """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
+    @property
+    def computes_prompts(self) -> bool:
+        """Whether arrivals make the batches longer that they come in."""
+        ...
+
+    def closure(
+        self,
+        rate: float,
+        dispersion: float,
+        oldest: float = math.inf,
+        arriving: float | None = None,
+    ) -> WorkClosure:
+        """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`.
+
+        ``arriving`` is the rate now, where it is not the one at which those came who execute.
+        """
         ...
 
     def labels(
@@ -109,7 +123,18 @@ class DecodeNodeModel:
         """Tokens that a batch holds at most."""
         return min(self.instance.M_total, self.instance.token_budget)
 
-    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
+    @property
+    def computes_prompts(self) -> bool:
+        """Whether arrivals make the batches longer that they come in: prompts come computed."""
+        return False
+
+    def closure(
+        self,
+        rate: float,
+        dispersion: float,
+        oldest: float = math.inf,
+        arriving: float | None = None,
+    ) -> WorkClosure:
         """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
         return work_closure(
             self.mix, self.instance, rate, dispersion, oldest if oldest < math.inf else None

@@ -110,19 +110,30 @@ class Regimes:
     uniform: int
     dispersion: float = 1.0
     exact: Mapping[int, float] = field(default_factory=dict)
-    _made: dict[tuple[float, float], Regime] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[float, float, float], Regime] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    def at(self, rate: float, oldest: float = math.inf) -> Regime:
-        """Return the regime of a ``rate`` [requests/time] so many batches after the start."""
-        step = self._step(rate)
-        shared = self.exact.get(step, max(step, 0.5) * RESOLUTION * self.model.capacity)
-        oldest = self._age(oldest)
-        key = shared, oldest
+    def at(self, rate: float, oldest: float = math.inf, arriving: float | None = None) -> Regime:
+        """Return the regime of a ``rate`` [requests/time] so many batches after the start.
+
+        ``arriving`` is the rate now, where it is not the one at which those came who execute.
+        """
+        shared, oldest = self._shared(rate), self._age(oldest)
+        now = shared
+        if arriving is not None and self.model.computes_prompts:
+            now = self._shared(arriving) if arriving > 0 else 0.0
+        key = shared, oldest, now
         if key not in self._made:
-            closure = self.model.closure(shared, self.dispersion, oldest)
+            closure = self.model.closure(shared, self.dispersion, oldest, now)
             levels = levels_of(closure, self.work, self.uniform)
             self._made[key] = Regime(shared, oldest, closure, levels)
         return self._made[key]
+
+    def _shared(self, rate: float) -> float:
+        """Return the rate that stands for others like it."""
+        step = self._step(rate)
+        return self.exact.get(step, max(step, 0.5) * RESOLUTION * self.model.capacity)
 
     def _age(self, oldest: float) -> float:
         """Return the age [iterations] that stands for others like it."""

@@ -262,7 +262,7 @@ def _passage(problem: _Problem) -> _Passage:
     steps, idle, batches, tokens, now = 0, 0.0, 0.0, 0.0, 0.0
     age = _Age(problem)
     for window in problem.windows:
-        regime = problem.regimes.at(window.middle, age.middle(window))
+        regime = problem.regimes.at(window.middle, age.middle(window), window.rate)
         levels = regime.levels
         spent, taken = _advance(law, regime, window)
         steps += taken
@@ -301,7 +301,7 @@ def _afterwards(
     stretches = []
     for duration in np.diff(edges, prepend=0.0).tolist():
         window = window_after(duration, 0.0, end, problem.model.stay)
-        regime = problem.regimes.at(window.middle, age.middle(window))
+        regime = problem.regimes.at(window.middle, age.middle(window), window.rate)
         spent, _ = _advance(law, regime, window)
         age.passed(window, float((spent[BUSY] / regime.levels.batch_time[BUSY]).sum()))
         stretches.append(_stretch(window, regime, spent))
@@ -400,7 +400,7 @@ def _trajectory(problem: _Problem) -> Trajectory:
     means = [_means(law, regimes.at(windows[0].rate), problem.model)]
     age = _Age(problem)
     for window in windows:
-        regime = regimes.at(window.end, age.end(window))
+        regime = regimes.at(window.end, age.end(window), window.rate)
         spent, _ = _advance(law, regime, window)
         age.passed(window, float((spent[BUSY] / regime.levels.batch_time[BUSY]).sum()))
         means.append(_means(law, regime, problem.model))

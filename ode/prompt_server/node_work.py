@@ -77,10 +77,26 @@ class ServerModel:
         """What a step holds at most of the limit that binds [seats or tokens of KV]."""
         return self.closure(self.capacity, 1.0).saturation.batch_tokens
 
-    def closure(self, rate: float, dispersion: float, oldest: float = math.inf) -> WorkClosure:
+    @property
+    def computes_prompts(self) -> bool:
+        """Whether arrivals make the batches longer that they come in."""
+        return True
+
+    def closure(
+        self,
+        rate: float,
+        dispersion: float,
+        oldest: float = math.inf,
+        arriving: float | None = None,
+    ) -> WorkClosure:
         """Return the closure at an arrival ``rate`` [requests/time], see :func:`work_closure`."""
         return work_closure(
-            self.mix, self.instance, rate, dispersion, oldest if oldest < math.inf else None
+            self.mix,
+            self.instance,
+            rate,
+            dispersion,
+            oldest if oldest < math.inf else None,
+            arriving,
         )
 
     def labels(
@@ -212,16 +228,16 @@ def _samples(
     usual, _ = batches.passing(met.held, met.requests)
     out = np.empty((3, level.size))
     law = server.batch_time.vector()
-    together = max(1.0, closure.rate * float(usual.max()) / AT_ONCE)
+    together = max(1.0, batches.arriving * float(usual.max()) / AT_ONCE)
     first_tokens(
-        law.ctypes.data, batches.late, server.is_ahead, float(server.step_tokens), closure.rate,
+        law.ctypes.data, batches.late, server.is_ahead, float(server.step_tokens), batches.arriving,
         together, gaps_of(closure.dispersion, together), batches.saturation.entering,
         _quantiles(mix, server), decodes, context, usual, met.state, place,
         _prompts(mix, server, prefill), decode - 1.0, SEED, out,
     )  # fmt: skip
     begin, first, longer = out
-    prompts = min(closure.rate * batches.prompt, CLOSEST)
-    brought = prompts / (1.0 - prompts) * batches.prompt_time(prefill)
+    prompts = min(batches.arriving * batches.prompt, CLOSEST)
+    brought = prompts * _passed_on(prompts, decode - 1.0) * batches.prompt_time(prefill)
     longer = np.where(met.state == WITH_ROOM, longer, brought)
     service = _decode_time(node, batches, met, prefill, decode, longer, ndtri(chance))
     return LatencySamples(
@@ -253,13 +269,29 @@ def _decode_time(
     times = node.decode.at(place, start, met.when)
     tokens = prefill + 0.5 * decode - (batches.reads if batches.is_seats else 0.0)
     own = batches.per_token * tokens * times[ROOM] + times[MORE]
-    prompts = min(closure.rate * batches.prompt, CLOSEST)
+    prompts = min(batches.arriving * batches.prompt, CLOSEST)
     mean = steps * (times[MEAN] + own) + longer
     spread = closure.slope * np.interp(start, levels.work, levels.spread)
     lasting = np.interp(place, np.arange(lengths.nodes.size), lengths.persistence / lengths.nodes)
     step = np.interp(start, levels.work, levels.batch_time)
-    scatter = closure.rate * step * batches.square / (1.0 - prompts) ** 2
+    once = _passed_on_by_each(prompts, steps)
+    scatter = batches.arriving * step * batches.square * once**2
     variance = times[VARIANCE] + spread**2 * np.clip(times[ROOM], 0.0, 1.0) * lasting + scatter
     least = steps * float(batches.duration(0.0, 0.0))
     beyond = gamma(np.maximum(mean - least, 1e-300), steps * variance, normal)
     return np.where(steps > 0, least + beyond, 0.0)
+
+
+def _passed_on(prompts: float, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return by how much so many steps are longer together if the first is longer by 1.
+
+    In the time that a step is longer more prompts come, which make the next one longer: ``prompts``
+    is how much, the share of the time that prompts take.
+    """
+    return (1.0 - prompts**steps) / (1.0 - prompts)
+
+
+def _passed_on_by_each(prompts: float, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of what each of the steps passes on to those after it, itself included."""
+    whole = _passed_on(prompts, steps)
+    return (1.0 - prompts * whole / np.maximum(steps, 1.0)) / (1.0 - prompts)

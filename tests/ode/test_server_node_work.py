@@ -12,7 +12,9 @@ import discrete
 from fluid import capacity, saturation, work_closure
 from ode import solve, stationary
 from ode.prompt_server.first_tokens import AT_ONCE, first_tokens, gaps_of
+from ode.prompt_server.node_work import ServerModel, _passed_on, _passed_on_by_each
 from serving import BatchTimeLaw, RateProfile, RequestMix, UnsupportedError, VllmV0, VllmV1
+from serving.kinds.fluid_models import reading_of
 from studies import Question
 from workload import Workload, describe
 
@@ -217,3 +219,25 @@ def test_what_the_method_does_not_know_is_refused():
         solve(profile, MIX, SEATS, method="node_work", drain=False)
     found: list[Any] = [stationary(MIX, node, 10.0) for node in (apart, SEATS)]
     assert [each.method for each in found] == ["births", "node_work"]
+
+
+def test_time_passed_on_is_that_of_the_sum():
+    """A step that is longer by 1 makes the next longer by rho, and so on."""
+    rho, steps = 0.8, np.array([1.0, 2.0, 7.0])
+    whole = [sum(rho**j for j in range(int(d))) for d in steps]
+    each = [np.mean([sum(rho**j for j in range(k)) for k in range(1, int(d) + 1)]) for d in steps]
+    assert np.allclose(_passed_on(rho, steps), whole)
+    assert np.allclose(_passed_on_by_each(rho, steps), each)
+    assert np.allclose(_passed_on_by_each(0.0, steps), 1.0)
+
+
+def test_when_nobody_arrives_prompts_lengthen_no_step():
+    """Those who are left over decode in steps without prompts."""
+    server = ServerModel(MIX, reading_of(SEATS).node)
+    rate = 0.8 * server.capacity
+    usual, alone = server.closure(rate, 1.0), server.closure(rate, 1.0, arriving=0.0)
+    tokens, requests = np.array([10.0]), np.array([10.0])
+    with_prompts, _ = usual.batches.passing(tokens, requests)
+    without, _ = alone.batches.passing(tokens, requests)
+    assert with_prompts > without
+    assert np.allclose(without, alone.batches.duration(tokens, requests))
