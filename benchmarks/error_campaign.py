@@ -8,9 +8,9 @@
 ``run`` goes on where it was interrupted, and with a higher number where it ended. ``--lengths``
 adds trace files as further families of lengths; they are never fitted to. With ``--truth OLD`` only
 methods are asked again, after a change of theirs; ``--engine-only`` makes such rows and asks no
-method. ``fit`` writes the
-coefficients that every answer reads its expected error from; ``judge`` prints their coverage on
-scenarios that were held out, the worst first.
+method; ``--protocol saturated`` runs the tenth of the scenarios that capacities learn from. ``fit``
+writes the coefficients that every answer reads its expected error from; ``judge`` prints their
+coverage on scenarios that were held out, the worst first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from ode.error_model.model import coefficients
 from studies.campaign.fit import cases_of, choices, fit, judge
 from studies.campaign.rows import row_of
-from studies.campaign.scenarios import ENGINES
+from studies.campaign.scenarios import ENGINES, PROTOCOLS, protocol_of
 from studies.sweeps import Journal, sweep
 from workload import read_lengths
 
@@ -49,13 +49,21 @@ def run(given: argparse.Namespace) -> None:
         sweep(
             row_of,
             (given.seed, files, before, not given.engine_only),
-            range(given.scenarios),
+            _numbers(given.scenarios, given.seed, files, given.protocol),
             journal,
             workers=given.workers,
             progress=told,
         )
     finally:
         journal.close()
+
+
+def _numbers(count: int, seed: int, files: Mapping[str, Any], protocol: str | None) -> list[int]:
+    """Return the numbers of the scenarios of a protocol, or all."""
+    numbers = range(count)
+    if protocol is None:
+        return [*numbers]
+    return [number for number in numbers if protocol_of(number, seed, files) == protocol]
 
 
 def rows_in(path: Path) -> list[Mapping[str, Any]]:
@@ -70,19 +78,20 @@ def rows_in(path: Path) -> list[Mapping[str, Any]]:
 
 
 def learn(given: argparse.Namespace) -> None:
-    """Write the coefficients."""
-    found: dict[str, Any] = {}
-    for (engine, method, metric), cases in sorted(cases_of(rows_in(given.rows)).items()):
-        if method == "capacity":  # no answer says its error yet
-            continue
+    """Write the coefficients; those of methods that no row is of stay as they are."""
+    found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    measured = [row for path in given.rows for row in rows_in(path)]
+    for (engine, method, metric), cases in sorted(cases_of(measured).items()):
+        known = found.setdefault(engine, {}).setdefault(method, {})
+        known.pop(metric, None)
         if (entry := fit(cases)) is not None:
-            found.setdefault(engine, {}).setdefault(method, {})[metric] = entry
+            known[metric] = entry
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def judged(given: argparse.Namespace) -> None:
     """Print coverage and error on held-out scenarios, and whom ``auto`` would have chosen."""
-    rows, measured = [], rows_in(given.rows)
+    rows, measured = [], [row for path in given.rows for row in rows_in(path)]
     for (engine, method, metric), cases in cases_of(measured).items():
         entry = coefficients().get(engine, {}).get(method, {}).get(metric)
         for row in judge(cases, entry) if entry else ():
@@ -116,7 +125,7 @@ def judged(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     commands = parser.add_subparsers(required=True)
     runs = commands.add_parser("run", help="measure, resumable")
     runs.add_argument("--rows", type=Path, required=True)
@@ -124,15 +133,18 @@ def main() -> None:
     runs.add_argument("--seed", type=int, default=1)
     runs.add_argument("--lengths", nargs="*", default=[], help="trace or lengths-only files")
     runs.add_argument("--workers", type=int)
+    runs.add_argument("--protocol", choices=PROTOCOLS, help="only scenarios of this one")
     runs.add_argument("--truth", type=Path, help="journal whose runs of the engine are taken over")
     runs.add_argument("--engine-only", action="store_true", help="ask methods later, by --truth")
     runs.set_defaults(do=run)
     fits = commands.add_parser("fit", help="learn the coefficients")
-    fits.add_argument("--rows", type=Path, required=True)
+    fits.add_argument(
+        "--rows", type=Path, required=True, nargs="+", help="of one or more campaigns"
+    )
     fits.add_argument("--out", type=Path, default=HOME)
     fits.set_defaults(do=learn)
     judges = commands.add_parser("judge", help="coverage on held-out scenarios")
-    judges.add_argument("--rows", type=Path, required=True)
+    judges.add_argument("--rows", type=Path, required=True, nargs="+")
     judges.set_defaults(do=judged)
     given = parser.parse_args()
     given.do(given)

@@ -6,6 +6,7 @@ from ._capacity import fastest_batch as fastest_batch
 from ._capacity import highest_rate as highest_rate
 from ._capacity import requests_that_fit as requests_that_fit
 from ._capacity import saturation as saturation
+from ._capacity import saturation_of_many as saturation_of_many
 from ._capacity import straddle as straddle
 from ._certificate import LIMIT_CYCLE as LIMIT_CYCLE
 from ._certificate import Certificate as Certificate

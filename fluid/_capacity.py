@@ -14,6 +14,12 @@ FEW = 12.0
 """Requests in a saturated batch below which whole ones are packed. Beyond, the straddle is right to
 one per cent; at three it is wrong by up to 15 %."""
 
+FEW_IN_STEP, IN_STEP = 130.0, 0.3
+"""The same for a node with an admission threshold, if the CV of its decode lengths is below the
+second number: requests that are alike are admitted in bursts, which the closed form, of a steady
+stream, does not know. It is up to 4 % off at 60 requests and 2 % at 200, where a march takes long
+to settle."""
+
 BATCHES = 2048
 """Sizes of a batch, evenly spaced by their logarithm, among which the fastest is looked for."""
 
@@ -62,6 +68,18 @@ def requests_that_fit(mix: RequestMix, instance: DecodeNode) -> float:
     return min(memory, instance.token_budget) * mix.mean_decode / mix.work
 
 
+def packs_whole(mix: RequestMix, instance: DecodeNode) -> bool:
+    """Return whether the capacity is that of whole requests, and no closed form."""
+    few = FEW
+    if instance.admission_threshold * instance.M_total < min(
+        float(instance.M_total), instance.token_budget
+    ):
+        decode = mix.decode.astype(float)
+        square = float(mix.probability @ decode**2) / mix.mean_decode**2
+        few = FEW_IN_STEP if square < 1 + IN_STEP**2 else FEW
+    return requests_that_fit(mix, instance) < few
+
+
 @answers("decode_node")
 @lru_cache(maxsize=256)
 def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
@@ -73,11 +91,17 @@ def saturation(mix: RequestMix, instance: DecodeNode) -> Saturation:
 
     C is the smaller of memory and batch budget less the straddle; an admission threshold kappa
     keeps ``used = C - batch_size`` near kappa M plus the overshoot of the last entrant. A batch
-    holds at least one request. Where a batch holds few (:data:`FEW`), whole requests are packed
-    instead, see :func:`fluid.whole_requests`, none of them losing what it has decoded.
+    holds at least one request. Where a batch holds few (:func:`packs_whole`), whole requests are
+    packed instead, see :func:`fluid.whole_requests`, none of them losing what it has decoded.
     """
-    if requests_that_fit(mix, instance) < FEW:
+    if packs_whole(mix, instance):
         return _packed(mix, instance)
+    return saturation_of_many(mix, instance)
+
+
+@answers("decode_node")
+def saturation_of_many(mix: RequestMix, instance: DecodeNode) -> Saturation:
+    """Return the closed form of :func:`saturation`, whatever the size of the node."""
     tokens_per_request = mix.work / mix.mean_decode
     room = straddle(mix)
     ceilings = [instance.M_total - room, instance.token_budget - room]
@@ -118,7 +142,7 @@ def fastest_batch(mix: RequestMix, instance: DecodeNode) -> Saturation:
     its tokens and the straddle would serve it better.
     """
     full = saturation(mix, instance)
-    if instance.batch_time.is_affine or requests_that_fit(mix, instance) < FEW:
+    if instance.batch_time.is_affine or packs_whole(mix, instance):
         return full  # of few whole requests no batch is a little smaller
     least = min(mix.work / mix.mean_decode, full.batch_tokens)
     tokens = np.geomspace(least, full.batch_tokens, BATCHES)

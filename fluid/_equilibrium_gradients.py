@@ -10,7 +10,7 @@ from typing import Any
 
 import sympy as sp
 
-from fluid._capacity import FEW, requests_that_fit, saturation
+from fluid._capacity import packs_whole, saturation
 from fluid._equilibrium import Equilibrium, equilibrium
 from fluid._parameters import (
     LAW_PARAMETERS,
@@ -220,7 +220,7 @@ def _capacity_slopes(mix: RequestMix, instance: DecodeNode) -> dict[str, float]:
         name: sum(slopes[x](values) * by for x, by in chains.get(name, {}).items() if x in slopes)
         for name in DIFFERENTIATED
     }
-    if requests_that_fit(mix, instance) < FEW:
+    if packs_whole(mix, instance):
         found_slopes |= dict.fromkeys(("mean_prefill", "mean_decode", *OF_NODE_SIZE), math.nan)
         for name in LAW_PARAMETERS:
             found_slopes[name] = -found.throughput / found.batch_time * chains[name]["d_0"]

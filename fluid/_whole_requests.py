@@ -76,7 +76,7 @@ def whole_requests(mix: RequestMix, instance: DecodeNode) -> WholeRequests:
         counts as running alone.
     """
     count = int(np.clip(MOST_STEPS / mix.mean_decode, FEWEST_REQUESTS, MOST_REQUESTS))
-    prefill, decode = _in_a_fixed_order(mix, count)
+    prefill, decode = in_a_fixed_order(mix, count)
     law = instance.batch_time.vector()
     most = min(instance.M_total, instance.token_budget) / (prefill.min() + 2) + 4
     batches, time, tokens, executed, size, completed, evicted = _marched(
@@ -96,7 +96,7 @@ def whole_requests(mix: RequestMix, instance: DecodeNode) -> WholeRequests:
     return WholeRequests(tokens / batches, mean, mean - of_law, evictions, batches)
 
 
-def _in_a_fixed_order(mix: RequestMix, count: int) -> tuple[NDArray, NDArray]:
+def in_a_fixed_order(mix: RequestMix, count: int) -> tuple[NDArray, NDArray]:
     """Return prefill and decode lengths in the mix's own proportions, shuffled, shape (count,)."""
     at = np.searchsorted(np.cumsum(mix.probability), (np.arange(count) + 0.5) / count)
     at = np.random.default_rng(SEED).permutation(np.minimum(at, len(mix) - 1))

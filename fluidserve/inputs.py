@@ -162,6 +162,7 @@ class Inputs:
             "mean_arrival_rate": question.mean_rate,
             **mean_lengths(question.mix),
             "capacity": question.capacity,
+            "capacity_error": question.capacity_error.to_json(),
             "load": question.load,
             **self.rate_note,
         }

@@ -11,10 +11,12 @@ from .full_memory import REGIMES as REGIMES
 from .full_memory import Collapse as Collapse
 from .full_memory import Hysteresis as Hysteresis
 from .full_memory import ThresholdChoice as ThresholdChoice
+from .full_memory import TimeToFull as TimeToFull
 from .full_memory import choose_threshold as choose_threshold
 from .full_memory import collapsed_throughput as collapsed_throughput
 from .full_memory import hysteresis as hysteresis
 from .full_memory import regime as regime
+from .full_memory import time_to_full as time_to_full
 from .gradient import Gradients as Gradients
 from .gradient import gradients as gradients
 from .node_work import Stationary as Stationary

@@ -22,14 +22,16 @@ from fluid import (
     with_parameter,
 )
 from ode import (
+    TimeToFull,
     collapsed_throughput,
     method_of_latencies,
     policy_labels,
-    regime,
     solve,
     stationary,
 )
 from ode.error_model import ErrorReport
+from ode.error_model.capacity import CapacityError, capacity_error
+from ode.regimes import RegimeReport, regime_report
 from serving import (
     Distribution,
     Instance,
@@ -40,6 +42,7 @@ from serving import (
 )
 from serving.arguments import checked
 from studies.closed_form import ClosedForm, closed_form
+from studies.dangers import dangers, when_full
 from studies.limitations import caveats
 from studies.question import Question
 from workload import Constant
@@ -74,8 +77,12 @@ class Analysis:
         Mean arrival rate, and capacity lambda_M.
     load
         Their ratio.
+    capacity_error
+        How far off the capacity is expected to be.
     regime
         See :func:`ode.regime`.
+    regime_report
+        Its edges, and how sure it is.
     equilibrium
         Closed forms of the healthy node; None where it has none (load or rho of 1 and more).
     certificate
@@ -99,6 +106,8 @@ class Analysis:
         What to know before trusting any of it, one line each.
     units
         Unit of each parameter, in the singular.
+    fills
+        When chance fills the memory of a bistable node; None of others, and where no model tells.
     closed_form
         What moves capacity and equilibrium, for a model that tells what binds; else empty.
     error
@@ -109,6 +118,8 @@ class Analysis:
     lambda_max: float
     load: float
     regime: str
+    capacity_error: CapacityError
+    regime_report: RegimeReport
     equilibrium: Equilibrium | None
     certificate: Certificate | None
     binds: str | None
@@ -120,6 +131,7 @@ class Analysis:
     flips: tuple[Flip, ...]
     warnings: tuple[str, ...]
     units: Mapping[str, str]
+    fills: TimeToFull | None = None
     closed_form: ClosedForm = field(default_factory=ClosedForm)
     error: ErrorReport = field(default_factory=ErrorReport)
 
@@ -165,10 +177,12 @@ def analyze(
         labels.append(f"no healthy equilibrium: {error.reason}")
     labels += caveats(question)
     labels += _at_a_bend(healthy, instance)
-    kind = regime(mix, instance, arrival_rate)
-    collapsed = None
+    report = regime_report(mix, instance, arrival_rate)
+    kind = report.name
+    collapsed = fills = None
     if kind == "bistable":
         collapsed = collapsed_throughput(mix, instance).throughput
+        fills = when_full(mix, instance, arrival_rate)
     verdict = _certified(mix, instance, labels)
     latencies, what, error = _latencies(question, profile, approximate, labels)
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
@@ -183,6 +197,8 @@ def analyze(
         lambda_max=full,
         load=arrival_rate / full,
         regime=kind,
+        capacity_error=capacity_error(mix, instance),
+        regime_report=report,
         equilibrium=healthy,
         certificate=verdict,
         binds=binds,
@@ -194,9 +210,10 @@ def analyze(
         f"{_solved_anew(mix, instance)} solved anew",
         flips=flips,
         warnings=tuple(
-            dict.fromkeys([*labels, *_warnings(kind, verdict, flips, arrival_rate, collapsed)])
+            dict.fromkeys([*labels, *dangers(kind, verdict, flips, arrival_rate, collapsed, fills)])
         ),
         units=parameter_units(instance),
+        fills=fills,
         closed_form=moved,
         error=error,
     )
@@ -367,30 +384,3 @@ def _central(
     if progress is not None and varied:
         progress(2 * len(varied), 2 * len(varied))
     return derivative, elasticity
-
-
-def _warnings(
-    kind: str,
-    verdict: Certificate | None,
-    flips: tuple[Flip, ...],
-    rate: float,
-    collapsed: float | None,
-) -> list[str]:
-    """Return what endangers the verdict; ``collapsed`` is theta_sac of a bistable node."""
-    said = []
-    if flips:
-        worst = flips[0]
-        said.append(
-            f"saturation-sensitive: +-5 % of a single parameter turns the verdict "
-            f"({len(flips)} of them do; {worst})"
-        )
-    if collapsed is not None:
-        said.append(
-            f"bistable: from an empty start the node is healthy; once its memory has filled it "
-            f"completes {collapsed:.4g} of the {rate:.4g} that arrive per time and does not recover"
-        )
-    if verdict is None:
-        return said
-    if kind == "limit_cycle" or (not verdict.stable and verdict.memory_binds):
-        said.append(verdict.message)
-    return said

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from serving import (
 )
 from serving.arguments import check_fields, checked
 from workload import Workload, copied, replicated, replication_seed
+
+if TYPE_CHECKING:
+    from ode.error_model.capacity import CapacityError
 
 Source = Workload | RequestTable
 """A workload to draw from, or requests whose arrival times stay."""
@@ -222,6 +225,15 @@ class Question:
             return capacity(self.mix, self.instance)
         except UnsupportedError:
             return math.nan
+
+    @cached_property
+    def capacity_error(self) -> CapacityError:
+        """How far off the capacity is expected to be."""
+        from ode.error_model.capacity import CapacityError, capacity_error
+
+        if not 0 < self.capacity < math.inf:
+            return CapacityError("capacity", reason="there is no capacity")
+        return capacity_error(self.mix, self.instance)
 
     @property
     def ends(self) -> bool:

@@ -20,12 +20,18 @@ from numpy.typing import NDArray
 import discrete
 from fluid import capacity, certificate, highest_rate, saturation
 from fluid.prompt_server import most_entering
-from ode import solve
 from ode.prompt_server import policy_labels
+from ode.prompt_server.queued import (
+    IN_STEP,
+    Queued,
+    queue_for,
+    run_length,
+    swing_of,
+    with_a_queue,
+)
 from serving import (
     FluidServeError,
     Instance,
-    RateProfile,
     RequestMix,
     Trajectory,
     UnsupportedError,
@@ -41,18 +47,6 @@ LOADS = (0.8, 0.95, 1.05, 1.2)
 MARKED_CV = (0.0, 0.1, 0.2, 0.3)
 MARKED_RATIO = (0.215, 1.0, 4.64, 21.5)
 
-STAYS = 60
-"""Length of a run, in stays of a request in a full server; the first half is not counted."""
-
-LARGE = 1000
-"""Multiple of the server in which chance preempts nobody."""
-
-IN_STEP = 0.2
-"""Swing of the completions from which requests count as in step with each other."""
-
-PARTS = 6
-"""Windows of a stay in which completions are counted for their swing."""
-
 BEHIND = 0.005
 """Share of the arrivals by which completions must fall short for a queue to count as growing."""
 
@@ -63,22 +57,6 @@ SAMPLES = 4000
 """Times at which a run is looked at."""
 
 FIELDS = ("capacity", "highest", "theta", "swing", "running", "max_root")
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """A server that always has a queue.
-
-    Parameters
-    ----------
-    throughput
-        Completions over lambda_M.
-    swing
-        Standard deviation over mean of the completions in a sixth of a stay, chance taken out.
-    """
-
-    throughput: float
-    swing: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,30 +205,13 @@ def server_mix(cv: float, ratio: float, mean_decode: float = MEAN_DECODE) -> Req
     return mix_of([RequestClass("gamma", 1.0, prefill, decode)])
 
 
-def queued_model(mix: RequestMix, instance: Instance, *, approximate: bool = False) -> Queued:
-    """Return what a server completes from a queue that never ends, by the fluid model.
-
-    It begins with requests of one age. Preemptions by chance, which a large system does not have,
-    are in lambda_M: its ratio to that of a much larger server takes them out.
-    """
-    most = capacity(mix, instance)
-    end, stay = _end(mix, instance)
-    count = float(_queue(mix, instance, end))
-    arrivals = RateProfile(np.array([0.0, 1e-9 * end, end]), np.array([0.0, count, count]))
-    flow = solve(arrivals, mix, instance, drain=False, horizon=end, approximate=approximate)
-    run = flow.trajectory
-    unharmed = capacity(mix, instance.scaled(LARGE)) / LARGE
-    done = run.rate("completed", end / 2, float(run.time[-1]))
-    return Queued(done / max(unharmed, most), _swing(run, end, stay, chance=False))
-
-
 def queued_engine(mix: RequestMix, instance: Instance, *, seed: int = 42) -> Queued:
     """Return the same by a run of the engine."""
-    end, stay = _end(mix, instance)
-    table = Workload(mix, 1.0).sample(seed, num_requests=_queue(mix, instance, end))
+    end, stay = run_length(mix, instance)
+    table = Workload(mix, 1.0).sample(seed, num_requests=queue_for(mix, instance, end))
     run = _run(table.stretched(0.0), instance, end)
     done = run.rate("completed", end / 2, float(run.time[-1]))
-    return Queued(done / capacity(mix, instance), _swing(run, end, stay, chance=True))
+    return Queued(done / capacity(mix, instance), swing_of(run, end, stay, chance=True))
 
 
 def engine_regimes(
@@ -276,7 +237,7 @@ def _from_empty(
     mix: RequestMix, instance: Instance, load: float, *, behind: float, seed: int
 ) -> bool:
     """Return whether the engine keeps up from an empty start."""
-    end, _ = _end(mix, instance)
+    end, _ = run_length(mix, instance)
     rate = load * capacity(mix, instance)
     run = _run(Workload(mix, rate).sample(seed, horizon=end), instance, end)
     there = np.interp([end / 2, end], run.time, run.outputs["in_system"])
@@ -292,34 +253,12 @@ def _root(mix: RequestMix, instance: Instance) -> float:
         return math.nan
 
 
-def _end(mix: RequestMix, instance: Instance) -> tuple[float, float]:
-    """Return how long a run lasts, and a stay in a full server [time]."""
-    full = saturation(mix, instance)
-    stay = mix.mean_decode * full.batch_time
-    return STAYS * stay, stay
-
-
-def _queue(mix: RequestMix, instance: Instance, end: float) -> int:
-    """Return more requests than a server completes, and holds, until the end."""
-    full = saturation(mix, instance)
-    return int(2.5 * full.throughput * end + 2 * full.batch_size + 10)
-
-
 def _run(table: Any, instance: Instance, end: float) -> Trajectory:
     times = np.linspace(0.0, end, SAMPLES)
     done = discrete.simulate(
         table, instance, until=end, record_batches=False, sample_times=times
     )  # fmt: skip
     return done.trajectory()
-
-
-def _swing(run: Trajectory, end: float, stay: float, *, chance: bool) -> float:
-    """Return the swing of the completions in the second half, less what Poisson chance makes."""
-    edges = np.arange(end / 2, float(run.time[-1]), stay / PARTS)
-    count = np.diff(np.interp(edges, run.time, run.outputs["completed"]))
-    mean = float(count.mean())
-    variance = float(count.var()) - (mean if chance else 0.0)
-    return math.sqrt(max(variance, 0.0)) / mean if mean > 0 else 0.0
 
 
 def server_map(
@@ -377,7 +316,7 @@ def server_map(
 
     for at in np.ndindex(*shape):
         mix = server_mix(cv[at[0]], ratio[at[1]], mean_decode)
-        full = queued_model(mix, instance, approximate=approximate)
+        full = with_a_queue(mix, instance, approximate=approximate)
         most = capacity(mix, instance)
         highest = highest_rate(mix, instance) / most
         running = saturation(mix, instance).batch_size
@@ -391,7 +330,7 @@ def server_map(
     points: list[ServerPoint] = []
     for mark in marks:
         mix = server_mix(*mark, mean_decode)
-        model = queued_model(mix, instance, approximate=approximate)
+        model = with_a_queue(mix, instance, approximate=approximate)
         engine, answers = engine_regimes(mix, instance, load, seed=seed)
         highest = highest_rate(mix, instance) / capacity(mix, instance)
         points += [

@@ -17,5 +17,6 @@ from fluid.prompt_server.saturation import highest_rate as highest_rate
 from fluid.prompt_server.saturation import most_entering as most_entering
 from fluid.prompt_server.saturation import requests_that_fit as requests_that_fit
 from fluid.prompt_server.saturation import saturation as saturation
+from fluid.prompt_server.saturation import saturation_of_many as saturation_of_many
 from fluid.prompt_server.saturation import step_time as step_time
 from fluid.prompt_server.sensitivity import saturation_sensitivity as saturation_sensitivity

@@ -135,6 +135,7 @@ def row_of(shared: tuple[str, str, Mapping[str, Any]], keys: Mapping[str, Any]) 
             "requests": len(inputs.question.requests),
             "mean_arrival_rate": inputs.question.mean_rate,
             "capacity": inputs.question.capacity,
+            "capacity_confidence": inputs.question.capacity_error.confidence,
             "realised_load": inputs.question.load,
         }
         found, warnings = KINDS[kind][0](inputs, params)

@@ -258,6 +258,7 @@ def _context(inputs: Inputs, question: Question, *, is_rate_tuned: bool) -> dict
         "time_unit": question.instance.time_unit,
         "seed": question.seed,
         "capacity": question.capacity,
+        "capacity_error": question.capacity_error.to_json(),
         "instance": flat(question.instance),
         "workload": {
             **inputs.source,

@@ -10,7 +10,7 @@ import numpy as np
 from fluidserve.plots.regime_map import COLOURS, NAMES, faint, refined, steps
 from fluidserve.plots.style import INK, figure, legend_above, note
 from fluidserve.text import instance_line
-from studies.server_map import IN_STEP
+from ode.prompt_server.queued import IN_STEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -36,6 +36,12 @@ def write_analysis(folder: Path, summary: Mapping[str, Any]) -> str:
     return PAGE
 
 
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """Return how sure capacity and regime are, and the warnings."""
+    sure = [summary[name]["words"] for name in ("capacity_error", "regime_confidence")]
+    return [*sure, *summary["warnings"]]
+
+
 def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
     unit = summary["instance"]["time_unit"]
     metrics, suffix = summary["metrics"], "" if unit == "none" else "_ms"
@@ -59,7 +65,7 @@ def _page(folder: Path, summary: Mapping[str, Any], drawn: bool) -> str:
                 *([(summary["binds"], "binds first")] if "binds" in summary else []),
             ]
         ),
-        *(paragraph(text, "note") for text in summary["warnings"]),
+        *(paragraph(text, "note") for text in _notes(summary)),
         heading("What a request will see"),
         table(
             [f"[{shown_unit.strip() or 'time unit'}]", "mean", "p50", "p95", "p99"],

@@ -29,6 +29,8 @@ def analysis_table(result: Mapping[str, Any]) -> str:
                 ("node", instance_words(result["instance"])),
                 ("workload", workload_words(result)),
                 ("regime", result["regime"].replace("_", " ")),
+                ("how sure", result["regime_confidence"]["words"]),
+                ("capacity is", result["capacity_error"]["words"]),
                 ("binds first", result.get("binds")),
                 ("full memory", (result["certificate"] or {}).get("message")),
                 ("batch", batch),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 SMALLEST, LARGEST = 3.0, 3000.0
 """Requests that fit, between which errors were measured."""
@@ -20,7 +21,28 @@ FREE = (
     "over", "peak_over", "young", "age", "own", "growth", "prompt", "queue", "tail", "stay",
     "young_over", "size_queue", "sacrifice", "size_peak",
 )  # fmt: skip
-TERMS = ("one", *GROWING, *FREE)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Terms, and with which of them an interval may only grow.
+
+    Parameters
+    ----------
+    terms
+        From the features of a case to the terms by name; ``one`` is 1.
+    growing, free
+        Names of the terms besides.
+    """
+
+    terms: Callable[[Mapping[str, float]], Mapping[str, float]]
+    growing: tuple[str, ...]
+    free: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all terms, in the order of the fit."""
+        return ("one", *self.growing, *self.free)
 
 
 def terms(features: Mapping[str, float]) -> dict[str, float]:
@@ -65,3 +87,7 @@ def terms(features: Mapping[str, float]) -> dict[str, float]:
 
 def _log_of(value: float) -> float:
     return math.log(min(max(value, 1e-2), 1e3)) if value == value else 0.0
+
+
+LATENCIES = Basis(terms, GROWING, FREE)
+"""Of latencies and of the mean number in the system."""

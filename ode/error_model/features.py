@@ -80,8 +80,8 @@ def question_features(
         "peak": rate / float(full.throughput),
         "dispersion": dispersion,
         "largest": float((p + d).max()) / room,
-        "cv_work": _cv(work, weight),
-        "cv_decode": _cv(d, weight),
+        "cv_work": cv(work, weight),
+        "cv_decode": cv(d, weight),
         "growth": float(full.batch_time) / one,
         "own": one / empty - 1.0,
         "sacrifice": float(getattr(node, "mode", "") == "sacrifice"),
@@ -125,6 +125,7 @@ def _time_of_one(law: Any, tokens: float, is_server: bool) -> float:
     return float(law.duration(tokens, 1.0))
 
 
-def _cv(values: Any, weight: Any) -> float:
+def cv(values: Any, weight: Any) -> float:
+    """Return the coefficient of variation of values of some weights."""
     mean = float(weight @ values)
     return math.sqrt(max(float(weight @ values**2) / mean**2 - 1.0, 0.0))

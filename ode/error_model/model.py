@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ode.error_model.basis import LARGEST, SMALLEST, terms
+from ode.error_model.basis import LARGEST, LATENCIES, SMALLEST, Basis
+from ode.error_model.capacity_basis import CAPACITY
 
 COVERS = 0.9
 """Part of the answers whose error an interval promises to hold."""
@@ -30,6 +31,10 @@ SIZE_CLASSES = (30.0, 300.0)
 
 METRICS = ("mean_ttft", "mean_e2el", "p50_ttft", "p99_ttft", "p99_e2el", "mean_in_system")
 """What errors are known of."""
+
+THROUGHPUT, CAPACITY_METHODS = "throughput", ("capacity", "queued")
+"""Metric of an instance that always has a queue, and whose it is: :func:`fluid.capacity`'s, where
+evictions cost nothing, and :func:`ode.collapsed_throughput`'s."""
 
 MEASURED = {
     "fit": (SMALLEST, LARGEST),
@@ -106,15 +111,23 @@ def coefficients() -> Mapping[str, Any]:
 
 
 def outside(features: Mapping[str, float]) -> str | None:
-    """Return why the errors of a question were not measured; None where they were."""
+    """Return why the errors of a question were not measured; None where they were.
+
+    Of a capacity there is no load and no dispersion.
+    """
     for name, (low, high) in MEASURED.items():
-        value = features[name]
+        value = features.get(name, low)
         if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
             return f"{WORDS[name]} {value:.3g} is outside of {low:g} to {high:g}"
     return None
 
 
 WORDS = {"fit": "requests that fit:", "load": "load", "dispersion": "dispersion of arrivals"}
+
+
+def basis_of(method: str) -> Basis:
+    """Return the terms in which the errors of a method are linear."""
+    return CAPACITY if method in CAPACITY_METHODS else LATENCIES
 
 
 def expected(
@@ -127,16 +140,16 @@ def expected(
     engine
         Kind of the instance.
     method
-        Of :data:`ode.METHODS`, ``stationary`` or ``capacity``.
+        Of :data:`ode.METHODS`, ``stationary``, or of :data:`CAPACITY_METHODS`.
     metric
-        Of :data:`METRICS`, or ``capacity``.
+        Of :data:`METRICS`, or :data:`THROUGHPUT`.
     features
         Of the question and of the answer, see :mod:`ode.error_model.features`.
     """
     entry = coefficients().get(engine, {}).get(method, {}).get(metric)
     if entry is None:
         return None
-    of = terms(features)
+    of = basis_of(method).terms(features)
     scale, bias, width = (
         sum(value * of[name] for name, value in entry[part].items()) for part in PARTS
     )

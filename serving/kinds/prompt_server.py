@@ -7,10 +7,11 @@ this name in ``fluid`` and ``ode`` answers for both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from serving.arguments import checked
 from serving.batch_time import BatchTimeLaw
 from serving.kinds.kind import Reading
 
@@ -78,6 +79,18 @@ class PromptServer:
     hit_share: tuple[float, ...] = (0.0,)
     read_as: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @checked(n="> 0")
+    def scaled(self, n: int) -> PromptServer:
+        """Return a server ``n`` times as large whose steps take as long."""
+        return replace(
+            self,
+            batch_time=self.batch_time.scaled(n),
+            kv_tokens=self.kv_tokens * n,
+            reserve=self.reserve * n,
+            most_running=self.most_running * n,
+            step_tokens=self.step_tokens * n,
+        )
 
 
 def reading_by(read: Callable[[Any], PromptServer]) -> Callable[[Any], Reading]:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ode.error_model.basis import GROWING, TERMS, terms
+from ode.error_model.basis import Basis
 from ode.error_model.model import (
     COVERS,
     PARTS,
     SIZE_CLASSES,
     WIDEST,
     Expected,
+    basis_of,
     expected,
     size_class,
 )
@@ -47,8 +48,6 @@ FOLDS = 5
 NORMAL = 1.645
 """Standard errors to both sides that hold 90 % of normal values: the engine's own noise."""
 
-GROWS = tuple(name in GROWING for name in TERMS)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cases:
@@ -56,8 +55,10 @@ class Cases:
 
     Parameters
     ----------
+    basis
+        What the terms are.
     terms : shape (N, T)
-        Of each case, see :data:`ode.error_model.basis.TERMS`.
+        Of each case.
     error : shape (N,)
         Natural logarithm of predicted over engine.
     noise : shape (N,)
@@ -68,6 +69,7 @@ class Cases:
         Of the scenario, and whether no fit may see it.
     """
 
+    basis: Basis
     terms: NDArray[np.float64]
     error: NDArray[np.float64]
     noise: NDArray[np.float64]
@@ -78,8 +80,8 @@ class Cases:
     def where(self, chosen: NDArray[np.bool_]) -> Cases:
         """Return some of the cases."""
         return Cases(
-            self.terms[chosen], self.error[chosen], self.noise[chosen], self.size[chosen],
-            self.number[chosen], self.held_out[chosen],
+            self.basis, self.terms[chosen], self.error[chosen], self.noise[chosen],
+            self.size[chosen], self.number[chosen], self.held_out[chosen],
         )  # fmt: skip
 
 
@@ -94,9 +96,11 @@ def cases_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], Ca
                 continue
             known = {"sacrifice": float(row["mode"] == "sacrifice")} | row["features"]
             known |= {name: v for name, v in answer["features"].items() if v is not None}
-            x = [terms(known)[name] for name in TERMS]
+            basis = basis_of(method)
+            of = basis.terms(known)
+            x = [of[name] for name in basis.names]
             for metric, value in answer["values"].items():
-                true, noise = row["truth"][metric], row["standard_error"][metric]
+                true, noise = (row[name].get(metric) for name in ("truth", "standard_error"))
                 if not (value and true and noise is not None) or value <= 0 or true <= 0:
                     continue
                 if noise > NOISIEST:
@@ -106,7 +110,7 @@ def cases_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], Ca
                     row["held_out"],
                 )  # fmt: skip
                 found.setdefault((row["engine"], method, metric), []).append(case)
-    return {key: Cases(*(np.array(each) for each in zip(*of, strict=True)))
+    return {key: Cases(basis_of(key[1]), *(np.array(each) for each in zip(*of, strict=True)))
             for key, of in found.items()}  # fmt: skip
 
 
@@ -124,7 +128,8 @@ def fit(cases: Cases) -> dict[str, Any] | None:
         ratio[fold == left_out] = _without_noise(there.error - bias, there.noise) / half
     factors = [_factor(ratio[seen.size == i], ratio) for i in range(len(SIZE_CLASSES) + 1)]
     learnt = _learn(seen)
-    return {name: _named(of) for name, of in zip(PARTS, learnt, strict=True)} | {
+    named = (_named(cases.basis, of) for of in learnt)
+    return dict(zip(PARTS, named, strict=True)) | {
         "factor": [round(each, 4) for each in factors],
         "cases": int(seen.error.size),
     }
@@ -137,12 +142,13 @@ Learnt = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 def _learn(cases: Cases) -> Learnt:
     """Return the coefficients that some cases teach."""
     size = np.log(np.maximum(np.abs(cases.error), SMALLEST_ERROR))
-    scale = quantile_regression(cases.terms, size, 0.5, GROWS)
+    grows = tuple(name in cases.basis.growing for name in cases.basis.names)
+    scale = quantile_regression(cases.terms, size, 0.5, grows)
     unit = np.exp(cases.terms @ scale)
     bias = quantile_regression(cases.terms, cases.error / unit, 0.5)
     rest = _without_noise(cases.error - unit * (cases.terms @ bias), cases.noise)
     width = np.log(np.maximum(rest, SMALLEST_ERROR))
-    return scale, bias, quantile_regression(cases.terms, width, COVERS, GROWS)
+    return scale, bias, quantile_regression(cases.terms, width, COVERS, grows)
 
 
 def _without_noise(rest: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,10 +171,10 @@ def _factor(ratios: NDArray[np.float64], of_all: NDArray[np.float64]) -> float:
     return float(np.quantile(chosen, rank))
 
 
-def _named(coefficients: NDArray[np.float64]) -> dict[str, float]:
+def _named(basis: Basis, coefficients: NDArray[np.float64]) -> dict[str, float]:
     return {
         name: float(f"{value:.5g}")
-        for name, value in zip(TERMS, coefficients, strict=True)
+        for name, value in zip(basis.names, coefficients, strict=True)
         if abs(value) > 1e-9
     }
 
@@ -217,7 +223,8 @@ def judge(cases: Cases, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     the answer and of the engine's noise together.
     """
     held = cases.where(cases.held_out)
-    learnt = tuple(np.array([entry[part].get(term, 0.0) for term in TERMS]) for part in PARTS)
+    names = cases.basis.names
+    learnt = tuple(np.array([entry[part].get(name, 0.0) for name in names]) for part in PARTS)
     centre, half = _applied(held.terms, learnt)  # type: ignore[arg-type]
     half = half * np.array(entry["factor"])[held.size]
     seen = np.hypot(half, NORMAL * held.noise)

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ode.error_model.capacity_basis import capacity_features
 from ode.error_model.features import answer_features, question_features
+from ode.error_model.model import THROUGHPUT
 from ode.prompt_server.stationary import BIRTHS
 from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError
 from studies.campaign.scenarios import Scenario, draw
-from studies.campaign.truth import CAPACITY, METRICS, Truth, throughput_of, truth_of
+from studies.campaign.truth import METRICS, Truth, throughput_of, truth_of
+from studies.question import Question
 
 OVER_TIME = ("lagrangian", "node_work")
 """Methods of :data:`ode.METHODS` that are asked over time."""
@@ -81,8 +84,7 @@ def _said(scenario: Scenario, truth: Truth) -> dict[str, Any]:
 def _answers(scenario: Scenario) -> dict[str, Any]:
     """Return what each method says: values, features of them, how many labels, seconds."""
     if scenario.protocol == "saturated":
-        value = {CAPACITY: scenario.question.capacity}
-        return {CAPACITY: {"values": rounded(value), "features": {}, "labels": 0, "seconds": 0.0}}
+        return _full(scenario.question)
     methods = ("stationary",) if scenario.protocol == "steady" else OVER_TIME
     found = {}
     for method in methods:
@@ -103,6 +105,24 @@ def _answers(scenario: Scenario) -> dict[str, Any]:
             "seconds": round(time.perf_counter() - began, 4),
         }
     return found
+
+
+def _full(question: Question) -> dict[str, Any]:
+    """Return what the models say of an instance that always has a queue.
+
+    The capacity is what it completes if no queue gets requests into step and no eviction costs
+    anything; it is held against the engine where the models say that neither is so.
+    """
+    from ode import collapsed_throughput
+
+    mix, instance = question.mix, question.instance
+    features = rounded(capacity_features(mix, instance))
+    full = collapsed_throughput(mix, instance)
+    values = {"queued": full.throughput}
+    if getattr(instance, "mode", "") != "sacrifice" and not full.is_lossy:
+        values["capacity"] = full.capacity
+    more = {"features": features, "labels": 0, "seconds": 0.0}
+    return {name: {"values": rounded({THROUGHPUT: value})} | more for name, value in values.items()}
 
 
 def answer_of(scenario: Scenario, method: str) -> tuple[str, dict[str, float], tuple[str, ...]]:

@@ -41,6 +41,9 @@ HELD_OUT_FAMILIES = ("heavy", "two_points")
 HELD_OUT_EVERY = 5
 """Of so many scenarios the last is kept out of every fit."""
 
+FEW_WHEN_DRAWN = 12.0
+"""Requests below which the yardstick of load packs whole ones."""
+
 FROM_FILES = 0.12
 """Part of the scenarios whose lengths are those of a file, where files are given."""
 
@@ -158,27 +161,57 @@ def draw(number: int, seed: int = 1, files: Mapping[str, RequestMix] | None = No
         Mixes of trace files by name: families besides the laws.
     """
     rng = np.random.default_rng([seed, number])
-    files = {} if files is None else files
+    family, mix, engine, protocol = _first_draws(rng, {} if files is None else files)
+    size = _log_uniform(rng, SMALLEST, LARGEST)
+    instance = node_of(rng, mix, size) if engine == "decode_node" else server_of(rng, mix, size)
+    burstiness = 1.0 if rng.random() < 0.6 else _log_uniform(rng, 0.25, 4.0)
+    question = Question(Workload(mix, 1.0, burstiness=burstiness), instance, seed=number)
+    if protocol == "steady":
+        return Scenario(number, family, protocol, _at_load(question, float(rng.uniform(0.2, 0.97))))
+    fit = _requests_that_fit(question)
+    if protocol == "saturated":
+        asked = _at_load(question, OVERLOAD)
+        horizon = max(STAYS * fit, 300.0) * OVERLOAD / asked.mean_rate
+        return Scenario(number, family, protocol, asked.until(horizon))
+    asked = _at_load(question, float(rng.uniform(0.2, 1.5)))
+    most = max(min(MOST_ARRIVALS, 15 * fit), 60.0)
+    horizon = _log_uniform(rng, max(20.0, 0.5 * fit), most) / asked.mean_rate
+    return Scenario(number, family, protocol, _over_time(rng, asked, horizon))
+
+
+def protocol_of(number: int, seed: int, files: Mapping[str, RequestMix]) -> str:
+    """Return the protocol of the scenario of a number, without drawing all of it."""
+    return _first_draws(np.random.default_rng([seed, number]), files)[3]
+
+
+def _first_draws(
+    rng: np.random.Generator, files: Mapping[str, RequestMix]
+) -> tuple[str, RequestMix, str, str]:
+    """Return the family of lengths, the mix, the engine and the protocol."""
     family = str(rng.choice((*LAWS, *NAMED)))
     if rng.random() < FROM_FILES and files:
         family = f"file:{rng.choice(sorted(files))}"
     mix = _mix(family, rng, files)
-    engine, protocol = str(rng.choice(ENGINES)), str(rng.choice(PROTOCOLS, p=(0.58, 0.32, 0.1)))
-    size = _log_uniform(rng, SMALLEST, LARGEST)
-    instance = _node(rng, mix, size) if engine == "decode_node" else _server(rng, mix, size)
-    burstiness = 1.0 if rng.random() < 0.6 else _log_uniform(rng, 0.25, 4.0)
-    question = Question(Workload(mix, 1.0, burstiness=burstiness), instance, seed=number)
-    if protocol == "steady":
-        return Scenario(number, family, protocol, question.at_load(float(rng.uniform(0.2, 0.97))))
-    fit = _requests_that_fit(question)
-    if protocol == "saturated":
-        asked = question.at_load(OVERLOAD)
-        horizon = max(STAYS * fit, 300.0) * OVERLOAD / asked.mean_rate
-        return Scenario(number, family, protocol, asked.until(horizon))
-    asked = question.at_load(float(rng.uniform(0.2, 1.5)))
-    most = max(min(MOST_ARRIVALS, 15 * fit), 60.0)
-    horizon = _log_uniform(rng, max(20.0, 0.5 * fit), most) / asked.mean_rate
-    return Scenario(number, family, protocol, _over_time(rng, asked, horizon))
+    return family, mix, str(rng.choice(ENGINES)), str(rng.choice(PROTOCOLS, p=(0.58, 0.32, 0.1)))
+
+
+def yardstick(question: Question) -> float:
+    """Return the rate [requests/time] of load 1, which no improvement of capacity changes.
+
+    A number must stand for the same scenario for ever: runs of the engine outlive versions of the
+    models that are held against them.
+    """
+    from fluid import capacity, saturation_of_many
+
+    mix, instance = question.mix, question.instance
+    is_node = isinstance(instance, DecodeNode)
+    if is_node and _requests_that_fit(question) < FEW_WHEN_DRAWN:
+        return capacity(mix, instance)
+    return float(saturation_of_many(mix, instance).throughput)
+
+
+def _at_load(question: Question, load: float) -> Question:
+    return question.at_rate(load * yardstick(question))
 
 
 def _mix(family: str, rng: np.random.Generator, files: Mapping[str, RequestMix]) -> RequestMix:
@@ -200,7 +233,7 @@ def _requests_that_fit(question: Question) -> float:
     return requests_that_fit(question.mix, question.instance)
 
 
-def _node(rng: np.random.Generator, mix: RequestMix, size: float) -> DecodeNode:
+def node_of(rng: np.random.Generator, mix: RequestMix, size: float) -> DecodeNode:
     """Return a decode node that so many requests fill, by its memory or by its batch budget."""
     largest = float((mix.prefill + mix.decode).max())
     tokens = int(max(size * mix.work / mix.mean_decode, 1.05 * largest + 1))
@@ -222,7 +255,7 @@ def _node(rng: np.random.Generator, mix: RequestMix, size: float) -> DecodeNode:
     )
 
 
-def _server(rng: np.random.Generator, mix: RequestMix, size: float) -> VllmV1:
+def server_of(rng: np.random.Generator, mix: RequestMix, size: float) -> VllmV1:
     """Return a vLLM server that so many requests fill, by its seats or by its KV blocks."""
     largest = float((mix.prefill + mix.decode).max())
     tokens = mix.work / mix.mean_decode

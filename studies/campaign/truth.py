@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import discrete
-from serving import RequestTable
-from studies.campaign.scenarios import Scenario
+from ode.error_model.model import THROUGHPUT
+from serving import RequestMix, RequestTable
+from studies.campaign.scenarios import OVERLOAD, Scenario
+from studies.question import Question
 from workload import replication_seed
 
 METRICS = ("mean_ttft", "mean_e2el", "p50_ttft", "p99_ttft", "p99_e2el", "mean_in_system")
 """What is compared, latencies [time] and requests."""
 
-CAPACITY, SMALL_THROUGHPUT, FROM = "capacity", 0.002, 0.4
-"""Metric of a saturated system [requests/time], standard error that is small enough, and the part
-of the horizon that warms the system up."""
+SMALL_THROUGHPUT, FROM = 0.002, 0.4
+"""Standard error of the throughput of a saturated system that is small enough, and the part of the
+horizon that warms the system up."""
+
+LONGEST_STAYS, MOST_SATURATED = 4.0, 20_000
+"""Horizon of a saturated system in stays of the longest request at least, and its requests at
+most."""
+
+FEWEST_RUNS, SHORTEST = 3, 0.4
+"""Runs of a saturated system at least, and the part of its horizon that they take at least."""
+
+KEEPS_UP = 0.97
+"""Share of the arrivals from which on a system that completes it is not saturated."""
 
 SMALL_MEAN, SMALL_TAIL = 0.004, 0.012
 """Relative standard errors of the mean TTFT and of the p99 that are small enough."""
@@ -97,8 +110,14 @@ def truth_of(
 
 
 def throughput_of(scenario: Scenario, budget: float = 0.15) -> Truth:
-    """Return the completions per time of a saturated system, from 40 % of its horizon on."""
-    question, found = scenario.question, []
+    """Return the completions per time [requests/time] of a saturated system, once it is warm.
+
+    Who completes in a window is a sample of the mix, and the sample's own lengths are most of the
+    chance in their number. In the long run the work, the answers and the prompts that complete per
+    time are their means times the throughput; that of these counts which scatters least is taken.
+    Where the system keeps up with what arrives it is not saturated, and there is no value.
+    """
+    question, found = _saturating(scenario), []
     began = time.process_time()
     while True:
         table = question.replication(len(found))
@@ -106,15 +125,53 @@ def throughput_of(scenario: Scenario, budget: float = 0.15) -> Truth:
             run = discrete.simulate(table, question.instance, record_batches=False)
             ended = run.requests["completion_time"]
             until = float(table.arrival_time[-1])
-            inside = (ended > FROM * until) & (ended <= until)
-            found.append(float(inside.sum()) / ((1 - FROM) * until))
+            found.append(rates_of(table, ended, question.mix, (FROM * until, until)))
         spent, count = time.process_time() - began, len(found)
-        if count < 4:
+        if count < FEWEST_RUNS:
             continue
-        error = float(np.std(found, ddof=1)) / math.sqrt(count) / max(float(np.mean(found)), 1e-300)
+        rate, error = best_rate(found)
         if error <= SMALL_THROUGHPUT or spent + spent / count > budget:
             break
-    return Truth({CAPACITY: float(np.mean(found))}, {CAPACITY: error}, count, spent)
+    keeps_up = rate > KEEPS_UP * question.mean_rate
+    return Truth({THROUGHPUT: None if keeps_up else rate}, {THROUGHPUT: error}, count, spent)
+
+
+def rates_of(
+    table: RequestTable, ended: NDArray[np.float64], mix: RequestMix, window: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Return completions per time [requests/time] in a window, counted in each way, shape (5,)."""
+    inside = (ended > window[0]) & (ended <= window[1])
+    done = _counts(table.prefill_length[inside], table.decode_length[inside]).sum(axis=1)
+    mean = _counts(mix.prefill, mix.decode) @ mix.probability
+    return done / mean / (window[1] - window[0])
+
+
+def best_rate(found: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the mean over runs of the count that scatters least, and its relative error."""
+    rates = np.mean(found, axis=0)
+    errors = np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) / np.maximum(rates, 1e-300)
+    best = int(np.argmin(errors))
+    return float(rates[best]), float(errors[best])
+
+
+def _counts(prefill: NDArray[Any], decode: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what completions are counted by, shape (5, R)."""
+    p, d = prefill.astype(float), decode.astype(float)
+    return np.stack([np.ones_like(p), p * d + d * (d + 1) / 2, d, p + d, p])
+
+
+def _saturating(scenario: Scenario) -> Question:
+    """Return the question at a rate beyond all that the system keeps up with, for long enough."""
+    from fluid import capacity, highest_rate, saturation
+
+    question = scenario.question
+    mix, instance = question.mix, question.instance
+    most = OVERLOAD * max(highest_rate(mix, instance), capacity(mix, instance))
+    rate = max(question.mean_rate, most)
+    longest = mix.longest_decode * float(saturation(mix, instance).batch_time)
+    usual = question.end * question.mean_rate / rate
+    horizon = min(max(usual, LONGEST_STAYS * longest), MOST_SATURATED / rate)
+    return question.at_rate(rate).until(max(horizon, SHORTEST * usual))
 
 
 class _Group:

@@ -14,8 +14,7 @@ def hazards(question: Question, most_swapped: float) -> list[str]:
     Runs that start empty do not show a collapse that chance has not brought about yet: a node in
     mode sacrifice may complete less from a queue than arrives, for good.
     """
-    from fluid import mean_time_to_full
-    from ode import collapsed_throughput, regime
+    from ode import collapsed_throughput, regime, time_to_full
 
     said = list(caveats(question, largest={"swapped": most_swapped}))
     mix, instance, rate = question.mix, question.instance, question.stream.mean_rate
@@ -30,11 +29,7 @@ def hazards(question: Question, most_swapped: float) -> list[str]:
         f"fills; from then on it completes {collapsed:.4g} and does not recover"
     )
     try:
-        fills = mean_time_to_full(mix, instance, rate)
-        bistable += (
-            f"; memory fills once in {fills:.2g} on average (early by up to 40 % where most of the "
-            "batch time is fixed)"
-        )
+        bistable += f"; {time_to_full(mix, instance, rate).words}"
     except FluidServeError:
         pass
     said.append(

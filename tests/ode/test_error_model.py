@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import ode
 from fluid import capacity
-from ode.error_model.basis import GROWING, terms
-from ode.error_model.model import SIZE_CLASSES, coefficients, expected
+from ode.error_model.basis import terms
+from ode.error_model.model import SIZE_CLASSES, basis_of, coefficients, expected
 from ode.error_model.report import DECIDING
 from serving import BatchTimeLaw, DecodeNode, RateProfile, VllmV0
 from workload import describe
@@ -30,12 +30,14 @@ def node_for(requests: float) -> DecodeNode:
 
 def test_every_method_of_the_campaign_has_coefficients_that_may_only_widen() -> None:
     for methods in coefficients().values():
-        for metrics in methods.values():
+        for method, metrics in methods.items():
+            growing = basis_of(method).growing
             for entry in metrics.values():
                 assert len(entry["factor"]) == len(SIZE_CLASSES) + 1
-                assert all(entry["log_half_width"].get(name, 0) >= 0 for name in GROWING)
-    assert {"lagrangian", "stationary"} <= set(coefficients()["decode_node"])
-    assert {"lagrangian", "stationary"} <= set(coefficients()["vllm_v1"])
+                assert all(entry["log_half_width"].get(name, 0) >= 0 for name in growing)
+    least = {"lagrangian", "stationary", "capacity", "queued"}
+    assert least <= set(coefficients()["decode_node"])
+    assert least <= set(coefficients()["vllm_v1"])
 
 
 @given(st.floats(0.25, 1.0), st.floats(1.0, 4.0), st.floats(0.25, 1.0))

@@ -103,7 +103,7 @@ DOORS = {
     },
     ode: {
         "choose_threshold": (0.1,), "collapsed_throughput": (), "hysteresis": (),
-        "regime": (0.1,), "stationary": (0.1,),
+        "regime": (0.1,), "stationary": (0.1,), "time_to_full": (0.1,),
     },
 }  # fmt: skip
 """Every question to a fluid model by room: what comes after mix and instance."""

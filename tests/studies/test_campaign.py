@@ -7,11 +7,21 @@ import pytest
 
 from fluid import requests_that_fit
 from ode.error_model.features import question_features
+from ode.error_model.model import THROUGHPUT
 from serving import BatchTimeLaw, DecodeNode, check_fits
 from studies import Question
 from studies.campaign.rows import row_of
-from studies.campaign.scenarios import ENGINES, LAWS, NAMED, PROTOCOLS, Scenario, draw
-from studies.campaign.truth import CAPACITY, METRICS, throughput_of, truth_of
+from studies.campaign.scenarios import (
+    ENGINES,
+    LAWS,
+    NAMED,
+    PROTOCOLS,
+    Scenario,
+    draw,
+    protocol_of,
+    yardstick,
+)
+from studies.campaign.truth import METRICS, throughput_of, truth_of
 from workload import describe
 
 NUMBERS = range(60)
@@ -30,6 +40,7 @@ def test_a_number_is_the_same_scenario_in_any_order(scenarios: list[Scenario]) -
         assert again.question.mean_rate == before.question.mean_rate
         assert np.array_equal(again.question.mix.decode, before.question.mix.decode)
     assert draw(3, seed=2).question.instance != scenarios[3].question.instance
+    assert [protocol_of(n, 1, {}) for n in NUMBERS] == [each.protocol for each in scenarios]
 
 
 def test_every_scenario_can_be_asked(scenarios: list[Scenario]) -> None:
@@ -40,7 +51,7 @@ def test_every_scenario_can_be_asked(scenarios: list[Scenario]) -> None:
         asked = each.question
         table = asked.stream.sample(1, num_requests=200)
         check_fits(table, asked.instance)
-        load = asked.mean_rate / asked.capacity
+        load = asked.mean_rate / yardstick(asked)
         assert 0.2 <= load <= (0.97 if each.protocol == "steady" else 1.5) * (1 + 1e-9)
 
 
@@ -76,7 +87,7 @@ def test_the_steady_truth_of_a_single_server_is_pollaczek_and_khinchine(load: fl
 def test_the_throughput_of_a_saturated_single_server_is_one_over_its_service() -> None:
     question, service = one_at_a_time(1.3)
     found = throughput_of(Scenario(0, "md1", "saturated", question.until(4000.0)))
-    assert found.value[CAPACITY] == pytest.approx(1 / service, rel=0.01)
+    assert found.value[THROUGHPUT] == pytest.approx(1 / service, rel=0.01)
 
 
 def test_the_mean_in_system_over_time_is_counted_up_to_the_horizon() -> None:
@@ -104,7 +115,7 @@ def test_a_row_compares_what_it_says_it_does(
     row = row_of((1, {}, {}, True), number)
     assert "failed" not in row, row
     assert json.loads(json.dumps(row, allow_nan=False)) == row
-    metrics = {CAPACITY} if protocol == "saturated" else set(METRICS)
+    metrics = {THROUGHPUT} if protocol == "saturated" else set(METRICS)
     assert set(row["truth"]) == set(row["standard_error"]) == metrics
     assert row["answers"]
     again = row_of((1, {}, {number: row | {"replications": 7}}, True), number)

@@ -9,17 +9,9 @@ import pytest
 
 import discrete
 from fluid import capacity, certificate, highest_rate, saturation
+from ode.prompt_server.queued import IN_STEP, Queued, with_a_queue
 from serving import BatchTimeLaw, FluidServeError, VllmV0, VllmV1
-from studies.server_map import (
-    IN_STEP,
-    Queued,
-    engine_regimes,
-    named,
-    queued_engine,
-    queued_model,
-    server_map,
-    server_mix,
-)
+from studies.server_map import engine_regimes, named, queued_engine, server_map, server_mix
 from workload import Workload
 
 LAW = BatchTimeLaw(d_0=0.012, d_decode=6e-5, d_kv=1e-8, d_prefill=6e-5)
@@ -50,7 +42,7 @@ def test_a_regime_is_what_two_starts_lead_to(load, highest, throughput, swing, n
 def test_a_server_with_a_queue_completes_what_the_model_says(node, cv, ratio):
     """Completions are counted from the requests of a plain run, not from a trajectory."""
     mix = server_mix(cv, ratio)
-    model, engine = queued_model(mix, node), queued_engine(mix, node)
+    model, engine = with_a_queue(mix, node), queued_engine(mix, node)
     assert model.throughput == pytest.approx(engine.throughput, rel=0.03)
     assert (model.swing > IN_STEP) == (engine.swing > IN_STEP) == (cv == 0)
     full = saturation(mix, node)
@@ -65,9 +57,9 @@ def test_requests_that_are_alike_complete_more_where_prompts_slow_decodes():
     """In step with each other they share the slow steps; a server with a queue runs faster."""
     bent = VllmV1(batch_time=BENT, num_gpu_blocks=6000, max_num_seqs=256)
     alike, spread = server_mix(0.0, 0.5), server_mix(0.3, 0.5)
-    assert queued_model(alike, bent).throughput > 1.2
+    assert with_a_queue(alike, bent).throughput > 1.2
     assert queued_engine(alike, bent).throughput > 1.2
-    assert queued_model(spread, bent).throughput == pytest.approx(1.0, abs=0.01)
+    assert with_a_queue(spread, bent).throughput == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.slow
@@ -95,7 +87,7 @@ def test_the_engine_agrees_with_the_map_away_from_its_edges(node):
 def test_a_collapse_is_seen_by_both():
     """Alike and bound by KV: full memory loses what preemptions compute again, and stays full."""
     mix = server_mix(0.0, 2.0)
-    model = queued_model(mix, V1)
+    model = with_a_queue(mix, V1)
     assert model.throughput < 0.95
     queued, names = engine_regimes(mix, V1, (0.8, 0.95))
     assert queued.throughput < 0.96
@@ -135,6 +127,6 @@ def test_certificate_and_march_see_the_same_swings_where_kv_binds():
         for ratio in (2.0, 4.0):
             mix = server_mix(cv, ratio)
             grows = certificate(mix, V1).max_root > 1
-            assert (queued_model(mix, V1).swing > IN_STEP) == grows
+            assert (with_a_queue(mix, V1).swing > IN_STEP) == grows
             seen.add(grows)
     assert seen == {True, False}
