@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from fluid._capacity import Saturation
 from serving import BatchTimeLaw
 
@@ -54,11 +56,14 @@ class DecodeBatches:
         Duration of a batch.
     extra : [tokens]
         What a request takes of a batch besides its tokens.
+    slower
+        Useful work of a full batch over all of its work: sacrifices throw some away.
     """
 
     saturation: Saturation
     law: BatchTimeLaw
     extra: float
+    slower: float = 1.0
 
     @property
     def per_token(self) -> float:
@@ -67,7 +72,8 @@ class DecodeBatches:
 
     def fastest(self, requests: float) -> float:
         """Return the rate [token-iterations/time] of a full batch of so many ``requests``."""
-        return (self.saturation.batch_tokens + self.extra * requests) / self.full(requests)
+        work = self.saturation.batch_tokens + self.extra * requests
+        return self.slower * work / self.full(requests)
 
     def full(self, requests: float) -> float:
         """Return the duration [time] of a full batch of so many ``requests``."""
@@ -80,4 +86,6 @@ class DecodeBatches:
     def passing(self, tokens: Any, requests: Any) -> tuple[Any, Any]:
         """Return the duration [time] of a batch and its rate [token-iterations/time]."""
         time = self.law.duration(tokens, requests)
-        return time, (tokens + self.extra * requests) / time
+        full = tokens >= self.saturation.batch_tokens * (1 - 1e-12)
+        useful = np.where(full, self.slower, 1.0)
+        return time, useful * (tokens + self.extra * requests) / time

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 
-from fluid._capacity import Saturation, saturation
+from fluid._capacity import Saturation, requests_that_fit, saturation
 from fluid._operating_point import check_takes_time
+from fluid._whole_requests import whole_requests
 from fluid.node_work.batches import DecodeBatches
 from fluid.node_work.closure import CLOSEST, Line, WorkClosure, closure_of
 from fluid.node_work.request_work import request_work
 from serving import DecodeNode, RequestMix, answers
+
+FEW_TO_SACRIFICE = 100.0
+"""Requests that fit, from which a single healthy node hardly evicts anybody."""
+
+HARDLY_ANY = 1e-3
+"""Evictions per completion below which none is told."""
 
 FIXED_POINT = 20
 """Iterations towards the tokens that the fluid limit executes."""
@@ -74,7 +81,8 @@ def work_closure(
     check_takes_time(instance.batch_time, "node_work")
     full = saturation(mix, instance)
     extra = tokens_besides(instance, full)
-    batches = DecodeBatches(full, instance.batch_time, extra)
+    slower = _useful(mix, instance, full, rate)
+    batches = DecodeBatches(full, instance.batch_time, extra, slower)
     inside = min(rate, CLOSEST * full.throughput)
     line = _linear_law(mix, instance, inside)
     return closure_of(
@@ -84,6 +92,21 @@ def work_closure(
         rate,
         dispersion,
     )
+
+
+def _useful(mix: RequestMix, instance: DecodeNode, full: Saturation, rate: float) -> float:
+    """Return the useful share of the work of a full batch: sacrifices throw the rest away.
+
+    A node that would then complete less than arrives has no equilibrium; it is taken to complete a
+    little more.
+    """
+    if instance.mode != "sacrifice" or requests_that_fit(mix, instance) >= FEW_TO_SACRIFICE:
+        return 1.0
+    found = whole_requests(mix, instance)
+    if found.evictions_per_completion < HARDLY_ANY:
+        return 1.0
+    left = found.throughput(mix) / full.throughput
+    return min(1.0, max(left, rate / full.throughput / CLOSEST))
 
 
 def tokens_besides(instance: DecodeNode, full: Saturation) -> float:

@@ -43,8 +43,9 @@ def work_labels(
     labels += size_labels(requests_that_fit(mix, instance))
     if instance.mode == "sacrifice":
         labels.append(
-            "approximate: the work that sacrifices repeat is left out; evictions of one node are "
-            "few while it is healthy (see the certificate)"
+            "approximate: the work that sacrifices repeat slows a full node of fewer than 100 "
+            "requests and is left out of larger ones, which evict few while healthy (see the "
+            "certificate); where a full node completes less than arrives nothing is in equilibrium"
         )
     if _is_steep(mix, instance) and _running(mix, instance, rate) < FEW:
         labels.append(
