@@ -6,6 +6,7 @@ resumed. Each engine has a folder of its own; its kind, in ``serving.kinds``, sa
 """
 
 from discrete._client import UNANSWERED as UNANSWERED
+from discrete._client import completed as completed
 from discrete._engine import Engine as Engine
 from discrete._engine import Progress as Progress
 from discrete._engine import Stop as Stop

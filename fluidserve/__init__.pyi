@@ -39,11 +39,13 @@ from serving import Trajectory as Trajectory
 from serving import UnsupportedError as UnsupportedError
 from serving import WorkloadError as WorkloadError
 from studies import Analysis as Analysis
+from studies import Answer as Answer
 from studies import Comparison as Comparison
 from studies import Question as Question
 from studies import Replications as Replications
 from studies import accuracy as accuracy
 from studies import analyze as analyze
+from studies import answer as answer
 from studies import compare as compare
 from studies import full_memory as full_memory
 from workload import Workload as Workload

@@ -25,7 +25,7 @@ quietly fluidserve generate "${node[@]}" "${workload[@]}" --output "$out/request
 step "simulate: the discrete engine, batch by batch"
 quietly fluidserve simulate "${node[@]}" --requests "$out/requests.csv" --out "$out/simulate"
 step "solve: the fluid model of the same requests"
-quietly fluidserve solve "${node[@]}" --requests "$out/requests.csv" --out "$out/solve"
+quietly fluidserve solve --method lagrangian "${node[@]}" --requests "$out/requests.csv" --out "$out/solve"
 step "plot: the two alone"
 quietly fluidserve plot "$out/simulate"
 quietly fluidserve plot "$out/solve"

@@ -56,6 +56,7 @@ from serving.totals import TOTALS as TOTALS
 from serving.totals import Total as Total
 from serving.totals import checked_totals as checked_totals
 from serving.totals import merged_totals as merged_totals
+from serving.totals import totals_of_each as totals_of_each
 from serving.trajectory import NRMSE_OUTPUTS as NRMSE_OUTPUTS
 from serving.trajectory import OUTPUTS as OUTPUTS
 from serving.trajectory import Trajectory as Trajectory

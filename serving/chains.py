@@ -92,6 +92,8 @@ def chains(
         raise FluidServeError(
             f"{start[-1]} blocks of {block_size} tokens; allowed: up to {MOST} blocks"
         )
+    if contents is None:  # no two requests share a token, so that every prefix is a new one
+        return Chains(start, np.arange(start[-1], dtype=np.int32), int(start[-1]))
     content, answer = _dense(known)
     ids, count = _number(
         start, prompt, output, known.first, content, known.piece_length, answer,

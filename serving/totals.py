@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Literal
 
 import numpy as np
 
@@ -39,6 +40,9 @@ class Total:
         only some engines have.
     merge
         From the values of several runs to one.
+    joined
+        What the number of runs that followed each other is: the ``sum`` of theirs, a ``share`` of
+        the duration, a ``ratio`` of sums, or ``lost``: nothing about a single one.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Total:
     leads: bool = False
     where_known: bool = False
     merge: Callable[[Sequence[float]], float] = np.mean
+    joined: Literal["sum", "share", "ratio", "lost"] = "sum"
 
 
 TOTALS: dict[str, Total] = {
@@ -57,16 +62,18 @@ TOTALS: dict[str, Total] = {
         Total("duration", "time", "duration", leads=True),
         Total("completed", "requests", "completed", per_time="request_throughput", leads=True),
         Total("output_tokens", "tokens", "output", per_time="output_throughput", shown=False),
-        Total("memory_utilization", "", "memory utilization"),
-        Total("gpu_utilization", "", "GPU utilization"),
-        Total("processing_efficiency", "", "processing efficiency"),
+        Total("memory_utilization", "", "memory utilization", joined="share"),
+        Total("gpu_utilization", "", "GPU utilization", joined="share"),
+        Total("processing_efficiency", "", "processing efficiency", joined="ratio"),
         Total("evictions", "requests", "evictions"),
         Total("recompute_waste", "tokens", "recompute waste"),
         Total("prefix_cache_queries", "tokens", "looked up in the prefix cache", where_known=True),
         Total("prefix_cache_hits", "tokens", "found in the prefix cache", where_known=True),
-        Total("prefix_cache_hit_rate", "", "prefix cache hit rate", where_known=True),
+        Total(
+            "prefix_cache_hit_rate", "", "prefix cache hit rate", where_known=True, joined="ratio"
+        ),
         Total("saved_tokens", "tokens", "not computed thanks to the cache", where_known=True),
-        Total("evicted_blocks", "blocks", "cached blocks evicted", where_known=True),
+        Total("evicted_blocks", "blocks", "cached blocks evicted", where_known=True, joined="lost"),
         Total("wasted_tokens", "tokens", "computed in vain", where_known=True),
         Total("failed", "requests", "sent and not completed", where_known=True),
         Total("total_input_tokens", "tokens", "prompts completed", where_known=True),
@@ -79,8 +86,20 @@ TOTALS: dict[str, Total] = {
             shown=False,
             where_known=True,
         ),
-        Total("max_output_tokens_per_s", "chunks", "most chunks in a second", where_known=True),
-        Total("max_concurrent_requests", "requests", "most requests in a second", where_known=True),
+        Total(
+            "max_output_tokens_per_s",
+            "chunks",
+            "most chunks in a second",
+            where_known=True,
+            joined="lost",
+        ),
+        Total(
+            "max_concurrent_requests",
+            "requests",
+            "most requests in a second",
+            where_known=True,
+            joined="lost",
+        ),
     )
 }
 """Every total by its name, in the order in which results show them.
@@ -125,3 +144,24 @@ def merged_totals(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
         name: float(total.merge([each[name] for each in runs])) for name, total in TOTALS.items()
     }
+
+
+def totals_of_each(
+    joined: Mapping[str, float], ends: Sequence[float], whole: float
+) -> dict[str, float]:
+    """Return the totals of a usual run out of those of runs that followed each other.
+
+    Parameters
+    ----------
+    joined
+        Totals of all of them as one run.
+    ends : shape (R,) [time]
+        Duration of each run.
+    whole : [time]
+        Duration of all of them, pauses included.
+    """
+    count, busy = len(ends), float(np.sum(ends))
+    share = whole / busy if busy > 0 else nan
+    factor = {"sum": 1.0 / count, "share": share, "ratio": 1.0, "lost": nan}
+    each = {name: value * factor[TOTALS[name].joined] for name, value in joined.items()}
+    return each | {"duration": busy / count}

@@ -7,6 +7,8 @@ from . import server_map as server_map
 from . import steady_node as steady_node
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
+from .automatic import Answer as Answer
+from .automatic import answer as answer
 from .comparison import Comparison as Comparison
 from .comparison import Ensemble as Ensemble
 from .comparison import MethodResult as MethodResult

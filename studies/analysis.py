@@ -33,6 +33,7 @@ from ode.error_model import ErrorReport
 from ode.error_model.capacity import CapacityError, capacity_error
 from ode.regimes import RegimeReport, regime_report
 from serving import (
+    ConfigError,
     Distribution,
     Instance,
     RateProfile,
@@ -41,11 +42,12 @@ from serving import (
     UnsupportedError,
 )
 from serving.arguments import checked
+from studies.automatic import BUDGET, WITHIN, Answer
 from studies.closed_form import ClosedForm, closed_form
 from studies.dangers import dangers, when_full
 from studies.limitations import caveats
+from studies.node_latencies import of_the_model, of_whoever_is_close
 from studies.question import Question
-from workload import Constant
 
 SAMPLES = 8192
 """Latencies behind each percentile that is differentiated."""
@@ -58,11 +60,14 @@ STEP = 0.02
 
 PERCENTILES = (50, 95, 99)
 LATENCIES = ("ttft", "e2el")
+AUTO = "auto"
+METHODS = (AUTO, "model")
+"""Whose latencies an analysis shows."""
+
 BEND, NOTABLE = 2.0, 0.05
 """Ratio of the slopes of the batch time to both sides of the mean, and part of it that two standard
 deviations of the requests must change, from which a bend is said."""
 
-CHANGING = "errors of an equilibrium at the mean of a changing rate were not measured"
 NEAR = 0.9
 """Load from which the nearness of saturation is said."""
 
@@ -112,6 +117,9 @@ class Analysis:
         What moves capacity and equilibrium, for a model that tells what binds; else empty.
     error
         How far the latencies are expected to be from the engine's mean.
+    answer
+        Who says them and why; None where the model was asked for, or they are of an equilibrium
+        that the engine cannot be asked for.
     """
 
     arrival_rate: float
@@ -134,6 +142,7 @@ class Analysis:
     fills: TimeToFull | None = None
     closed_form: ClosedForm = field(default_factory=ClosedForm)
     error: ErrorReport = field(default_factory=ErrorReport)
+    answer: Answer | None = None
 
 
 @checked()
@@ -142,6 +151,9 @@ def analyze(
     *,
     over_time: bool = False,
     approximate: bool = False,
+    method: str = AUTO,
+    within: float = WITHIN,
+    budget: float = BUDGET,
     progress: Callable[[int, int], None] | None = None,
 ) -> Analysis:
     """Return the analysis of one node.
@@ -155,6 +167,12 @@ def analyze(
         equilibrium, and there are none at a load of 1 or more.
     approximate
         Read policies that are not modelled as FCFS and LIFO.
+    method
+        Whose latencies: ``auto`` for those of whoever is expected to be close enough, see
+        :func:`studies.automatic.answer`; ``model`` for those of the model behind the
+        sensitivities, whatever it expects of its error.
+    within, budget
+        Of ``auto``: how far off latencies may be, and seconds that the engine may take.
     progress
         Called with the solves made for the sensitivities, and how many there will be.
 
@@ -163,6 +181,8 @@ def analyze(
     UnsupportedError
         For an engine that no fluid model reads, or a policy that is not modelled.
     """
+    if method not in METHODS:
+        raise ConfigError("method", method, " | ".join(METHODS))
     mix, instance, arrival_rate = question.mix, question.instance, question.known_rate
     profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))
@@ -184,11 +204,16 @@ def analyze(
         collapsed = collapsed_throughput(mix, instance).throughput
         fills = when_full(mix, instance, arrival_rate)
     verdict = _certified(mix, instance, labels)
-    latencies, what, error = _latencies(question, profile, approximate, labels)
+    model = of_the_model(question, profile, approximate, SAMPLES)
+    labels += model.labels
     statistics = _statistics(arrival_rate, question.dispersion, profile, approximate)
     derivative, elasticity = _central(
-        mix, instance, arrival_rate, statistics, _figures(latencies), progress
+        mix, instance, arrival_rate, statistics, _figures(model.latencies), progress
     )
+    told = model
+    if method == AUTO:
+        told = of_whoever_is_close(question, model, over_time, approximate, within, budget)
+        labels += told.labels
     flips = tuple(saturation_sensitivity(mix, instance, arrival_rate))
     binds = getattr(saturation(mix, instance), "binds", None)
     moved = ClosedForm() if binds is None else closed_form(mix, instance, arrival_rate, healthy)
@@ -202,8 +227,8 @@ def analyze(
         equilibrium=healthy,
         certificate=verdict,
         binds=binds,
-        latencies=latencies,
-        latencies_are=what,
+        latencies=told.latencies,
+        latencies_are=told.what,
         sensitivity=derivative,
         elasticity=elasticity,
         sensitivity_is=f"central differences, {STEP:.0%} each way, the "
@@ -215,7 +240,8 @@ def analyze(
         units=parameter_units(instance),
         fills=fills,
         closed_form=moved,
-        error=error,
+        error=told.error,
+        answer=told.answer,
     )
 
 
@@ -242,36 +268,6 @@ def _solved_anew(mix: RequestMix, instance: Instance) -> str:
     return "node-work process" if is_work else f"model of {instance.engine}"
 
 
-def _latencies(
-    question: Question, profile: RateProfile | None, approximate: bool, labels: list[str]
-) -> tuple[Mapping[str, Distribution], str, ErrorReport]:
-    mix, instance, rate = question.mix, question.instance, question.mean_rate
-    if profile is not None:
-        method = method_of_latencies(mix, instance)
-        flow = solve(profile, mix, instance, method=method, approximate=approximate)
-        labels += flow.labels
-        of = flow.metrics().latencies
-        what = f"of all arrivals in [0, {profile.horizon:g}) from an empty start"
-        return of, what, flow.error
-    try:
-        steady = stationary(
-            mix,
-            instance,
-            rate,
-            dispersion=question.dispersion,
-            approximate=approximate,
-            samples=SAMPLES,
-        )
-        changing = _at_mean_rate(question)
-        labels += (*steady.labels, *changing)
-        error = ErrorReport(reason=CHANGING) if changing else steady.error
-        return steady.latencies, "stationary", error
-    except SolveError as error:
-        labels.append(f"no stationary latencies: {error.reason}")
-        none = ErrorReport(reason="there are no latencies")
-        return {}, "none: give a horizon for latencies over time", none
-
-
 def _at_a_bend(healthy: Equilibrium | None, instance: Instance) -> tuple[str, ...]:
     """Return the caveat of second moments where the time of a batch bends within their spread."""
     law = instance.batch_time
@@ -289,20 +285,6 @@ def _at_a_bend(healthy: Equilibrium | None, instance: Instance) -> tuple[str, ..
         f"approximate: the time of a batch bends where {healthy.running:.3g} requests run; the "
         "second moments of the equilibrium read it as a line, and the variance of the batch time "
         "comes out too small",
-    )
-
-
-def _at_mean_rate(question: Question) -> tuple[str, ...]:
-    """Return the caveat of an equilibrium where the arrival rate is not constant."""
-    if question.is_file:
-        what = "the arrivals of the file"
-    elif not isinstance(question.stream.shape, Constant):
-        what = f"the rate shape {question.stream.shape}"
-    else:
-        return ()
-    return (
-        f"approximate: these are latencies of the equilibrium at the mean rate of {what}; those "
-        "over time follow its changes (--transient) and may be many times as long",
     )
 
 

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving import RateProfile, WorkloadError
 
-CHUNK = 4096
+CHUNK = 256
+"""Gaps that are drawn at first; then twice as many each time."""
 
 
 def unit_renewals(

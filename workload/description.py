@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving import (
     ConfigError,
@@ -259,16 +261,65 @@ class Workload:
                 crossing_times(profile, points), self.rate, streams[1:], most=num_requests,
                 horizon=math.inf if horizon is None else horizon,
             )  # fmt: skip
-        atom = picked(self.mix.probability, length_rng.random(points.size))
+        return self._table(
+            crossing_times(profile, points),
+            picked(self.mix.probability, length_rng.random(points.size)),
+        )
+
+    def _table(self, arrival: NDArray[np.float64], atom: NDArray[np.int64]) -> RequestTable:
+        """Return requests of some atoms of the mix, by their arrival times."""
         prefill = self.mix.prefill[atom]
         if (prefill != np.floor(prefill)).any():
             raise WorkloadError("this mix holds mean prefill lengths and cannot be drawn from")
         return RequestTable.validated(
-            crossing_times(profile, points),
+            arrival,
             prefill,
             self.mix.decode[atom],
             request_class=self.mix.request_class[atom],
         )
+
+    @checked(horizon="> 0", apart="> 0")
+    def sample_apart(
+        self, seeds: Sequence[int | np.random.SeedSequence], horizon: float, apart: float
+    ) -> tuple[RequestTable, NDArray[np.int64]]:
+        """Return several draws one after another in one table: the arrivals of each start anew.
+
+        Parameters
+        ----------
+        seeds
+            Of the draws; each holds the requests that :meth:`sample` gives for its seed.
+        horizon : [time]
+            End of each draw.
+        apart : [time]
+            From the start of a draw to that of the next, longer than the horizon.
+
+        Returns
+        -------
+        RequestTable, array of shape (len(seeds) + 1,)
+            The requests, and the rows between which each draw is.
+
+        Raises
+        ------
+        WorkloadError, UnsupportedError
+            If no request arrives in any draw; for conversations, which have their own numbers.
+        """
+        if self.conversations is not None:
+            raise UnsupportedError("draws of conversations do not go into one table")
+        profile = self._profile(horizon)
+        _not_too_many(profile.total * len(seeds))
+        counts, atoms = [], []
+        for seed in seeds:
+            arrival_rng, length_rng = (
+                np.random.Generator(np.random.PCG64(each)) for each in _streams(seed)
+            )
+            points = unit_renewals(arrival_rng, self.burstiness, lambda u: u[-1] > profile.total)
+            counts.append(points[points <= profile.total])
+            atoms.append(length_rng.random(counts[-1].size))
+        sizes = np.array([each.size for each in counts])
+        arrival = crossing_times(profile, np.concatenate(counts))
+        arrival += np.repeat(apart * np.arange(len(seeds)), sizes)
+        atom = picked(self.mix.probability, np.concatenate(atoms))
+        return self._table(arrival, atom), np.append(0, np.cumsum(sizes))
 
 
 def replication_seed(seed: int, replication: int) -> int | np.random.SeedSequence:

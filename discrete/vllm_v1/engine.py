@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace as replace_fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -298,6 +299,7 @@ def _free_blocks(number: int) -> NDArray:
     return blocks
 
 
+@cache
 def _crc_table() -> NDArray[np.int64]:
     """Return the CRC-32 of every byte, for the checksum of the free queue."""
     values = np.arange(256, dtype=np.int64)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fluidserve import completion
+from fluidserve.automatic import auto_command_options
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
@@ -18,13 +19,12 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @goodput_option
 @option(
     "--method",
-    default="lagrangian",
+    default="auto",
     show_default=True,
     help="solver, see --methods; auto: the cheapest whose expected error is small, or the engine",
     shell_complete=completion.of_words(completion.methods),
 )
-@option("--within", type=float, help="auto: how far off an answer may be, such as 0.05 (default)")
-@option("--budget", type=float, help="auto: seconds that the engine may take, 10 by default")
+@auto_command_options
 @option("--methods", is_flag=True, help="list the methods and exit")
 @option("--approximate", is_flag=True, help="solve unmodelled policies as FCFS and LIFO")
 @option("--drain/--no-drain", default=True, show_default=True, help="go on until empty")
@@ -32,7 +32,11 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @option("--step", type=float, help="step of eulerian_jax, in batch times, <= 1")
 @option("--batches-per-step", type=int, help="batches per step of lagrangian")
 def command(methods: bool, **params: Any) -> None:
-    """Solve the fluid model; print its metrics and write its trajectory."""
+    """Predict one node over time; print its metrics and write its trajectory.
+
+    The fluid model answers where it is expected to be close enough, then the model of one node at
+    its size, else runs of the engine; --method names who is to answer.
+    """
     from fluidserve.folders import emit, experiment_folder
     from fluidserve.inputs import load_config_of
 

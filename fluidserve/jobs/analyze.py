@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fluidserve.automatic import AUTO, auto_json
 from fluidserve.config import flat, resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs
@@ -16,7 +17,7 @@ from fluidserve.progress import ProgressLine
 from fluidserve.report import write_analysis
 from fluidserve.text import for_people, instance_line
 from ode import gradients
-from serving import Distribution, FluidServeError, RateProfile, kind_of
+from serving import Distribution, FluidServeError, RateProfile, UnsupportedError, kind_of
 from serving.metrics import latency_scale
 from studies import Analysis, Question, analyze
 from workload import write_requests
@@ -49,6 +50,8 @@ def analyze_into(
     over_time: bool,
     solve_gradients: bool,
     approximate: bool,
+    method: str = AUTO,
+    auto: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Analyze, write everything into ``folder`` and return what the command prints.
 
@@ -64,7 +67,13 @@ def analyze_into(
         Differentiate the Eulerian solve besides.
     approximate
         Read policies that are not modelled as FCFS and LIFO.
+    method
+        Whose latencies: ``auto`` or ``model``.
+    auto
+        ``within`` and ``budget``, where they are given.
     """
+    if auto and method != AUTO:
+        raise UnsupportedError(f"--{next(iter(auto))} belongs to --method {AUTO}, not {method}")
     watch, question = Stopwatch(), inputs.question
     watch.speaks = inputs.config.verbose
     with watch("analyze"):
@@ -72,6 +81,8 @@ def analyze_into(
             question,
             over_time=over_time,
             approximate=approximate,
+            method=method,
+            **(auto or {}),
             progress=_told() if watch.speaks else None,
         )
     result = analysis_json(found, question.instance.time_unit)
@@ -134,6 +145,7 @@ def analysis_json(found: Analysis, time_unit: str) -> dict[str, Any]:
         },
         "latencies_are": found.latencies_are,
         "metrics": _metrics(found.latencies, time_unit),
+        **({} if found.answer is None else {"auto": auto_json(found.answer)}),
         "confidence": found.error.confidence,
         "error": found.error.to_json(),
         "gradients": {

@@ -27,7 +27,9 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 _SOLVE = (
-    _option("--method", default="lagrangian"),
+    _option("--method", default="auto"),
+    _option("--within", type=float),
+    _option("--budget", type=float),
     _option("--initial-waiting", type=float, default=0.0),
     _option("--approximate", type=bool, default=False),
 )

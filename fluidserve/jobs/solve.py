@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fluidserve.automatic import AUTO, AUTO_OPTIONS, ENGINE, auto_json, auto_options
 from fluidserve.config import resolved_yaml
 from fluidserve.folders import REQUESTS, Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs
@@ -17,9 +18,6 @@ from ode import METHODS, InitialState, Solution, solve
 from ode.error_model import ErrorReport
 from serving import ServingMetrics, Trajectory, UnsupportedError
 from workload import write_requests
-
-AUTO, AUTO_OPTIONS = "auto", ("within", "budget")
-"""Method that chooses among the others, and its options."""
 
 OPTIONS = ("step", "batches_per_step")
 """Options of the command that belong to one method."""
@@ -42,7 +40,7 @@ def solved(inputs: Inputs, params: Mapping[str, Any]) -> Solution:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class Solved:
     """What a solve writes, whoever answers.
 
     Parameters
@@ -71,59 +69,54 @@ class Answer:
 
 def answered(
     inputs: Inputs, params: Mapping[str, Any], thresholds: Mapping[str, float] | None
-) -> Answer:
+) -> Solved:
     """Return the answer that the parameters of a command, or of a sweep's point, ask for."""
-    if params["method"] == AUTO:
+    method = params["method"]
+    if method == AUTO:
+        method = _owner_of_options(params) or AUTO
+    if method == AUTO:
         return _automatically(inputs, params, thresholds)
     for name in (name for name in AUTO_OPTIONS if params.get(name) is not None):
-        raise UnsupportedError(f"--{name} belongs to --method {AUTO}, not {params['method']}")
-    flow = solved(inputs, params)
+        raise UnsupportedError(f"--{name} belongs to --method {AUTO}, not {method}")
+    flow = solved(inputs, {**params, "method": method})
     return _of(flow, flow.metrics(thresholds), {})
 
 
-def _of(flow: Solution, metrics: ServingMetrics, said: Mapping[str, Any]) -> Answer:
+def _owner_of_options(params: Mapping[str, Any]) -> str | None:
+    """Return the method whose option is given: who gives one means this method."""
+    given = [name for name in OPTIONS if params.get(name) is not None]
+    return next((name for name, each in METHODS.items() if set(given) & set(each.options)), None)
+
+
+def _of(flow: Solution, metrics: ServingMetrics, said: Mapping[str, Any]) -> Solved:
     more = {
         "status": flow.status, "message": flow.message, "labels": list(flow.warnings),
         "stats": dict(flow.stats), **said,
     }  # fmt: skip
-    return Answer(flow.method, metrics, flow.trajectory, flow.warnings, flow.error, more)
+    return Solved(flow.method, metrics, flow.trajectory, flow.warnings, flow.error, more)
 
 
 def _automatically(
     inputs: Inputs, params: Mapping[str, Any], thresholds: Mapping[str, float] | None
-) -> Answer:
+) -> Solved:
     """Let the expected errors choose who answers."""
-    from studies.automatic import BUDGET, WITHIN, automatic
+    from studies.automatic import answer
 
-    given = {name: params.get(name) for name in OPTIONS}
-    if params["initial_waiting"] or not params.get("drain", True) or params["approximate"]:
-        raise UnsupportedError(
-            "--method auto answers for an empty start, until the last request has left, and for "
-            "policies as they are; --initial-waiting, --no-drain and --approximate need a method"
-        )
-    for name in (name for name, value in given.items() if value is not None):
-        raise UnsupportedError(f"--{name.replace('_', '-')} needs the method that it belongs to")
-    within = WITHIN if params.get("within") is None else params["within"]
-    budget = BUDGET if params.get("budget") is None else params["budget"]
-    found = automatic(inputs.question, within=within, budget=budget, goodput=thresholds)
-    said = {
-        "auto": {
-            "chosen": found.chosen,
-            "within": within,
-            "tried": [
-                {"method": each.method, "confidence": each.error.confidence,
-                 "error": each.error.to_json()}
-                for each in found.tried
-            ],
-        }
-    }  # fmt: skip
-    if found.solution is not None:
-        return _of(found.solution, found.metrics(thresholds), said)
+    found = answer(
+        inputs.question,
+        **auto_options(params),
+        initial=InitialState(waiting=params["initial_waiting"]),
+        drain=params.get("drain", True),
+        approximate=params["approximate"],
+    )
+    said = {"auto": auto_json(found)}
+    if isinstance(found.of, Solution):
+        told = _of(found.of, found.metrics(thresholds), said)
+        return replace(told, warnings=found.warnings)
     stats = {"replications": found.error.replications}
     said |= {"status": "done", "message": found.words, "labels": [], "stats": stats}
-    warned = () if found.error.bound <= within else (found.too_far(within, budget),)
-    return Answer(
-        found.chosen, found.metrics(thresholds), found.trajectory, warned, found.error, said
+    return Solved(
+        found.chosen, found.metrics(thresholds), found.trajectory, found.warnings, found.error, said
     )
 
 
@@ -165,7 +158,8 @@ def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str
         write_trajectory(folder / "trajectory.csv", path)
         if ran is not None:  # the exact mix of a generator is in no file
             write_requests(inputs.question.requests, folder / ran)
-    title = f"Fluid solution, {method_name(found.method)}: {instance_line(node)}"
+    what = "Runs of the engine" if found.method == ENGINE else "Fluid solution"
+    title = f"{what}, {method_name(found.method)}: {instance_line(node)}"
     write_common(
         folder, final, config_yaml=resolved_yaml(inputs.config, node, ran), summary=summary,
         people=for_people(title, summary), seed=inputs.config.seed, timings=watch.seconds,

@@ -25,7 +25,7 @@ def analysis_table(result: Mapping[str, Any]) -> str:
     return joined(
         pairs(
             [
-                ("analysis", "one node by theory, nothing simulated"),
+                ("analysis", "one node by theory"),
                 ("node", instance_words(result["instance"])),
                 ("workload", workload_words(result)),
                 ("regime", result["regime"].replace("_", " ")),

@@ -78,7 +78,7 @@ def solution_table(result: Mapping[str, Any]) -> str:
     return joined(
         pairs(
             [
-                ("fluid solution", method_name(result["method"])),
+                answerer(result),
                 ("node", instance_words(result["instance"])),
                 ("workload", workload_words(result)),
             ]
@@ -87,6 +87,14 @@ def solution_table(result: Mapping[str, Any]) -> str:
         expected_grid(result),
         pairs([*_totals(result), ("files", result.get("output_dir"))]),
     )
+
+
+def answerer(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the line of who answers."""
+    runs = result["stats"].get("replications") if result["method"] == "engine" else None
+    if runs is None:
+        return "fluid solution", method_name(result["method"])
+    return "engine", f"mean of {number(runs)} runs" if runs > 1 else "one run of these requests"
 
 
 def requests_table(result: Mapping[str, Any]) -> str:

@@ -72,6 +72,8 @@ def question_features(
     room = float(node.kv_tokens if is_server else min(node.M_total, node.token_budget))
     law = node.batch_time
     empty = float(law.duration(0.0, 0.0))
+    if empty <= 0:
+        raise SolveError("features", "no_time", "a batch of nobody takes no time to compare with")
     one = _time_of_one(law, mean_tokens, is_server)
     step = healthy_step(mix, instance, rate)
     out = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,36 @@ def outside(features: Mapping[str, float]) -> str | None:
         if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
             return f"{WORDS[name]} {value:.3g} is outside of {low:g} to {high:g}"
     return None
+
+
+ANSWERS = {"ttft_steps": (0.0, 1e5), "tail": (0.5, 100.0), "stay": (0.3, 1e3)}
+"""Features of answers, and between what they lie; see :mod:`ode.error_model.features`."""
+
+
+def least_bound(
+    engine: str, method: str, metrics: Sequence[str], question: Mapping[str, float]
+) -> float:
+    """Return how far off the worst of some metrics is at best, whatever the method will answer.
+
+    Parameters
+    ----------
+    engine, method
+        See :func:`expected`.
+    metrics
+        Those of which the worst counts.
+    question
+        Features of the question alone. The half-width is monotone in each of an answer's, so that
+        the least one is at a corner of what they can be.
+    """
+    corners = [
+        {**question, **dict(zip(ANSWERS, each, strict=True))} for each in product(*ANSWERS.values())
+    ]
+    least = 0.0
+    for metric in metrics:
+        found = [expected(engine, method, metric, corner) for corner in corners]
+        half = min((each.half_width for each in found if each is not None), default=math.inf)
+        least = max(least, half)
+    return math.expm1(min(least, 50.0))
 
 
 WORDS = {"fit": "requests that fit:", "load": "load", "dispersion": "dispersion of arrivals"}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ode._initial_state import InitialState
 from ode.error_model.features import answer_features, question_features
-from ode.error_model.model import COVERS, UNKNOWN, Expected, coefficients, expected, outside
+from ode.error_model.model import (
+    COVERS,
+    UNKNOWN,
+    Expected,
+    coefficients,
+    expected,
+    least_bound,
+    outside,
+)
 from serving import Distribution, FluidServeError, Instance, RateProfile, RequestMix, reading_of
 from serving.kinds.prompt_server import PromptServer
 
@@ -26,6 +34,7 @@ TITLES = {
 }
 """Every metric whose errors are known, in the order of tables."""
 
+OUTSIDE = "errors were not measured there; {}"
 READ_AS = "errors of approximate readings of policies were not measured"
 FEWEST_ARRIVALS = 20.0
 """Arrivals of a horizon, from which errors were measured."""
@@ -60,6 +69,11 @@ class ErrorReport:
         return max(self.errors[name].bound for name in DECIDING)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the answer is the engine's own run of the requests that were asked about."""
+        return self.replications == 1 and self.bound == 0
+
+    @property
     def confidence(self) -> str:
         """``high`` within 5 %, ``fair`` within 15 %, ``low`` beyond, or ``unknown``."""
         if not math.isfinite(self.bound):
@@ -71,6 +85,8 @@ class ErrorReport:
         """One line."""
         if self.confidence == UNKNOWN:
             return f"confidence unknown: {self.reason}"
+        if self.is_exact:
+            return f"confidence {self.confidence}: the engine ran exactly these requests"
         parts = []
         for name in DECIDING:
             low, high = self.errors[name].interval
@@ -156,10 +172,48 @@ def error_report(
         return ErrorReport(reason=f"the closed forms that the error depends on fail: {error}")
     reason = outside(features)
     if reason is not None:
-        return ErrorReport(reason=f"errors were not measured there; {reason}")
+        return ErrorReport(reason=OUTSIDE.format(reason))
     known = coefficients()[node.engine][method]
     found = {name: expected(node.engine, method, name, features) for name in known}
     return ErrorReport({name: of for name, of in found.items() if of is not None})
+
+
+def before_the_answer(
+    methods: Sequence[str],
+    mix: RequestMix,
+    instance: Instance | PromptServer,
+    rate: float,
+    dispersion: float,
+    profile: RateProfile | None = None,
+) -> dict[str, ErrorReport | float]:
+    """Return what is known of the errors of methods before they have answered.
+
+    Parameters
+    ----------
+    methods
+        Of :data:`ode.METHODS`, or ``stationary``.
+    mix, instance, rate, dispersion, profile
+        As for :func:`error_report`.
+
+    Returns
+    -------
+    dict
+        By method: how far off the worst of :data:`DECIDING` is at best; or a report with the
+        reason why nobody will know it.
+    """
+    node: Any = reading_of(instance).node  # type: ignore[arg-type]
+    features = question_features(mix, node, rate, dispersion, profile)
+    away = outside(features)
+    found: dict[str, ErrorReport | float] = {}
+    for method in methods:
+        reason = _unmeasured(method, node, profile)
+        if reason is None and away is not None:
+            reason = OUTSIDE.format(away)
+        if reason is not None:
+            found[method] = ErrorReport(reason=reason)
+        else:
+            found[method] = least_bound(node.engine, method, DECIDING, features)
+    return found
 
 
 def unlike_the_measured(

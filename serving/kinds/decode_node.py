@@ -111,6 +111,11 @@ def _token_limits(mix: RequestMix, _: DecodeNode) -> tuple[float, float]:
     return _longest(mix), float(MOST_TOKENS)
 
 
+def _forgets(node: DecodeNode) -> bool:
+    # a user's policy is told the time
+    return node.queue_policy in QUEUE_POLICIES and node.victim_policy in VICTIM_POLICIES
+
+
 DECODE_NODE = Kind(
     name="decode_node",
     title="a decode node of a disaggregated deployment: prompts come prefilled",
@@ -121,6 +126,8 @@ DECODE_NODE = Kind(
     largest_request=lambda node: Limit(node.M_total, f"M_total = {node.M_total}"),
     limits=_limits,
     reading=lambda node: Reading("decode_node", node),
+    forgets=_forgets,
+    is_random=lambda node: node.victim_policy == "random",
     kv_keys=lambda tokens, given: {"M_total": tokens, "B": None},
     snapshot=(
         Column("time", "time", "end of the batch"),

@@ -151,6 +151,10 @@ class Limit:
     words: str
 
 
+def _never(_: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of engine.
@@ -198,6 +202,11 @@ class Kind:
     run_options
         Arguments of the engine's class besides those that every engine has, such as
         ``decision_log``.
+    forgets
+        From settings to whether the engine, once it is empty, goes on as at its start, whatever it
+        did before and however late it is: runs may then follow each other in one.
+    is_random
+        From settings to whether the engine draws at random.
     """
 
     name: str
@@ -217,6 +226,8 @@ class Kind:
     knows_aborts: bool = False
     knows_sessions: bool = False
     run_options: tuple[str, ...] = ()
+    forgets: Callable[[Any], bool] = _never
+    is_random: Callable[[Any], bool] = _never
 
     def law_values(self, law: BatchTimeLaw) -> dict[str, Any]:
         """Return what a configuration of this kind says of ``law``, by configuration key.

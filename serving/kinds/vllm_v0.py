@@ -150,6 +150,7 @@ VLLM_V0 = Kind(
     largest_request=_largest,
     limits=lambda node: limits(node, node.num_gpu_blocks * node.block_size),
     reading=reading_by(_read),
+    forgets=lambda node: True,
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": max(1, tokens // int(given.get("block_size") or 16))
     },

@@ -256,6 +256,7 @@ VLLM_V1 = Kind(
     largest_request=_largest,
     limits=lambda node: limits(node, usable_tokens(node)),
     reading=reading_by(_read),
+    forgets=lambda node: True,
     kv_keys=lambda tokens, given: {
         "num_gpu_blocks": tokens // int(given.get("block_size") or 16) + 1
     },

@@ -15,7 +15,8 @@ from ode.error_model.model import THROUGHPUT
 from ode.prompt_server.stationary import BIRTHS
 from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError
 from studies.campaign.scenarios import Scenario, draw
-from studies.campaign.truth import METRICS, Truth, throughput_of, truth_of
+from studies.campaign.truth import Truth, throughput_of, truth_of
+from studies.engine_runs import METRICS
 from studies.question import Question
 
 OVER_TIME = ("lagrangian", "node_work")

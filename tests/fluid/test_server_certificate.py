@@ -150,7 +150,7 @@ def test_what_the_certificate_does_not_know_is_said():
 def test_it_is_shown_where_a_server_is_analyzed_and_solved():
     source = describe(types="(100,40,1.0)")
     node = replace(V1, num_gpu_blocks=4000, block_size=16)
-    found = analyze(Question(source.at_rate(3.0), node, horizon=100.0))
+    found = analyze(Question(source.at_rate(3.0), node, horizon=100.0), method="model")
     assert found.certificate == fluid.certificate(source.mix, node)
     assert any("limit cycle" in each for each in found.warnings)
     solved = ode.solve(source.at_rate(3.0).profile(10.0), source.mix, node)

@@ -228,7 +228,8 @@ def test_a_state_filters_only_what_is_injected(run):
 @pytest.mark.parametrize("command", ["simulate", "solve"])
 @pytest.mark.parametrize("name", LATENCIES)
 def test_goodput_of_every_latency(run, command, name):
-    done = run(command, *SMALL, "--no-verbose", "--goodput", f"{name}:1e6")
+    who = ("--method", "lagrangian") if command == "solve" else ()
+    done = run(command, *SMALL, *who, "--no-verbose", "--goodput", f"{name}:1e6")
     if name == "itl":
         assert done.exit_code == 2 and "ttft, tpot, e2el, queue_delay" in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -244,7 +245,8 @@ def test_a_run_of_no_time_has_no_goodput(run):
 
 
 def test_solve_writes_its_trajectory(run, tmp_path):
-    done = run("solve", *SMALL, "--out", "s", "--goodput", "ttft:5", "--goodput", "e2el:80")
+    goodput = ("--goodput", "ttft:5", "--goodput", "e2el:80")
+    done = run("solve", "--method", "lagrangian", *SMALL, "--out", "s", *goodput)
     told = strict_json(done.stdout)
     assert told["method"] == "lagrangian" and told["status"] == "done"
     assert told["metrics"]["request_goodput"] > 0
@@ -325,7 +327,7 @@ def test_a_folder_used_again_holds_one_experiment(run, tmp_path):
     lines = (
         ("compare", "--replications", 2, "--workers", 1, "--methods", "lagrangian", *few),
         ("simulate", *few),
-        ("solve", *few),
+        ("solve", "--method", "lagrangian", *few),
     )
     for line in lines:
         for out in ("mix", f"alone_{line[0]}"):
@@ -346,7 +348,8 @@ def test_a_folder_used_again_holds_one_experiment(run, tmp_path):
 )
 @pytest.mark.parametrize("command", ["simulate", "solve"])
 def test_more_than_a_node_can_serve_is_noted_beside_the_result(run, command, workload, said):
-    done = run(command, "--horizon", 30, *workload)
+    who = ("--method", "lagrangian") if command == "solve" else ()
+    done = run(command, "--horizon", 30, *workload, *who)
     assert done.exit_code == 0 and strict_json(done.stdout)["workload"]["load"] > 0
     assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == bool(said)
 

@@ -15,7 +15,17 @@ import pytest
 def home(run, tmp_path):
     for name, load in (("calm", 0.5), ("busy", 0.9)):
         run("simulate", "--load", load, "--num-requests", 50, "--out", f"data/experiments/{name}")
-    run("solve", "--load", 0.5, "--horizon", 200, "--out", "data/experiments/deep/flow")
+    run(
+        "solve",
+        "--method",
+        "lagrangian",
+        "--load",
+        0.5,
+        "--horizon",
+        200,
+        "--out",
+        "data/experiments/deep/flow",
+    )
     (tmp_path / "data/experiments/notes").mkdir()
     return tmp_path / "data" / "experiments"
 

@@ -68,7 +68,8 @@ def test_a_long_trajectory_is_written_in_part_and_says_so(tmp_path, monkeypatch,
 
 def test_solve_warns_of_a_trajectory_in_part(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "MOST_TIMES", 50)
-    run = ["solve", "--load", "0.5", "--horizon", "3000", "--out", str(tmp_path / "run"), "--json"]
+    run = ["solve", "--method", "lagrangian", "--load", "0.5", "--horizon", "3000", "--json"]
+    run += ["--out", str(tmp_path / "run")]
     cli(run, standalone_mode=False)
     said = json.loads(capsys.readouterr().out)["warnings"]
     assert any("trajectory.csv holds" in line for line in said)

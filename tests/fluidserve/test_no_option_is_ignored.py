@@ -173,7 +173,10 @@ SAMPLES = {
 }
 """What makes each option matter, and a value of it that is not its default."""
 
-OWN_SAMPLES = {("compare", "within"): (DRAWN, "--within", 5)}
+OWN_SAMPLES = {
+    ("compare", "within"): (DRAWN, "--within", 5),
+    ("analyze", "method"): ((*DRAWN, "--budget", 0.1), "--method", "model"),
+}
 """Where an option of one command matters, if not where it does for the others."""
 
 ELSEWHERE = {
@@ -186,9 +189,9 @@ ELSEWHERE = {
 
 COMMANDS = {
     "simulate": (),
-    "solve": (),
+    "solve": ("--method", "lagrangian"),
     "compare": ("--replications", 2, "--methods", "lagrangian", "--no-pictures", "--workers", 1),
-    "analyze": ("--transient",),
+    "analyze": ("--transient", "--method", "model"),
     "generate": (),
 }
 

@@ -21,7 +21,10 @@ NODE = ("--engine", "decode_node")
 
 @pytest.mark.parametrize("command", ["simulate", "solve", "compare"])
 def test_a_profile_sets_law_unit_and_memory(run, tmp_path, command):
-    more = ("--replications", 2, "--methods", "lagrangian") if command == "compare" else ()
+    more = {
+        "compare": ("--replications", 2, "--methods", "lagrangian"),
+        "solve": ("--method", "lagrangian"),
+    }.get(command, ())
     done = run(command, *NODE, *PROFILE, "--load", 0.5, "--num-requests", 60, "--out", "x", *more)
     assert done.exit_code == 0, done.stderr
     assert "profile: meta-llama/Llama-3.1-8B on 1 x RTX4090: measured" in done.stderr
@@ -69,7 +72,8 @@ def test_a_law_of_a_file_takes_no_term_of_the_profile_beside_it(run, tmp_path):
 @pytest.mark.parametrize(
     ("command", "more"),
     [
-        ("simulate", ("--num-requests", 60)), ("solve", ("--num-requests", 60)), ("analyze", ()),
+        ("simulate", ("--num-requests", 60)), ("analyze", ("--method", "model")),
+        ("solve", ("--num-requests", 60, "--method", "lagrangian")),
         ("compare", ("--num-requests", 60, "--replications", 2, "--methods", "lagrangian",
                      "--no-pictures")),
     ],

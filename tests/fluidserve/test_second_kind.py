@@ -104,7 +104,7 @@ def test_a_saved_state_goes_on_and_leaves_a_configuration_that_runs(tmp_path):
 
 
 ANSWERS = {
-    "solve --engine toy": REFUSAL,
+    "solve --engine toy --method lagrangian": REFUSAL,
     "solve --engine toy --method node_work": REFUSAL,
     "compare --engine toy --num-requests 9": REFUSAL,
     "analyze --engine toy": REFUSAL,

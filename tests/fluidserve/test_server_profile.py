@@ -159,13 +159,16 @@ def test_simulate_runs_the_server_and_commands_with_a_fluid_model_say_why_not(ru
     assert drafts.exit_code == 2 and "no fluid model answers for the engine vllm_v1 with" in (
         drafts.stderr
     )
-    solved = run("solve", *PROFILE, "--load", 0.5, "--num-requests", 30)
+    solved = run("solve", *PROFILE, "--load", 0.5, "--num-requests", 30, "--budget", 0.2)
     assert solved.exit_code == 0 and json.loads(solved.stdout)["instance"]["engine"] == "vllm_v1"
     work = run("solve", *PROFILE, "--method", "node_work", "--load", 0.5, "--num-requests", 30)
     assert work.exit_code == 0 and json.loads(work.stdout)["instance"]["engine"] == "vllm_v1"
     other = run("solve", *PROFILE, "--method", "eulerian_jax", "--load", 0.5, "--num-requests", 30)
     assert other.exit_code == 0 and "--engine vllm_v1 is the server" in other.stderr
-    named = run("solve", *PROFILE, "--engine", "decode_node", "--load", 0.5, "--num-requests", 30)
+    named = run(
+        "solve", *PROFILE, "--engine", "decode_node", "--load", 0.5, "--num-requests", 30,
+        "--budget", 0.2,
+    )  # fmt: skip
     assert "is the server" not in named.stderr and named.exit_code == 0
 
 
@@ -191,6 +194,7 @@ def test_every_command_reads_a_model_on_a_card_as_the_same_server(run):
     for command in ("generate", "solve", "simulate", "analyze", "compare"):
         more = ("--replications", 1, "--no-pictures") if command == "compare" else ()
         more += ("--transient",) if command == "analyze" else ()
+        more += ("--budget", 0.2) if command in ("solve", "analyze") else ()
         done = run(command, *asked, *more)
         assert done.exit_code == 0, done.stderr
         rates[command] = json.loads(done.stdout)["workload"]["capacity"]

@@ -29,7 +29,8 @@ def folder(run, tmp_path):
     (tmp_path / "law.csv").write_text("\n".join(rows) + "\n")
     run("generate", "--num-requests", 9)
     for name, load in (("a", 0.5), ("b", 0.8)):
-        done = run("solve", "--load", load, "--num-requests", 20, "--out", f"home/{name}")
+        more = ("--load", load, "--num-requests", 20, "--out", f"home/{name}")
+        done = run("solve", "--method", "lagrangian", *more)
         assert done.exit_code == 0, done.stderr
     return tmp_path
 
@@ -54,16 +55,25 @@ LINES = [
         ("simulate", "--engine", "decode_node", *FEW, *PROFILE),
         of_metrics("mean_ttft_ms", "p99_e2el_ms", "completed"),
     ),
-    (("solve", *FEW), of_metrics("mean_ttft", "p95_tpot")),
-    (("solve", *FEW, *PROFILE), of_metrics("mean_ttft_ms", "p50_queue_delay_ms")),
+    (("solve", "--method", "lagrangian", *FEW), of_metrics("mean_ttft", "p95_tpot")),
+    (
+        ("solve", "--budget", 0.2, *FEW, *PROFILE),
+        of_metrics("mean_ttft_ms", "p50_queue_delay_ms"),
+    ),
     (
         ("compare", *FEW, "--replications", 2, "--methods", "lagrangian,node_work",
          "--no-pictures"),
         of_comparison,
     ),
-    (("analyze", "--load", 0.7), of_metrics("mean_ttft", "p99_e2el")),
-    (("analyze", "--load", 1.3, "--horizon", 300), of_metrics("mean_ttft", "p99_e2el")),
-    (("analyze", "--load", 0.7, *PROFILE), of_metrics("mean_ttft_ms", "p99_e2el_ms")),
+    (("analyze", "--load", 0.7, "--budget", 0.2), of_metrics("mean_ttft", "p99_e2el")),
+    (
+        ("analyze", "--load", 1.3, "--horizon", 300, "--method", "model"),
+        of_metrics("mean_ttft", "p99_e2el"),
+    ),
+    (
+        ("analyze", "--load", 0.7, "--method", "model", *PROFILE),
+        of_metrics("mean_ttft_ms", "p99_e2el_ms"),
+    ),
     (("profiles", "list"), lambda found: []),
     (("profiles", "show", *PROFILE), lambda found: [found["law"]["d_0"], found["kv_capacity"]]),
     (

@@ -45,8 +45,8 @@ def answers(result, path=""):
         ("simulate", "--out", "x", "--no-verbose"),
         ("simulate", "--load", 0.8, "--out", "x", "--no-verbose"),
         ("simulate", "--rate-scale", 2, "--out", "x", "--no-verbose"),
-        ("solve", "--out", "x"),
-        ("solve", "--load", 0.8, "--out", "x"),
+        ("solve", "--method", "lagrangian", "--out", "x"),
+        ("solve", "--method", "lagrangian", "--load", 0.8, "--out", "x"),
     ],
 )
 def test_a_file_on_another_clock_gets_the_same_answer(run, tmp_path, command):
@@ -246,7 +246,8 @@ def test_lengths_that_never_fit_and_columns_of_a_length_file(run, tmp_path):
     (tmp_path / "l.csv").write_text(text)
     node = (*NODE, "--M-total", 5000, "--arrival-rate", 2)
     source = ("--lengths", "l.csv", "--columns", "prompt=in,output=out")
-    done = run("solve", *source, *node, "--horizon", 100, "--drop-oversized", "--out", "x")
+    more = ("--horizon", 100, "--drop-oversized", "--out", "x", "--method", "lagrangian")
+    done = run("solve", *source, *node, *more)
     assert done.exit_code == 0, done.stderr
     assert "l.csv: dropped 25 % of the requests: longer than the node can hold" in done.stderr
     workload = json.loads(done.stdout)["workload"]

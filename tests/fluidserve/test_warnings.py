@@ -15,8 +15,8 @@ SECONDS = "".join(
 
 ANSWERS = {
     "simulate": (),
-    "solve": (),
-    "analyze": (),
+    "solve": ("--method", "lagrangian"),
+    "analyze": ("--method", "model"),
     "compare": ("--replications", 2, "--methods", "lagrangian", "--no-pictures"),
 }
 

@@ -86,7 +86,7 @@ def test_what_has_no_equilibrium_says_so():
 def test_a_server_is_analyzed(over_time):
     stream = Workload(MIX, rate=0.5 * capacity(MIX, SEATS))
     question = Question(stream, SEATS, horizon=10.0 if over_time else None)
-    found = analyze(question, over_time=over_time)
+    found = analyze(question, over_time=over_time, method="model")
     assert found.binds == "max_num_seqs" and found.regime == "healthy"
     assert found.load == pytest.approx(0.5, rel=1e-6)
     assert found.certificate is not None and found.certificate.stable

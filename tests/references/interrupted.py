@@ -24,7 +24,7 @@ LONG = {
     "trace": "trace convert big.csv out.csv",
     "simulate": f"simulate {BIG} --out x",
     "simulate-state": f"simulate {BIG} --out x --save-state s.npz",
-    "solve": "solve --load 1.2 --horizon 1.2e7 --out x",
+    "solve": "solve --method lagrangian --load 1.2 --horizon 1.2e7 --out x",
     "solve-work": "solve --load 0.7 --horizon 1e7 --method workload --out x",
     "solve-jax": "solve --load 0.7 --horizon 2e6 --method eulerian_jax --out x",
     "solve-scipy": "solve --load 0.7 --horizon 2e6 --method eulerian_scipy --out x",

@@ -137,3 +137,21 @@ def test_a_published_trace_hits_an_infinite_cache_as_its_publisher_says(name):
     with (folder / f"{name}.csv").open() as file:
         said = [int(row["cached_prefix_tokens_inf"]) // 512 for row in csv.DictReader(file)]
     assert hits == said
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=9),
+    st.integers(1, 9),
+    st.booleans(),
+    st.integers(0, 1),
+)
+def test_requests_without_contents_are_numbered_as_those_that_share_nothing(
+    lengths, block, stop_token, ahead
+):
+    prompt, output = np.array(lengths).T
+    short, long = (
+        chains(prompt, output, contents, block, stop_token=stop_token, ahead=ahead)
+        for contents in (None, Contents.none(prompt.size))
+    )
+    assert short.count == long.count and np.array_equal(short.start, long.start)
+    assert short.ids.dtype == long.ids.dtype and np.array_equal(short.ids, long.ids)

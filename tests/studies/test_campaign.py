@@ -21,7 +21,8 @@ from studies.campaign.scenarios import (
     protocol_of,
     yardstick,
 )
-from studies.campaign.truth import METRICS, throughput_of, truth_of
+from studies.campaign.truth import throughput_of, truth_of
+from studies.engine_runs import METRICS
 from workload import describe
 
 NUMBERS = range(60)

@@ -57,7 +57,7 @@ def test_a_table_adds_its_mean_slope_and_the_attention_of_a_whole_prompt():
 def test_batches_beyond_the_measured_ones_are_extrapolated_for_lines_and_tables_alike():
     line = DecodeNode(LAW.in_unit(1.0), time_unit="s", M_total=10**7, B=None)
     said = caveats(asked(line, 60.0))[-1]
-    running = analyze(asked(line, 60.0)).equilibrium
+    running = analyze(asked(line, 60.0), method="model").equilibrium
     assert running is not None and running.running > 64
     assert said.startswith(f"extrapolated: {running.running:.0f} requests")
     assert "measured up to 64; its line goes on" in said
@@ -93,7 +93,8 @@ def test_every_kind_carries_the_prefill_of_a_law_through_its_configuration(kind)
 
 
 def test_analyze_says_it_too():
-    assert any("prefill is left out" in line for line in analyze(asked(NODE, 10.0)).warnings)
+    warnings = analyze(asked(NODE, 10.0), method="model").warnings
+    assert any("prefill is left out" in line for line in warnings)
 
 
 def test_swapping_that_costs_nothing_is_said_where_times_are_real():

@@ -11,7 +11,7 @@ import discrete
 import fluid
 import ode
 from serving import BatchTimeLaw, DecodeNode, FluidServeError, RateProfile, RequestMix
-from studies import Question, Replications, analyze, compare
+from studies import Question, Replications, analyze, answer, compare
 from studies.tuning import GoodputSettings, SearchSettings, most_goodput, tune
 from workload import describe
 
@@ -70,8 +70,11 @@ SOLVES = {f"solve {name}": solved(name) for name in ("lagrangian", "node_work", 
 DOORS = OF_NODE | OF_RATE | SOLVES
 
 STUDIES = {
-    "analyze": lambda m, n, r: analyze(asked(m, n, r)),
-    "analyze over time": lambda m, n, r: analyze(asked(m, n, r, horizon=20.0), over_time=True),
+    "analyze": lambda m, n, r: analyze(asked(m, n, r), method="model"),
+    "analyze over time": lambda m, n, r: analyze(
+        asked(m, n, r, horizon=20.0), over_time=True, method="model"
+    ),
+    "answer": lambda m, n, r: answer(asked(m, n, r, horizon=20.0), within=1.0, budget=0.5),
     "compare": lambda m, n, r: compare(
         asked(m, n, r, horizon=30.0), ("lagrangian", "node_work"), Replications(2, workers=1)
     ),

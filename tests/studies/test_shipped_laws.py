@@ -54,7 +54,7 @@ def measured(work: Workload, node: DecodeNode, rate: float, state: Equilibrium, 
 def holds(profile: tuple[str, str, int], kind: str, load: float, seed: int) -> None:
     work, node = WORK[kind], node_of(profile)
     rate = load * capacity(work.mix, node)
-    state = analyze(Question(work.at_rate(rate), node, horizon=1000.0)).equilibrium
+    state = analyze(Question(work.at_rate(rate), node, horizon=1000.0), method="model").equilibrium
     assert state is not None
     (tau, tau_error), (running, running_error) = measured(work, node, rate, state, seed)
     assert max(tau_error, running_error) < 0.025
@@ -83,9 +83,13 @@ def test_the_mixture_of_experts_is_far_from_what_its_linear_terms_say():
     rate = 0.8 * capacity(mix, node)
     state = equilibrium(mix, node, rate)
     assert state.tau == pytest.approx(78.2, rel=0.01)
-    told = analyze(Question(WORK["normal"].at_rate(rate), node, horizon=1000.0)).warnings
+    told = analyze(
+        Question(WORK["normal"].at_rate(rate), node, horizon=1000.0), method="model"
+    ).warnings
     assert any(line.startswith("extrapolated") and "up to 256" in line for line in told)
-    light = analyze(Question(WORK["normal"].at_rate(rate / 50), node, horizon=1000.0))
+    light = analyze(
+        Question(WORK["normal"].at_rate(rate / 50), node, horizon=1000.0), method="model"
+    )
     assert light.equilibrium is not None and light.equilibrium.running < 256
     assert not any("extrapolated" in line for line in light.warnings)
     law = node.batch_time

@@ -258,3 +258,23 @@ def test_replicating_a_table_multiplies_its_curve_and_keeps_its_pairs():
     for n in (0, 1.5):
         with pytest.raises(ConfigError, match="scale"):
             replicated(table, n)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draws_that_follow_each_other_are_the_draws(shape):
+    work = describe("normal", arrival_rate=0.05, rate_shape=shape, burstiness=0.6)
+    table, rows = work.sample_apart([3, 4, 5], 150.0, 1e4)
+    assert rows[0] == 0 and rows[-1] == len(table)
+    for k, seed in enumerate((3, 4, 5)):
+        alone, part = work.sample(seed, horizon=150.0), slice(rows[k], rows[k + 1])
+        np.testing.assert_allclose(
+            table.arrival_time[part] - 1e4 * k, alone.arrival_time, rtol=1e-9
+        )
+        for name in ("prefill_length", "decode_length", "request_class"):
+            assert np.array_equal(getattr(table, name)[part], getattr(alone, name))
+
+
+def test_a_draw_without_requests_is_a_part_without_rows():
+    work = describe("normal", arrival_rate=0.01)
+    _, rows = work.sample_apart(range(20), 20.0, 1e4)
+    assert (np.diff(rows) == 0).any() and (np.diff(rows) > 0).any()
