@@ -2,7 +2,7 @@
 
     python benchmarks/error_campaign.py run --rows rows.journal --scenarios 20000
     python benchmarks/error_campaign.py run --rows rows.journal --scenarios 200     # quick
-    python benchmarks/error_campaign.py fit --rows rows.journal                     # seconds
+    python benchmarks/error_campaign.py fit --rows rows.journal                     # minutes
     python benchmarks/error_campaign.py judge --rows rows.journal                   # Markdown
 
 ``run`` goes on where it was interrupted, and with a higher number where it ended. ``--lengths``
@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,15 @@ def learn(given: argparse.Namespace) -> None:
     """Write the coefficients; those of methods that no row is of stay as they are."""
     found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     measured = [row for path in given.rows for row in rows_in(path)]
-    for (engine, method, metric), cases in sorted(cases_of(measured).items()):
-        known = found.setdefault(engine, {}).setdefault(method, {})
-        known.pop(metric, None)
-        if (entry := fit(cases)) is not None:
-            known[metric] = entry
+    keys, cases = zip(*sorted(cases_of(measured).items(), key=lambda each: each[0]), strict=True)
+    with ProcessPoolExecutor(given.workers) as pool:
+        for done, (key, entry) in enumerate(zip(keys, pool.map(fit, cases), strict=True), 1):
+            engine, method, metric = key
+            known = found.setdefault(engine, {}).setdefault(method, {})
+            known.pop(metric, None)
+            if entry is not None:
+                known[metric] = entry
+            print(f"{done} of {len(keys)} fits", file=sys.stderr, flush=True)
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -142,6 +147,7 @@ def main() -> None:
         "--rows", type=Path, required=True, nargs="+", help="of one or more campaigns"
     )
     fits.add_argument("--out", type=Path, default=HOME)
+    fits.add_argument("--workers", type=int)
     fits.set_defaults(do=learn)
     judges = commands.add_parser("judge", help="coverage on held-out scenarios")
     judges.add_argument("--rows", type=Path, required=True, nargs="+")
