@@ -126,7 +126,7 @@ def solve_row(inputs: Inputs, params: Mapping[str, Any]) -> tuple[dict[str, Any]
     thresholds = parse_goodput(params["goodput"], unit, inputs.question.longest_decode)
     found = answered(inputs, params, thresholds)
     warnings = inputs.warnings(*found.warnings, largest=largest(found.trajectory.outputs))
-    return {**found.metrics.to_json(unit), "confidence": found.error.confidence}, warnings
+    return {**found.metrics.to_json(unit), **found.error.columns()}, warnings
 
 
 def solve_into(folder: Path, final: Path, params: Mapping[str, Any]) -> dict[str, Any]:
