@@ -63,9 +63,7 @@ def draw(folder: Path) -> list[str]:
         drawn += _draw_comparison(folder, summary)
     elif (folder / TRAJECTORY).exists():
         flow = read_trajectory(folder / TRAJECTORY)
-        drawn += _draw_dynamics(
-            folder, summary, [Curve(summary["method"], flow, off=_off(summary))]
-        )
+        drawn += _draw_dynamics(folder, summary, [_answer(summary, flow)])
     elif (folder / SNAPSHOTS).exists():
         drawn += _draw_dynamics(
             folder, summary, [Curve("discrete", snapshots(folder, kind_of(_instance(summary))))]
@@ -149,6 +147,14 @@ def _draw_comparison(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         swaps=kind_of(_instance(summary)).swaps,
     )
     return [*_draw_dynamics(folder, summary, [discrete, *fluid]), "fluid_vs_discrete.png"]
+
+
+def _answer(summary: Mapping[str, Any], flow: Trajectory) -> Curve:
+    """Return the curve of an answer over time: a solution, or the mean of runs of the engine."""
+    if summary["method"] in METHODS:
+        return Curve(summary["method"], flow, off=_off(summary))
+    runs = summary.get("stats", {}).get("replications", 1)
+    return Curve("discrete", flow, runs=runs, off=_off(summary))
 
 
 def _off(answer: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -29,6 +29,9 @@ BAND_LABEL = "90 % of single runs"
 EXPECTED_LABEL = "90 % of answers like this one, {}"
 """Words for where the engine's mean is expected, with the name of the answer."""
 
+MEAN_LABEL = "90 % interval of this mean"
+"""Words for how well runs of the engine know their mean."""
+
 EXPECTED_OF = "in_system"
 """The output whose error is known: of its mean over time."""
 
@@ -208,6 +211,7 @@ def expected_band(
     low, high = (mean * factor for factor in curve.off)
     colour = curve.line["color"]
     label = EXPECTED_LABEL.format(method_name(curve.name))
+    label = MEAN_LABEL if curve.name == "discrete" else label
     most = HIGHEST_BAND * max(float(mean.max()), float(axes.dataLim.y1), 1e-9)
     filled = axes.fill_between(
         t, low, high.clip(max=most), color=colour, alpha=0.16, lw=0, zorder=1.6

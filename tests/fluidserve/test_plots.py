@@ -130,6 +130,8 @@ def test_the_number_in_system_alone_has_an_interval_and_a_wide_one_is_cut():
     assert drawn[:, 1].max() == pytest.approx(1.1 * line.max())
     assert drawn[:, 1].min() == pytest.approx(0.8 * line.min())
     expected_band(axes, replace(sure, off=(0.0, 1e300)), "in_system", T, handles)
+    expected_band(axes, replace(sure, name="discrete"), "in_system", T, handles)
+    assert list(handles)[1] == "90 % interval of this mean"
     assert axes.collections[1].get_paths()[0].vertices[:, 1].max() < 2 * line.max()
 
 
