@@ -9,8 +9,8 @@
 adds trace files as further families of lengths; they are never fitted to. With ``--truth OLD`` only
 methods are asked again, after a change of theirs; ``--engine-only`` makes such rows and asks no
 method; ``--protocol saturated`` runs the tenth of the scenarios that capacities learn from. ``fit``
-writes the coefficients that every answer reads its expected error from; ``judge`` prints their
-coverage on scenarios that were held out, the worst first.
+writes the coefficients that every answer reads its expected error from; ``judge`` prints the tables
+of the score card for scenarios that were held out, the worst first.
 """
 
 from __future__ import annotations
@@ -18,70 +18,41 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from ode.error_model.model import coefficients
-from studies.campaign.fit import cases_of, choices, fit, judge
-from studies.campaign.rows import row_of
-from studies.campaign.scenarios import ENGINES, PROTOCOLS, protocol_of
-from studies.sweeps import Journal, sweep
+from studies.campaign.fit import SEEDS, cases_of, fit
+from studies.campaign.page import tables
+from studies.campaign.running import read_campaign, run_campaign
+from studies.campaign.scenarios import PROTOCOLS, protocol_of
 from workload import read_lengths
 
 HOME = Path(__file__).resolve().parents[1] / "ode" / "error_model" / "coefficients.json"
-SIZES = ("below 30", "30 to 300", "300 and more")
-MOST_SCENARIOS = 1_000_000
-"""Numbers that a journal has room for."""
 
 
 def run(given: argparse.Namespace) -> None:
     """Run the scenarios that are left."""
     files = {Path(each).name.split(".")[0]: read_lengths(each) for each in given.lengths}
-    identity = f"error campaign, seed {given.seed}, files {' '.join(sorted(files))}"
-    before = {row["number"]: row for row in rows_in(given.truth)} if given.truth else {}
-    journal = Journal(given.rows, identity, MOST_SCENARIOS)
+    before = {row["number"]: row for row in read_campaign(given.truth).rows} if given.truth else {}
 
     def told(done: int, total: int) -> None:
         print(f"{done} of {total} scenarios", file=sys.stderr, flush=True)
 
-    try:
-        sweep(
-            row_of,
-            (given.seed, files, before, not given.engine_only),
-            _numbers(given.scenarios, given.seed, files, given.protocol),
-            journal,
-            workers=given.workers,
-            progress=told,
-        )
-    finally:
-        journal.close()
-
-
-def _numbers(count: int, seed: int, files: Mapping[str, Any], protocol: str | None) -> list[int]:
-    """Return the numbers of the scenarios of a protocol, or all."""
-    numbers = range(count)
-    if protocol is None:
-        return [*numbers]
-    return [number for number in numbers if protocol_of(number, seed, files) == protocol]
-
-
-def rows_in(path: Path) -> list[Mapping[str, Any]]:
-    """Return the rows of a journal, which may be growing."""
-    rows: dict[int, Mapping[str, Any]] = {}
-    with open(path, encoding="utf-8") as file:
-        next(file)
-        for line in file:
-            if line.endswith("\n"):
-                rows |= {int(number): row for number, row in json.loads(line)["content"]}
-    return [rows[number] for number in sorted(rows)]
+    numbers = range(given.scenarios)
+    if given.protocol is not None:
+        numbers = [i for i in numbers if protocol_of(i, given.seed, files) == given.protocol]
+    shared = (given.seed, files, before, not given.engine_only)
+    only = given.protocol
+    run_campaign(given.rows, shared, numbers, only=only, workers=given.workers, told=told)
 
 
 def learn(given: argparse.Namespace) -> None:
     """Write the coefficients; those of methods that no row is of stay as they are."""
     found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    measured = [row for path in given.rows for row in rows_in(path)]
+    campaigns = [read_campaign(path) for path in given.rows]
+    for seed in {each.seed for each in campaigns} - {None, *SEEDS}:
+        raise SystemExit(f"seed {seed} is for judging; fits learn from {SEEDS}")
+    measured = [row for each in campaigns for row in each.rows]
     keys, cases = zip(*sorted(cases_of(measured).items(), key=lambda each: each[0]), strict=True)
     with ProcessPoolExecutor(given.workers) as pool:
         for done, (key, entry) in enumerate(zip(keys, pool.map(fit, cases), strict=True), 1):
@@ -96,37 +67,7 @@ def learn(given: argparse.Namespace) -> None:
 
 def judged(given: argparse.Namespace) -> None:
     """Print coverage and error on held-out scenarios, and whom ``auto`` would have chosen."""
-    rows, measured = [], [row for path in given.rows for row in rows_in(path)]
-    for (engine, method, metric), cases in cases_of(measured).items():
-        entry = coefficients().get(engine, {}).get(method, {}).get(metric)
-        for row in judge(cases, entry) if entry else ():
-            size = "all" if row["size"] is None else SIZES[row["size"]]
-            rows.append((row["off"], engine, method, metric, size, row))
-    print(
-        "| engine | method | metric | requests that fit | cases | off | covered | half-width "
-        "| trusted | off though trusted |\n|---|---|---|---|---:|---:|---:|---:|---:|---:|"
-    )
-    for off, engine, method, metric, size, row in sorted(rows, key=lambda each: -each[0]):
-        print(
-            f"| {engine} | {method} | {metric} | {size} | {row['cases']} | {off:.0%} "
-            f"| {row['covers']:.0%} | {row['median_half_width']:.3f} | {row['trusted']:.0%} "
-            f"| {row['trusted_and_off']:.1%} |"
-        )
-
-    print(
-        "\n| engine | scenarios | within | answer by | share | off | off and outside of its "
-        "interval |\n|---|---|---:|---|---:|---:|---:|"
-    )
-    orders = {"over_time": ("lagrangian", "node_work"), "steady": ("stationary",)}
-    for engine in ENGINES:
-        of_engine = [row for row in measured if row.get("engine") == engine]
-        for protocol, methods in orders.items():
-            for within in (0.05, 0.1, 0.2):
-                for name, found in choices(of_engine, protocol, methods, within).items():
-                    print(
-                        f"| {engine} | {protocol} | {within:g} | {name} | {found['share']:.0%} "
-                        f"| {found['off']:.1%} | {found['off_and_outside']:.1%} |"
-                    )
+    print(tables([row for path in given.rows for row in read_campaign(path).unseen]), end="")
 
 
 def main() -> None:

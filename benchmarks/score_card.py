@@ -1,75 +1,79 @@
-"""Score card of fluid methods over a grid of conditions (minutes; --quick: one size).
+"""Make the page of errors: how far off every method is, and whether its answers had said so.
 
-Usage: python benchmarks/score_card.py [--methods lagrangian,node_work] > score_card.json
+    python benchmarks/score_card.py                        # the page, about half an hour
+    python benchmarks/score_card.py --quick                # a few scenarios, printed
+    python benchmarks/score_card.py --rows JOURNAL         # from rows that are there
+
+It draws scenarios with a seed that no fit saw, asks the engine and every method, and goes on where
+it was interrupted. A journal of ``error_campaign.py run`` does as well; of one that fits saw, only
+scenarios that were held out are judged.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-from typing import Any
+from pathlib import Path
 
-from studies import score_card
+from serving import FluidServeError
+from studies.campaign.fit import SEEDS
+from studies.campaign.page import page
+from studies.campaign.running import read_campaign, run_campaign
+from workload import read_lengths
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "score_card.md"
+SEED, SCENARIOS, FEW = 1001, 3000, 12
+"""Seed that no fit saw, scenarios of the page, and of a quick one."""
 
 
-def plain(value: Any) -> Any:
-    """Return a value that JSON can hold: NaN null."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def table(scores: list[score_card.Score], method: str) -> list[str]:
-    """Return the summary of a method as a table in Markdown."""
-    lines = []
-    for by in ("load", "burstiness", "mode", "lengths", "n"):
-        for row in score_card.summary(scores, method, by):
-            cells = [f"{by} {row[by]}", str(row["conditions"])]
-            for quantity in score_card.QUANTITIES:
-                of = row[quantity]
-                middle = "-" if of["median_error"] is None else f"{100 * of['median_error']:+.1f}"
-                cells.append(f"{of['within']} ({middle} %)")
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def told(done: int, total: int) -> None:
+    print(f"{done} of {total} scenarios", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default="lagrangian,node_work")
-    parser.add_argument("--requests", type=int, default=score_card.REQUESTS_WANTED)
-    parser.add_argument("--quick", action="store_true", help="n = 1 only")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=Path, help="make the page from this journal, run nothing")
+    parser.add_argument("--journal", type=Path, default=Path("score_card.journal"))
+    parser.add_argument("--scenarios", type=int, help=f"default {SCENARIOS}, --quick: {FEW}")
+    parser.add_argument("--seed", type=int, help=f"default {SEED}")
+    parser.add_argument("--lengths", nargs="*", help="trace or lengths-only files")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="a few scenarios; print the page")
+    parser.add_argument("--out", type=Path, help="default docs/score_card.md; --quick: printed")
     given = parser.parse_args()
-    methods = given.methods.split(",")
-    grid = {**score_card.GRID, **({"n": (1,)} if given.quick else {})}
-    scores = []
-    for number, each in enumerate(score_card.conditions(grid), 1):
-        print(number, each, file=sys.stderr, flush=True)
-        scores.append(score_card.score(each, methods, requests_wanted=given.requests, workers=1))
-    fits = {}
-    for method in methods:
-        print(f"\n{method}\n" + "\n".join(table(scores, method)), file=sys.stderr, flush=True)
-        # At n = 1, where the fluid limit is furthest off; heavy lengths are held out.
-        small = [
-            each for each in scores
-            if each.condition.n == 1 and each.condition.burstiness == 1
-            and each.condition.mode == score_card.NO_EVICTION
-        ]  # fmt: skip
-        fit = score_card.fit_capacity(small, method, lambda it: it.lengths == "heavy")
-        by_load = score_card.fit_capacity(small, method, lambda it: it.load in (0.5, 0.95))
-        fits[method] = {
-            name: {
-                "factor": f.factor, "before": f.before, "after": f.after,
-                "before_fitted": f.before_fitted, "after_fitted": f.after_fitted,
-                "helps": f.helps,
-            }
-            for name, f in (("lengths held out", fit), ("loads held out", by_load))
-        }  # fmt: skip
-        print(json.dumps(fits[method], indent=1), file=sys.stderr, flush=True)
-    print(json.dumps(plain({"scores": [s.to_json() for s in scores], "capacity": fits}), indent=1))
+    drawn = ("scenarios", "seed", "lengths")
+    if given.rows and (given.quick or any(getattr(given, name) is not None for name in drawn)):
+        parser.error(
+            "--rows takes the scenarios of its journal: no --quick, --" + ", --".join(drawn)
+        )
+    scenarios = (
+        given.scenarios if given.scenarios is not None else FEW if given.quick else SCENARIOS
+    )
+    seed = SEED if given.seed is None else given.seed
+    if scenarios < 1:
+        parser.error("--scenarios: at least 1")
+    if seed in SEEDS or seed < 0:
+        parser.error(f"--seed: at least 0, and none of those that fits learn from {SEEDS}")
+    try:
+        if not given.rows:
+            files = {Path(it).name.split(".")[0]: read_lengths(it) for it in given.lengths or ()}
+            run_campaign(
+                given.journal,
+                (seed, files, {}, True),
+                range(scenarios),
+                workers=given.workers,
+                told=told,
+            )
+        text = page(read_campaign(given.rows or given.journal))
+        out = given.out or (None if given.quick else PAGE)
+        if out is None:
+            print(text, end="")
+        else:
+            out.write_text(text, encoding="utf-8")
+    except FluidServeError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@ from . import accuracy as accuracy
 from . import full_memory as full_memory
 from . import one_node as one_node
 from . import phase_diagram as phase_diagram
-from . import score_card as score_card
 from . import server_map as server_map
 from . import steady_node as steady_node
 from .analysis import Analysis as Analysis

@@ -18,20 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ode.error_model.basis import Basis
-from ode.error_model.model import (
-    COVERS,
-    PARTS,
-    SIZE_CLASSES,
-    WIDEST,
-    Expected,
-    basis_of,
-    expected,
-    size_class,
-)
-from ode.error_model.report import DECIDING
-
-NOISIEST = 0.15
-"""Standard error of the engine above which a row tells nothing of a metric."""
+from ode.error_model.model import COVERS, PARTS, SIZE_CLASSES, WIDEST, basis_of, size_class
+from studies.campaign.rows import NOISIEST, known_of
 
 SMALLEST_ERROR = 1e-3
 """Half-widths below this are not told apart."""
@@ -39,14 +27,14 @@ SMALLEST_ERROR = 1e-3
 PENALTY = 0.002
 """Weight of the sum of absolute coefficients against the mean loss: it keeps idle terms at 0."""
 
+SEEDS = (1, 2, 3, 4)
+"""Of the campaigns that fits learn from. Scenarios of any other seed are for judging only."""
+
 FEWEST = 120
 """Rows that a fit takes at least."""
 
 FOLDS = 5
 """Parts of the rows, each of which is judged by what the others teach, for the factors."""
-
-NORMAL = 1.645
-"""Standard errors to both sides that hold 90 % of normal values: the engine's own noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +82,7 @@ def cases_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], Ca
         for method, answer in row["answers"].items():
             if "failed" in answer:
                 continue
-            known = {"sacrifice": float(row["mode"] == "sacrifice")} | row["features"]
-            known |= {name: v for name, v in answer["features"].items() if v is not None}
+            known = known_of(row, answer)
             basis = basis_of(method)
             of = basis.terms(known)
             x = [of[name] for name in basis.names]
@@ -214,104 +201,3 @@ def quantile_regression(
         np.concatenate([cost, cost, *losses]), A_eq=matrix, b_eq=y, bounds=bounds, method="highs"
     )
     return found.x[:t] - found.x[t : 2 * t]
-
-
-def judge(cases: Cases, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return coverage and error on held-out cases by size class, all sizes first.
-
-    What is compared with is the engine's mean as it was measured, so that the interval is that of
-    the answer and of the engine's noise together.
-    """
-    held = cases.where(cases.held_out)
-    names = cases.basis.names
-    learnt = tuple(np.array([entry[part].get(name, 0.0) for name in names]) for part in PARTS)
-    centre, half = _applied(held.terms, learnt)  # type: ignore[arg-type]
-    half = half * np.array(entry["factor"])[held.size]
-    seen = np.hypot(half, NORMAL * held.noise)
-    bound = np.abs(centre) + half
-    off = (np.abs(held.error) > 0.1) & (np.abs(held.error) > 4 * held.noise)
-    out = []
-    for number in (None, *range(len(SIZE_CLASSES) + 1)):
-        at = np.ones(held.error.size, bool) if number is None else held.size == number
-        if not at.any():
-            continue
-        trusted = at & (bound <= 0.05)
-        out.append(
-            {
-                "size": number,
-                "cases": int(at.sum()),
-                "covers": float(np.mean(np.abs(held.error - centre)[at] <= seen[at])),
-                "median_half_width": float(np.median(half[at])),
-                "off": float(off[at].mean()),
-                "trusted": float(trusted.sum() / at.sum()),
-                "trusted_and_off": float(off[trusted].mean()) if trusted.any() else 0.0,
-            }
-        )
-    return out
-
-
-def choices(
-    rows: Iterable[Mapping[str, Any]], protocol: str, methods: Sequence[str], within: float
-) -> dict[str, dict[str, float]]:
-    """Return how often each method is the first whose expected errors are small, and wrong then.
-
-    Parameters
-    ----------
-    rows
-        Of the campaign; those that were held out are judged.
-    protocol
-        Of the scenarios.
-    methods
-        In the order in which they are asked; ``engine`` answers where none is good enough.
-    within
-        How far off the deciding metrics may be, relative.
-
-    Returns
-    -------
-    dict
-        By method: ``share`` of the scenarios, ``off`` the part of its answers of which a metric is
-        off by more than 10 % and 4 standard errors, and by more than its interval besides
-        (``off_and_outside``).
-    """
-    counted: dict[str, list[tuple[bool, bool]]] = {name: [] for name in (*methods, "engine")}
-    for row in rows:
-        if "failed" in row or row["protocol"] != protocol or not row["held_out"]:
-            continue
-        for method in methods:
-            found = _first_errors(row, method)
-            if found is not None and max(each.bound for each, _, _ in found) <= within:
-                off = [(abs(e) > 0.1 and abs(e) > 4 * noise, abs(e - of.bias) > of.half_width)
-                       for of, e, noise in found]  # fmt: skip
-                counted[method].append((any(a for a, _ in off), any(a and b for a, b in off)))
-                break
-        else:
-            counted["engine"].append((False, False))
-    total = max(sum(len(each) for each in counted.values()), 1)
-    return {
-        name: {
-            "share": len(each) / total,
-            "off": float(np.mean([a for a, _ in each])) if each else 0.0,
-            "off_and_outside": float(np.mean([b for _, b in each])) if each else 0.0,
-        }
-        for name, each in counted.items()
-    }
-
-
-def _first_errors(
-    row: Mapping[str, Any], method: str
-) -> list[tuple[Expected, float, float]] | None:
-    """Return expectation, error and noise of the deciding metrics; None where one is missing."""
-    answer = row["answers"].get(method)
-    if answer is None or "failed" in answer:
-        return None
-    known = {"sacrifice": float(row["mode"] == "sacrifice")} | row["features"]
-    known |= {name: value for name, value in answer["features"].items() if value is not None}
-    found = []
-    for metric in DECIDING:
-        of = expected(row["engine"], method, metric, known)
-        value, true = answer["values"][metric], row["truth"][metric]
-        noise = row["standard_error"][metric]
-        if of is None or not value or not true or noise is None or value <= 0:
-            return None
-        found.append((of, math.log(value / true), noise))
-    return found

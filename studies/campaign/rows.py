@@ -13,7 +13,7 @@ from ode.error_model.capacity_basis import capacity_features
 from ode.error_model.features import answer_features, question_features
 from ode.error_model.model import THROUGHPUT
 from ode.prompt_server.stationary import BIRTHS
-from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError
+from serving import RequestMix, ServingMetrics, SolveError, UnsupportedError, reading_of
 from studies.campaign.scenarios import Scenario, draw
 from studies.campaign.truth import Truth, throughput_of, truth_of
 from studies.engine_runs import METRICS
@@ -22,6 +22,8 @@ from studies.question import Question
 OVER_TIME = ("lagrangian", "node_work")
 """Methods of :data:`ode.METHODS` that are asked over time."""
 
+NOISIEST = 0.15
+"""Standard error of the engine above which a row tells nothing of a metric."""
 
 Shared = tuple[int, Mapping[str, RequestMix], Mapping[int, Mapping[str, Any]], bool]
 """Seed of the campaign, mixes of files by name, rows by number whose truth is taken over, and
@@ -75,11 +77,30 @@ def _said(scenario: Scenario, truth: Truth) -> dict[str, Any]:
         "mode": getattr(question.instance, "mode", ""),
         "shape": "" if steady else type(question.stream.shape).__name__.lower(),
         "held_out": scenario.is_held_out,
+        "limit": limit_of(question),
         "features": rounded(features),
         "truth": rounded(truth.value),
         "standard_error": rounded(truth.standard_error),
         "replications": truth.replications,
     }
+
+
+def limit_of(question: Question) -> str:
+    """Return what a backlogged system is full of."""
+    from fluid import saturation
+
+    node: Any = reading_of(question.instance).node
+    binds = getattr(saturation(question.mix, question.instance), "binds", None)
+    if binds is not None:
+        return binds
+    memory = node.admission_threshold * node.M_total
+    return "memory" if memory <= node.token_budget else "batch budget"
+
+
+def known_of(row: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, float]:
+    """Return the features of the question and of an answer of a row."""
+    known = {"sacrifice": float(row["mode"] == "sacrifice")} | row["features"]
+    return known | {name: v for name, v in answer["features"].items() if v is not None}
 
 
 def _answers(scenario: Scenario) -> dict[str, Any]:

@@ -75,8 +75,12 @@ class Scenario:
     @property
     def is_held_out(self) -> bool:
         """Whether no fit may see it."""
-        held = self.family in HELD_OUT_FAMILIES or self.family.startswith("file:")
-        return held or self.number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        return has_new_lengths(self.family) or self.number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+def has_new_lengths(family: str) -> bool:
+    """Return whether no fit may see lengths of this family."""
+    return family in HELD_OUT_FAMILIES or family.startswith("file:")
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -17,7 +17,7 @@ def test_every_public_name_loads():
 
 ROOMS = ("fluid", "ode", "calibration", "studies")
 MODULES = (
-    "accuracy", "full_memory", "one_node", "phase_diagram", "profiles", "score_card", "server_map",
+    "accuracy", "full_memory", "one_node", "phase_diagram", "profiles", "server_map",
     "steady_node",
 )  # fmt: skip
 
