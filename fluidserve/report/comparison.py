@@ -249,8 +249,9 @@ def _pressure(summary: Mapping[str, Any]) -> str:
 def _band_words(summary: Mapping[str, Any]) -> str:
     """Say what the coloured band is; nothing where there is none."""
     main = summary.get("main")
-    error = summary["methods"][main["method"]]["error"]["metrics"] if main is not None else {}
-    if "mean_in_system" not in error:
+    if main is None:
+        return ""
+    if "mean_in_system" not in summary["methods"][main["method"]]["error"]["metrics"]:
         return ""
     return (
         " Coloured band: where the engine's number in system is expected about the "
