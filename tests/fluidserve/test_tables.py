@@ -57,7 +57,7 @@ LINES = [
     ),
     (("solve", "--method", "lagrangian", *FEW), of_metrics("mean_ttft", "p95_tpot")),
     (
-        ("solve", "--budget", 0.2, *FEW, *PROFILE),
+        ("solve", "--within", 0.5, *FEW, *PROFILE),
         of_metrics("mean_ttft_ms", "p50_queue_delay_ms"),
     ),
     (
@@ -65,7 +65,7 @@ LINES = [
          "--no-pictures"),
         of_comparison,
     ),
-    (("analyze", "--load", 0.7, "--budget", 0.2), of_metrics("mean_ttft", "p99_e2el")),
+    (("analyze", "--load", 0.7, "--within", 0.5), of_metrics("mean_ttft", "p99_e2el")),
     (
         ("analyze", "--load", 1.3, "--horizon", 300, "--method", "model"),
         of_metrics("mean_ttft", "p99_e2el"),
