@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SERVER = "vllm_v1"
 """Engine that commands take for a model on a card where nobody names one."""
 
+KNOW_SERVERS = ("auto", "lagrangian", "node_work")
+"""Methods that answer for a server; whoever names another means a decode node."""
+
 
 def profile_of(params: Mapping[str, Any]) -> Profile | None:
     """Return the profile that ``--model`` and ``--hardware`` name, if they do."""
@@ -49,7 +52,9 @@ def with_server(params: Mapping[str, Any]) -> dict[str, Any]:
     if not is_named or params.get("resume") is not None:
         return given
     named = [params.get("method"), *str(params.get("methods") or "").split(",")]
-    if params.get("solve_gradients") or {*named} - {None, "", "False", "lagrangian", "node_work"}:
+    # the option of a method that only a decode node has means that method
+    own_method = params.get("solve_gradients") or params.get("step") is not None
+    if own_method or {*named} - {None, "", "False", *KNOW_SERVERS}:
         return given
     said = set(config_flags(params)) | _keys_of(params.get("config_file"))
     said |= {each.strip().replace("-", "_") for each in str(params.get("knobs") or "").split(",")}
