@@ -25,6 +25,8 @@ def equilibrium_gradients(
     where the equilibrium meets a limit of its computation, differences of :func:`fluid.equilibrium`
     and :func:`fluid.capacity`. A size of the server moves
     the capacity if it is the limit that binds, and the latencies not at all: nobody meets a limit.
+    The capacity of few requests that KV fills is marched in whole ones, which has no gradient: that
+    of the closed form stands for it.
 
     Parameters
     ----------

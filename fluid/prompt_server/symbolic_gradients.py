@@ -18,7 +18,7 @@ from fluid.prompt_server.closed_values import QUANTITIES, closed_values
 from fluid.prompt_server.equilibrium import ServerEquilibrium, further_steps
 from fluid.prompt_server.life import life
 from fluid.prompt_server.recompute import recomputed_tokens
-from fluid.prompt_server.saturation import KV_BLOCKS, ServerSaturation, saturation
+from fluid.prompt_server.saturation import KV_BLOCKS, ServerSaturation, saturation_of_many
 from serving import RequestMix
 from serving.kinds.prompt_server import PromptServer
 
@@ -139,7 +139,7 @@ def of_capacity(mix: RequestMix, server: PromptServer, rate: float) -> dict[str,
 
     None where the formulas are not the code's.
     """
-    full = saturation(mix, server)
+    full = saturation_of_many(mix, server)
     values = closed_values(mix, server, rate, full.entering)
     at = dict(values.value) | {"x": full.entering, "room": _room(mix, server, full)}
     form = _full_step(server.prompts_apart, full.binds)
