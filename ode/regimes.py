@@ -119,5 +119,10 @@ def regime_report(mix: RequestMix, instance: Instance, arrival_rate: float) -> R
     for name, rate in edges(mix, instance).items():
         error = capacity_error(mix, instance, "queued" if name == "queued" else "capacity")
         found.append(Edge(name, rate, *error.between(rate)))
-    found.sort(key=lambda each: abs(math.log(arrival_rate / each.rate)))
+    found.sort(key=lambda each: _apart(arrival_rate, each.rate))
     return RegimeReport(regime(mix, instance, arrival_rate), arrival_rate, tuple(found))
+
+
+def _apart(rate: float, edge: float) -> float:
+    """Return how far apart rates are, by the logarithm; a node that takes no time has no edge."""
+    return abs(math.log(rate / edge)) if 0 < rate < math.inf and 0 < edge < math.inf else math.inf

@@ -200,7 +200,7 @@ def analyze(
     report = regime_report(mix, instance, arrival_rate)
     kind = report.name
     collapsed = fills = None
-    if kind == "bistable":
+    if kind != "healthy" and arrival_rate < full:
         collapsed = collapsed_throughput(mix, instance).throughput
         fills = when_full(mix, instance, arrival_rate)
     verdict = _certified(mix, instance, labels)

@@ -23,7 +23,11 @@ def dangers(
     collapsed: float | None,
     fills: TimeToFull | None,
 ) -> list[str]:
-    """Return what endangers the verdict; ``collapsed`` is theta_sac of a bistable node."""
+    """Return what endangers the verdict.
+
+    ``collapsed`` is what a node with a full memory completes, where load alone does not say that
+    this is less than arrives.
+    """
     said = []
     if flips:
         worst = flips[0]
@@ -31,7 +35,12 @@ def dangers(
             f"saturation-sensitive: +-5 % of a single parameter turns the verdict "
             f"({len(flips)} of them do; {worst})"
         )
-    if collapsed is not None:
+    if collapsed is not None and kind != "bistable":
+        said.append(
+            f"behind: chance soon fills the memory, and a full node completes {collapsed:.4g} of "
+            f"the {rate:.4g} that arrive per time"
+        )
+    elif collapsed is not None:
         said.append(
             f"bistable: from an empty start the node is healthy; once its memory has filled it "
             f"completes {collapsed:.4g} of the {rate:.4g} that arrive per time and does not recover"

@@ -30,7 +30,7 @@ NUMBERS = {
     "--d-swap", "--d-prefill", "--d-prefill-attention", "--d-prefill-context", "--d-mixed-decode",
     "--measured-requests", "--d-1", "--until", "--inject-at", "--initial-waiting", "--step",
     "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
-    "--answer-token-time",
+    "--answer-token-time", "--within", "--budget",
 }  # fmt: skip
 FILES = {"--requests", "--trace", "--lengths", "--config", "--resume", "--inject"}
 PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report"}

@@ -168,7 +168,7 @@ SAMPLES = {
     "step": ((*DRAWN, "--method", "eulerian_jax"), "--step", 0.25),
     "batches_per_step": (DRAWN, "--batches-per-step", 4),
     "approximate": ((*TIGHT, "--queue-policy", "SJF"), "--approximate"),
-    "transient": (DRAWN[2:], "--transient"),
+    "transient": (DRAWN[2:], "--stationary"),
     "replications": (DRAWN, "--replications", 3),
 }
 """What makes each option matter, and a value of it that is not its default."""

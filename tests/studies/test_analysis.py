@@ -80,14 +80,14 @@ def test_overload_has_latencies_over_time_only():
     assert over_time.elasticity["mean_ttft"]["arrival_rate"] > 1
 
 
-def test_a_small_bistable_node_of_mixed_lengths_is_said_what_it_completes():
+def test_a_small_node_that_chance_fills_at_once_is_said_what_it_completes():
     """No closed form has its theta_sac, and no cycle lives on in the limit: chance starts them."""
     mix = RequestMix.from_lengths(np.full(39, 50), np.arange(20, 401, 10))
     node = DecodeNode(BatchTimeLaw.per_token(0.02, 1e-5), M_total=2500, B=None, mode="sacrifice")
     rate = 0.95 * capacity(mix, node)
     found = analyze(asked(rate, node, mix))
-    assert found.regime == "bistable" and found.certificate.theta_sac is None
-    (said,) = [line for line in found.warnings if line.startswith("bistable")]
+    assert found.regime == "limit_cycle" and found.certificate.theta_sac is None
+    (said,) = [line for line in found.warnings if line.startswith("behind")]
     count, rng = 8000, np.random.default_rng(1)
     at = rng.integers(len(mix), size=count)
     table = RequestTable.validated(
