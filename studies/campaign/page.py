@@ -11,6 +11,7 @@ from typing import Any
 
 from ode.error_model.model import COVERS, THROUGHPUT, coefficients, expected
 from ode.error_model.report import TITLES
+from studies.campaign.fit import SEEDS
 from studies.campaign.judge import (
     ORDERS,
     Expecting,
@@ -81,7 +82,6 @@ def tables(rows: Sequence[Mapping[str, Any]], expecting: Expecting = expected) -
 def _header(campaign: Campaign) -> str:
     rows = campaign.unseen
     seed = "several seeds" if campaign.seed is None else f"seed {campaign.seed}"
-    lengths = " --lengths FILE..." if campaign.files else ""
     good = answered(rows)
     by = Counter((row["engine"], row["protocol"]) for row in good)
     lines = [
@@ -89,8 +89,7 @@ def _header(campaign: Campaign) -> str:
         "This page says how far off each method is, whether its answers had said so, and where it "
         "is worst, for readers who decide whether to trust an answer. [How far off an answer is]"
         "(error_model.md) explains the words and where the intervals come from. It is made by\n",
-        f"```text\npython benchmarks/score_card.py --scenarios {len(campaign.rows)} --seed "
-        f"{campaign.seed}{lengths}\n```\n",
+        f"```text\npython benchmarks/score_card.py {_asked(campaign)}\n```\n",
         f"{len(rows):,} scenarios that no fit saw ({seed}), with the coefficients "
         f"`{coefficients_digest()}`: "
         + ", ".join(f"{n:,} `{e}` {p.replace('_', ' ')}" for (e, p), n in sorted(by.items()))
@@ -99,6 +98,14 @@ def _header(campaign: Campaign) -> str:
     if campaign.files:
         lines.append(f"Some lengths are those of {', '.join(campaign.files)}.")
     return "\n".join(lines) + "\n"
+
+
+def _asked(campaign: Campaign) -> str:
+    """Return the options that make the page: a journal, where fits learnt from its seed."""
+    if campaign.seed is None or campaign.seed in SEEDS:
+        return "--rows JOURNAL"
+    lengths = " --lengths FILE..." if campaign.files else ""
+    return f"--scenarios {len(campaign.rows)} --seed {campaign.seed}{lengths}"
 
 
 def coefficients_digest() -> str:
