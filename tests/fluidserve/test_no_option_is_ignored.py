@@ -191,7 +191,7 @@ COMMANDS = {
     "simulate": (),
     "solve": ("--method", "lagrangian"),
     "compare": ("--replications", 2, "--methods", "lagrangian", "--no-pictures", "--workers", 1),
-    "analyze": ("--transient", "--method", "model"),
+    "analyze": ("--method", "model", "--transient"),
     "generate": (),
 }
 
