@@ -17,7 +17,7 @@ from ode.error_model.model import (
     expected,
     outside,
 )
-from ode.error_model.report import LOWEST_THRESHOLD, percent_off
+from ode.error_model.report import percent_off, unmeasured_node
 from serving import FluidServeError, Instance, RequestMix, reading_of
 from serving.kinds.prompt_server import PromptServer
 
@@ -114,12 +114,4 @@ def _unmeasured(node: Any, of: str, features: dict[str, float]) -> str | None:
         return f"errors of it on the engine {node.engine} were not measured"
     if (beyond := outside(features)) is not None:
         return f"errors were not measured there; {beyond}"
-    if not node.batch_time.is_affine or node.batch_time.bends_in_prompts:
-        return "errors under batch-time laws with a table were not measured"
-    if getattr(node, "admission_threshold", 1.0) < LOWEST_THRESHOLD:
-        return f"errors were measured from an admission_threshold of {LOWEST_THRESHOLD} on"
-    if any(getattr(node, "hit_share", ())):
-        return "errors with prefix hits were not measured"
-    if getattr(node, "read_as", ()) or getattr(node, "notes", ()):
-        return "errors under settings that the model leaves out were not measured"
-    return None
+    return unmeasured_node(node)

@@ -241,10 +241,21 @@ def _unmeasured(method: str, node: Any, profile: RateProfile | None) -> str | No
     """Return why the campaign knows no answers like this one; None where it does."""
     if method not in coefficients().get(node.engine, {}):
         return f"errors of {method} on the engine {node.engine} were not measured"
-    if not node.batch_time.is_affine or node.batch_time.bends_in_prompts:
-        return "errors under batch-time laws with a table were not measured"
     if profile is not None and profile.total < FEWEST_ARRIVALS:
         return f"errors were measured from {FEWEST_ARRIVALS:.0f} arrivals on"
+    return unmeasured_node(node)
+
+
+def unmeasured_node(node: Any) -> str | None:
+    """Return why the campaign has no instances like this one; None where it does.
+
+    Parameters
+    ----------
+    node
+        Settings that a fluid model reads.
+    """
+    if not node.batch_time.is_affine or node.batch_time.bends_in_prompts:
+        return "errors under batch-time laws with a table were not measured"
     if getattr(node, "admission_threshold", 1.0) < LOWEST_THRESHOLD:
         return f"errors were measured from an admission_threshold of {LOWEST_THRESHOLD} on"
     if any(getattr(node, "hit_share", ())):
