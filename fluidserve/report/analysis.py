@@ -12,6 +12,7 @@ from fluidserve.report.page import cards, heading, page, paragraph, picture, tab
 from fluidserve.text import number, percent
 from fluidserve.words import kind_words, source_words, title_of
 from serving.files import atomic_write
+from studies.automatic import ENGINE
 
 PAGE, PICTURE = "analysis.html", "elasticities.png"
 STATISTICS = ("mean", "p50", "p95", "p99")
@@ -19,8 +20,8 @@ REGIMES = {
     "healthy": "The node keeps up, and every queue drains.",
     "bistable": "The node keeps up from an empty start. Once its memory has filled it completes "
     "less than arrives, and stays so.",
-    "backlogged": "More arrives than the node can do: the queue grows as long as it lasts.",
-    "limit_cycle": "More arrives than the node can do, and its full memory does not settle: "
+    "backlogged": "The node completes less than arrives: the queue grows as long as that lasts.",
+    "limit_cycle": "The node completes less than arrives, and its full memory does not settle: "
     "requests enter, grow and are evicted in step.",
 }
 
@@ -124,7 +125,9 @@ def _deviation(variance: float | None) -> list[list[str]]:
 
 
 def _model(summary: Mapping[str, Any]) -> str:
-    """Return which model the latencies come from, and where its errors are."""
+    """Return where the latencies come from, and where its errors are."""
+    if (summary.get("auto") or {}).get("chosen") == ENGINE:
+        return "the engine itself, see docs/error_model.md; sensitivities are of the model."
     if "binds" in summary:
         return "the model of a server that computes its prompts; see docs/server_model.md."
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fluidserve.report.analysis import _model
 from fluidserve.report.comparison import _cautions, _headline, _metrics, _pressure, _verdict
 from fluidserve.report.errors import errors_beside_the_engine, expected_errors
 from fluidserve.text import deviation, duration, number, percent
@@ -138,3 +139,10 @@ def test_a_page_says_for_each_metric_whether_the_engine_is_inside():
     assert "+50.0 % <small>-20 to +30 %: outside" in page
     assert "+1.0 % <small>not known" in page and "known to 3 %" in page
     assert errors_beside_the_engine({"methods": {"lagrangian": {}}}) == []  # of an older version
+
+
+def test_a_page_says_whose_latencies_it_shows():
+    model, engine = {"auto": {"chosen": "stationary"}}, {"auto": {"chosen": "engine"}}
+    assert "node-work process" in _model(model) and "node-work process" in _model({})
+    assert "engine itself" in _model(engine) and "node-work" not in _model(engine)
+    assert "engine itself" in _model(engine | {"binds": "seats"})
