@@ -15,7 +15,6 @@ from ode.error_model.report import DECIDING, ErrorReport
 from serving import (
     Distribution,
     FluidServeError,
-    LatencySamples,
     RequestTable,
     ServingMetrics,
     Trajectory,
@@ -195,11 +194,3 @@ def _exact(question: Question, clock: Clock) -> ByEngine:
         raise FluidServeError("the engine came to a stop before every request had an answer")
     error = ErrorReport({name: Expected(0.0, 0.0) for name in METRICS}, None, 1)
     return ByEngine(error, run.metrics().latencies, run, run.trajectory())
-
-
-def pooled(samples: list[LatencySamples]) -> LatencySamples:
-    """Return the latencies of several runs as one sample."""
-    names = ("queue_delay", "ttft", "tpot", "e2el", "weight", "itl", "itl_weight")
-    return LatencySamples(
-        *(np.concatenate([getattr(each, name) for each in samples]) for name in names)
-    )

@@ -14,10 +14,10 @@ from studies.automatic.by_engine import (
     ByEngine,
     engine_error,
     half_width,
-    pooled,
 )
 from studies.engine_runs import MOST_REQUESTS, Group, statistics, steady_requests, warm_up
 from studies.engine_runs.clock import Clock, OverBudgetError
+from studies.engine_runs.pool import pooled
 from studies.question import Question
 
 PIECES = 8
@@ -49,9 +49,14 @@ def steady(question: Question, within: float, budget: float) -> ByEngine:
     if not question.load < 1:
         raise UnsupportedError(f"at a load of {question.load:.3g} there is no steady state")
     settle, healthy = warm_up(question)
+    if (warm := settle + 3 * healthy) > MOST_REQUESTS / 2:  # a run would begin to count too early
+        raise UnsupportedError(
+            f"at a load of {question.load:.3g} queues settle after some {warm:,.0f} requests, more "
+            f"than the {MOST_REQUESTS // 2:,} that a run of the engine can have before it counts"
+        )
     piece = math.ceil(max(SHORTEST, 2 * settle + healthy))
     # pieces of a run are as good as runs where each is longer than what it remembers
-    is_cut = settle + 3 * healthy + PIECES * piece <= MOST_REQUESTS
+    is_cut = warm + PIECES * piece <= MOST_REQUESTS
     counted = PIECES * piece if is_cut else piece
     if PER_REQUEST * counted * (1 if is_cut else PIECES) > budget:
         raise OverBudgetError(f"a steady run takes the engine longer than {budget:g} s")

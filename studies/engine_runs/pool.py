@@ -165,12 +165,16 @@ class Pool:
         goodput
             Thresholds by latency name [time].
         """
-        names = ("queue_delay", "ttft", "tpot", "e2el", "weight", "itl", "itl_weight")
-        pooled = LatencySamples(
-            *(np.concatenate([getattr(each, name) for each in self._samples]) for name in names)
-        )
         totals = merged_totals(self._totals)
         known = {name: value for name, value in totals.items() if math.isfinite(value)}
-        found = ServingMetrics.summarise(pooled, known, goodput)
+        found = ServingMetrics.summarise(pooled(self._samples), known, goodput)
         good = found.request_goodput
         return replace(found, request_goodput=None if good is None else good / self.count)
+
+
+def pooled(samples: Sequence[LatencySamples]) -> LatencySamples:
+    """Return the latencies of several runs as one sample."""
+    names = ("queue_delay", "ttft", "tpot", "e2el", "weight", "itl", "itl_weight")
+    return LatencySamples(
+        *(np.concatenate([getattr(each, name) for each in samples]) for name in names)
+    )

@@ -89,6 +89,18 @@ def test_a_stream_without_an_end_is_answered_in_its_steady_state() -> None:
     assert low < model.latencies["e2el"].mean / by_runs.latencies["e2el"].mean - 1 < high
 
 
+def test_a_steady_state_that_runs_do_not_reach_is_not_the_engines() -> None:
+    """Near capacity a queue settles later than a run of the engine can begin to count."""
+    question = question_of(40, 0.99, None)
+    found = answer(question, within=1e-4)
+    assert found.chosen == "stationary"
+    (engine,) = [each for each in found.tried if each.method == ENGINE]
+    assert engine.of is None and "queues settle after" in str(engine.error.reason)
+    assert any("nobody is expected" in line for line in found.warnings) or (
+        found.error.confidence == "unknown"
+    )
+
+
 def test_of_given_arrivals_one_run_is_exact() -> None:
     table = question_of(20, 0.8, 4.0).requests
     question = Question(table, question_of(20, 0.8, 4.0).instance)
