@@ -1,0 +1,118 @@
+"""What a scheduler, its instances and the predictor tell one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMeta:
+    """What is known of a request when it arrives; how long its answer will be is not.
+
+    Parameters
+    ----------
+    request_id
+        Names the request in ``enqueue_request`` and in the batch traces.
+    prefill_length : [tokens]
+        Prompt.
+    predicted_decode_length : [tokens]
+        An estimate by somebody else; None leaves the length to the predictor's length model.
+    prefix_hit : [tokens]
+        Part of the prompt that the instance is expected to find in its prefix cache.
+    slo_ttft, slo_e2el : [time]
+        What the request was promised; None promises nothing.
+    """
+
+    request_id: int
+    prefill_length: int
+    predicted_decode_length: float | None = None
+    prefix_hit: int = 0
+    slo_ttft: float | None = None
+    slo_e2el: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTrace:
+    """What an instance reports of a batch that has ended.
+
+    Parameters
+    ----------
+    batch_id
+        Number of the batch, from 0, one more with every batch of the instance.
+    end : [time]
+        When it ended.
+    duration : [time]
+        How long it took.
+    prefill_len : [tokens]
+        Prompt tokens that it computed; 0 on an instance whose prompts come prefilled.
+    decode_len : [requests]
+        Requests that it gave a decoded token.
+    finished : shape (F,)
+        Ids of the requests that ended with it.
+    started : shape (S,)
+        Ids of the requests that left WAITING with it for the first time.
+    preempted : [requests]
+        Running requests that were evicted before it.
+    cancelled : shape (C,)
+        Ids of the requests that the client gave up.
+    num_waiting, num_running : [requests]
+        Queue and running set right after it; None where the instance does not say.
+    kv_used : [tokens]
+        KV that the running requests hold after it; None where the instance does not say.
+    """
+
+    batch_id: int
+    end: float
+    duration: float
+    prefill_len: int
+    decode_len: int
+    finished: tuple[int, ...] = ()
+    started: tuple[int, ...] = ()
+    preempted: int = 0
+    cancelled: tuple[int, ...] = ()
+    num_waiting: int | None = None
+    num_running: int | None = None
+    kv_used: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What would happen to a request on an instance if it were sent there now.
+
+    Parameters
+    ----------
+    instance_id
+        The instance.
+    ttft, tpot, e2el : [time]
+        Means: until the first token, between two tokens after it, until the last token. ``e2el`` is
+        None where only the first token was asked for.
+    ttft_bounds, e2el_bounds : [time]
+        Between which the latency lies with the chance :data:`COVERS`; None where nothing is known
+        of the errors.
+    slo_risk
+        Chance that the request misses what it was promised; None where it was promised nothing.
+    externality : [time]
+        Time that the request adds to all others of the instance together.
+    confidence
+        ``high``, ``fair``, ``low`` or ``stale``; ``failed`` scores worst whatever the numbers.
+    level
+        Of :data:`LEVELS`: who answered.
+    """
+
+    instance_id: int
+    ttft: float
+    tpot: float
+    e2el: float | None
+    ttft_bounds: tuple[float, float] | None
+    e2el_bounds: tuple[float, float] | None
+    slo_risk: float | None
+    externality: float
+    confidence: str
+    level: str
+
+
+COVERS = 0.9
+"""Chance with which bounds hold a latency."""
+
+LEVELS = ("reference", "lightweight", "reuse")
+"""Fork of the engine; a march of the fluid model from the state; one that is shared."""
