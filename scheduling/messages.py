@@ -50,13 +50,14 @@ class BatchTrace:
     finished : shape (F,)
         Ids of the requests that ended with it.
     started : shape (S,)
-        Ids of the requests that left WAITING with it for the first time.
+        Ids of the requests whose first token came with it.
     preempted : [requests]
         Running requests that were evicted before it.
     cancelled : shape (C,)
         Ids of the requests that the client gave up.
     num_waiting, num_running : [requests]
-        Queue and running set right after it; None where the instance does not say.
+        Queue and running set right after it, ``num_running`` with those that the token budget
+        leaves out of a batch; None where the instance does not say.
     kv_used : [tokens]
         KV that the running requests hold after it; None where the instance does not say.
     """
