@@ -51,8 +51,9 @@ class BatchTrace:
         Ids of the requests that ended with it.
     started : shape (S,)
         Ids of the requests whose first token came with it.
-    preempted : [requests]
-        Running requests that were evicted before it.
+    preempted, resumed : shape (P,), shape (R,)
+        Ids of the running requests that were evicted before it, and of evicted ones that decode
+        again with it.
     cancelled : shape (C,)
         Ids of the requests that the client gave up.
     num_waiting, num_running : [requests]
@@ -69,7 +70,8 @@ class BatchTrace:
     decode_len: int
     finished: tuple[int, ...] = ()
     started: tuple[int, ...] = ()
-    preempted: int = 0
+    preempted: tuple[int, ...] = ()
+    resumed: tuple[int, ...] = ()
     cancelled: tuple[int, ...] = ()
     num_waiting: int | None = None
     num_running: int | None = None
