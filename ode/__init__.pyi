@@ -1,4 +1,11 @@
 from ._caveats import policy_labels as policy_labels
+from ._forecast import DECIDED as DECIDED
+from ._forecast import DURATION as DURATION
+from ._forecast import FORECAST_ROWS as FORECAST_ROWS
+from ._forecast import Forecaster as Forecaster
+from ._forecast import Marched as Marched
+from ._forecast import REACH as REACH
+from ._forecast import START as START
 from ._initial_state import InitialState as InitialState
 from ._methods import METHODS as METHODS
 from ._methods import Method as Method
@@ -19,5 +26,6 @@ from .full_memory import regime as regime
 from .full_memory import time_to_full as time_to_full
 from .gradient import Gradients as Gradients
 from .gradient import gradients as gradients
+from .lagrangian.forecast import forecaster as forecaster
 from .node_work import Stationary as Stationary
 from .node_work import stationary as stationary

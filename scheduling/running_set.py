@@ -18,6 +18,9 @@ COUNT, AGE, FURTHEST = range(3)
 GROUPS = 1024
 """Groups at most; beyond, neighbours become one."""
 
+PARTS = 8
+"""Groups that the requests of one batch make at most: a token budget may end between them."""
+
 
 @compiled
 def _age(groups, size, executed):
@@ -71,11 +74,11 @@ def binned(groups, size, rows):
 class RunningSet:
     """Groups of running requests, the oldest first, and who belongs to which."""
 
-    __slots__ = ("_base", "_group_of", "_size", "groups", "total")
+    __slots__ = ("_base", "_front", "_group_of", "_size", "groups", "total")
 
     def __init__(self) -> None:
         self.groups: NDArray[np.float64] = np.zeros((GROUPS, 3))
-        self._size, self._base, self.total = 0, 0, 0.0
+        self._size, self._base, self._front, self.total = 0, 0, 0, 0.0
         self._group_of: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -88,22 +91,26 @@ class RunningSet:
     @property
     def rows(self) -> NDArray[np.float64]:
         """The groups, shape (G, 3) [requests, tokens, tokens]."""
-        return self.groups[: self._size]
+        return self.groups[self._front : self._size]
 
     def age(self, executed: float, batches: int = 1) -> None:
         """Let the first ``executed`` requests decode a token in each of some batches."""
         for _ in range(batches):
-            _age(self.groups, self._size, executed)
+            _age(self.rows, self._size - self._front, float(executed))
 
     def begin(self, request_ids: tuple[int, ...], tokens: float = 1.0, ever: float = 0.0) -> None:
-        """Append a group of requests that have so many tokens, and had so many ever."""
-        if not request_ids:
-            return
+        """Append requests that have so many tokens, and had so many ever."""
+        each = -(-len(request_ids) // PARTS)
+        for first in range(0, len(request_ids), max(each, 1)):
+            self._append(request_ids[first : first + each], tokens, max(tokens, ever))
+
+    def _append(self, request_ids: tuple[int, ...], tokens: float, ever: float) -> None:
         if self._size == GROUPS:
             self._make_room()
-        self.groups[self._size] = len(request_ids), tokens, max(tokens, ever)
+        self.groups[self._size] = len(request_ids), tokens, ever
+        serial = self._base + self._size
         for request_id in request_ids:
-            self._group_of[request_id] = self._base + self._size
+            self._group_of[request_id] = serial
         self._size += 1
         self.total += len(request_ids)
 
@@ -117,9 +124,12 @@ class RunningSet:
             taken = min(1.0, self.groups[i, COUNT])
             self.groups[i, COUNT] -= taken
             self.total -= taken
-        if serial == self._base:
-            self._drop_front()
+        self._drop_front()
         return True
+
+    def oldest(self, count: int) -> list[int]:
+        """Return who began first, so many at most."""
+        return [each for each, _ in zip(self._group_of, range(count), strict=False)]
 
     def where(self, request_id: int) -> tuple[float, float]:
         """Return tokens since the latest start, and ever, of the group of a request."""
@@ -127,17 +137,19 @@ class RunningSet:
         return float(age), float(furthest)
 
     def _drop_front(self) -> None:
-        dropped = 0
-        while dropped < self._size and self.groups[dropped, COUNT] <= 0.0:
-            dropped += 1
+        front = self._front
+        while front < self._size and self.groups[front, COUNT] <= 0.0:
+            front += 1
+        self._front = front
         # moving is dear, so it waits until a quarter is empty
-        if dropped == self._size or dropped >= GROUPS // 4:
-            self._move(dropped)
+        if front == self._size or front >= GROUPS // 4:
+            self._move(front)
 
     def _move(self, dropped: int) -> None:
         self.groups[: self._size - dropped] = self.groups[dropped : self._size].copy()
         self._size -= dropped
         self._base += dropped
+        self._front = 0
 
     def _make_room(self) -> None:
         """Let every two neighbours become one group."""
@@ -157,4 +169,4 @@ class RunningSet:
             for each, serial in self._group_of.items()
         }
         self._base = base + self._size
-        self.groups, self._size = merged, size
+        self.groups, self._size, self._front = merged, size, 0

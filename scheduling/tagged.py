@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from ode import DECIDED, DURATION, REACH, START
 from serving.compilation import compiled
-
-NAN = np.nan
 
 
 @compiled
-def first_step(start, steps, at):
-    """Return the first step that begins at or after a time, by bisection."""
+def first_step(decided, steps, at):
+    """Return the first step that is decided at or after a time, by bisection."""
     low, high = 0, steps
     while low < high:
         middle = (low + high) // 2
-        if start[middle] < at:
+        if decided[middle] < at:
             low = middle + 1
         else:
             high = middle
@@ -29,120 +28,106 @@ def first_step(start, steps, at):
 
 
 @compiled
-def first_token(start, duration, reach, steps, batches, at, number):
-    """Return the time to first token of a request, and the step that brings it.
+def first_token(curve, steps, batches, at, number):
+    """Return when a request gets its first token, and the step that brings it.
 
     Parameters
     ----------
-    start, duration : shape (K,) [time]
-        Of each step.
-    reach : shape (K,) [requests]
-        Largest number in the order of arrival that takes part.
-    steps
-        Steps made.
-    batches
-        Batches of a step.
+    curve : shape (4, K)
+        A forecast, see :mod:`ode._forecast`.
+    steps, batches
+        Steps of the forecast, and batches of each.
     at : [time]
-        When the request arrives.
+        When the request arrives, in the time of the forecast.
     number : [requests]
         Its number in the order of arrival.
 
     Returns
     -------
-    ttft : [time]
-        Where the forecast ends before, the pace at which its reach grew is carried on.
+    time : [time]
+        In the time of the forecast. Where that ends before, its pace is carried on.
     step
         ``steps`` where the forecast ends before.
     """
-    k = first_step(start, steps, at)
-    while k < steps:
-        if reach[k] >= number:
-            return start[k] + duration[k] / batches - at, k
-        k += 1
-    return _beyond(start, duration, reach, steps, number) - at, steps
+    for k in range(first_step(curve[DECIDED], steps, at), steps):
+        if curve[REACH, k] >= number:
+            return curve[START, k] + curve[DURATION, k] / batches, k
+    return max(at, _beyond(curve, steps, number)), steps
 
 
 @compiled
-def _beyond(start, duration, reach, steps, number):
+def _beyond(curve, steps, number):
     """Return when a reach beyond the end of a forecast is expected, at the pace of its half."""
     last = steps - 1
-    end = start[last] + duration[last]
-    half = last // 2
+    if last < 0:
+        return 0.0
+    half, reach = last // 2, curve[REACH]
+    end = curve[START, last] + curve[DURATION, last]
+    if reach[last] == np.inf:
+        return end
     gained = reach[last] - reach[half]
     if not gained > 0.0:
         return np.inf
-    if reach[last] == np.inf:
-        return end
-    return end + (number - reach[last]) * (end - start[half]) / gained
+    return end + (number - reach[last]) * (end - curve[START, half]) / gained
 
 
 @compiled
-def stay(
-    start, duration, reach, steps, batches, at, number, survive, rest, again, marks, own, grown,
-    out,
-):  # fmt: skip
+def stay(curve, steps, batches, again, at, number, survive, rest, marks, own, grown, out):
     """Follow a request to its last token.
 
     Parameters
     ----------
-    start, duration, reach, steps, batches, at, number
+    curve, steps, batches, at, number
         See :func:`first_token`.
+    again
+        Whether a request that is stopped begins anew.
     survive : shape (L + 1,)
         Chance that the answer has more than so many tokens; 0 at the last.
     rest : shape (L + 1,) [tokens]
         Tokens expected beyond so many: the sum of ``survive`` from there.
-    again
-        Whether a request that is stopped begins anew.
     marks : shape (Q,) [tokens]
         Lengths, ascending, at which the time is wanted: quantiles of the length.
     own, grown : [time]
         What the request itself adds to a batch, and how much more with each token.
     out : shape (2 + Q,) [time]
-        Filled: TTFT, expected E2EL, and E2EL where the answer has each of the ``marks``.
+        Filled: time of the first token, expected time of the last, and its time where the answer
+        has each of the ``marks``; all in the time of the forecast.
     """
-    ttft, k = first_token(start, duration, reach, steps, batches, at, number)
-    out[0] = ttft + own
-    longest = survive.size - 1
-    decoded, furthest, mark = 0.0, 0.0, 0
-    waited = 0.0
-    if k < steps:
-        expected = start[k] - at
-        waited = expected
-    else:
-        expected = ttft
-        waited = ttft
-    while k < steps:
-        alive = survive[min(int(furthest), longest)]
-        if alive < 1e-4 and mark == marks.size:
-            break
-        gap = 0.0 if k + 1 >= steps else max(0.0, start[k + 1] - start[k] - duration[k])
-        if reach[k] >= number:
-            each = duration[k] / batches + own + grown * decoded
-            j = 0
-            while j < batches:
-                new = decoded + 1.0
-                expected += survive[min(int(max(decoded, furthest)), longest)] * each
-                waited += each
-                decoded = new
-                furthest = max(furthest, decoded)
-                while mark < marks.size and furthest >= marks[mark]:
-                    out[2 + mark] = waited
-                    mark += 1
-                j += 1
+    first, k = first_token(curve, steps, batches, at, number)
+    longest, size = survive.size - 1, marks.size
+    out[0] = first + own
+    expected = waited = curve[START, k] if k < steps else first
+    decoded, furthest, mark, alive = 0.0, 0.0, 0, 1.0
+    while k < steps and (alive > 1e-4 or mark < size):
+        if curve[REACH, k] >= number:
+            each = curve[DURATION, k] / batches + own
+            for _ in range(batches):
+                taken = each + grown * decoded
+                expected += alive * taken
+                waited += taken
+                decoded += 1.0
+                if decoded > furthest:
+                    furthest = decoded
+                    alive = survive[min(int(furthest), longest)]
+                    while mark < size and furthest >= marks[mark]:
+                        out[2 + mark] = waited
+                        mark += 1
         else:
-            if again and decoded > 0.0:
+            if again:
                 decoded = 0.0
-            expected += alive * duration[k]
-            waited += duration[k]
-        expected += survive[min(int(furthest), longest)] * gap
-        waited += gap
+            expected += alive * curve[DURATION, k]
+            waited += curve[DURATION, k]
+        if k + 1 < steps:  # an instance that has nothing to do waits
+            gap = max(0.0, curve[START, k + 1] - curve[START, k] - curve[DURATION, k])
+            expected += alive * gap
+            waited += gap
         k += 1
-    pace = duration[steps - 1] / batches + own + grown * decoded
+    pace = own + (curve[DURATION, steps - 1] / batches if steps > 0 else 0.0)
     left = rest[min(int(furthest), longest)]
-    lost = furthest - decoded
-    if left > 0.0:
-        expected += pace * (left + lost * survive[min(int(furthest), longest)])
-    while mark < marks.size:
-        out[2 + mark] = waited + pace * (marks[mark] - decoded)
+    out[1] = expected + pace * (left + alive * (furthest - decoded)) + grown * left * (
+        decoded + 0.5 * left / max(alive, 1e-12)
+    )
+    while mark < size:
+        more = marks[mark] - decoded
+        out[2 + mark] = waited + more * (pace + grown * (decoded + 0.5 * more))
         mark += 1
-    out[1] = expected

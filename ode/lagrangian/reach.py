@@ -55,7 +55,7 @@ def _left_out(w):
 
 
 @compiled
-def march_reach(workspace, first, reach, most):
+def march_reach(workspace, first, reach, most, number, tokens):
     """March and note the reach of each step.
 
     Parameters
@@ -69,16 +69,21 @@ def march_reach(workspace, first, reach, most):
         part who have arrived.
     most
         Steps to make at most [steps].
+    number, tokens : [requests], [tokens]
+        The march ends when a request of this number has had so many batches as tokens.
 
     Returns
     -------
     int
-        An answer of :func:`ode.lagrangian.kernel.advance`. STEP_LIMIT: all steps are made. DONE:
-        the end is reached, or nobody is left. Otherwise enlarge what is full and call again.
+        An answer of :func:`ode.lagrangian.kernel.advance`. STEP_LIMIT: the steps wanted are made.
+        DONE: the end is reached, or nobody is left. Otherwise enlarge what is full and call again.
     """
     w = workspace[0]
+    had = 0.0
+    for k in range(w.steps):
+        had += w.batches_per_step if reach[k] >= number else 0.0
     left = _left_out(w)
-    while w.steps < most:
+    while w.steps < most and had < tokens:
         begun = w.steps
         w.most_steps = min(most, begun + (STRIDE if left <= NOBODY else 1))
         answer = advance(workspace)
@@ -87,6 +92,8 @@ def march_reach(workspace, first, reach, most):
             reach[begun : w.steps] = np.inf
             if left > NOBODY:
                 reach[w.steps - 1] = first + w.arrived - left
+            for k in range(begun, w.steps):
+                had += w.batches_per_step if reach[k] >= number else 0.0
         if answer != STEP_LIMIT:
             return answer
     return STEP_LIMIT

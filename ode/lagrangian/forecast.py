@@ -1,0 +1,97 @@
+"""Forecasts of a decode node on the iteration clock."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ode._forecast import DECIDED, DURATION, REACH, START, Forecaster, Marched
+from ode._initial_state import InitialState
+from ode.lagrangian.layout import R_DURATION, R_SIZE, R_START, R_TOKENS, Answer
+from ode.lagrangian.reach import march_reach, present
+from ode.lagrangian.solve import SHORTEST_RESOLVED
+from ode.lagrangian.workspace import Workspace
+from serving import DecodeNode, RateProfile, RequestMix, SolveError, answers
+
+FOREVER = 1e12
+"""End of the arrivals of a forecast [time]: none is as long."""
+
+FILLED = 0.999
+"""Share of the token budget from which it is taken to fill a batch."""
+
+
+class DecodeNodeForecaster:
+    """Forecasts of a decode node, see :class:`ode.Forecaster`."""
+
+    def __init__(self, mix: RequestMix, instance: DecodeNode) -> None:
+        self.batches = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
+        self.again = instance.mode == "sacrifice"
+        self.unit = mix.mean_prefill + 1.0
+        self._node, self._oldest = instance, mix.longest_decode - 1.0
+        curve = RateProfile(np.array([0.0, FOREVER]), np.array([0.0, 1.0]))
+        self._workspace = Workspace(
+            mix, instance, curve, horizon=FOREVER, batches_per_step=self.batches, rows=8
+        )
+
+    def march(
+        self,
+        out: NDArray,
+        running: NDArray,
+        swapped: NDArray,
+        backlog: float,
+        rate: float,
+        tokens: float,
+    ) -> Marched:
+        """Write a forecast; see :meth:`ode.Forecaster.march`."""
+        space, most = self._workspace, out.shape[1]
+        while len(space.rows) < most:
+            space.grow(Answer.ROWS_FULL)
+        space.cumulative[1] = rate * FOREVER
+        space.seed(InitialState(backlog, self._within(running), self._within(swapped)))
+        record = space.record
+        first = present(record)
+        while True:
+            answer = march_reach(record, first, out[REACH], most, first, tokens)
+            if answer == Answer.STALLED:
+                raise SolveError("lagrangian", "stalled", "a batch takes no time; give d_0 > 0")
+            if answer in (Answer.DONE, Answer.STEP_LIMIT):
+                break
+            space.grow(Answer(answer))
+        steps = int(record[0]["steps"])
+        rows = space.rows[:steps]
+        out[START, :steps] = out[DECIDED, :steps] = rows[:, R_START]
+        out[DURATION, :steps] = rows[:, R_DURATION]
+        return self._marched(rows, first)
+
+    def _within(self, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a histogram of which nobody is older than the mix allows: longer answers come."""
+        return np.minimum(histogram, (np.inf, self._oldest, self._oldest))
+
+    def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
+        fixed = slope = 0.0
+        if len(rows):
+            middle = rows[len(rows) // 2]
+            if middle[R_TOKENS] < FILLED * self._node.token_budget:
+                line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
+                slope = line.per_token
+                fixed = line.per_request + slope
+        return Marched(len(rows), first, 0.0, fixed, slope, slope)
+
+
+@answers("decode_node")
+def forecaster(mix: RequestMix, instance: DecodeNode) -> Forecaster:
+    """Return what forecasts an instance from its present state.
+
+    Parameters
+    ----------
+    mix
+        Lengths of the requests, those that run included.
+    instance
+        The instance.
+
+    Raises
+    ------
+    UnsupportedError
+        If no fluid model of the kind of instance makes forecasts.
+    """
+    return DecodeNodeForecaster(mix, instance)

@@ -1,0 +1,110 @@
+"""Predictions for many candidates in one compiled call: a look-up in forecasts that are there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scheduling.tagged import first_token, stay
+from serving.compilation import compiled
+
+(
+    STEPS,
+    BATCHES,
+    AGAIN,
+    ORIGIN,
+    NUMBER,
+    UNIT,
+    FIRST_PER_PROMPT,
+    FIXED,
+    PER_PROMPT,
+    PER_TOKEN,
+    LATEST,
+    IDLE,
+    PRESENT,
+) = range(13)
+"""Columns of what is known of a forecast besides its steps.
+
+STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
+NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: prompt of one
+request in the order. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST [time]: when
+the batch under way ends at the latest as far as anybody can believe, in the time of the forecast.
+IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
+
+ABOUT_COLUMNS = 13
+"""Columns of a forecast besides its steps [columns]."""
+
+TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
+"""Columns of the answers [time]; EARLY to LATE are those at :data:`scheduling.lengths.MARKS`."""
+
+ANSWER_COLUMNS = 6
+"""Columns of the answers [columns]."""
+
+
+@compiled
+def _place(about, prompt, now):
+    """Return the time in the forecast, the number in the order, and what a batch costs more."""
+    at = 0.0 if about[IDLE] > 0.0 else min(now - about[ORIGIN], about[LATEST])
+    number = about[NUMBER] + WHOLE * (prompt + 1.0) / about[UNIT]
+    own = about[FIXED] + about[PER_PROMPT] * prompt
+    return max(at, 0.0), number, own
+
+
+WHOLE = 0.5
+"""Part of a request that has room when it begins on average: the fluid begins by parts, requests
+begin whole."""
+
+
+@compiled
+def answer_ttft(curves, about, instances, prompts, now, out):
+    """Write the TTFT [time] of candidates.
+
+    Parameters
+    ----------
+    curves : shape (N, 4, K)
+        Forecasts, see :mod:`ode._forecast`.
+    about : shape (N, ABOUT_COLUMNS)
+    instances, prompts : shape (C,)
+        Instance and prompt [tokens] of each candidate.
+    now : [time]
+    out : shape (C, ANSWER_COLUMNS)
+    """
+    for c in range(instances.size):
+        i = instances[c]
+        each = about[i]
+        at, number, own = _place(each, prompts[c], now)
+        time, _ = first_token(curves[i], int(each[STEPS]), int(each[BATCHES]), at, number)
+        out[c, TTFT] = time - at + own + each[FIRST_PER_PROMPT] * prompts[c]
+
+
+@compiled
+def answer_all(curves, about, instances, prompts, classes, survive, rest, marks, mean, now, out):
+    """Write all answers of candidates.
+
+    Parameters
+    ----------
+    curves, about, instances, prompts, now, out
+        See :func:`answer_ttft`.
+    classes : shape (C,)
+        Class of the length of each candidate.
+    survive, rest, marks, mean
+        Tables of a :class:`scheduling.lengths.LengthModel`.
+    """
+    size = marks.shape[1]
+    for c in range(instances.size):
+        i, of = instances[c], classes[c]
+        each = about[i]
+        at, number, own = _place(each, prompts[c], now)
+        stay(
+            curves[i], int(each[STEPS]), int(each[BATCHES]), each[AGAIN] > 0.0, at, number,
+            survive[of], rest[of], marks[of], own, each[PER_TOKEN], out[c, : 2 + size],
+        )  # fmt: skip
+        first = each[FIRST_PER_PROMPT] * prompts[c]
+        for column in range(2 + size):
+            out[c, column] += first - at
+        tokens = mean[of]
+        grown = 0.5 * each[PER_TOKEN] * tokens * (tokens + 1.0)
+        out[c, EXTERNALITY] = each[PRESENT] * (first + own * tokens + grown)
+
+
+PLACES = np.dtype(np.int64)
+"""Type of instances and classes in compiled calls."""

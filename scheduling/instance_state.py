@@ -1,0 +1,155 @@
+"""What the control plane knows of one instance, from what was sent there and what it reported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduling.messages import BatchTrace, RequestMeta
+from scheduling.running_set import RunningSet
+
+
+@dataclass(slots=True)
+class SyncCounts:
+    """How the reports of an instance came in.
+
+    Parameters
+    ----------
+    applied, duplicate, late, lost
+        Reports taken; that had come before; that came after a newer one, of which only the ends of
+        requests are taken; and that never came as far as the numbers of the batches tell.
+    unknown
+        Requests in reports that nobody had announced.
+    silent_corrections : [requests]
+        By how many requests the state was set right by counts that an instance reported.
+    """
+
+    applied: int = 0
+    duplicate: int = 0
+    late: int = 0
+    lost: int = 0
+    unknown: int = 0
+    silent_corrections: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class InstanceState:
+    """Pattern of one instance: no blocks, no requests but their place in the order.
+
+    Attributes
+    ----------
+    waiting
+        Prompt [tokens] of each request without a first token, by id, in the order of arrival.
+        With when [time] it was sent.
+    stopped
+        Tokens since the latest start, and ever, of requests that were evicted, by id.
+    waiting_tokens, computed_ahead : [tokens]
+        Prompts that wait, and what batches have computed of them.
+    boundary : [time]
+        End of the last batch known, or when an idle instance got work.
+    batch_id
+        Number of the last batch known, -1 before.
+    """
+
+    running: RunningSet = field(default_factory=RunningSet)
+    waiting: dict[int, tuple[int, float]] = field(default_factory=dict)
+    stopped: dict[int, tuple[float, float]] = field(default_factory=dict)
+    counts: SyncCounts = field(default_factory=SyncCounts)
+    waiting_tokens: float = 0.0
+    computed_ahead: float = 0.0
+    boundary: float = 0.0
+    batch_id: int = -1
+    last_heard: float = -math.inf
+    last_duration: float = math.nan
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is there, as far as anybody knows."""
+        return not self.waiting and not self.stopped and self.running.total <= 1e-9
+
+    def enqueue(self, request: RequestMeta, at: float) -> None:
+        """Note that a request was sent; one that is there already is not counted twice."""
+        if request.request_id in self.waiting or request.request_id in self.running:
+            self.counts.duplicate += 1
+            return
+        if self.is_idle:
+            self.boundary = max(self.boundary, at)
+        self.waiting[request.request_id] = (request.prefill_length, at)
+        self.waiting_tokens += request.prefill_length
+
+    def sync(self, trace: BatchTrace, at: float) -> bool:
+        """Take a report; return whether it was a new one, the next or a later batch."""
+        self.last_heard = max(self.last_heard, at)
+        if trace.batch_id == self.batch_id:
+            self.counts.duplicate += 1
+            return False
+        if trace.batch_id < self.batch_id:
+            self.counts.late += 1
+            self._leave(trace)
+            return False
+        missed = trace.batch_id - self.batch_id - 1
+        if self.batch_id >= 0 and missed > 0:
+            self.counts.lost += missed
+            self.running.age(math.inf, missed)
+        for request_id in trace.preempted:
+            if request_id in self.running:
+                self.stopped[request_id] = self.running.where(request_id)
+                self.running.end(request_id)
+        for request_id in trace.resumed:
+            age, furthest = self.stopped.pop(request_id, (0.0, 0.0))
+            self.running.begin((request_id,), age, furthest)
+        self.running.age(max(0.0, trace.decode_len - len(trace.started)))
+        self._begin(trace.started)
+        self._leave(trace)
+        self._set_right(trace)
+        self.counts.applied += 1
+        self.batch_id, self.boundary = trace.batch_id, trace.end
+        self.last_duration = trace.duration
+        self.computed_ahead = self.computed_ahead + trace.prefill_len if self.waiting else 0.0
+        return True
+
+    def _begin(self, request_ids: tuple[int, ...]) -> None:
+        known = []
+        for request_id in request_ids:
+            entry = self.waiting.pop(request_id, None)
+            if entry is None:
+                if request_id in self.running:
+                    continue
+                self.counts.unknown += 1
+            else:
+                self.waiting_tokens -= entry[0]
+                self.computed_ahead = max(0.0, self.computed_ahead - entry[0])
+            known.append(request_id)
+        self.running.begin(tuple(known))
+
+    def _leave(self, trace: BatchTrace) -> None:
+        """Let the requests go that a report says have ended or were given up."""
+        for request_id in (*trace.finished, *trace.cancelled):
+            if self.running.end(request_id):
+                continue
+            entry = self.waiting.pop(request_id, None)
+            if entry is not None:
+                self.waiting_tokens -= entry[0]
+            elif self.stopped.pop(request_id, None) is None:
+                self.counts.unknown += 1
+
+    def _set_right(self, trace: BatchTrace) -> None:
+        """Believe the counts of an instance where reports were lost."""
+        if self.counts.lost == 0 or trace.num_waiting is None or trace.num_running is None:
+            return
+        there = trace.num_waiting + trace.num_running
+        sent_since = sum(1 for _, at in self.waiting.values() if at > trace.end)
+        excess = len(self.waiting) + len(self.running) + len(self.stopped) - sent_since - there
+        if excess <= 0:
+            return
+        # what ended unheard of is among the oldest that run, for most of them
+        for request_id in self.running.oldest(excess):
+            self.running.end(request_id)
+            self.counts.silent_corrections += 1
+
+    def stopped_rows(self) -> NDArray[np.float64]:
+        """Return the histogram of the requests that were stopped, shape (S, 3)."""
+        return np.array([(1.0, *each) for each in self.stopped.values()]).reshape(-1, 3)

@@ -1,0 +1,331 @@
+"""The online predictor: three operations of a control plane that routes requests.
+
+``enqueue_request`` says that a request was sent to an instance, ``sync_batch_result`` that an
+instance has ended a batch, and ``predict`` asks what would happen to a request on an instance, or
+on each. A forecast of every instance is marched when it is asked for and something has changed; on
+level ``reuse`` it is shared until it no longer fits what is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ode import FORECAST_ROWS, Forecaster, forecaster
+from scheduling.answering import (
+    ABOUT_COLUMNS,
+    AGAIN,
+    ANSWER_COLUMNS,
+    BATCHES,
+    FIRST_PER_PROMPT,
+    FIXED,
+    IDLE,
+    LATEST,
+    NUMBER,
+    ORIGIN,
+    PER_PROMPT,
+    PER_TOKEN,
+    PRESENT,
+    STEPS,
+    UNIT,
+    answer_all,
+    answer_ttft,
+)
+from scheduling.arrival_rate import ArrivalRate
+from scheduling.instance_state import InstanceState
+from scheduling.lengths import LengthModel
+from scheduling.messages import BatchTrace, RequestMeta
+from scheduling.predictions import Predictions
+from scheduling.running_set import binned
+from serving import ConfigError, FluidServeError, Instance, RequestMix
+
+MOST_STEPS = 512
+"""Steps of a forecast at most; its pace is carried on beyond."""
+
+HISTOGRAM_ROWS = 48
+"""Rows that a forecast begins with at most: neighbours in the order of entry become one."""
+
+TTFT_ONLY, ALL = "ttft", "all"
+"""What :meth:`Predictor.predict` is asked for: first tokens only, or everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReusePolicy:
+    """When a forecast is made anew on level ``reuse``.
+
+    Parameters
+    ----------
+    batches
+        After so many reported batches.
+    requests : [requests]
+        When so many more or fewer wait or run than it says.
+    share
+        When so much of the running requests more or fewer run than it says.
+    """
+
+    batches: int = 8
+    requests: float = 2.0
+    share: float = 0.05
+
+
+class Predictor:
+    """Predicts for each instance of a fleet what one more request would see there.
+
+    Parameters
+    ----------
+    instances
+        The fleet: any kinds with a fluid model that makes forecasts, any batch-time laws.
+    mix
+        Lengths that are expected, of last week's requests say.
+    lengths
+        What is known of the length of an answer; by default what the mix tells by the prompt.
+    level
+        ``reuse`` or ``lightweight``.
+    arrival_rate : [requests/time]
+        Of each instance; None measures it by what is sent there.
+    signal_delay : [time]
+        How long a report is under way.
+    stale_after : [time]
+        Without a report for so long an instance that has work is stale; None never says so.
+
+    Raises
+    ------
+    UnsupportedError
+        If no fluid model makes forecasts for an instance.
+    ConfigError
+        If a level, a rate or a time is not allowed, or the fleet is empty.
+    """
+
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        mix: RequestMix,
+        *,
+        lengths: LengthModel | None = None,
+        level: str = "reuse",
+        arrival_rate: float | None = None,
+        signal_delay: float = 0.0,
+        stale_after: float | None = None,
+        reuse: ReusePolicy | None = None,
+    ) -> None:
+        if not instances:
+            raise ConfigError("instances", 0, "one instance at least")
+        if level not in ("reuse", "lightweight"):
+            raise ConfigError("level", level, "reuse or lightweight")
+        if arrival_rate is not None and not 0 <= arrival_rate < math.inf:
+            raise ConfigError("arrival_rate", arrival_rate, "a finite number >= 0")
+        self.instances, self.level = tuple(instances), level
+        self.lengths = LengthModel.from_mix(mix) if lengths is None else lengths
+        self.reuse = ReusePolicy() if reuse is None else reuse
+        self._delay, self._stale_after = signal_delay, stale_after
+        size = len(self.instances)
+        made: dict[Instance, Forecaster] = {}
+        for each in self.instances:
+            if each not in made:
+                made[each] = forecaster(mix, each)
+        self._forecasters = [made[each] for each in self.instances]
+        self._rate = arrival_rate
+        self._rates = [ArrivalRate() for _ in self.instances]
+        self.states = [InstanceState() for _ in self.instances]
+        self._curves = np.zeros((size, FORECAST_ROWS, MOST_STEPS))
+        self._about = np.zeros((size, ABOUT_COLUMNS))
+        self._under_way = [0] * size
+        self._marched_running = [0.0] * size
+        self._dirty = set(range(size))
+        self._rows = np.zeros((HISTOGRAM_ROWS, 3))
+        self._all = np.arange(size)
+        self._tokens = float(np.quantile(self.lengths.marks[:, -1], 0.5))
+        self.marches = 0
+        for i, each in enumerate(self._forecasters):
+            self._about[i, BATCHES], self._about[i, AGAIN] = each.batches, each.again
+            self._about[i, UNIT] = each.unit
+
+    def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
+        """Note that a request was sent to an instance.
+
+        Parameters
+        ----------
+        instance_id
+            Place of the instance in the fleet.
+        request_meta
+            The request.
+        ts : [time]
+            When it was sent.
+
+        Raises
+        ------
+        FluidServeError
+            If there is no such instance.
+        """
+        state = self._state(instance_id)
+        was_idle, before = state.is_idle, len(state.waiting)
+        state.enqueue(request_meta, ts)
+        if len(state.waiting) == before:
+            return
+        self._rates[instance_id].note(ts)
+        about = self._about[instance_id]
+        if was_idle or instance_id in self._dirty:
+            self._dirty.add(instance_id)
+            return
+        about[NUMBER] += (request_meta.prefill_length + 1.0) / about[UNIT]
+        about[PRESENT] += 1.0
+
+    def sync_batch_result(
+        self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
+    ) -> None:
+        """Take the report of a batch; doubled, late and lost ones are counted.
+
+        Parameters
+        ----------
+        instance_id
+            Place of the instance in the fleet.
+        batch_trace
+            The report.
+        ts : [time]
+            When it came in; by default when the batch ended.
+
+        Raises
+        ------
+        FluidServeError
+            If there is no such instance.
+        """
+        state = self._state(instance_id)
+        if not state.sync(batch_trace, batch_trace.end if ts is None else ts):
+            return
+        if self.level != "reuse" or instance_id in self._dirty or not self._follows(instance_id):
+            self._dirty.add(instance_id)
+
+    def _follows(self, i: int) -> bool:
+        """Move a forecast on by a batch that was reported; return whether it still fits."""
+        state, about, curve = self.states[i], self._about[i], self._curves[i]
+        batches, steps = int(about[BATCHES]), int(about[STEPS])
+        self._under_way[i] += 1
+        done = self._under_way[i]
+        step = done // batches
+        if state.is_idle or done > self.reuse.batches * batches or step >= steps - 1:
+            return False
+        running = state.running.total
+        if abs(running - self._running_at(i, step)) > max(
+            self.reuse.requests, self.reuse.share * running
+        ):
+            return False
+        begin, duration = curve[0, step], curve[1, step]
+        part = (done % batches) / batches
+        about[ORIGIN] = state.boundary - (begin + part * duration)
+        about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
+        reach = curve[2, step]
+        waiting = self._units_waiting(i)
+        if reach == math.inf:
+            return waiting <= self.reuse.requests
+        about[NUMBER] = reach + waiting
+        about[PRESENT] = running + len(state.waiting)
+        return True
+
+    def _running_at(self, i: int, step: int) -> float:
+        return self._marched_running[i]
+
+    def _units_waiting(self, i: int) -> float:
+        state = self.states[i]
+        tokens = state.waiting_tokens - state.computed_ahead + len(state.waiting)
+        return max(0.0, tokens) / float(self._about[i, UNIT])
+
+    def _march(self, i: int, now: float) -> None:
+        """Make the forecast of an instance anew."""
+        state, about, of = self.states[i], self._about[i], self._forecasters[i]
+        idle = state.is_idle
+        origin = now if idle else state.boundary
+        waiting = state.waiting
+        units = self._units_waiting(i)
+        # who was sent after the boundary waits for the next one, behind the others
+        since = 0.0
+        for prompt, at in reversed(waiting.values()):
+            if at <= origin:
+                break
+            since += (prompt + 1.0) / of.unit
+        rows = self._rows[: binned(state.running.rows, len(state.running.rows), self._rows)]
+        rate = self._rates[i].value if self._rate is None else self._rate
+        found = of.march(
+            self._curves[i], rows, state.stopped_rows(), max(0.0, units - since), rate, self._tokens
+        )
+        about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
+        about[NUMBER] = found.number + since
+        about[FIRST_PER_PROMPT], about[FIXED] = found.first_per_prompt, found.fixed
+        about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
+        about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
+        about[PRESENT] = state.running.total + len(waiting)
+        self._under_way[i], self._marched_running[i] = 0, state.running.total
+        self._dirty.discard(i)
+        self.marches += 1
+
+    def predict(
+        self,
+        instance_id: int | None,
+        request_meta: RequestMeta,
+        ts: float,
+        action_hint: str = ALL,
+    ) -> Predictions:
+        """Say what would happen to a request if it were sent now.
+
+        Parameters
+        ----------
+        instance_id
+            One instance, or None for all.
+        request_meta
+            The request.
+        ts : [time]
+            Now.
+        action_hint
+            ``ttft`` asks for first tokens only, which costs less; ``all`` for everything.
+
+        Returns
+        -------
+        Predictions
+            One for each instance that was asked for.
+
+        Raises
+        ------
+        FluidServeError
+            If there is no such instance.
+        """
+        if instance_id is None:
+            asked = self._all
+        else:
+            self._state(instance_id)
+            asked = self._all[instance_id : instance_id + 1]
+        if self._dirty or self._about[asked, IDLE].any():
+            for i in asked.tolist():
+                if i in self._dirty:
+                    self._march(i, ts)
+        out = np.empty((asked.size, ANSWER_COLUMNS))
+        prompts = np.full(asked.size, float(request_meta.prefill_length))
+        if action_hint == TTFT_ONLY:
+            answer_ttft(self._curves, self._about, asked, prompts, ts, out)
+        else:
+            of = self.lengths
+            classes = np.full(asked.size, of.class_of(request_meta))
+            answer_all(
+                self._curves, self._about, asked, prompts, classes, of.survive, of.rest, of.marks,
+                of.mean, ts, out,
+            )  # fmt: skip
+        return Predictions(asked, out, action_hint == ALL, self.level, request_meta)
+
+    def _state(self, instance_id: int) -> InstanceState:
+        if not 0 <= instance_id < len(self.states):
+            raise FluidServeError(
+                f"instance {instance_id} is not in the fleet; allowed: 0 to {len(self.states) - 1}"
+            )
+        return self.states[instance_id]
+
+    def stale(self, ts: float) -> list[int]:
+        """Return the instances that have work and have not reported for too long."""
+        if self._stale_after is None:
+            return []
+        return [
+            i for i, each in enumerate(self.states)
+            if not each.is_idle
+            and ts - max(each.last_heard, each.boundary) > self._stale_after
+        ]  # fmt: skip
