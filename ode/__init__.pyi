@@ -2,10 +2,10 @@ from ._caveats import policy_labels as policy_labels
 from ._forecast import DECIDED as DECIDED
 from ._forecast import DURATION as DURATION
 from ._forecast import FORECAST_ROWS as FORECAST_ROWS
-from ._forecast import Forecaster as Forecaster
-from ._forecast import Marched as Marched
 from ._forecast import REACH as REACH
 from ._forecast import START as START
+from ._forecast import Forecaster as Forecaster
+from ._forecast import Marched as Marched
 from ._initial_state import InitialState as InitialState
 from ._methods import METHODS as METHODS
 from ._methods import Method as Method

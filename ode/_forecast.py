@@ -55,7 +55,8 @@ class Forecaster(Protocol):
     again
         Whether a request that is stopped computes its tokens anew.
     unit : [tokens]
-        Prompt of one request in the order of arrival: a longer prompt counts for more requests.
+        Prompt of one request in the order of arrival, where a longer prompt counts for more
+        requests; 0 where each request counts as one.
     """
 
     batches: int
@@ -67,7 +68,7 @@ class Forecaster(Protocol):
         out: NDArray,
         running: NDArray,
         swapped: NDArray,
-        backlog: float,
+        waiting: NDArray,
         rate: float,
         tokens: float,
     ) -> Marched:
@@ -77,10 +78,10 @@ class Forecaster(Protocol):
         ----------
         out : shape (FORECAST_ROWS, K)
             Filled as far as the march goes.
-        running, swapped : shape (R, 3), shape (S, 3) [requests, tokens, tokens]
-            Histograms, see :class:`ode.InitialState`.
-        backlog : [requests]
-            Who waits for a first token, in units of prompts.
+        running, swapped : shape (R, 4), shape (S, 4) [requests, tokens, tokens], []
+            Histograms, see :class:`ode.InitialState`, and the class of lengths of each row.
+        waiting : shape (W, 4)
+            Who waits for a first token, of the same columns, in the order of arrival.
         rate : [requests/time]
             Expected arrivals from now on.
         tokens

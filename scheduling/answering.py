@@ -25,8 +25,8 @@ from serving.compilation import compiled
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
-NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: prompt of one
-request in the order. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST [time]: when
+NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
+:class:`ode.Forecaster`. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST [time]: when
 the batch under way ends at the latest as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
 
@@ -44,7 +44,8 @@ ANSWER_COLUMNS = 6
 def _place(about, prompt, now):
     """Return the time in the forecast, the number in the order, and what a batch costs more."""
     at = 0.0 if about[IDLE] > 0.0 else min(now - about[ORIGIN], about[LATEST])
-    number = about[NUMBER] + WHOLE * (prompt + 1.0) / about[UNIT]
+    own_size = prompt / about[UNIT] if about[UNIT] > 0.0 else 1.0
+    number = about[NUMBER] + WHOLE * own_size
     own = about[FIXED] + about[PER_PROMPT] * prompt
     return max(at, 0.0), number, own
 

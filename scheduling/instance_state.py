@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,14 @@ class SyncCounts:
     silent_corrections: float = 0.0
 
 
+class Waiting(NamedTuple):
+    """A request without a first token: prompt [tokens], class of lengths, when it was sent."""
+
+    prompt: int
+    of: int
+    at: float
+
+
 @dataclass(slots=True, eq=False)
 class InstanceState:
     """Pattern of one instance: no blocks, no requests but their place in the order.
@@ -42,10 +51,12 @@ class InstanceState:
     Attributes
     ----------
     waiting
-        Prompt [tokens] of each request without a first token, by id, in the order of arrival.
-        With when [time] it was sent.
+        Requests without a first token, by id, in the order of arrival.
     stopped
-        Tokens since the latest start, and ever, of requests that were evicted, by id.
+        Tokens since the latest start, tokens ever and class of requests that were evicted, by id.
+    queue, fresh
+        Pattern of those who waited at the boundary, and ids of those sent after it: they do not
+        take part in the batch under way.
     waiting_tokens, computed_ahead : [tokens]
         Prompts that wait, and what batches have computed of them.
     boundary : [time]
@@ -55,8 +66,10 @@ class InstanceState:
     """
 
     running: RunningSet = field(default_factory=RunningSet)
-    waiting: dict[int, tuple[int, float]] = field(default_factory=dict)
-    stopped: dict[int, tuple[float, float]] = field(default_factory=dict)
+    waiting: dict[int, Waiting] = field(default_factory=dict)
+    stopped: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    queue: RunningSet = field(default_factory=RunningSet)
+    fresh: list[int] = field(default_factory=list)
     counts: SyncCounts = field(default_factory=SyncCounts)
     waiting_tokens: float = 0.0
     computed_ahead: float = 0.0
@@ -70,14 +83,17 @@ class InstanceState:
         """Whether nobody is there, as far as anybody knows."""
         return not self.waiting and not self.stopped and self.running.total <= 1e-9
 
-    def enqueue(self, request: RequestMeta, at: float) -> None:
+    def enqueue(self, request: RequestMeta, of: int, at: float) -> None:
         """Note that a request was sent; one that is there already is not counted twice."""
         if request.request_id in self.waiting or request.request_id in self.running:
             self.counts.duplicate += 1
             return
         if self.is_idle:
             self.boundary = max(self.boundary, at)
-        self.waiting[request.request_id] = (request.prefill_length, at)
+            self.queue.put(request.request_id, of, 0.0)
+        else:
+            self.fresh.append(request.request_id)
+        self.waiting[request.request_id] = Waiting(request.prefill_length, of, at)
         self.waiting_tokens += request.prefill_length
 
     def sync(self, trace: BatchTrace, at: float) -> bool:
@@ -99,11 +115,12 @@ class InstanceState:
                 self.stopped[request_id] = self.running.where(request_id)
                 self.running.end(request_id)
         for request_id in trace.resumed:
-            age, furthest = self.stopped.pop(request_id, (0.0, 0.0))
-            self.running.begin((request_id,), age, furthest)
+            age, furthest, of = self.stopped.pop(request_id, (0.0, 0.0, 0))
+            self.running.put(request_id, of, age, furthest)
         self.running.age(max(0.0, trace.decode_len - len(trace.started)))
         self._begin(trace.started)
         self._leave(trace)
+        self._join(trace.end)
         self._set_right(trace)
         self.counts.applied += 1
         self.batch_id, self.boundary = trace.batch_id, trace.end
@@ -119,11 +136,25 @@ class InstanceState:
                 if request_id in self.running:
                     continue
                 self.counts.unknown += 1
-            else:
-                self.waiting_tokens -= entry[0]
-                self.computed_ahead = max(0.0, self.computed_ahead - entry[0])
-            known.append(request_id)
-        self.running.begin(tuple(known))
+                known.append((request_id, 0))
+                continue
+            self.queue.end(request_id)
+            self.waiting_tokens -= entry.prompt
+            self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
+            known.append((request_id, entry.of))
+        self.running.begin(known)
+
+    def _join(self, boundary: float) -> None:
+        """Let those join the queue who were sent up to a boundary."""
+        joined = 0
+        for request_id in self.fresh:
+            entry = self.waiting.get(request_id)
+            if entry is not None and entry.at > boundary:
+                break
+            if entry is not None:
+                self.queue.put(request_id, entry.of, 0.0)
+            joined += 1
+        del self.fresh[:joined]
 
     def _leave(self, trace: BatchTrace) -> None:
         """Let the requests go that a report says have ended or were given up."""
@@ -132,7 +163,8 @@ class InstanceState:
                 continue
             entry = self.waiting.pop(request_id, None)
             if entry is not None:
-                self.waiting_tokens -= entry[0]
+                self.queue.end(request_id)
+                self.waiting_tokens -= entry.prompt
             elif self.stopped.pop(request_id, None) is None:
                 self.counts.unknown += 1
 
@@ -141,7 +173,7 @@ class InstanceState:
         if self.counts.lost == 0 or trace.num_waiting is None or trace.num_running is None:
             return
         there = trace.num_waiting + trace.num_running
-        sent_since = sum(1 for _, at in self.waiting.values() if at > trace.end)
+        sent_since = sum(1 for each in self.waiting.values() if each.at > trace.end)
         excess = len(self.waiting) + len(self.running) + len(self.stopped) - sent_since - there
         if excess <= 0:
             return
@@ -151,5 +183,5 @@ class InstanceState:
             self.counts.silent_corrections += 1
 
     def stopped_rows(self) -> NDArray[np.float64]:
-        """Return the histogram of the requests that were stopped, shape (S, 3)."""
-        return np.array([(1.0, *each) for each in self.stopped.values()]).reshape(-1, 3)
+        """Return the histogram of the requests that were stopped, shape (S, 4)."""
+        return np.array([(1.0, *each) for each in self.stopped.values()]).reshape(-1, 4)

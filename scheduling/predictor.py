@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ode import FORECAST_ROWS, Forecaster, forecaster
 from scheduling.answering import (
@@ -46,7 +45,7 @@ from serving import ConfigError, FluidServeError, Instance, RequestMix
 MOST_STEPS = 512
 """Steps of a forecast at most; its pace is carried on beyond."""
 
-HISTOGRAM_ROWS = 48
+HISTOGRAM_ROWS = 96
 """Rows that a forecast begins with at most: neighbours in the order of entry become one."""
 
 TTFT_ONLY, ALL = "ttft", "all"
@@ -126,7 +125,7 @@ class Predictor:
         made: dict[Instance, Forecaster] = {}
         for each in self.instances:
             if each not in made:
-                made[each] = forecaster(mix, each)
+                made[each] = forecaster(mix, each, self.lengths.parts)
         self._forecasters = [made[each] for each in self.instances]
         self._rate = arrival_rate
         self._rates = [ArrivalRate() for _ in self.instances]
@@ -136,7 +135,8 @@ class Predictor:
         self._under_way = [0] * size
         self._marched_running = [0.0] * size
         self._dirty = set(range(size))
-        self._rows = np.zeros((HISTOGRAM_ROWS, 3))
+        least = 2 * (len(self.lengths.parts) + 1)
+        self._rows, self._queued = np.zeros((2, max(HISTOGRAM_ROWS, least), 4))
         self._all = np.arange(size)
         self._tokens = float(np.quantile(self.lengths.marks[:, -1], 0.5))
         self.marches = 0
@@ -163,7 +163,7 @@ class Predictor:
         """
         state = self._state(instance_id)
         was_idle, before = state.is_idle, len(state.waiting)
-        state.enqueue(request_meta, ts)
+        state.enqueue(request_meta, 1 + self.lengths.part_of(request_meta.prefill_length), ts)
         if len(state.waiting) == before:
             return
         self._rates[instance_id].note(ts)
@@ -171,7 +171,7 @@ class Predictor:
         if was_idle or instance_id in self._dirty:
             self._dirty.add(instance_id)
             return
-        about[NUMBER] += (request_meta.prefill_length + 1.0) / about[UNIT]
+        about[NUMBER] += self._size(instance_id, request_meta.prefill_length)
         about[PRESENT] += 1.0
 
     def sync_batch_result(
@@ -218,7 +218,7 @@ class Predictor:
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
         reach = curve[2, step]
-        waiting = self._units_waiting(i)
+        waiting = self._waiting(i)
         if reach == math.inf:
             return waiting <= self.reuse.requests
         about[NUMBER] = reach + waiting
@@ -228,35 +228,37 @@ class Predictor:
     def _running_at(self, i: int, step: int) -> float:
         return self._marched_running[i]
 
-    def _units_waiting(self, i: int) -> float:
-        state = self.states[i]
-        tokens = state.waiting_tokens - state.computed_ahead + len(state.waiting)
-        return max(0.0, tokens) / float(self._about[i, UNIT])
+    def _size(self, i: int, prompt: float) -> float:
+        """Return for how many requests a prompt counts in the order of arrival."""
+        unit = self._forecasters[i].unit
+        return prompt / unit if unit > 0.0 else 1.0
+
+    def _waiting(self, i: int) -> float:
+        """Return who waits, as counted in the order of arrival."""
+        state, unit = self.states[i], self._forecasters[i].unit
+        if unit <= 0.0:
+            return float(len(state.waiting))
+        return max(0.0, state.waiting_tokens - state.computed_ahead) / unit
 
     def _march(self, i: int, now: float) -> None:
         """Make the forecast of an instance anew."""
         state, about, of = self.states[i], self._about[i], self._forecasters[i]
         idle = state.is_idle
         origin = now if idle else state.boundary
-        waiting = state.waiting
-        units = self._units_waiting(i)
-        # who was sent after the boundary waits for the next one, behind the others
-        since = 0.0
-        for prompt, at in reversed(waiting.values()):
-            if at <= origin:
-                break
-            since += (prompt + 1.0) / of.unit
-        rows = self._rows[: binned(state.running.rows, len(state.running.rows), self._rows)]
+        since = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
+                    if each in state.waiting)  # fmt: skip
+        classes = len(self.lengths.parts) + 1
+        rows, queued = self._rows, self._queued
+        rows = rows[: binned(state.running.rows, classes, rows)]
+        queued = queued[: binned(state.queue.rows, classes, queued)]
         rate = self._rates[i].value if self._rate is None else self._rate
-        found = of.march(
-            self._curves[i], rows, state.stopped_rows(), max(0.0, units - since), rate, self._tokens
-        )
+        found = of.march(self._curves[i], rows, state.stopped_rows(), queued, rate, self._tokens)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number + since
         about[FIRST_PER_PROMPT], about[FIXED] = found.first_per_prompt, found.fixed
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
-        about[PRESENT] = state.running.total + len(waiting)
+        about[PRESENT] = state.running.total + len(state.waiting)
         self._under_way[i], self._marched_running[i] = 0, state.running.total
         self._dirty.discard(i)
         self.marches += 1

@@ -6,14 +6,16 @@ the same with ten requests and with ten thousand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.compilation import compiled
 
-COUNT, AGE, FURTHEST = range(3)
-"""Columns of a group: requests alive, tokens since the latest start, tokens ever; as in
-:class:`ode.InitialState`."""
+COUNT, AGE, FURTHEST, OF = range(4)
+"""Columns of a group: requests alive, tokens since the latest start, tokens ever, and the class of
+their lengths; as in :meth:`ode.Forecaster.march`."""
 
 GROUPS = 1024
 """Groups at most; beyond, neighbours become one."""
@@ -38,33 +40,44 @@ def _age(groups, size, executed):
 
 
 @compiled
-def binned(groups, size, rows):
-    """Write groups into at most ``len(rows)`` rows, neighbours together; return how many."""
-    most = rows.shape[0]
-    alive = 0
-    for i in range(size):
+def binned(groups, classes, rows):
+    """Write groups into at most ``len(rows)`` rows; return how many.
+
+    Parameters
+    ----------
+    groups : shape (G, 4)
+        In order.
+    classes
+        Numbers of classes are below it.
+    rows : shape (R, 4)
+        Filled. Where there are too many groups, those of one class become one within windows of
+        the order. R is at least twice ``classes``.
+    """
+    most, alive, requests = rows.shape[0], 0, 0.0
+    for i in range(groups.shape[0]):
         if groups[i, COUNT] > 0.0:
             alive += 1
-    if alive == 0:
-        return 0
-    each = (alive + most - 1) // most
-    written, inside = 0, 0
-    for i in range(size):
+            requests += groups[i, COUNT]
+    window = 0.0 if alive <= most else requests / (most // classes - 1)
+    written, first, inside = 0, 0, 0.0
+    for i in range(groups.shape[0]):
         count = groups[i, COUNT]
         if count <= 0.0:
             continue
-        if inside == 0:
-            rows[written, COUNT] = 0.0
-            rows[written, AGE] = 0.0
-            rows[written, FURTHEST] = 0.0
-        rows[written, COUNT] += count
-        rows[written, AGE] += count * groups[i, AGE]
-        rows[written, FURTHEST] += count * groups[i, FURTHEST]
-        inside += 1
-        if inside == each:
-            written, inside = written + 1, 0
-    if inside > 0:
-        written += 1
+        if inside >= window:
+            first, inside = written, 0.0
+        at = written
+        for j in range(first, written):
+            if rows[j, OF] == groups[i, OF]:
+                at = j
+        if at == written:
+            written += 1
+            rows[at] = 0.0
+            rows[at, OF] = groups[i, OF]
+        rows[at, COUNT] += count
+        rows[at, AGE] += count * groups[i, AGE]
+        rows[at, FURTHEST] += count * groups[i, FURTHEST]
+        inside += count
     for j in range(written):
         rows[j, AGE] /= rows[j, COUNT]
         rows[j, FURTHEST] = max(rows[j, AGE], rows[j, FURTHEST] / rows[j, COUNT])
@@ -77,7 +90,7 @@ class RunningSet:
     __slots__ = ("_base", "_front", "_group_of", "_size", "groups", "total")
 
     def __init__(self) -> None:
-        self.groups: NDArray[np.float64] = np.zeros((GROUPS, 3))
+        self.groups: NDArray[np.float64] = np.zeros((GROUPS, 4))
         self._size, self._base, self._front, self.total = 0, 0, 0, 0.0
         self._group_of: dict[int, int] = {}
 
@@ -98,21 +111,32 @@ class RunningSet:
         for _ in range(batches):
             _age(self.rows, self._size - self._front, float(executed))
 
-    def begin(self, request_ids: tuple[int, ...], tokens: float = 1.0, ever: float = 0.0) -> None:
-        """Append requests that have so many tokens, and had so many ever."""
-        each = -(-len(request_ids) // PARTS)
-        for first in range(0, len(request_ids), max(each, 1)):
-            self._append(request_ids[first : first + each], tokens, max(tokens, ever))
+    def begin(self, requests: Sequence[tuple[int, int]]) -> None:
+        """Append requests that have their first token, as (id, class), in their order."""
+        if len(requests) <= PARTS:
+            for request_id, of in requests:
+                self.put(request_id, of)
+            return
+        for of in sorted({of for _, of in requests}):
+            serial = self.put(None, of)
+            for request_id, of_request in requests:
+                if of_request == of:
+                    self._group_of[request_id] = serial
+                    self.groups[serial - self._base, COUNT] += 1.0
+                    self.total += 1.0
 
-    def _append(self, request_ids: tuple[int, ...], tokens: float, ever: float) -> None:
+    def put(self, request_id: int | None, of: int, tokens: float = 1.0, ever: float = 0.0) -> int:
+        """Append a group of one request, or of none yet; return its serial number."""
         if self._size == GROUPS:
             self._make_room()
-        self.groups[self._size] = len(request_ids), tokens, ever
+        count = 0.0 if request_id is None else 1.0
+        self.groups[self._size] = count, tokens, max(tokens, ever), of
         serial = self._base + self._size
-        for request_id in request_ids:
+        if request_id is not None:
             self._group_of[request_id] = serial
         self._size += 1
-        self.total += len(request_ids)
+        self.total += count
+        return serial
 
     def end(self, request_id: int) -> bool:
         """Remove a request; return whether it was there."""
@@ -131,10 +155,10 @@ class RunningSet:
         """Return who began first, so many at most."""
         return [each for each, _ in zip(self._group_of, range(count), strict=False)]
 
-    def where(self, request_id: int) -> tuple[float, float]:
-        """Return tokens since the latest start, and ever, of the group of a request."""
-        _, age, furthest = self.groups[self._group_of[request_id] - self._base]
-        return float(age), float(furthest)
+    def where(self, request_id: int) -> tuple[float, float, int]:
+        """Return tokens since the latest start, tokens ever and class of a request's group."""
+        _, age, furthest, of = self.groups[self._group_of[request_id] - self._base]
+        return float(age), float(furthest), int(of)
 
     def _drop_front(self) -> None:
         front = self._front
@@ -152,21 +176,24 @@ class RunningSet:
         self._front = 0
 
     def _make_room(self) -> None:
-        """Let every two neighbours become one group."""
-        alive = np.flatnonzero(self.groups[: self._size, COUNT] > 0.0)
-        place = np.full(self._size, 0, np.int64)
-        place[alive] = np.arange(alive.size) // 2
-        merged = np.zeros((GROUPS, 3))
-        rows = self.groups[alive]
-        size = (alive.size + 1) // 2
-        np.add.at(merged[:, COUNT], place[alive], rows[:, COUNT])
-        for column in (AGE, FURTHEST):
-            np.add.at(merged[:, column], place[alive], rows[:, COUNT] * rows[:, column])
-        merged[:size, AGE:] /= merged[:size, COUNT, None]
-        base = self._base
+        """Let every two neighbours of a class become one group."""
+        old = self.rows
+        merged, place = np.zeros((GROUPS, 4)), np.full(len(old), -1)
+        open_at: dict[int, int] = {}
+        size = 0
+        for i, (count, age, furthest, of) in enumerate(old.tolist()):
+            if count <= 0.0:
+                continue
+            at = open_at.pop(int(of), None)
+            if at is None:
+                at, size = size, size + 1
+                open_at[int(of)] = at
+            merged[at, OF] = of
+            merged[at, :OF] += count, count * age, count * furthest
+            place[i] = at
+        merged[:size, AGE:OF] /= merged[:size, COUNT, None]
+        first, base = self._base + self._front, self._base + self._size
         self._group_of = {
-            each: base + self._size + int(place[serial - base])
-            for each, serial in self._group_of.items()
+            each: base + int(place[serial - first]) for each, serial in self._group_of.items()
         }
-        self._base = base + self._size
-        self.groups, self._size, self._front = merged, size, 0
+        self.groups, self._base, self._size, self._front = merged, base, size, 0

@@ -124,8 +124,10 @@ def stay(curve, steps, batches, again, at, number, survive, rest, marks, own, gr
         k += 1
     pace = own + (curve[DURATION, steps - 1] / batches if steps > 0 else 0.0)
     left = rest[min(int(furthest), longest)]
-    out[1] = expected + pace * (left + alive * (furthest - decoded)) + grown * left * (
-        decoded + 0.5 * left / max(alive, 1e-12)
+    out[1] = (
+        expected
+        + pace * (left + alive * (furthest - decoded))
+        + grown * left * (decoded + 0.5 * left / max(alive, 1e-12))
     )
     while mark < size:
         more = marks[mark] - decoded

@@ -11,6 +11,7 @@ from ode.lagrangian.layout import (
     FURTHEST,
     HELD,
     MASS,
+    OF,
     PREFILL,
     R_EMITTED,
     R_SIZE,
@@ -19,7 +20,7 @@ from ode.lagrangian.layout import (
     SURVIVE,
     WORK,
 )
-from ode.lagrangian.memory import parcels_of, running_of, tables_of
+from ode.lagrangian.memory import parcels_of, running_of, tables_of_all
 from ode.lagrangian.parcels import split
 from ode.lagrangian.sampling import sample_step
 from serving.batch_kernel import batch_duration
@@ -46,76 +47,112 @@ def step_duration(w, tokens, requests):
     return h * batch_duration(w.law_at, tokens, requests + w.owed_requests / h, w.moved / h)
 
 
-@compiled(fastmath=REORDER)
-def price(w, first, last, batches):
-    """Write the batch tokens of each parcel, per batch of the step, as its cost; return the sum.
+def _pricing(by_class):
+    """Return the function that prices parcels, of one mix or of several classes."""
 
-    Notes
-    -----
-    A parcel that re-executes after a sacrifice thins out only beyond its furthest position.
-    """
-    queue = running_of(w)
-    parcels, tables = parcels_of(queue), tables_of(w)
-    cost = vector_at(w.cost_at, queue.extent)
-    total = 0.0
-    if batches == 1.0:
+    @compiled(fastmath=REORDER)
+    def price(w, first, last, batches):
+        """Write the batch tokens of each parcel, per batch, as its cost; return the sum.
+
+        Notes
+        -----
+        A parcel that re-executes after a sacrifice thins out only beyond its furthest position.
+        """
+        queue = running_of(w)
+        parcels, tables = parcels_of(queue), tables_of_all(w)
+        cost = vector_at(w.cost_at, queue.extent)
+        total = 0.0
+        if batches == 1.0:
+            for i in range(first, last):
+                cost[i] = parcels[PREFILL, i] + (parcels[AGE, i] + 1.0) * parcels[ALIVE, i]
+                total += cost[i]
+            return total
+        rows = w.tables_size - 1
         for i in range(first, last):
-            cost[i] = parcels[PREFILL, i] + (parcels[AGE, i] + 1.0) * parcels[ALIVE, i]
-            total += cost[i]
+            age = parcels[AGE, i]
+            tokens = parcels[PREFILL, i] + (age + 0.5 * (batches + 1.0)) * parcels[ALIVE, i]
+            if age >= parcels[FURTHEST, i]:
+                end = age + batches
+                k, m = min(np.int32(age), rows), min(np.int32(end), rows)
+                into, beyond = age - k, end - m
+                if by_class:
+                    below = np.int32(parcels[OF, i]) * w.tables_size
+                    k, m = k + below, m + below
+                before = tables[k, WORK] + into * tables[k, WORK + 1]
+                after = tables[m, WORK] + beyond * tables[m, WORK + 1]
+                tokens = parcels[MASS, i] * (after - before) / batches
+            cost[i] = tokens
+            total += tokens
         return total
-    rows = tables.shape[0] - 1
-    for i in range(first, last):
-        age = parcels[AGE, i]
-        tokens = parcels[PREFILL, i] + (age + 0.5 * (batches + 1.0)) * parcels[ALIVE, i]
-        if age >= parcels[FURTHEST, i]:
-            end = age + batches
-            k, m = min(np.int32(age), rows), min(np.int32(end), rows)
-            before = tables[k, WORK] + (age - k) * tables[k, WORK + 1]
-            after = tables[m, WORK] + (end - m) * tables[m, WORK + 1]
-            tokens = parcels[MASS, i] * (after - before) / batches
-        cost[i] = tokens
-        total += tokens
-    return total
+
+    return price
 
 
-@compiled(fastmath=REORDER)
+def _aging(by_class):
+    """Return the function that ages parcels, of one mix or of several classes."""
+
+    @compiled(fastmath=REORDER)
+    def age_parcels(w, first, last, step):
+        """Advance parcels of RUNNING by ``step`` tokens, thin them, update the totals; no branches.
+
+        Returns
+        -------
+        before, after : [requests]
+            How many of them were alive and are.
+        """
+        parcels, tables, theta = parcels_of(running_of(w)), tables_of_all(w), w.theta
+        rows = w.tables_size - 1
+        alive_change, memory_change, useful, size, emitted = 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(first, last):
+            age, furthest, alive = parcels[AGE, i], parcels[FURTHEST, i], parcels[ALIVE, i]
+            new_age = age + step
+            reached = max(furthest, new_age)
+            k = min(np.int32(reached), rows)
+            into = reached - k
+            if by_class:
+                k += np.int32(parcels[OF, i]) * w.tables_size
+            new_alive = parcels[MASS, i] * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
+            new_held = parcels[MASS, i] * (tables[k, HELD] + into * tables[k, HELD + 1])
+            alive_change += new_alive - alive
+            size += alive
+            memory_change += new_held + new_age * new_alive - parcels[PREFILL, i] - age * alive
+            tokens = parcels[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
+            useful += tokens * (reached - furthest)
+            emitted += alive * (reached - furthest)
+            first_token = min(1.0, reached) - min(1.0, furthest)
+            parcels[FIRST_TOKEN, i] += first_token * (theta + 1.0)
+            parcels[AGE, i] = new_age
+            parcels[FURTHEST, i] = reached
+            parcels[ALIVE, i] = new_alive
+            parcels[PREFILL, i] = new_held
+        w.running += alive_change
+        w.completed -= alive_change
+        w.memory += memory_change
+        w.useful += useful
+        w.tokens += emitted
+        return size, size + alive_change
+
+    return age_parcels
+
+
+_price, _price_classes = _pricing(False), _pricing(True)
+_age, _age_classes = _aging(False), _aging(True)
+
+
+@compiled
+def price(w, first, last, batches):
+    """Write the batch tokens of each parcel, per batch of the step, as its cost; return the sum."""
+    if w.classes > 1:
+        return _price_classes(w, first, last, batches)
+    return _price(w, first, last, batches)
+
+
+@compiled
 def age_parcels(w, first, last, step):
-    """Advance parcels of RUNNING by ``step`` tokens, thin them, update the totals; no branches.
-
-    Returns
-    -------
-    before, after : [requests]
-        How many of them were alive and are.
-    """
-    parcels, tables, theta = parcels_of(running_of(w)), tables_of(w), w.theta
-    rows = tables.shape[0] - 1
-    alive_change, memory_change, useful, size, emitted = 0.0, 0.0, 0.0, 0.0, 0.0
-    for i in range(first, last):
-        age, furthest, alive = parcels[AGE, i], parcels[FURTHEST, i], parcels[ALIVE, i]
-        new_age = age + step
-        reached = max(furthest, new_age)
-        k = min(np.int32(reached), rows)
-        into = reached - k
-        new_alive = parcels[MASS, i] * (tables[k, SURVIVE] + into * tables[k, SURVIVE + 1])
-        new_held = parcels[MASS, i] * (tables[k, HELD] + into * tables[k, HELD + 1])
-        alive_change += new_alive - alive
-        size += alive
-        memory_change += new_held + new_age * new_alive - parcels[PREFILL, i] - age * alive
-        tokens = parcels[PREFILL, i] + (age + 0.5 * (step + 1.0)) * alive
-        useful += tokens * (reached - furthest)
-        emitted += alive * (reached - furthest)
-        first_token = min(1.0, reached) - min(1.0, furthest)
-        parcels[FIRST_TOKEN, i] += first_token * (theta + 1.0)
-        parcels[AGE, i] = new_age
-        parcels[FURTHEST, i] = reached
-        parcels[ALIVE, i] = new_alive
-        parcels[PREFILL, i] = new_held
-    w.running += alive_change
-    w.completed -= alive_change
-    w.memory += memory_change
-    w.useful += useful
-    w.tokens += emitted
-    return size, size + alive_change
+    """Advance parcels of RUNNING by ``step`` tokens, thin them, update the totals."""
+    if w.classes > 1:
+        return _age_classes(w, first, last, step)
+    return _age(w, first, last, step)
 
 
 @compiled

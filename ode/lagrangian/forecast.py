@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ode._forecast import DECIDED, DURATION, REACH, START, Forecaster, Marched
-from ode._initial_state import InitialState
-from ode.lagrangian.layout import R_DURATION, R_SIZE, R_START, R_TOKENS, Answer
+from ode.lagrangian.layout import HISTOGRAM_OF, R_DURATION, R_SIZE, R_START, R_TOKENS, Answer
 from ode.lagrangian.reach import march_reach, present
+from ode.lagrangian.seed import push_waiting, seed
 from ode.lagrangian.solve import SHORTEST_RESOLVED
 from ode.lagrangian.workspace import Workspace
 from serving import DecodeNode, RateProfile, RequestMix, SolveError, answers
@@ -23,22 +25,27 @@ FILLED = 0.999
 class DecodeNodeForecaster:
     """Forecasts of a decode node, see :class:`ode.Forecaster`."""
 
-    def __init__(self, mix: RequestMix, instance: DecodeNode) -> None:
+    def __init__(
+        self, mix: RequestMix, instance: DecodeNode, classes: Sequence[RequestMix] = ()
+    ) -> None:
         self.batches = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
         self.again = instance.mode == "sacrifice"
-        self.unit = mix.mean_prefill + 1.0
-        self._node, self._oldest = instance, mix.longest_decode - 1.0
+        self.unit = 0.0
+        self._node = instance
+        oldest = [mix.longest_decode - 1.0, *(each.longest_decode - 1.0 for each in classes)]
+        self._oldest = np.array(oldest)
         curve = RateProfile(np.array([0.0, FOREVER]), np.array([0.0, 1.0]))
         self._workspace = Workspace(
-            mix, instance, curve, horizon=FOREVER, batches_per_step=self.batches, rows=8
-        )
+            mix, instance, curve, horizon=FOREVER, batches_per_step=self.batches, rows=8,
+            classes=classes,
+        )  # fmt: skip
 
     def march(
         self,
         out: NDArray,
         running: NDArray,
         swapped: NDArray,
-        backlog: float,
+        waiting: NDArray,
         rate: float,
         tokens: float,
     ) -> Marched:
@@ -47,8 +54,14 @@ class DecodeNodeForecaster:
         while len(space.rows) < most:
             space.grow(Answer.ROWS_FULL)
         space.cumulative[1] = rate * FOREVER
-        space.seed(InitialState(backlog, self._within(running), self._within(swapped)))
         record = space.record
+        begin = self._within(running), self._within(swapped)
+        queued = np.ascontiguousarray(waiting[:, [0, 3]])
+        while (
+            seed(record, *begin, 0.0, 0.0) != Answer.DONE
+            or push_waiting(record, queued) != Answer.DONE
+        ):
+            space.grow(Answer.QUEUE_FULL)
         first = present(record)
         while True:
             answer = march_reach(record, first, out[REACH], most, first, tokens)
@@ -65,7 +78,10 @@ class DecodeNodeForecaster:
 
     def _within(self, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a histogram of which nobody is older than the mix allows: longer answers come."""
-        return np.minimum(histogram, (np.inf, self._oldest, self._oldest))
+        of = histogram[:, HISTOGRAM_OF].astype(np.int64)
+        out = np.array(histogram)
+        out[:, 1:3] = np.minimum(histogram[:, 1:3], self._oldest[of, None])
+        return out
 
     def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
         fixed = slope = 0.0
@@ -79,7 +95,9 @@ class DecodeNodeForecaster:
 
 
 @answers("decode_node")
-def forecaster(mix: RequestMix, instance: DecodeNode) -> Forecaster:
+def forecaster(
+    mix: RequestMix, instance: DecodeNode, classes: Sequence[RequestMix] = ()
+) -> Forecaster:
     """Return what forecasts an instance from its present state.
 
     Parameters
@@ -88,10 +106,13 @@ def forecaster(mix: RequestMix, instance: DecodeNode) -> Forecaster:
         Lengths of the requests, those that run included.
     instance
         The instance.
+    classes
+        Lengths of the classes 1, 2, ... of which requests may be that are there; who arrives is of
+        ``mix``, which is class 0.
 
     Raises
     ------
     UnsupportedError
         If no fluid model of the kind of instance makes forecasts.
     """
-    return DecodeNodeForecaster(mix, instance)
+    return DecodeNodeForecaster(mix, instance, classes)

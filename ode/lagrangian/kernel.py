@@ -43,7 +43,7 @@ def _may_cruise(w):
     """Say whether nothing binds, so that :func:`ode.lagrangian.cruise.cruise` may take over."""
     if w.samples_size > 0 and w.sample_unit == 0.0:  # few samples yet: all are kept, in full
         return False
-    if size_of(waiting_of(w)) > 0 or size_of(swapped_of(w)) > 0:
+    if w.classes > 1 or size_of(waiting_of(w)) > 0 or size_of(swapped_of(w)) > 0:
         return False
     if w.batches_per_step != 1.0 and w.theta == 0.0:
         return False

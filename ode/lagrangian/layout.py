@@ -39,13 +39,14 @@ Latency samples of less than ``sample_unit`` [requests], and gaps between tokens
 
 SETTINGS = _dtype(
     "M_total B admission_threshold horizon end batches_per_step negligible",
-    "sacrifice most_steps",
+    "sacrifice classes most_steps",
 )
 """The instance and the question as the kernels see them.
 
 ``B`` is infinite where nothing limits a batch. Arrivals stop at ``horizon`` [time], the march stops
-at the first boundary at or after ``end`` [time] and after ``most_steps``. Less than ``negligible``
-[tokens] is neither evicted nor admitted."""
+at the first boundary at or after ``end`` [time] and after ``most_steps``. ``classes`` counts the
+tables of lengths: the whole mix, and classes of which who is there at time 0 may be. Less than
+``negligible`` [tokens] is neither evicted nor admitted."""
 
 ADDRESSES = _dtype(
     "",
@@ -70,7 +71,7 @@ The parcels are at the places ``head`` to ``tail`` - 1, oldest first."""
 RUNNING, WAITING, SWAPPED = range(3)
 """Places of the three queues in the table of queues."""
 
-MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED, LAST_TOKEN = range(10)
+MASS, AGE, FURTHEST, ALIVE, PREFILL, FIRST_TOKEN, FROM, UNTIL, ADMITTED, LAST_TOKEN, OF = range(11)
 """Columns of a queue; a queue stores them one after the other, so that a step vectorises.
 
 MASS: requests at arrival. AGE: tokens decoded since the last start. FURTHEST: tokens ever decoded.
@@ -78,13 +79,15 @@ ALIVE: requests alive. PREFILL [tokens]: ALIVE times their mean prefill. FIRST_T
 the first token on the iteration clock [batches], a mean, complete once FURTHEST >= 1.
 FROM, UNTIL [time]: interval of arrival, negative for requests that were there before time 0.
 ADMITTED [time]: first admission, negative before. LAST_TOKEN: position of the latest token on the
-iteration clock [batches], kept while latencies are recorded."""
+iteration clock [batches], kept while latencies are recorded. OF: class of requests, 0 for the
+whole mix."""
 
-COLUMNS = 10
+COLUMNS = 11
 """Columns of a queue [columns]."""
 
-HISTOGRAM_MASS, HISTOGRAM_AGE, HISTOGRAM_FURTHEST = range(3)
-"""Columns of a histogram: requests alive, tokens decoded since the last start and ever."""
+HISTOGRAM_MASS, HISTOGRAM_AGE, HISTOGRAM_FURTHEST, HISTOGRAM_OF = range(4)
+"""Columns of a histogram: requests alive, tokens decoded since the last start and ever, and their
+class; without the last column all are of the whole mix."""
 
 SURVIVE, HELD, WORK = 0, 2, 4
 """Columns of a mix table; the column after each is its forward difference."""

@@ -59,6 +59,19 @@ def tables_of(w):
 
 
 @compiled
+def tables_of_class(w, number):
+    """Return the tables of a class of requests; 0 is the whole mix."""
+    bytes_of_one = w.tables_size * TABLE_COLUMNS * 8
+    return matrix_at(w.tables_at + number * bytes_of_one, w.tables_size, TABLE_COLUMNS)
+
+
+@compiled
+def tables_of_all(w):
+    """Return the tables of the mix and of all classes, one below the other."""
+    return matrix_at(w.tables_at, w.classes * w.tables_size, TABLE_COLUMNS)
+
+
+@compiled
 def lanes_of(w):
     """Return the lanes of the mix, see :func:`ode.lagrangian.parcels.mix_lanes`."""
     return matrix_at(w.lanes_at, LANES, w.lanes_size)

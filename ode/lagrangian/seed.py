@@ -13,7 +13,9 @@ from ode.lagrangian.layout import (
     HISTOGRAM_AGE,
     HISTOGRAM_FURTHEST,
     HISTOGRAM_MASS,
+    HISTOGRAM_OF,
     MASS,
+    OF,
     PREFILL,
     ROW_SIZE,
     SURVIVE,
@@ -25,6 +27,7 @@ from ode.lagrangian.memory import (
     running_of,
     swapped_of,
     tables_of,
+    tables_of_class,
     waiting_of,
 )
 from ode.lagrangian.parcels import at, push_tail
@@ -72,13 +75,15 @@ def _push_histogram(w, queue, histogram):
     ok, requests, memory
         Not ok if a row is longer than the mix; requests alive and KV cache held [tokens].
     """
-    tables, piece = tables_of(w), piece_of(w)
+    piece, has_classes = piece_of(w), histogram.shape[1] > HISTOGRAM_OF
     requests, memory = 0.0, 0.0
     for i in range(histogram.shape[0]):
         alive, age = histogram[i, HISTOGRAM_MASS], histogram[i, HISTOGRAM_AGE]
         furthest = histogram[i, HISTOGRAM_FURTHEST]
         if alive <= 0.0:
             continue
+        number = int(histogram[i, HISTOGRAM_OF]) if has_classes else 0
+        tables = tables_of_class(w, number)
         share = at(tables, SURVIVE, furthest)
         if share <= 0.0:
             return False, requests, memory
@@ -89,6 +94,7 @@ def _push_histogram(w, queue, histogram):
         piece[ALIVE] = alive
         piece[PREFILL] = piece[MASS] * at(tables, HELD, furthest)
         piece[FROM] = piece[UNTIL] = -1.0
+        piece[OF] = number
         push_tail(queue, piece)
         requests += alive
         memory += piece[PREFILL] + age * alive
@@ -108,6 +114,38 @@ def _push_backlog(w, backlog):
 
 
 @compiled
+def push_waiting(workspace, waiting):
+    """Append fresh requests to WAITING behind those who are there, as arrivals at time 0.
+
+    Parameters
+    ----------
+    workspace : shape (1,)
+        Seeded, with room for as many parcels.
+    waiting : shape (W, 2) [requests], []
+        Requests, and their class; in the order of arrival.
+
+    Returns
+    -------
+    int
+        DONE, or QUEUE_FULL (enlarge the queues to ``places_needed``, seed and call again).
+    """
+    w = workspace[0]
+    queue, piece = waiting_of(w), piece_of(w)
+    if queue.extent - queue.tail <= len(waiting):
+        w.places_needed = first_extent(2 * len(waiting))
+        return QUEUE_FULL
+    for i in range(len(waiting)):
+        requests, number = waiting[i, 0], int(waiting[i, 1])
+        piece[:] = 0.0
+        piece[MASS] = piece[ALIVE] = requests
+        piece[PREFILL] = requests * tables_of_class(w, number)[0, HELD]
+        piece[ADMITTED] = -1.0
+        piece[OF] = number
+        push_tail(queue, piece)
+    return DONE
+
+
+@compiled
 def seed(workspace, running, swapped, backlog, until_boundary):
     """Set the state of a workspace at time 0; whatever it held before is gone.
 
@@ -118,8 +156,9 @@ def seed(workspace, running, swapped, backlog, until_boundary):
     ----------
     workspace : shape (1,)
         Of :data:`ode.lagrangian.layout.WORKSPACE`.
-    running, swapped : shape (R, 3) [requests, tokens, tokens]
-        Histograms: requests alive, age and furthest, see :class:`ode.InitialState`; oldest first.
+    running, swapped : shape (R, 3) or (R, 4) [requests, tokens, tokens], []
+        Histograms: requests alive, age and furthest, see :class:`ode.InitialState`, and perhaps
+        their class; oldest first.
     backlog : [requests]
         Fresh requests in WAITING, counted as arrivals at time 0.
     until_boundary : [time]

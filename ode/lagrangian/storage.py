@@ -80,10 +80,14 @@ def bind_arrivals(workspace, knots, cumulative):
 
 
 @compiled
-def bind_mix(workspace, tables, lanes):
-    """Let requests be of this mix, see :func:`ode.lagrangian.parcels.mix_tables`, ``mix_lanes``."""
+def bind_mix(workspace, tables, lanes, classes=1):
+    """Let requests be of this mix, see :func:`ode.lagrangian.parcels.mix_tables`, ``mix_lanes``.
+
+    The tables of classes lie below those of the mix and are as long.
+    """
     w = workspace[0]
-    w.tables_at, w.tables_size = tables.ctypes.data, tables.shape[0]
+    w.tables_at, w.tables_size = tables.ctypes.data, tables.shape[0] // classes
+    w.classes = classes
     w.lanes_at, w.lanes_size = lanes.ctypes.data, lanes.shape[1]
 
 

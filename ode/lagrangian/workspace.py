@@ -7,6 +7,7 @@ state of the same instance. Compiled callers, which may not allocate, call
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import inf
 
@@ -72,6 +73,9 @@ class Workspace:
         Rows and latency samples to keep at first; 0 keeps none, ever.
     most_steps
         Steps after which a march stops.
+    classes
+        Lengths of the classes 1, 2, ... of which requests may be that are there at time 0; who
+        arrives is of ``mix``.
 
     Attributes
     ----------
@@ -93,8 +97,14 @@ class Workspace:
         rows: int = 0,
         samples: int = 0,
         most_steps: int = UNLIMITED,
+        classes: Sequence[RequestMix] = (),
     ) -> None:
         self.tables, self.lanes = _mix_arrays(mix, batches_per_step)
+        if classes:
+            longest = len(self.tables)
+            self.tables = np.concatenate(
+                [self.tables, *(_as_long(each, longest) for each in classes)]
+            )
         self.knots = np.ascontiguousarray(profile.time, np.float64)
         self.cumulative = np.ascontiguousarray(profile.cumulative, np.float64)
         self.law = instance.batch_time.vector()
@@ -110,7 +120,7 @@ class Workspace:
         s["horizon"], s["end"], s["most_steps"] = horizon, end, most_steps
         s["batches_per_step"] = batches_per_step
         s["queues_at"] = self.queues.ctypes.data
-        bind_mix(self.record, self.tables, self.lanes)
+        bind_mix(self.record, self.tables, self.lanes, 1 + len(classes))
         bind_arrivals(self.record, self.knots, self.cumulative)
         bind_law(self.record, self.law)
         bind_sinks(self.record, self.rows, self.samples)
@@ -235,6 +245,14 @@ def thinned(
     out[:, S_WEIGHT] = np.where(small, rises * unit, weight)[~small | (rises > 0)]
     left = debt + float(weight[small].sum()) - unit * float(units[-1]) if len(weight) else debt
     return out, max(left, 0.0)
+
+
+def _as_long(mix: RequestMix, rows: int) -> NDArray[np.float64]:
+    """Return the tables of a mix with so many rows; nobody is beyond its own."""
+    tables = mix_tables(mix)
+    if len(tables) > rows:
+        raise SolveError("lagrangian", "classes", "a class has longer answers than the whole mix")
+    return np.concatenate([tables, np.repeat(tables[-1:], rows - len(tables), axis=0)])
 
 
 def _doubled(table: NDArray[np.float64]) -> NDArray[np.float64]:
