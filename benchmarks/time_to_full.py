@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fluid import capacity, mean_time_to_full, saturation
 from ode.full_memory.first_full import FEATURES, features, time_to_full
 from serving import BatchTimeLaw, DecodeNode, RequestMix
 from studies import Question
-from studies.campaign.fit import quantile_regression
 from studies.full_memory import times_to_full
 from workload import Workload
 
@@ -35,6 +35,9 @@ FILLS = (3.0, 200.0)
 """Stays of a request within which the memory of a node must fill to be asked."""
 
 COVERS, NORMAL = 0.9, 1.645
+
+PENALTY = 0.002
+"""Weight of the sum of absolute coefficients against the mean deviation."""
 
 
 def case_of(number: int) -> tuple[RequestMix, DecodeNode, float] | None:
@@ -106,6 +109,29 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def medians(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coefficients of a linear median, by linear programming.
+
+    Parameters
+    ----------
+    x : shape (N, T)
+        Terms; the first is 1 and bears no penalty.
+    y : shape (N,)
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import eye_array, hstack
+
+    n, t = x.shape
+    cost = np.full(t, PENALTY)
+    cost[0] = 0.0
+    matrix = hstack([x, -x, eye_array(n), -eye_array(n)]).tocsc()
+    losses = np.full(2 * n, 0.5 / n)
+    found = linprog(
+        np.concatenate([cost, cost, losses]), A_eq=matrix, b_eq=y, bounds=(0, None), method="highs"
+    )
+    return found.x[:t] - found.x[t : 2 * t]
+
+
 def learn(given: argparse.Namespace) -> None:
     """Print coefficients that odd numbers teach, and how those in use do on even ones."""
     rows = rows_in(given.rows)
@@ -113,7 +139,7 @@ def learn(given: argparse.Namespace) -> None:
     x = np.array([[row["features"][name] for name in FEATURES] for row in teach])
     off = np.array([math.log(row["expected"] / row["engine"]) for row in teach])
     noise = np.array([row["error"] for row in teach])
-    bias = quantile_regression(x, off, 0.5)
+    bias = medians(x, off)
     left = np.sqrt(np.maximum((off - x @ bias) ** 2 - noise**2, 0.0))
     half = float(np.quantile(left, min(1.0, COVERS * (1 + 1 / left.size))))
     print(json.dumps({"bias": dict(zip(FEATURES, bias.round(4).tolist(), strict=True)),

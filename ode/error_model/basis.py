@@ -19,8 +19,11 @@ GROWING = (
 
 FREE = (
     "over", "peak_over", "young", "age", "own", "growth", "prompt", "queue", "tail", "stay",
-    "young_over", "size_queue", "sacrifice", "size_peak",
+    "young_over", "size_queue", "sacrifice", "size_peak", "alike", "alike_size", "alike_young",
 )  # fmt: skip
+
+ALIKE = 0.15
+"""CV of the decode lengths at which requests have lost most of what keeps them in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def terms(features: Mapping[str, float]) -> dict[str, float]:
     scatter = abs(math.log(max(features["dispersion"], 1e-3)))
     age = features["age"]
     young = 1.0 / (1.0 + age) if age > 0 else 0.0
+    alike = math.exp(-min(features["cv_decode"], 10.0) / ALIKE)
     queue = math.log1p(min(max(features.get("ttft_steps", 0.0), 0.0), 1e5))
     return {
         "one": 1.0,
@@ -82,6 +86,9 @@ def terms(features: Mapping[str, float]) -> dict[str, float]:
         "size_queue": size * queue,
         "sacrifice": features.get("sacrifice", 0.0) * (over + peak_over),
         "size_peak": size * peak_over,
+        "alike": alike,
+        "alike_size": alike * size,
+        "alike_young": alike * young,
     }
 
 

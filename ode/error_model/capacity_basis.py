@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ode.error_model.basis import LARGEST, SMALLEST, Basis
+from ode.error_model.basis import ALIKE, LARGEST, SMALLEST, Basis
 from ode.error_model.features import cv
 from serving import Instance, RequestMix, reading_of
-
-ALIKE = 0.15
-"""CV of the decode lengths at which requests have lost most of what keeps them in step."""
 
 
 def capacity_features(mix: RequestMix, instance: Instance) -> dict[str, float]:

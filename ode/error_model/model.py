@@ -20,12 +20,12 @@ from ode.error_model.capacity_basis import CAPACITY
 COVERS = 0.9
 """Part of the answers whose error an interval promises to hold."""
 
-PARTS = ("log_scale", "bias", "log_half_width")
-"""What is linear in the terms: the logarithm of the size of errors, the bias in units of this size,
-and the logarithm of the half-width."""
+PARTS = ("log_size", "bias")
+"""What is linear in the terms: the logarithm of the size of errors, and the bias in units of this
+size. A half-width is the size times a factor by size class."""
 
 WIDEST = 4.0
-"""Largest logarithm of a scale or of a half-width: a factor of e^55, which is to know nothing."""
+"""Largest logarithm of a size: a factor of e^55, which is to know nothing."""
 
 SIZE_CLASSES = (30.0, 300.0)
 """Requests that fit, between which size classes end."""
@@ -181,8 +181,6 @@ def expected(
     if entry is None:
         return None
     of = basis_of(method).terms(features)
-    scale, bias, width = (
-        sum(value * of[name] for name, value in entry[part].items()) for part in PARTS
-    )
-    half = math.exp(min(width, WIDEST)) * entry["factor"][size_class(features["fit"])]
-    return Expected(math.exp(min(scale, WIDEST)) * bias, half)
+    size, bias = (sum(value * of[name] for name, value in entry[part].items()) for part in PARTS)
+    unit = math.exp(min(size, WIDEST))
+    return Expected(unit * bias, unit * entry["factor"][size_class(features["fit"])])

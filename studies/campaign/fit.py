@@ -1,16 +1,15 @@
 """Learn bias and interval of every method and metric from the rows of a campaign.
 
-Everything is linear in the terms of :mod:`ode.error_model.basis`. The logarithm of the scale is the
-median of the logarithm of the error; the bias, in units of the scale, is a median as well; and the
-logarithm of the half-width is a quantile of what is left. Terms with which errors must not shrink
-have no negative coefficient. A factor for each size class then makes the intervals cover what they
-promise on scenarios that the regressions did not see.
+What is linear in the terms of :mod:`ode.error_model.basis`, and how it is learnt, is in
+:mod:`studies.campaign.likelihood`. A factor for each size class then makes the intervals cover what
+they promise on scenarios that the fit did not see, with the noise of the engine counted as
+:mod:`studies.campaign.judge` counts it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ode.error_model.basis import Basis
-from ode.error_model.model import COVERS, PARTS, SIZE_CLASSES, WIDEST, basis_of, size_class
+from ode.error_model.model import COVERS, PARTS, SIZE_CLASSES, basis_of, size_class
+from studies.campaign.likelihood import most_likely, size_and_bias
 from studies.campaign.rows import NOISIEST, known_of
-
-SMALLEST_ERROR = 1e-3
-"""Half-widths below this are not told apart."""
-
-PENALTY = 0.002
-"""Weight of the sum of absolute coefficients against the mean loss: it keeps idle terms at 0."""
+from studies.campaign.truth import SURELY
 
 SEEDS = (1, 2, 3, 4)
 """Of the campaigns that fits learn from. Scenarios of any other seed are for judging only."""
 
 FEWEST = 120
 """Rows that a fit takes at least."""
+
+FEWEST_OF_SIZE = 20
+"""Rows of a size class from which on it has a factor of its own."""
 
 FOLDS = 5
 """Parts of the rows, each of which is judged by what the others teach, for the factors."""
@@ -106,54 +104,39 @@ def fit(cases: Cases) -> dict[str, Any] | None:
     seen = cases.where(~cases.held_out)
     if seen.error.size < FEWEST:
         return None
-    ratio = np.empty(seen.error.size)
+    needed = np.empty(seen.error.size)
     fold = np.arange(seen.error.size) % FOLDS
     for left_out in range(FOLDS):
         learnt = _learn(seen.where(fold != left_out))
-        there = seen.where(fold == left_out)
-        bias, half = _applied(there.terms, learnt)
-        ratio[fold == left_out] = _without_noise(there.error - bias, there.noise) / half
-    factors = [_factor(ratio[seen.size == i], ratio) for i in range(len(SIZE_CLASSES) + 1)]
-    learnt = _learn(seen)
-    named = (_named(cases.basis, of) for of in learnt)
+        there = fold == left_out
+        scale, bias = size_and_bias(seen.terms[there], *learnt)
+        needed[there] = beyond_noise(seen.error[there] - bias, seen.noise[there]) / scale
+    factors = [_factor(needed[seen.size == i], needed) for i in range(len(SIZE_CLASSES) + 1)]
+    named = (_named(cases.basis, of) for of in _learn(seen))
     return dict(zip(PARTS, named, strict=True)) | {
         "factor": [round(each, 4) for each in factors],
         "cases": int(seen.error.size),
     }
 
 
-Learnt = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-"""Coefficients of :data:`PARTS`, shape (T,) each."""
+def _learn(cases: Cases) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the coefficients that some cases teach, of :data:`PARTS`."""
+    growing = np.array([name in cases.basis.growing for name in cases.basis.names])
+    return most_likely(cases.terms, cases.error, cases.noise, growing)
 
 
-def _learn(cases: Cases) -> Learnt:
-    """Return the coefficients that some cases teach."""
-    size = np.log(np.maximum(np.abs(cases.error), SMALLEST_ERROR))
-    grows = tuple(name in cases.basis.growing for name in cases.basis.names)
-    scale = quantile_regression(cases.terms, size, 0.5, grows)
-    unit = np.exp(cases.terms @ scale)
-    bias = quantile_regression(cases.terms, cases.error / unit, 0.5)
-    rest = _without_noise(cases.error - unit * (cases.terms @ bias), cases.noise)
-    width = np.log(np.maximum(rest, SMALLEST_ERROR))
-    return scale, bias, quantile_regression(cases.terms, width, COVERS, grows)
+def beyond_noise(rest: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the half-width from which on an interval, widened by the noise, holds a deviation.
+
+    Intervals are judged so: a deviation is inside of the root of the squares of half-width and
+    noise. Only what is taken off by the same rule makes them cover what they promise, no more.
+    """
+    return np.sqrt(np.maximum(rest**2 - (SURELY * noise) ** 2, 0.0))
 
 
-def _without_noise(rest: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the size of deviations, the noise of the engine taken off in quadrature."""
-    return np.sqrt(np.maximum(rest**2 - noise**2, 0.0))
-
-
-def _applied(
-    x: NDArray[np.float64], learnt: Learnt
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return bias and half-width of cases, without the factors."""
-    scale, bias, width = learnt
-    return np.exp(np.minimum(x @ scale, WIDEST)) * (x @ bias), np.exp(np.minimum(x @ width, WIDEST))
-
-
-def _factor(ratios: NDArray[np.float64], of_all: NDArray[np.float64]) -> float:
-    """Return by how much half-widths are multiplied so that they cover what they promise."""
-    chosen = ratios if ratios.size >= 20 else of_all
+def _factor(needed: NDArray[np.float64], of_all: NDArray[np.float64]) -> float:
+    """Return what makes sizes half-widths that cover what they promise."""
+    chosen = needed if needed.size >= FEWEST_OF_SIZE else of_all
     rank = min(1.0, COVERS * (1 + 1 / chosen.size))
     return float(np.quantile(chosen, rank))
 
@@ -164,40 +147,3 @@ def _named(basis: Basis, coefficients: NDArray[np.float64]) -> dict[str, float]:
         for name, value in zip(basis.names, coefficients, strict=True)
         if abs(value) > 1e-9
     }
-
-
-def quantile_regression(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    quantile: float,
-    growing: Sequence[bool] | None = None,
-    penalty: float = PENALTY,
-) -> NDArray[np.float64]:
-    """Return the coefficients of a linear quantile, by linear programming.
-
-    Parameters
-    ----------
-    x : shape (N, T)
-        Terms; the first is 1 and bears no penalty.
-    y : shape (N,)
-    quantile
-        Between 0 and 1.
-    growing : shape (T,)
-        Coefficients that must not be negative.
-    penalty
-        On the sum of absolute coefficients, relative to the mean loss.
-    """
-    from scipy.optimize import linprog
-    from scipy.sparse import eye_array, hstack
-
-    n, t = x.shape
-    cost = np.full(t, penalty)
-    cost[0] = 0.0
-    losses = np.array([quantile, 1 - quantile])[:, None] * np.full(n, 1 / n)
-    down = np.zeros(t) if growing is None else np.asarray(growing, float)
-    bounds = [(0, None)] * t + [(0, 0 if each else None) for each in down] + [(0, None)] * (2 * n)
-    matrix = hstack([x, -x, eye_array(n), -eye_array(n)]).tocsc()
-    found = linprog(
-        np.concatenate([cost, cost, *losses]), A_eq=matrix, b_eq=y, bounds=bounds, method="highs"
-    )
-    return found.x[:t] - found.x[t : 2 * t]

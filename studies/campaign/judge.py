@@ -16,13 +16,11 @@ from studies.automatic.answer import CANDIDATES, STEADY
 from studies.automatic.asking import ENGINE
 from studies.campaign.rows import NOISIEST, known_of
 from studies.campaign.scenarios import has_new_lengths
+from studies.campaign.truth import SURELY
 from studies.choice import first_within
 
 OFF, NOISES = 0.1, 4.0
 """Relative error, and standard errors of the engine, beyond both of which an answer is off."""
-
-NORMAL = 1.645
-"""Standard errors to both sides that hold 90 % of normal values: the engine's own noise."""
 
 TRUSTED = 0.05
 """Bound [relative] up to which an answer is one to rely on."""
@@ -101,7 +99,7 @@ class Verdict:
         """Whether the interval holds the engine's mean, as noisy as that was measured."""
         if (of := self.expected) is None:
             return None
-        return abs(self.error - of.bias) <= math.hypot(of.half_width, NORMAL * self.noise)
+        return abs(self.error - of.bias) <= math.hypot(of.half_width, SURELY * self.noise)
 
 
 def expectation(row: Mapping[str, Any], method: str, expecting: Expecting) -> ErrorReport:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import discrete
 from ode.error_model.model import THROUGHPUT
 from serving import RequestMix, RequestTable
+from studies.automatic.by_engine import QUANTILE
 from studies.campaign.scenarios import OVERLOAD, Scenario
 from studies.engine_runs import METRICS, Group, over_time, statistics, steady
 from studies.question import Question
@@ -37,6 +38,9 @@ SMALL_MEAN, SMALL_TAIL = 0.004, 0.012
 
 GROUPS = 8
 """Groups of replications, from whose differences standard errors come."""
+
+SURELY = QUANTILE[GROUPS]
+"""Standard errors to both sides that hold 90 % of the means of so many groups (Student's law)."""
 
 NOISY, LONGER = 0.04, 4.0
 """Standard error of the mean TTFT above which a scenario may take so many times its budget."""

@@ -34,7 +34,7 @@ def test_every_method_of_the_campaign_has_coefficients_that_may_only_widen() -> 
             growing = basis_of(method).growing
             for entry in metrics.values():
                 assert len(entry["factor"]) == len(SIZE_CLASSES) + 1
-                assert all(entry["log_half_width"].get(name, 0) >= 0 for name in growing)
+                assert all(entry["log_size"].get(name, 0) >= 0 for name in growing)
     least = {"lagrangian", "stationary", "capacity", "queued"}
     assert least <= set(coefficients()["decode_node"])
     assert least <= set(coefficients()["vllm_v1"])

@@ -29,6 +29,7 @@ def row(number, error, *, method="lagrangian", protocol="over_time", noise=0.001
     special = {name: changed.pop(name) for name in ("load", "dispersion") if name in changed}
     features = {
         "fit": 100.0, "load": 0.5, "peak": 0.5, "dispersion": 1.0, "largest": 0.1, "cv_work": 1.0,
+        "cv_decode": 1.0,
         "growth": 2.0, "own": 0.1, "age": 3.0, "arrivals": 100.0, "prompt_steps": 0.0,
         "sacrifice": 0.0,
     } | special  # fmt: skip
