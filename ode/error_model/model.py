@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,6 +26,12 @@ size. A half-width is the size times a factor by size class."""
 
 WIDEST = 4.0
 """Largest logarithm of a size: a factor of e^55, which is to know nothing."""
+
+FREEDOM = 4.0
+"""Degrees of freedom of Student's law, which errors follow about their bias; the closed form of
+:func:`student` is that of 4."""
+
+BISECTIONS = 40
 
 SIZE_CLASSES = (30.0, 300.0)
 """Requests that fit, between which size classes end."""
@@ -72,8 +78,12 @@ class Expected:
 
     @property
     def bound(self) -> float:
-        """How far off at most, relative to the engine, with the chance of the interval."""
-        return math.expm1(min(abs(self.bias) + self.half_width, 50.0))
+        """How far off at most, relative to the engine, with the chance of the interval.
+
+        Of an answer with a bias less than the farther end of the interval, beyond whose other end
+        half of those are that the interval does not hold.
+        """
+        return math.expm1(min(_farthest(self.bias, self.half_width), 50.0))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -102,6 +112,38 @@ class Expected:
     def confidence(self) -> str:
         """``high``, ``fair`` or ``low``."""
         return next((word for word, within in LEVELS if self.bound <= within), "low")
+
+
+def _farthest(bias: float, half_width: float) -> float:
+    """Return what the size of an error stays below with the chance of :data:`COVERS`."""
+    if bias == 0 or not 0 < half_width < math.inf:
+        return abs(bias) + half_width
+    away, unit = abs(bias) / half_width, _quantile((1 + COVERS) / 2)
+
+    def missed(size: float) -> float:
+        return student((size - away) * unit) - student((-size - away) * unit) - COVERS
+
+    # no interval as narrow about another middle than the bias holds as many
+    return half_width * _root(missed, 1.0, away + 1.0)
+
+
+def student(value: float) -> float:
+    """Return the chance of Student's law of :data:`FREEDOM` degrees of freedom up to a value."""
+    share = value * value / (value * value + FREEDOM)
+    return 0.5 + math.copysign(0.25 * math.sqrt(share) * (3 - share), value)
+
+
+@cache
+def _quantile(chance: float) -> float:
+    return _root(lambda value: student(value) - chance, 0.0, 100.0)
+
+
+def _root(of: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function that rises crosses 0."""
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if of(middle) < 0 else (low, middle)
+    return high
 
 
 @cache

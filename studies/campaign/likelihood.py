@@ -15,10 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ode.error_model.model import WIDEST
-
-FREEDOM = 4.0
-"""Degrees of freedom of Student's law: errors have longer tails than those of a normal law."""
+from ode.error_model.model import FREEDOM, WIDEST
 
 PENALTY = 0.01
 """Weight of the sum of absolute coefficients, of terms in units of their scatter, against the mean

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 import ode
 from fluid import capacity
 from ode.error_model.basis import terms
-from ode.error_model.model import SIZE_CLASSES, basis_of, coefficients, expected
+from ode.error_model.model import (
+    COVERS,
+    FREEDOM,
+    SIZE_CLASSES,
+    Expected,
+    basis_of,
+    coefficients,
+    expected,
+)
 from ode.error_model.report import DECIDING
 from serving import BatchTimeLaw, DecodeNode, RateProfile, VllmV0
 from workload import describe
@@ -87,7 +96,26 @@ def test_an_interval_is_about_the_bias_and_says_so_in_json() -> None:
         assert math.log1p(row["high"]) - math.log1p(row["low"]) == pytest.approx(
             2 * of.half_width, rel=1e-9
         )
-        assert of.bound >= max(-row["low"], 0) and of.bound >= row["high"] * (1 - 1e-12)
+        assert of.half_width <= math.log1p(of.bound) <= abs(of.bias) + of.half_width
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.01, -0.04, 0.1, -0.5])
+def test_as_many_errors_are_within_the_bound_as_in_the_interval(bias: float) -> None:
+    """Student's law about the bias, of which 90 % are within the half-width."""
+    law = np.random.default_rng(2).standard_t(FREEDOM, 200_000)
+    half = 0.05
+    errors = bias + half * law / np.quantile(np.abs(law), COVERS)
+    of = Expected(bias, half)
+    within = np.mean(np.abs(errors) <= math.log1p(of.bound))
+    assert within == pytest.approx(COVERS, abs=0.003)
+    if bias == 0:
+        assert math.log1p(of.bound) == pytest.approx(half)
+
+
+def test_what_is_known_exactly_or_not_at_all_has_a_bound() -> None:
+    assert Expected(0.0, 0.0).bound == 0
+    assert Expected(-0.1, 0.0).bound == pytest.approx(math.expm1(0.1))
+    assert Expected(0.1, math.inf).bound > 1e20
 
 
 def solved(**changed: object) -> str | None:
