@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from discrete._run import Run
@@ -84,6 +85,43 @@ class Engine(Protocol):
         """Send other requests from a time on, in place of those to come or besides them."""
         ...
 
+    def hold_back(self) -> None:
+        """Let nobody arrive but whom :meth:`send` sends; called before anybody has arrived.
+
+        Afterwards :attr:`requests` are those who were sent, in that order, so that a run of these
+        on an engine of their own is the same run.
+
+        Raises
+        ------
+        UnsupportedError
+            If somebody has arrived, clients give up or wait for answers, or times are sampled.
+        """
+        ...
+
+    def send(self, row: int, time: float) -> int:
+        """Let one request arrive, in constant time.
+
+        Parameters
+        ----------
+        row
+            Of the table that the engine was given; each can be sent once.
+        time : [time]
+            When it arrives: after the last batch boundary but the one at which the engine rests,
+            where it joins then, and not before whoever was sent last. An engine that was advanced
+            until some time can be sent all who come at that time or later.
+
+        Returns
+        -------
+        int
+            Its number among those who were sent.
+        """
+        ...
+
+    @property
+    def sent_rows(self) -> NDArray[np.int64]:
+        """Rows of those who were sent so far, in that order, shape (S,)."""
+        ...
+
     def arrays(self) -> dict[str, NDArray]:
         """Return everything that changes, by name; with the requests it is the whole state."""
         ...
@@ -94,6 +132,57 @@ class Engine(Protocol):
 
     def run(self) -> Run:
         """Return what has happened so far; the result does not change when the engine goes on."""
+        ...
+
+
+class Reporting(Protocol):
+    """What an engine offers besides, so that a fleet can look at many at the price of one call.
+
+    Compiled functions find what they need by the addresses in the engine's state, so the states of
+    a fleet can stand in one array.
+    """
+
+    state: NDArray
+    """State of the engine, shape (1,), a record."""
+
+    refresh: ClassVar[Callable[..., int]]
+    """Compiled function of ``(states, reports, where, first, now, delay, period)``.
+
+    It advances the engines of ``states`` from number ``first`` on to the time ``now`` and writes
+    what each tells there into its :data:`REPORT`, ``reports[where[i]]``. What is told is ``delay``
+    old, and it is the state when a batch last began or ended (``period`` < 0), at the last multiple
+    of ``period``, or at that very time (``period`` 0). It returns the number of an engine that has
+    to be advanced in Python first, or else how many there are.
+    """
+
+    members: ClassVar[Callable[..., tuple[int, int, int]]]
+    """Compiled function of ``(state, batch, oldest, started, finished)``: it lists the numbers of
+    those whose first and whose last token came with a batch, and returns how many these are, and
+    before which number nobody is left. Asked batch after batch, it begins with ``oldest`` 0."""
+
+    token_since: ClassVar[Callable[..., int]]
+    """Compiled function of ``(state, number, batch, span)``: the first batch from ``batch`` on that
+    gave the request of a number a token, -1 where none has yet. Spans before ``span`` are too old
+    to look at: as many as were written when the engine was not beyond ``batch``."""
+
+    @property
+    def num_spans(self) -> int:
+        """Spans written so far."""
+        ...
+
+    def victims(self, event: int) -> tuple[NDArray[np.int64], int]:
+        """Return the numbers of those who were evicted according to the events from one on.
+
+        In order, and with the number of events so far. Needs ``record_events``.
+        """
+        ...
+
+    def batch_rows(self, first: int, last: int) -> NDArray:
+        """Return :data:`BATCH_REPORT` of the batches from one on up to, but without, another."""
+        ...
+
+    def bind(self) -> None:
+        """Write the addresses into the state, which may be another array than before."""
         ...
 
 

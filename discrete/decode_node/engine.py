@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from discrete._engine import Progress, Stop
 from discrete._run import Run
+from discrete._sent import SendsOneAtATime
 from discrete.decode_node.kernel import advance
 from discrete.decode_node.layout import (
     BATCH,
     CLOCK,
     EVENT,
+    FUEL,
     HISTORY,
     NOBODY,
     PAUSE,
@@ -28,11 +30,9 @@ from discrete.decode_node.layout import (
 )
 from discrete.decode_node.log import DecodeNodeLog
 from discrete.decode_node.random import pcg64_state
+from discrete.decode_node.reports import TellsOfItself
 from discrete.decode_node.settings import Policies, write_settings
 from serving import ConfigError, DecodeNode, FluidServeError, RequestTable, check_fits
-
-FUEL = 1_000_000
-"""Units of work between two looks at the keyboard, some tens of milliseconds."""
 
 SINK_ROWS = (4, 64)
 """Rows of a sink at first: per request, and in any case; it grows when full."""
@@ -40,7 +40,7 @@ SINK_ROWS = (4, 64)
 LINKS = ("head", "tail", "last_executing", "sacrificed", "swapped_head", "swapped_tail")
 
 
-class DecodeNodeEngine:
+class DecodeNodeEngine(SendsOneAtATime, TellsOfItself):
     """A decode node that can be advanced, looked at, saved, and given other requests.
 
     Between two calls it rests right after a batch: completions gone, arrivals joined.
@@ -112,8 +112,8 @@ class DecodeNodeEngine:
     def _set_requests(self, requests: RequestTable, req: NDArray, past: NDArray) -> None:
         """Hold ``requests``, the first of which have the states ``req`` and ``past``."""
         size, known = len(requests), req.size
-        self.requests, self._bound = requests, False
-        self._columns = [
+        self._given, self._sent, self._bound = requests, None, False
+        self._columns: list[NDArray] = [
             np.ascontiguousarray(column)
             for column in (requests.arrival_time, requests.prefill_length, requests.decode_length)
         ]
@@ -128,11 +128,25 @@ class DecodeNodeEngine:
         self._heap = heap
         self._user_keys = np.empty(size if self._policies.queue == Queue.USER else 0)
 
+    def _empty_tables(self) -> None:
+        self._offered = self._columns, self.past
+        self._columns = [np.zeros_like(column) for column in self._columns]
+        self.past = np.zeros_like(self.past)
+        self._has_keys = self._policies.queue != Queue.FCFS or self._policies.any_user
+
+    def _put(self, number: int, row: int, time: float) -> None:
+        columns, past = self._offered
+        self._columns[0][number] = time
+        for mine, offered in zip(self._columns[1:], columns[1:], strict=True):
+            mine[number] = offered[row]
+        if self._has_keys:
+            self.past[number] = past[row]
+
     def _set_keys(self) -> None:
         """Write what the queue policy and users' policies read of a request."""
         if self._policies.queue == Queue.FCFS and not self._policies.any_user:
             return
-        node, table = self.instance, self.requests
+        node, table = self.instance, self._given
         believed = node.length_source == "predicted"
         length = table.predicted_decode_length if believed else table.decode_length
         self.past["priority"], self.past["length"] = table.priority, length
@@ -152,9 +166,7 @@ class DecodeNodeEngine:
     def progress(self) -> Progress:
         """How far the run is."""
         s = self.state[0]
-        return Progress(
-            self.time, self.batch, int(s["completed"]), int(s["arrived"]), len(self.requests)
-        )
+        return Progress(self.time, self.batch, int(s["completed"]), int(s["arrived"]), self._total)
 
     def advance(
         self,
@@ -190,7 +202,7 @@ class DecodeNodeEngine:
         before = None
         while True:
             if not self._bound:
-                self._bind()
+                self.bind()
             left = UNLIMITED if batches is None else last - self.batch
             stop = advance(self.state, end, left, FUEL)
             if stop == SINK_FULL:
@@ -206,7 +218,7 @@ class DecodeNodeEngine:
             if progress is not None:
                 progress(now)
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
         """Tell the kernel where the tables lie; whoever replaces one calls for it again."""
         tables = {
             "requests": self.req,
@@ -229,12 +241,12 @@ class DecodeNodeEngine:
             self.state[f"{name}_at"] = table.ctypes.data
         for name in ("batches", "spans", "events", "grid"):
             self.state[f"{name}_size"] = tables[name].size
-        self.state["total"], self.state["ring_mask"] = len(self.requests), self._bucket.size - 1
+        self.state["total"], self.state["ring_mask"] = self._total, self._bucket.size - 1
         self._bound = True
 
     def _refuse_stall(self, before: Progress, now: Progress) -> None:
         """Stop a run in which requests evict each other for ever."""
-        patience = 100_000 + 1000 * int(self.requests.decode_length.max())
+        patience = 100_000 + 1000 * int(self._given.decode_length.max())
         if now.batch - before.batch > patience:
             raise FluidServeError(
                 f"the run stalls at time {now.time!r}: no request finished in the last"
@@ -305,9 +317,9 @@ class DecodeNodeEngine:
         s = self.state[0]
         return {
             "clock": np.array([tuple(s[name] for name in CLOCK.names or ())], CLOCK),
-            "req": self.req,
-            "past": self.past,
-            "waiting": self._heap[: len(self.requests)],
+            "req": self.req[: self._total],
+            "past": self.past[: self._total],
+            "waiting": self._heap[: self._total],
             "ring": self._bucket,
             "random": self._random,
             "batches": self.batches[: s["batches"]],
@@ -332,7 +344,8 @@ class DecodeNodeEngine:
 
     def _requests_so_far(self) -> NDArray:
         """Return a copy of the hot records, with those who have not arrived filled in."""
-        req, new = self.req.copy(), slice(int(self.state["arrived"][0]), None)
+        total = self._total
+        req, new = self.req[:total].copy(), slice(int(self.state["arrived"][0]), total)
         req["prefill"][new], req["decode"][new] = (column[new] for column in self._columns[1:])
         for moment in ("first_enter", "first_token", "completion"):
             req[moment][new] = np.nan
@@ -340,13 +353,13 @@ class DecodeNodeEngine:
 
     def run(self) -> Run:
         """Return what has happened so far; it does not change when the engine goes on."""
-        s = self.state[0]
+        s, is_over = self.state[0], self.finished and self._sent is None
         log = DecodeNodeLog(
             self.requests,
             self.instance,
             self.state.copy()[0],
-            self.req if self.finished else self._requests_so_far(),
-            self.past if self.finished else self.past.copy(),
+            self.req if is_over else self._requests_so_far(),
+            self.past if is_over else self.past[: self._total].copy(),
             self.batches[: s["batches"]],
             self.spans[: s["spans"]],
             self.events[: s["events"]],

@@ -120,6 +120,9 @@ class Place(IntEnum):
     WAITING = 2
 
 
+FUEL = 1_000_000
+"""Units of work between two looks at the keyboard, some tens of milliseconds."""
+
 PAUSE, SINK_FULL = 3, 4
 """Why the kernel returned, besides the reasons of :class:`discrete.Stop`: the caller is to look at
 the keyboard, or to enlarge a sink."""

@@ -45,10 +45,16 @@ def arrival_time(s, r):
 
 
 @compiled
+def prefill_length(s, r):
+    """Return the prompt of request ``r`` [tokens]."""
+    return _index(s.prefills_at + r * 8).value
+
+
+@compiled
 def write_arrival(s, r):
     """Fill the hot record of a request that has just arrived."""
     q = request(s, r)
-    q.prefill = _index(s.prefills_at + r * 8).value
+    q.prefill = prefill_length(s, r)
     q.decode = _index(s.decodes_at + r * 8).value
     q.progress = 0
     q.first_enter = q.first_token = q.completion = np.nan

@@ -17,10 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from discrete._engine import Progress, Stop
 from discrete._run import Run
+from discrete._sent import SendsOneAtATime
 from discrete.vllm.decision_log import DecisionLog
 from discrete.vllm.layout import (
     DECISION,
     EVENT,
+    FUEL,
     NOBODY,
     PAUSE,
     ROWS_FULL,
@@ -30,11 +32,9 @@ from discrete.vllm.layout import (
     UNLIMITED,
 )
 from discrete.vllm.log import VllmLog
+from discrete.vllm.reports import TellsOfItself
 from discrete.vllm.request_log import write_request_log
-from serving import ConfigError, FluidServeError, RequestTable, check_fits
-
-FUEL = 1_000_000
-"""Units of work between two looks at the keyboard, some tens of milliseconds."""
+from serving import ConfigError, FluidServeError, RequestTable, UnsupportedError, check_fits
 
 AT_FIRST = 4096
 """Entries of a sink at first; it grows when full."""
@@ -50,7 +50,7 @@ SINKS = {
 """What a kernel appends to, by name: each has an address, a size and a count in the state."""
 
 
-class VllmEngine(ABC):
+class VllmEngine(SendsOneAtATime, TellsOfItself, ABC):
     """A vLLM engine that can be advanced, looked at, saved, and given other requests.
 
     Parameters
@@ -165,7 +165,7 @@ class VllmEngine(ABC):
 
     def _set_requests(self, requests: RequestTable, known: NDArray) -> None:
         """Hold ``requests``, the first of which have the states ``known``."""
-        self.requests, self._bound = requests, False
+        self._given, self._sent, self._bound = requests, None, False
         self._arrivals = np.ascontiguousarray(requests.arrival_time)
         self.req = np.zeros(len(requests), self.request_record)
         self.req[: known.size] = known
@@ -178,6 +178,22 @@ class VllmEngine(ABC):
         new["output"] = requests.decode_length[known.size :]
         new["length"] = new["prompt"]
         self._fill(self.req, requests, known.size)
+
+    def hold_back(self) -> None:
+        """Let nobody arrive but whom :meth:`send` sends; see :meth:`discrete.Engine.hold_back`."""
+        if self._decisions is not None or self._request_log is not None:
+            raise UnsupportedError(
+                "requests are held back where no log of decisions or of requests is written"
+            )
+        super().hold_back()
+
+    def _empty_tables(self) -> None:
+        self._offered, self.req = self.req, np.zeros_like(self.req)
+        self._arrivals = np.zeros_like(self._arrivals)
+
+    def _put(self, number: int, row: int, time: float) -> None:
+        self._arrivals[number] = time
+        self.req[number] = self._offered[row]
 
     @property
     def time(self) -> float:
@@ -193,9 +209,7 @@ class VllmEngine(ABC):
     def progress(self) -> Progress:
         """How far the run is."""
         s = self.state[0]
-        return Progress(
-            self.time, self.batch, int(s["left"]), int(s["arrived"]), len(self.requests)
-        )
+        return Progress(self.time, self.batch, int(s["left"]), int(s["arrived"]), self._total)
 
     def advance(
         self,
@@ -224,7 +238,7 @@ class VllmEngine(ABC):
         last = UNLIMITED if batches is None else self.batch + batches
         while True:
             if not self._bound:
-                self._bind()
+                self.bind()
             left = UNLIMITED if batches is None else last - self.batch
             stop = self._advance(end, left, FUEL)
             if self._decisions is not None:
@@ -248,7 +262,7 @@ class VllmEngine(ABC):
         """Return the requests, row by row, at the times at which they were sent."""
         return self.requests
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
         """Tell the kernel where the tables lie; whoever replaces one calls for it again."""
         tables = {
             "requests": self.req, "arrivals": self._arrivals, "grid": self.grid,
@@ -258,7 +272,7 @@ class VllmEngine(ABC):
             self.state[f"{name}_at"] = table.ctypes.data
         for name in (*SINKS, "grid"):
             self.state[f"{name}_size"] = tables[name].size
-        self.state["total"] = len(self.requests)
+        self.state["total"] = self._total
         self._bound = True
 
     def _grow(self) -> None:
@@ -327,7 +341,8 @@ class VllmEngine(ABC):
         clock = np.array([tuple(s[name] for name in self.clock_record.names or ())],
                          self.clock_record)  # fmt: skip
         own = self._own_arrays()
-        return {"clock": clock, "req": self.req, "grid": self.grid, "samples": self.samples} | {
+        req = self.req[: self._total]
+        return {"clock": clock, "req": req, "grid": self.grid, "samples": self.samples} | {
             **kept, **own
         }  # fmt: skip
 
@@ -353,7 +368,7 @@ class VllmEngine(ABC):
             requests=self.requests,
             instance=self.instance,
             scalars=self.state.copy()[0],
-            req=self.req.copy(),
+            req=self.req[: self._total].copy(),
             rows=self.sinks["rows"][: s["rows"]].copy(),
             closed_spans=self.sinks["spans"][: s["spans"]],
             events=self.sinks["events"][: s["events"]],

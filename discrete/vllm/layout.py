@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 NOBODY = -1
 UNLIMITED = 2**62
 
+FUEL = 1_000_000
+"""Units of work between two looks at the keyboard, some tens of milliseconds."""
+
 PAUSE, ROWS_FULL = 3, 4
 """Why a kernel returned, besides the reasons of :class:`discrete.Stop`: the caller is to look at
 the keyboard, or to enlarge or drain a sink."""

@@ -11,6 +11,7 @@ from discrete.vllm.engine import VllmEngine
 from discrete.vllm.layout import NOBODY, UNLIMITED
 from discrete.vllm_v0.kernel import advance
 from discrete.vllm_v0.layout import CLOCK, REQUEST, STATE, STUCK_WORDS, Group
+from discrete.vllm_v0.reports import members, refresh, token_since
 from serving import RequestTable
 
 
@@ -19,6 +20,8 @@ class VllmV0Engine(VllmEngine):
 
     state_record, clock_record, request_record = STATE, CLOCK, REQUEST
     stuck_words = STUCK_WORDS
+    refresh, members = staticmethod(refresh), staticmethod(members)
+    token_since = staticmethod(token_since)
 
     def _write_settings(self) -> None:
         super()._write_settings()

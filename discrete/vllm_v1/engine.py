@@ -28,6 +28,7 @@ from discrete.vllm_v1.layout import (
 )
 from discrete.vllm_v1.levels import numbered, standing
 from discrete.vllm_v1.outcome import ABORT_ROW
+from discrete.vllm_v1.reports import members, refresh, token_since
 from serving import ConfigError, RequestTable, UnsupportedError, WorkloadError
 from serving.chains import chains
 from serving.setting import whole_numbers
@@ -54,6 +55,8 @@ class VllmV1Engine(VllmEngine):
 
     state_record, clock_record, request_record = STATE, CLOCK, REQUEST
     stuck_words = {STUCK: "stuck"}  # noqa: RUF012
+    refresh, members = staticmethod(refresh), staticmethod(members)
+    token_since = staticmethod(token_since)
 
     def __init__(
         self,
@@ -250,6 +253,33 @@ class VllmV1Engine(VllmEngine):
         self._clients = Clients.of(self.requests, self._max_concurrency)
         self._clients.restore(arrays)
 
+    def hold_back(self) -> None:
+        """Let nobody arrive but whom :meth:`send` sends; see :meth:`discrete.Engine.hold_back`."""
+        if self._clients.is_closed:
+            raise UnsupportedError(
+                "requests are held back where all come at given times; allowed: no session_id and "
+                "no --max-concurrency"
+            )
+        super().hold_back()
+        self._clients.arrivals = self._arrivals
+
+    def _put(self, number: int, row: int, time: float) -> None:
+        super()._put(number, row, time)
+        self.req["rank"][number] = number
+
+    def _refuse_named_blocks(self) -> None:
+        """Refuse to hand over requests whose blocks are numbered as those who were offered."""
+        if self._sent is not None and self.state["track_blocks"][0]:
+            raise UnsupportedError(
+                "an engine with a prefix cache that is sent requests one at a time cannot be saved "
+                "or given others"
+            )
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Return everything that changes, by name; with the requests it is the whole state."""
+        self._refuse_named_blocks()
+        return super().arrays()
+
     def inject(
         self, requests: RequestTable, *, at: float | None = None, replace: bool = True
     ) -> None:
@@ -265,6 +295,7 @@ class VllmV1Engine(VllmEngine):
                 "requests are injected where all come at given times; allowed: no session_id and "
                 "no --max-concurrency"
             )
+        self._refuse_named_blocks()
         super().inject(requests, at=at, replace=replace)
 
     def _requests_as_sent(self) -> RequestTable:

@@ -1,0 +1,85 @@
+"""Scores by what a predictor says would happen to the request. The lowest wins.
+
+A prediction that fails, in whatever way, scores worst.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduling.messages import Prediction, RequestMeta
+from scheduling.signals import View
+from serving import FluidServeError
+
+RISK = 0.1
+"""Largest chance to miss what a request was promised with which an instance still fits it."""
+
+NO_FIT = 1e9
+"""Above the time that is left on any instance that a request fits [time]."""
+
+
+def _scores(
+    view: View, request: RequestMeta, hint: str, number: Callable[[Prediction], float]
+) -> NDArray[np.float64]:
+    """Return a number of every prediction; infinite where there is none."""
+    if view.predictor is None:
+        raise FluidServeError("this policy asks a predictor, and there is none")
+    found = np.full(view.size, math.inf)
+    asked = range(view.size) if view.among is None else view.among
+    try:
+        if view.among is None:
+            answers = view.predictor.predict(None, request, hint, view.time)
+        else:
+            answers = [
+                each for i in asked for each in view.predictor.predict(i, request, hint, view.time)
+            ]
+    except Exception:  # whatever goes wrong in a predictor, the request goes somewhere
+        return found
+    for i, answer in zip(asked, answers, strict=False):
+        if answer.confidence != "failed":
+            found[i] = number(answer)
+    return found
+
+
+def _e2el(answer: Prediction) -> float:
+    return math.inf if answer.e2el is None else answer.e2el
+
+
+def predicted_ttft(view: View, request: RequestMeta) -> NDArray:
+    """Predicted time to the first token."""
+    return _scores(view, request, "ttft", lambda answer: answer.ttft)
+
+
+def predicted_e2el(view: View, request: RequestMeta) -> NDArray:
+    """Predicted time to the last token."""
+    return _scores(view, request, "e2el", _e2el)
+
+
+def predicted_cost(view: View, request: RequestMeta) -> NDArray:
+    """Predicted time to the first token, and what the request costs all others together."""
+    return _scores(view, request, "e2el", lambda answer: answer.ttft + answer.externality)
+
+
+def slo_headroom(view: View, request: RequestMeta) -> NDArray:
+    """The tightest instance on which the request still gets what it was promised.
+
+    Where it fits nowhere, the instance on which least is missing; a request that was promised
+    nothing goes where its first token comes soonest.
+    """
+    if request.slo_ttft is None and request.slo_e2el is None:
+        return predicted_ttft(view, request)
+
+    def score(answer: Prediction) -> float:
+        left = math.inf
+        if request.slo_ttft is not None:
+            left = min(left, request.slo_ttft - answer.ttft)
+        if request.slo_e2el is not None:
+            left = min(left, request.slo_e2el - _e2el(answer))
+        is_risky = answer.slo_risk is not None and answer.slo_risk > RISK
+        return left if left >= 0 and not is_risky else NO_FIT - left
+
+    return _scores(view, request, "e2el", score)
