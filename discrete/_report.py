@@ -18,10 +18,10 @@ REPORT = np.dtype(
 """The state of one engine at ``time``.
 
 ``batch_start`` and ``batch_duration`` are those of the batch that executes, not-a-number and 0
-where none does. ``batches`` have ended and ``arrived`` requests have arrived, ``arrived_prompts`` are
-their prompt tokens. ``waiting``, ``running`` and ``swapped`` count requests, ``left`` those that
-have gone, ``evicted`` evictions so far. ``memory`` is the KV of the running requests [tokens].
-``waiting_prompts`` are prompt tokens of those who have not entered RUNNING yet, and
+where none does. ``batches`` have ended, ``arrived`` requests have arrived, with
+``arrived_prompts`` prompt tokens. ``waiting``, ``running`` and ``swapped`` count requests, ``left``
+those that have gone, ``evicted`` evictions so far. ``memory`` is the KV of the running requests
+[tokens]. ``waiting_prompts`` are prompt tokens of those who have not entered RUNNING yet, and
 ``pending_prompts`` of those who have no token yet. No request before ``oldest`` is one of these."""
 
 
