@@ -27,6 +27,7 @@ COMMANDS = {
     "analyze": "One node in theory: means, tails, stability, gradients, warnings.",
     "prefix-cache": "What a prefix cache finds, by the size of the memory.",
     "tune": "Find the rate or knob at which an SLO stops being met.",
+    "route": "Routing policies side by side on a fleet.",
     "sweep": "Run a grid of points on processes or a cluster; resumable.",
     "experiments": "List, compare, archive and export experiment folders.",
     "calibrate": "Fit batch-time laws to measurements (calibrate steps | run).",

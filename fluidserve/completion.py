@@ -84,6 +84,13 @@ def trace_formats() -> Iterable[str]:
     return TRACE_FORMATS
 
 
+def routing_policies() -> Iterable[str]:
+    """Return the routing policies that have a name."""
+    from scheduling.policies import POLICIES
+
+    return POLICIES
+
+
 def knobs() -> Iterable[str]:
     """Return the knobs that ``tune`` turns."""
     from serving import CARD_KNOBS, KINDS

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
 RATE_LATENCY, VALIDATION = "rate_latency.csv", "validation.csv"
+ROUTING = "routing.csv"
 SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
 STATISTICS = ("mean", "sd", "low", "high")
 PLACES = ("waiting", "running", "swapped")
@@ -70,6 +71,8 @@ def draw(folder: Path) -> list[str]:
         )
     elif (folder / RATE_LATENCY).exists():
         drawn += _draw_latencies(folder, summary)
+    elif (folder / ROUTING).exists():
+        drawn += _draw_routing(folder, summary)
     elif (folder / VALIDATION).exists():
         from fluidserve.report.validation import draw_validation
 
@@ -265,6 +268,18 @@ def _tuning_title(summary: Mapping[str, Any], *, is_rate: bool) -> str:
         load = number(value / summary["capacity"])
         said.append(f"load {load} of capacity {number(summary['capacity'])}")
     return f"{instance_words(summary['instance'])}\n{', '.join(said)}"
+
+
+def _draw_routing(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    from fluidserve.plots.routing_curves import routing_curves
+
+    workload = summary["workload"]
+    said = f"{source_words(workload)}, signals {summary['signals']}, {summary['seeds']} seeds"
+    routing_curves(
+        read_columns(folder / ROUTING), folder / "routing.png",
+        title=f"{summary['fleet']}\n{said}", time_unit=summary["time_unit"],
+    )  # fmt: skip
+    return ["routing.png"]
 
 
 def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,373 @@
+"""Compare routing policies on a fleet and write what came out as an experiment folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from fluidserve.config import flat, instance_of, load_config, resolved_yaml
+from fluidserve.flags import FlagError
+from fluidserve.folders import Stopwatch, write_common
+from fluidserve.inputs import Inputs, load_inputs, mean_lengths
+from fluidserve.pictures import ROUTING, draw
+from fluidserve.progress import ProgressLine
+from fluidserve.results import parse_goodput, write_rows
+from fluidserve.text import for_people, instance_line
+from serving import FluidServeError, Instance, unfinished
+
+if TYPE_CHECKING:
+    from scheduling.experiment import Routing
+    from studies.sweeps import Journal
+    from studies.tuning import Slo
+
+RUNS = "routing_runs.csv"
+REPLICAS = 8
+REQUESTS = 10_000
+"""Requests of a run where nobody says how many."""
+
+LOADS = "0.7,0.8,0.9"
+LARGEST_FLEET = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a command asks.
+
+    Parameters
+    ----------
+    inputs
+        Requests, and the instance that the flags describe.
+    routing
+        The experiment.
+    slos
+        Objectives for which the capacity of each policy is sought.
+    against
+        Policy that differences are told against.
+    """
+
+    inputs: Inputs
+    routing: Routing
+    slos: tuple[Slo, ...]
+    against: str
+
+    @property
+    def points(self) -> list[tuple[Any, ...]]:
+        """Every run, and every capacity that is sought."""
+        sought = [(policy, slo) for policy in self.routing.policies for slo in self.slos]
+        return [*self.routing.points, *sought]
+
+
+def asked(params: Mapping[str, Any]) -> Asked:
+    """Return what the parameters of the command ask, checked.
+
+    Raises
+    ------
+    FluidServeError
+        One line on what is wrong.
+    """
+    from scheduling.experiment import Routing
+    from scheduling.policies import POLICIES
+    from scheduling.signals import Signals
+    from studies.tuning import parse_slo
+
+    loads = _loads(LOADS if params["loads"] is None else params["loads"])
+    policies = _policies(params["policies"])
+    if not policies:
+        policies = tuple(name for name, entry in POLICIES.items() if not entry.asks)
+    against = params["against"] or ("jsq" if "jsq" in policies else policies[0])
+    if against not in policies:
+        raise FlagError("--against", against, " | ".join(policies))
+    inputs = _inputs(params)
+    question, unit = inputs.question, inputs.instance.time_unit
+    if question.waits:
+        raise FluidServeError("requests that wait for answers cannot be routed; leave out their "
+                              "sessions")  # fmt: skip
+    routing = Routing(
+        question,
+        _fleet(params, inputs),
+        policies,
+        loads,
+        seeds=params["seeds"],
+        signals=Signals(_period(params["signal_period"]), params["signal_delay"]),
+        decision_time=params["decision_time"],
+        predicted_lengths=params["predicted_lengths"],
+        goodput=parse_goodput(params["goodput"], unit, question.longest_decode),
+    )
+    slos = tuple(parse_slo(text, unit) for text in params["slos"])
+    if any(slo.latency == "itl" for slo in slos):
+        raise FluidServeError("--slo: a fleet has no ITL; name ttft, tpot, e2el or queue_delay")
+    return Asked(inputs, routing, slos, against)
+
+
+def _inputs(params: Mapping[str, Any]) -> Inputs:
+    for key in ("load", "arrival_rate", "rate_scale", "sessions"):
+        if params.get(key) is not None:
+            flag = key.replace("_", "-")
+            raise FluidServeError(f"--{flag} sets a rate; here --loads does")
+    given = dict(params)
+    is_file = any(given.get(key) is not None for key in ("request_file", "trace", "horizon"))
+    if not is_file and given.get("num_requests") is None:
+        config: Any = load_config(given.get("config_file"), {})
+        if config.request_file is None:
+            given["num_requests"] = REQUESTS
+    return load_inputs(given)
+
+
+def _loads(text: str) -> tuple[float, ...]:
+    try:
+        loads = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        loads = ()
+    if not loads or not all(0 < load < 100 for load in loads) or len(set(loads)) < len(loads):
+        raise FlagError("--loads", text, "different numbers > 0, comma-separated, such as 0.7,0.9")
+    return loads
+
+
+def _policies(text: str | None) -> tuple[str, ...]:
+    from scheduling.policies import needs_predictor, policy_of
+    from serving import ConfigError
+
+    names = () if text is None else tuple(part.strip() for part in text.split(","))
+    for name in names:
+        try:
+            policy_of(name, 0)
+        except ConfigError as wrong:
+            raise FlagError("--policies", name, wrong.allowed) from wrong
+        if needs_predictor(name):
+            raise FlagError("--policies", name, "a policy that asks no predictor")
+    if len(set(names)) < len(names):
+        raise FlagError("--policies", text, "each policy once")
+    return names
+
+
+def _period(text: str | None) -> float | None:
+    """Return the period of the signals; None for one with every batch."""
+    if text is None:
+        return None
+    if text == "never":
+        return float("inf")
+    try:
+        period = float(text)
+    except ValueError:
+        period = -1.0
+    if not 0 <= period < float("inf"):
+        raise FlagError("--signal-period", text, "a finite time >= 0, or never")
+    return period
+
+
+def _fleet(params: Mapping[str, Any], inputs: Inputs) -> tuple[Instance, ...]:
+    """Return the instances that the flags name."""
+    if params["fleet"] is not None:
+        for key in ("replicas", "slower"):
+            if params[key] is not None:
+                raise FluidServeError(f"--{key} and --fleet both say what the fleet is; give one")
+        return _of_files(params["fleet"], inputs.instance.time_unit)
+    number = REPLICAS if params["replicas"] is None else params["replicas"]
+    if not 1 <= number <= LARGEST_FLEET:
+        raise FlagError("--replicas", number, f"a whole number from 1 to {LARGEST_FLEET}")
+    instances = [inputs.instance] * number
+    if params["slower"] is not None:
+        count, factor = _slower(params["slower"], number)
+        slow = replace(
+            cast(Any, inputs.instance), batch_time=inputs.instance.batch_time.in_unit(factor)
+        )
+        instances[number - count :] = [slow] * count
+    return tuple(instances)
+
+
+def _slower(text: str, number: int) -> tuple[int, float]:
+    count, _, factor = text.partition(":")
+    try:
+        found = int(count), float(factor)
+    except ValueError:
+        found = 0, 0.0
+    if not (1 <= found[0] <= number and 0 < found[1] < 1e6):
+        raise FlagError("--slower", text, f"N:FACTOR, such as 4:2, with N from 1 to {number}")
+    return found
+
+
+def _of_files(text: str, unit: str) -> tuple[Instance, ...]:
+    instances: list[Instance] = []
+    for part in text.split(","):
+        path, _, count = part.rpartition(":")
+        if not path or not count.isdecimal() or not 1 <= int(count) <= LARGEST_FLEET:
+            raise FlagError("--fleet", text, "FILE:N,..., such as fast.yaml:4,slow.yaml:4")
+        instance = instance_of(load_config(path, {}))
+        if instance.time_unit != unit:
+            raise FluidServeError(
+                f"{path}: time_unit {instance.time_unit}, but that of the requests is {unit}"
+            )
+        instances += [instance] * int(count)
+    return tuple(instances)
+
+
+def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dict[str, Any]:
+    """Run everything, write it into ``folder`` and return what the command prints.
+
+    Parameters
+    ----------
+    folder, final
+        Where to write, and what it will be called.
+    ask
+        What is asked.
+    workers
+        Processes.
+    """
+    from scheduling.experiment import answer_of
+    from studies.sweeps import sweep
+
+    watch, config, points = Stopwatch(), ask.inputs.config, ask.points
+    line = ProgressLine()
+
+    def told(done: int, total: int) -> None:
+        line.say(f"run {done} of {total}", final=done >= total)
+
+    place = final.with_name(final.name + ".journal") if config.output_dir is not None else None
+    with watch("route"), _journal(place, _identity(ask), len(points)) as journal:
+        rows = sweep(
+            answer_of, ask.routing, points, journal, workers=workers,
+            progress=told if config.verbose else None,
+        )  # fmt: skip
+    runs, sought = rows[: len(ask.routing.points)], rows[len(ask.routing.points) :]
+    result = _result(ask, runs, sought)
+    with watch("write"):
+        write_rows(folder / RUNS, _columns(runs))
+        write_rows(folder / ROUTING, _columns(result["policies"]))
+        shown = {key: value for key, value in result.items() if key not in ("policies", "capacity")}
+        write_common(
+            folder, final,
+            config_yaml=resolved_yaml(config, ask.inputs.instance), summary=result,
+            people=for_people(f"Routed: {_fleet_line(ask.routing.instances)}", shown),
+            seed=config.seed, timings=watch.seconds,
+        )  # fmt: skip
+        draw(folder)
+    return result
+
+
+@contextmanager
+def _journal(place: Path | None, identity: str, size: int) -> Iterator[Journal]:
+    """Yield a journal that goes when all is done; without a place nothing is kept."""
+    from studies.sweeps import Journal
+
+    if place is None:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Journal(Path(folder) / "journal", identity, size)
+            try:
+                yield journal
+            finally:
+                journal.close()
+        return
+
+    def kept() -> str:
+        """Say what the next call need not do again; a journal of nothing goes."""
+        if not journal.rows:
+            journal.remove()
+            return ""
+        return (
+            f"{len(journal.rows)} of {size} runs are kept in {journal.path}; "
+            "the same command goes on from there"
+        )
+
+    with unfinished.whole():
+        journal = Journal(place, identity, size)
+    with unfinished.told(kept):
+        try:
+            yield journal
+        except BaseException:
+            if said := kept():
+                click.echo(f"note: {said}", err=True)
+            journal.close()
+            raise
+    journal.remove()
+
+
+def _identity(ask: Asked) -> str:
+    """Return a digest of everything that the rows depend on."""
+    routing, question = ask.routing, ask.routing.question
+    digest = hashlib.sha256()
+    table = question.requests.arrays()
+    for name in sorted(table):
+        digest.update(name.encode() + table[name].tobytes())
+    what = [
+        version("fluidserve"), question.seed, question.num_requests, question.horizon,
+        [[each.engine, asdict(cast(Any, each))] for each in routing.instances], routing.policies,
+        routing.loads, routing.seeds, asdict(routing.signals), routing.decision_time,
+        routing.predicted_lengths, routing.goodput, [str(slo) for slo in ask.slos],
+        [_content(name) for name in routing.policies], digest.hexdigest(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _content(policy: str) -> str:
+    """Return a digest of the file of a user's policy."""
+    path = Path(policy.rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _result(
+    ask: Asked, runs: Sequence[Mapping[str, Any]], sought: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what the command prints; times are in the unit of the run."""
+    from scheduling.experiment import MEASURES
+    from scheduling.paired import compared
+
+    routing, inputs, node = ask.routing, ask.inputs, ask.inputs.instance
+    measures = (*MEASURES, *(("goodput", "good_share") if routing.goodput else ()))
+    return {
+        "kind": "routing",
+        "seed": inputs.config.seed,
+        "time_unit": node.time_unit,
+        "fleet": _fleet_line(routing.instances),
+        "fleet_capacity": sum(routing.capacities),
+        "instance": flat(node),
+        "workload": {
+            **inputs.source,
+            "requests": inputs.question.size,
+            **mean_lengths(inputs.question.mix),
+        },
+        "loads": list(routing.loads),
+        "seeds": routing.seeds,
+        "signals": _signals(routing),
+        "decision_time": routing.decision_time,
+        "goodput": dict(routing.goodput) if routing.goodput else None,
+        "against": ask.against,
+        "policies": compared(runs, measures, ask.against),
+        "capacity": list(sought),
+        "warnings": list(inputs.assumed),
+    }
+
+
+def _signals(routing: Routing) -> str:
+    period, delay = routing.signals.period, routing.signals.delay
+    if period is None:
+        said = "with every batch"
+    elif period == float("inf"):
+        return "never"
+    else:
+        said = f"every {period:g}" if period > 0 else "always"
+    return f"{said}, {delay:g} late" if delay > 0 else said
+
+
+def _fleet_line(instances: Sequence[Instance]) -> str:
+    """Return the instances of a fleet in words, equal ones together."""
+    counts: dict[Instance, int] = {}
+    for each in instances:
+        counts[each] = counts.get(each, 0) + 1
+    return "; ".join(f"{count} x {instance_line(each)}" for each, count in counts.items())
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows as columns; what a row lacks, and None, is left empty."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: ["" if row.get(name) is None else row[name] for row in rows] for name in names
+    }  # fmt: skip
