@@ -9,7 +9,7 @@ from scheduling.fleet_run import FleetRun as FleetRun
 from scheduling.lengths import LengthModel as LengthModel
 from scheduling.listening import Faults as Faults
 from scheduling.listening import Listener as Listener
-from scheduling.listening import Predictor as Predicts
+from scheduling.listening import Predicts as Predicts
 from scheduling.messages import BatchTrace as BatchTrace
 from scheduling.messages import Prediction as Prediction
 from scheduling.messages import RequestMeta as RequestMeta

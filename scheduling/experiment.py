@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from scheduling.listening import Predictor
 from scheduling.policies import needs_predictor, policy_of
+from scheduling.predictor import Predictor
 from scheduling.routing import route
 from scheduling.signals import Signals
 from serving import ConfigError, Instance, LatencySamples, RequestTable, UnsupportedError
@@ -30,9 +30,6 @@ LOADS = (0.02, 1.5)
 
 EXACT = 0.005
 """Relative width of a capacity."""
-
-MakePredictor = Callable[[Sequence[Instance], RequestTable], Predictor]
-"""From the instances and the requests, whose lengths it may not read, to a predictor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +52,14 @@ class Routing:
         As of :func:`scheduling.route`.
     goodput
         Thresholds [time] by latency; a request that meets all is good.
-    make_predictor
-        Makes a predictor for each run, a function of a module; None where no policy asks one.
 
     Raises
     ------
     ConfigError
-        If a policy does not exist, stands there twice, or asks a predictor that there is not.
+        If a policy does not exist, or stands there twice.
     UnsupportedError
-        If no fluid model knows what an instance can serve.
+        If no fluid model knows what an instance can serve, or makes forecasts for a policy that
+        asks them.
     """
 
     question: Question
@@ -75,7 +71,6 @@ class Routing:
     decision_time: float = 0.0
     predicted_lengths: bool = False
     goodput: Mapping[str, float] | None = None
-    make_predictor: MakePredictor | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, seeds="> 0", decision_time=">= 0")
@@ -87,10 +82,10 @@ class Routing:
             raise ConfigError("loads", list(self.loads), "different ones, at least one")
         for name in self.policies:
             policy_of(name, 0)
-            if needs_predictor(name) and self.make_predictor is None:
-                raise ConfigError("policies", name, "one that asks no predictor")
         if not all(0 < each < math.inf for each in self.capacities):
             raise UnsupportedError("no fluid model knows what the instances can serve")
+        if any(map(needs_predictor, self.policies)):
+            self.predictor()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what they imply is worked out anew elsewhere."""
@@ -123,9 +118,6 @@ class Routing:
     def latencies(self, load: float, seed: int, policy: str) -> tuple[LatencySamples, float]:
         """Return latencies after the warm-up, and the time over which these requests came."""
         requests = self.requests(load, seed)
-        predictor = None
-        if needs_predictor(policy) and self.make_predictor is not None:
-            predictor = self.make_predictor(self.instances, requests)
         run = route(
             requests,
             self.instances,
@@ -135,11 +127,15 @@ class Routing:
             capacity=self.capacities,
             predicted_lengths=self.predicted_lengths,
             slo=self._promised(),
-            predictor=predictor,
+            predictor=self.predictor() if needs_predictor(policy) else None,
             seed=seed,
         )
         first = int(WARM_UP * len(requests))
         return run.after(first), float(np.ptp(requests.arrival_time[first:]))
+
+    def predictor(self) -> Predictor:
+        """Return a predictor that expects the mix of the requests and has heard of none yet."""
+        return Predictor(self.instances, self.question.mix, signal_delay=self.signals.delay)
 
     def _promised(self) -> tuple[float | None, float | None]:
         limits = self.goodput or {}

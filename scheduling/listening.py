@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scheduling.messages import BatchTrace, Prediction, RequestMeta
 from serving import ConfigError
@@ -22,12 +25,38 @@ class Listener(Protocol):
         ...
 
 
-class Predictor(Listener, Protocol):
-    """A listener who says what would happen to a request."""
+class Answers(Protocol):
+    """Predictions for the instances that were asked for, as arrays.
+
+    A prediction that failed is not-a-number.
+    """
+
+    @property
+    def ttft(self) -> NDArray[np.float64]:
+        """Time to the first token, shape (C,) [time]."""
+        ...
+
+    @property
+    def e2el(self) -> NDArray[np.float64]:
+        """Time to the last token, shape (C,) [time]."""
+        ...
+
+    @property
+    def externality(self) -> NDArray[np.float64]:
+        """Time that the request adds to all others, shape (C,) [time]."""
+        ...
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Go through the predictions one by one."""
+        ...
+
+
+class Predicts(Listener, Protocol):
+    """A listener who says what would happen to a request; see :class:`scheduling.Predictor`."""
 
     def predict(
-        self, instance_id: int | None, request_meta: RequestMeta, action_hint: str, ts: float
-    ) -> Sequence[Prediction]:
+        self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str
+    ) -> Answers:
         """Say what happens to a request if it is sent now.
 
         Parameters
@@ -36,10 +65,10 @@ class Predictor(Listener, Protocol):
             One instance; None asks for all, in their order.
         request_meta
             The request.
-        action_hint
-            What is wanted: ``ttft`` or ``e2el``.
         ts : [time]
             The present.
+        action_hint
+            What is wanted: ``ttft`` or ``all``.
         """
         ...
 

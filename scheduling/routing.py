@@ -11,7 +11,7 @@ import numpy as np
 
 from scheduling.fleet import Fleet
 from scheduling.fleet_run import FleetRun
-from scheduling.listening import Faults, Listener, Predictor
+from scheduling.listening import Faults, Listener, Predicts
 from scheduling.messages import RequestMeta
 from scheduling.policies import Policy, policy_of
 from scheduling.post import Post
@@ -32,7 +32,7 @@ def route(
     capacity: Sequence[float] | None = None,
     predicted_lengths: bool = False,
     slo: tuple[float | None, float | None] = (None, None),
-    predictor: Predictor | None = None,
+    predictor: Predicts | None = None,
     listeners: Sequence[Listener] = (),
     faults: Faults | None = None,
     seed: int = 42,

@@ -14,7 +14,7 @@ from discrete import blank_reports
 from serving import ConfigError
 
 if TYPE_CHECKING:
-    from scheduling.listening import Predictor
+    from scheduling.listening import Predicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class View:
     sent_prompts: NDArray[np.int64]
     last_sent: NDArray[np.int64]
     prefix: int = 0
-    predictor: Predictor | None = None
+    predictor: Predicts | None = None
     among: Sequence[int] | None = None
     num_waiting: NDArray[np.int64] = field(init=False)
     num_running: NDArray[np.int64] = field(init=False)

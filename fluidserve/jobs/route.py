@@ -133,7 +133,7 @@ def _loads(text: str) -> tuple[float, ...]:
 
 
 def _policies(text: str | None) -> tuple[str, ...]:
-    from scheduling.policies import needs_predictor, policy_of
+    from scheduling.policies import policy_of
     from serving import ConfigError
 
     names = () if text is None else tuple(part.strip() for part in text.split(","))
@@ -142,8 +142,6 @@ def _policies(text: str | None) -> tuple[str, ...]:
             policy_of(name, 0)
         except ConfigError as wrong:
             raise FlagError("--policies", name, wrong.allowed) from wrong
-        if needs_predictor(name):
-            raise FlagError("--policies", name, "a policy that asks no predictor")
     if len(set(names)) < len(names):
         raise FlagError("--policies", text, "each policy once")
     return names

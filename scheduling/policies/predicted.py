@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduling.listening import Answers
 from scheduling.messages import Prediction, RequestMeta
 from scheduling.signals import View
 from serving import FluidServeError
@@ -23,45 +24,39 @@ NO_FIT = 1e9
 
 
 def _scores(
-    view: View, request: RequestMeta, hint: str, number: Callable[[Prediction], float]
+    view: View, request: RequestMeta, hint: str, numbers: Callable[[Answers], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """Return a number of every prediction; infinite where there is none."""
-    if view.predictor is None:
+    """Return the number of every prediction; not-a-number where there is none."""
+    predictor = view.predictor
+    if predictor is None:
         raise FluidServeError("this policy asks a predictor, and there is none")
-    found = np.full(view.size, math.inf)
-    asked = range(view.size) if view.among is None else view.among
+    found = np.full(view.size, math.nan)
     try:
         if view.among is None:
-            answers = view.predictor.predict(None, request, hint, view.time)
-        else:
-            answers = [
-                each for i in asked for each in view.predictor.predict(i, request, hint, view.time)
-            ]
+            found[:] = numbers(predictor.predict(None, request, view.time, hint))
     except Exception:  # whatever goes wrong in a predictor, the request goes somewhere
         return found
-    for i, answer in zip(asked, answers, strict=False):
-        if answer.confidence != "failed":
-            found[i] = number(answer)
+    for i in view.among or ():
+        try:
+            found[i] = numbers(predictor.predict(i, request, view.time, hint))[0]
+        except Exception:
+            continue
     return found
-
-
-def _e2el(answer: Prediction) -> float:
-    return math.inf if answer.e2el is None else answer.e2el
 
 
 def predicted_ttft(view: View, request: RequestMeta) -> NDArray:
     """Predicted time to the first token."""
-    return _scores(view, request, "ttft", lambda answer: answer.ttft)
+    return _scores(view, request, "ttft", lambda answers: answers.ttft)
 
 
 def predicted_e2el(view: View, request: RequestMeta) -> NDArray:
     """Predicted time to the last token."""
-    return _scores(view, request, "e2el", _e2el)
+    return _scores(view, request, "all", lambda answers: answers.e2el)
 
 
 def predicted_cost(view: View, request: RequestMeta) -> NDArray:
     """Predicted time to the first token, and what the request costs all others together."""
-    return _scores(view, request, "e2el", lambda answer: answer.ttft + answer.externality)
+    return _scores(view, request, "all", lambda answers: answers.ttft + answers.externality)
 
 
 def slo_headroom(view: View, request: RequestMeta) -> NDArray:
@@ -78,8 +73,14 @@ def slo_headroom(view: View, request: RequestMeta) -> NDArray:
         if request.slo_ttft is not None:
             left = min(left, request.slo_ttft - answer.ttft)
         if request.slo_e2el is not None:
-            left = min(left, request.slo_e2el - _e2el(answer))
+            left = min(left, request.slo_e2el - _known(answer.e2el))
         is_risky = answer.slo_risk is not None and answer.slo_risk > RISK
+        if answer.confidence == "failed":
+            return math.nan
         return left if left >= 0 and not is_risky else NO_FIT - left
 
-    return _scores(view, request, "e2el", score)
+    return _scores(view, request, "all", lambda all_: np.array([score(each) for each in all_]))
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
