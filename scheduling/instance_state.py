@@ -115,8 +115,10 @@ class InstanceState:
                 self.stopped[request_id] = self.running.where(request_id)
                 self.running.end(request_id)
         for request_id in trace.resumed:
-            age, furthest, of = self.stopped.pop(request_id, (0.0, 0.0, 0))
-            self.running.put(request_id, of, age, furthest)
+            was = self.stopped.pop(request_id, None)
+            if was is not None:  # who never had a token still waits for the first
+                age, furthest, of = was
+                self.running.put(request_id, of, age, furthest)
         self.running.age(max(0.0, trace.decode_len - len(trace.started)))
         self._begin(trace.started)
         self._leave(trace)
