@@ -141,6 +141,16 @@ class Workspace:
         s["pieces_at"], s["parcels_at"] = pieces.ctypes.data, places.ctypes.data
         s["rows_size"], s["pieces_size"], s["parcels_size"] = rows, parcels, parcels
 
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """Rows of the steps, see :mod:`ode.lagrangian.layout`; those made come first."""
+        return self._tables["rows"]
+
+    def enlarge(self) -> None:
+        """Give the tables twice as many rows; what they hold stays."""
+        s = self.record[0]
+        self._enlarge(2 * int(s["rows_size"]), 2 * int(s["parcels_size"]))
+
     def march(self) -> March:
         """March to the end.
 
