@@ -145,7 +145,7 @@ def test_requests_with_one_prefix_go_to_one_instance_unless_it_is_crowded():
     other = [np.bincount(spread[ids == each], minlength=4).max() for each in range(1, 9)]
     assert np.sum(home) > 1.3 * np.sum(other)
     # one prefix for all: the instance that has it is not given everything
-    crowded = Contents.validated(np.arange(size + 1), np.ones(size), np.full(size, 10))
+    crowded = Contents.validated(np.arange(size + 1), np.ones(size, int), np.full(size, 10))
     table = RequestTable.validated(
         base.arrival_time, base.prefill_length, base.decode_length, contents=crowded
     )
