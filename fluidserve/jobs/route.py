@@ -83,7 +83,9 @@ def asked(params: Mapping[str, Any]) -> Asked:
     policies = _policies(params["policies"])
     if not policies:
         policies = tuple(name for name, entry in POLICIES.items() if not entry.asks)
-    against = params["against"] or ("jsq" if "jsq" in policies else policies[0])
+    against = params["against"]
+    if against is None:
+        against = "jsq" if "jsq" in policies else policies[0]
     if against not in policies:
         raise FlagError("--against", against, " | ".join(policies))
     inputs = _inputs(params)

@@ -22,7 +22,7 @@ COUNTS = {
     "--progress-interval", "--at-batch", "--batches-per-step", "--replications", "--workers",
     "--scan", "--run-length", "--max-run-length", "--max-num-batched-tokens", "--result",
     "--steps-per-row", "--windows", "--longest-gap", "--mean-decode", "--hash-block-size",
-    "--turns", "--sessions", "--system-prompts", "--system-prompt-length",
+    "--turns", "--sessions", "--system-prompts", "--system-prompt-length", "--replicas", "--seeds",
 }  # fmt: skip
 NUMBERS = {
     "--start", "--rate-scale", "--horizon", "--arrival-rate", "--burstiness", "--load",
@@ -30,7 +30,8 @@ NUMBERS = {
     "--d-swap", "--d-prefill", "--d-prefill-attention", "--d-prefill-context", "--d-mixed-decode",
     "--measured-requests", "--d-1", "--until", "--inject-at", "--initial-waiting", "--step",
     "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
-    "--answer-token-time", "--within", "--budget",
+    "--answer-token-time", "--within", "--budget", "--signal-period", "--signal-delay",
+    "--decision-time",
 }  # fmt: skip
 FILES = {"--requests", "--trace", "--lengths", "--config", "--resume", "--inject"}
 PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report"}
