@@ -25,6 +25,7 @@ from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
 from ode.node_work.coming import Always, Coming
 from ode.node_work.decode_times import DecodeTimes, steady
 from ode.node_work.generator import BUSY, IDLE, Levels, requests_per_token
+from ode.node_work.presence import Arrivals
 from serving import DecodeNode, LatencySamples
 
 HARDLY = 1e-9
@@ -111,10 +112,8 @@ def _moved(law: NDArray[np.float64], work: NDArray[np.float64], by: float) -> ND
     return np.asarray(below + above, float)
 
 
-def samples_of(
-    node: Node, instance: DecodeNode, flow: NDArray[np.float64], count: int
-) -> LatencySamples:
-    """Return about ``count`` weighted latencies of a flow.
+def samples_of(node: Node, instance: DecodeNode, flow: NDArray[np.float64], count: int) -> Arrivals:
+    """Return about ``count`` weighted arrivals of a flow, with their latencies.
 
     Parameters
     ----------
@@ -169,13 +168,14 @@ def samples_of(
     more = np.maximum(decode - 1, 1e-9)
     floor = first + (decode - 1) * float(law.duration(0.0, 0.0))
     service = np.where(decode > 1, np.maximum(service, floor), first)
-    return LatencySamples(
+    samples = LatencySamples(
         queue_delay=_admission(node, instance, wait, rest, no_room),
         ttft=wait + first,
         tpot=np.where(decode > 1, (service - first) / more, np.nan),
         e2el=wait + service,
         weight=weight,
     )
+    return Arrivals(when, when + wait, decode, samples)
 
 
 class _Draw(NamedTuple):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fluid import WorkClosure, capacity, requests_that_fit, saturation, work_closure
 from ode.node_work.caveats import work_labels
 from ode.node_work.latencies import Node, beyond_batch, samples_of
-from serving import DecodeNode, LatencySamples, RequestMix
+from ode.node_work.presence import Arrivals
+from serving import DecodeNode, RequestMix
 
 REST = 0.01
 """Share of the stages of all requests that may be missing."""
@@ -71,8 +72,8 @@ class NodeModel(Protocol):
         """Return the caveats of an answer, see :func:`ode.node_work.caveats.work_labels`."""
         ...
 
-    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
-        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+    def arrivals(self, node: Node, flow: NDArray[np.float64], count: int) -> Arrivals:
+        """Return about ``count`` weighted arrivals of a ``flow`` (K + 1,) by level met."""
         ...
 
     def beyond_batch(self, closure: WorkClosure) -> float:
@@ -146,8 +147,8 @@ class DecodeNodeModel:
         """Return the caveats of an answer."""
         return work_labels(self.mix, self.instance, rate, dispersion, given_times=given_times)
 
-    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
-        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+    def arrivals(self, node: Node, flow: NDArray[np.float64], count: int) -> Arrivals:
+        """Return about ``count`` weighted arrivals of a ``flow`` (K + 1,) by level met."""
         return samples_of(node, self.instance, flow, count)
 
     def beyond_batch(self, closure: WorkClosure) -> float:

@@ -91,8 +91,6 @@ class Passage:
         Time that the node spends idle.
     batches, tokens : [1, tokens]
         Batches and the tokens that they execute.
-    left : [time]
-        How long the work that is left at the horizon takes a saturated node.
     """
 
     met: list[Met]
@@ -101,7 +99,6 @@ class Passage:
     idle: float
     batches: float
     tokens: float
-    left: float
 
 
 def passage(problem: Problem) -> Passage:
@@ -123,9 +120,8 @@ def passage(problem: Problem) -> Passage:
         met.append(Met(now, window.duration, regime, flow))
         stretches.append(_stretch(window, regime, spent))
         now += window.duration
-    left = float(law @ problem.regimes.work) / problem.base.fastest
-    stretches += _afterwards(problem, law, age, left)
-    return Passage(met, stretches, steps, idle, batches, tokens, left)
+    stretches += _afterwards(problem, law, age)
+    return Passage(met, stretches, steps, idle, batches, tokens)
 
 
 def _stretch(window: Window, regime: Regime, spent: NDArray[np.float64]) -> Stretch:
@@ -136,11 +132,12 @@ def _stretch(window: Window, regime: Regime, spent: NDArray[np.float64]) -> Stre
     return Stretch(window.duration, window.duration * often, window.rate, regime.closure)
 
 
-def _afterwards(problem: Problem, law: NDArray[np.float64], age: Age, left: float) -> list[Stretch]:
+def _afterwards(problem: Problem, law: NDArray[np.float64], age: Age) -> list[Stretch]:
     """Return what decodes go through after the last arrival.
 
-    The backlog takes ``left`` [time], and the last decodes the longest stay from there.
+    The backlog takes a saturated node some time, and the last decodes the longest stay from there.
     """
+    left = float(law @ problem.regimes.work) / problem.base.fastest
     law, end = law.copy(), problem.windows[-1].end if problem.windows else 0.0
     longest = left + longest_stay(problem.model.mix) * problem.base.saturation.batch_time
     edges = longest * AFTERWARDS

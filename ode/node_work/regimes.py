@@ -69,6 +69,8 @@ class Regime:
         executing = tokens * requests_per_token(closure, levels.work, tokens)
         ahead = levels.full / closure.work.mean
         unadmitted = ahead * work_ahead(closure, levels.work, beyond_batch)
+        # with room they wait for the batch under way to end
+        about_to = (1.0 - levels.full) * levels.pending / closure.work.fresh_tokens
         if beyond_batch == 0.0:
             ahead = unadmitted
         else:
@@ -76,7 +78,7 @@ class Regime:
         duration = levels.batch_time.copy()
         duration[IDLE] = 0.0
         return {
-            "waiting": unadmitted,
+            "waiting": unadmitted + about_to,
             "in_system": executing + ahead,
             "batch_tokens": levels.batch.mean(axis=1),
             "batch_duration": duration,

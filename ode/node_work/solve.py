@@ -14,6 +14,7 @@ from ode.node_work.generator import BUSY, IDLE, grid_of
 from ode.node_work.latencies import Node, highest_start
 from ode.node_work.model import DecodeNodeModel, NodeModel, longest_stay
 from ode.node_work.passage import Age, Met, Passage, Problem, advance, passage
+from ode.node_work.presence import Arrivals, Clock, in_use, present
 from ode.node_work.regimes import Regime, Regimes
 from ode.node_work.windows import (
     OUTPUT_WINDOWS,
@@ -87,11 +88,17 @@ def solved(
     own = model.labels(base.rate, base.dispersion, given_times=given_times)
     labels = tuple(dict.fromkeys((*labels, *own)))
     found = passage(problem)
-    arrivals = max(profile.total + initial.waiting, 1e-300)
-    duration = horizon + found.left
+    count = max(profile.total + initial.waiting, 1e-300)
+    arrivals = _arrivals(found, problem)
+    lasts, batches = (
+        np.array(each) for each in zip(*(s[:2] for s in found.stretches), strict=True)
+    )
+    clock = Clock(lasts, batches)
+    duration = in_use(arrivals, clock)
+    busy = horizon - found.idle + in_use(arrivals, clock, horizon)
     return Solution(
         method="node_work",
-        outputs=lambda: _trajectory(problem),
+        outputs=lambda: _trajectory(problem, arrivals),
         status="done",
         message=f"reached t = {horizon:g} in {found.steps} steps",
         stats={
@@ -103,12 +110,12 @@ def solved(
         labels=labels,
         totals={
             "duration": duration,
-            "completed": arrivals,
-            "output_tokens": arrivals * model.mix.mean_decode,
-            "gpu_utilization": 1.0 - found.idle / duration,
+            "completed": count,
+            "output_tokens": count * model.mix.mean_decode,
+            "gpu_utilization": min(1.0, busy / duration) if duration > 0 else 0.0,
             "processing_efficiency": found.tokens / max(found.batches * model.batch, 1e-300),
         },
-        latencies=lambda: _samples(found, problem),
+        latencies=lambda: arrivals.samples,
     )
 
 
@@ -167,13 +174,14 @@ def _at_start(work: NDArray[np.float64], backlog: float) -> NDArray[np.float64]:
     return law
 
 
-def _samples(found: Passage, problem: Problem) -> LatencySamples:
-    """Return latencies of all arrivals."""
+def _arrivals(found: Passage, problem: Problem) -> Arrivals:
+    """Return all arrivals with their latencies."""
     names = ("queue_delay", "ttft", "tpot", "e2el", "weight")
     whole = np.sum([met.flow for met in found.met], axis=0) if found.met else np.zeros(1)
     total = float(whole.sum())
     if not total > 0:  # nobody arrives
-        return LatencySamples(**dict.fromkeys(names, np.empty(0)))
+        empty = np.empty(0)
+        return Arrivals(empty, empty, empty, LatencySamples(**dict.fromkeys(names, empty)))
     highest = highest_start(problem.base, problem.regimes.work, whole)
     stay = longest_stay(problem.model.mix) * problem.base.saturation.batch_time
     decode = changing(found.stretches, problem.base, stay, problem.model.capacity, highest)
@@ -191,13 +199,19 @@ def _samples(found: Passage, problem: Problem) -> LatencySamples:
         coming = InWindows(begin, duration, flows, problem.profile.count)
         regime = mets[0].regime
         node = Node(regime.closure, regime.levels, decode, coming)
-        parts.append(problem.model.samples(node, flow, max(FEWEST, int(SAMPLES * share))))
-    return LatencySamples(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        parts.append(problem.model.arrivals(node, flow, max(FEWEST, int(SAMPLES * share))))
+    together = {
+        name: np.concatenate([getattr(part.samples, name) for part in parts]) for name in names
+    }
+    return Arrivals(
+        np.concatenate([part.when for part in parts]),
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.batches for part in parts]),
+        LatencySamples(**together),
     )
 
 
-def _trajectory(problem: Problem) -> Trajectory:
+def _trajectory(problem: Problem, arrivals: Arrivals) -> Trajectory:
     """Return the mean of what this model knows of the node, over time.
 
     Running requests are those that memory holds, executing or not; what is swapped or evicted
@@ -219,8 +233,13 @@ def _trajectory(problem: Problem) -> Trajectory:
     waiting = problem.initial.waiting
     arrived = waiting + problem.profile.count(edges)
     arrived[0] = waiting
+    samples = arrivals.samples
+    inside = present(arrivals, samples.e2el, edges, outputs["in_system"])
+    outputs["completed"] = np.maximum.accumulate(np.maximum(arrived - inside, 0.0))
+    outputs["in_system"] = arrived - outputs["completed"]
+    queue = present(arrivals, samples.queue_delay, edges, outputs["waiting"])
+    outputs["waiting"] = np.minimum(queue, outputs["in_system"])
     outputs["running"] = outputs["in_system"] - outputs["waiting"]
-    outputs["completed"] = np.maximum(arrived - outputs["in_system"], 0.0)
     return Trajectory(edges, outputs)
 
 

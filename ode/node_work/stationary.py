@@ -76,7 +76,7 @@ class Stationary:
     @cached_property
     def samples(self) -> LatencySamples:
         """Weighted latencies of arrivals."""
-        return self._model.samples(self._node, self.probability, self._count)
+        return self._model.arrivals(self._node, self.probability, self._count).samples
 
     @cached_property
     def error(self) -> ErrorReport:

@@ -23,6 +23,7 @@ from fluid.prompt_server.saturation import TOKENS, ServerSaturation
 from ode.node_work.backward import MEAN, MORE, ROOM, VARIANCE
 from ode.node_work.generator import Levels, requests_per_token
 from ode.node_work.latencies import Node, draw, even_ranks, gamma, set_work
+from ode.node_work.presence import Arrivals
 from ode.prompt_server.first_tokens import AT_ONCE, first_tokens, gaps_of
 from ode.prompt_server.labels import work_labels
 from serving import LatencySamples, RequestMix
@@ -105,8 +106,8 @@ class ServerModel:
         """Return the caveats of an answer."""
         return work_labels(self.mix, self.instance, rate, dispersion, given_times=given_times)
 
-    def samples(self, node: Node, flow: NDArray[np.float64], count: int) -> LatencySamples:
-        """Return about ``count`` weighted latencies of a ``flow`` (K + 1,) by level met."""
+    def arrivals(self, node: Node, flow: NDArray[np.float64], count: int) -> Arrivals:
+        """Return about ``count`` weighted arrivals of a ``flow`` (K + 1,) by level met."""
         return _samples(node, self.mix, self.instance, flow, count)
 
     def beyond_batch(self, closure: WorkClosure) -> float:
@@ -149,8 +150,8 @@ class _Met(NamedTuple):
         In the step under way, or in a full one for who waits.
     wait : [time]
         For room.
-    when : [time]
-        Moment at which the request starts.
+    came, when : [time]
+        Moments at which the request arrives and starts.
     start : [work]
         In the system then.
     """
@@ -159,6 +160,7 @@ class _Met(NamedTuple):
     held: NDArray[np.float64]
     requests: NDArray[np.float64]
     wait: NDArray[np.float64]
+    came: NDArray[np.float64]
     when: NDArray[np.float64]
     start: NDArray[np.float64]
 
@@ -210,12 +212,12 @@ def _met(
     arrived = node.coming.arrived(when, wait) * closure.work.mean
     state = np.where(no_room, WAITS, np.where(level > 0, WITH_ROOM, IDLE))
     start = np.where(no_room, left + arrived, work)
-    return _Met(state, held, requests, wait, when + wait, start)
+    return _Met(state, held, requests, wait, when, when + wait, start)
 
 
 def _samples(
     node: Node, mix: RequestMix, server: PromptServer, flow: NDArray[np.float64], count: int
-) -> LatencySamples:
+) -> Arrivals:
     closure, lengths = node.closure, node.closure.work.lengths
     batches = closure.batches
     assert isinstance(batches, ServerBatches)
@@ -240,13 +242,14 @@ def _samples(
     brought = prompts * _passed_on(prompts, decode - 1.0) * batches.prompt_time(prefill)
     longer = np.where(met.state == WITH_ROOM, longer, brought)
     service = _decode_time(node, batches, met, prefill, decode, longer, ndtri(chance))
-    return LatencySamples(
+    samples = LatencySamples(
         queue_delay=met.wait + begin,
         ttft=met.wait + first,
         tpot=np.where(decode > 1, service / np.maximum(decode - 1, 1.0), np.nan),
         e2el=met.wait + first + service,
         weight=weight,
     )
+    return Arrivals(met.came, met.came + samples.ttft, decode - 1.0, samples)
 
 
 def _decode_time(

@@ -128,6 +128,6 @@ def stationary(
     found = balance(model, arrival_rate, dispersion)
     labels += work_labels(mix, instance, arrival_rate, dispersion)
     waits = 0.0 if waits_for_steps(found.closure) else float(found.met @ found.levels.full)
-    latencies = model.samples(found.node, found.met, samples)
+    latencies = model.arrivals(found.node, found.met, samples).samples
     expects = partial(expects, "stationary")
     return ServerStationary(arrival_rate, load, waits, "node_work", labels, latencies, expects)
