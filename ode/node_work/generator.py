@@ -207,8 +207,23 @@ def _generator(
     above = 2
     band = np.zeros((n, below + above + 1))
     # jumps from the idle node and, where levels resolve them, from the uniform levels
-    for source in range(jumping + 1):
-        for b in range(sizes.size):
+    step = work[2] - work[1]
+    for b in range(sizes.size):
+        risen = int(np.floor(sizes[b] / step + 0.5))  # the level nearest to where a jump ends
+        alike = 0  # from uniform levels below this one all jumps end alike
+        if jumping > 0 and risen > 0:
+            alike = max(0, min(jumping, uniform - 1 - risen))
+            off = sizes[b] / step - risen
+            y0, y2 = 0.5 * off * (off - 1.0), 0.5 * off * (off + 1.0)
+            flow = often * share[b] * by_jumps
+            at = below - risen
+            for source in range(1, alike + 1):
+                band[source + risen - 1, at + 1] += flow * y0
+                band[source + risen, at] += flow * (1.0 - y0 - y2)
+                band[source + risen + 1, at - 1] += flow * y2
+                band[source, below] -= flow
+        for left in range(jumping + 1 - alike):
+            source = left + alike if left > 0 else 0
             flow = often * share[b] * (by_jumps if source > 0 else 1.0)
             target = work[source] + sizes[b]
             k = np.searchsorted(work, target)
@@ -231,7 +246,6 @@ def _generator(
                 _move(band, below, source, k - 1, flow * (1.0 - y))
                 _move(band, below, source, k, flow * y)
     # the rest on the uniform levels, through the faces between them
-    step = work[2] - work[1]
     gain = rate * mean * (1.0 - by_jumps if jumping > 0 else 1.0)
     exchange = 0.5 * rate * second / step**2 if jumping == 0 else 0.0
     for k in range(1, uniform + 1):

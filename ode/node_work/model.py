@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +91,7 @@ def longest_stay(mix: RequestMix) -> float:
     return float(np.count_nonzero(beyond > REST * beyond[0]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class DecodeNodeModel:
     """A decode node and who arrives at it.
 
@@ -104,22 +104,22 @@ class DecodeNodeModel:
     mix: RequestMix
     instance: DecodeNode
 
-    @property
+    @cached_property
     def capacity(self) -> float:
         """Arrival rate [requests/time] that the node just keeps up with."""
         return capacity(self.mix, self.instance)
 
-    @property
+    @cached_property
     def stay(self) -> float:
         """How long a request executes on a saturated node [time]."""
         return self.mix.mean_decode * saturation(self.mix, self.instance).batch_time
 
-    @property
+    @cached_property
     def size(self) -> float:
         """Requests that fit."""
         return requests_that_fit(self.mix, self.instance)
 
-    @property
+    @cached_property
     def batch(self) -> float:
         """Tokens that a batch holds at most."""
         return min(self.instance.M_total, self.instance.token_budget)

@@ -91,6 +91,10 @@ class Passage:
         Time that the node spends idle.
     batches, tokens : [1, tokens]
         Batches and the tokens that they execute.
+    regimes
+        What the node does in each window.
+    age : shape (W + 1,) [iterations]
+        Batches up to the beginning of each window, and up to the end.
     """
 
     met: list[Met]
@@ -99,13 +103,15 @@ class Passage:
     idle: float
     batches: float
     tokens: float
+    regimes: list[Regime]
+    age: NDArray[np.float64]
 
 
 def passage(problem: Problem) -> Passage:
     """Return what happens in the windows, one after the other."""
     law, met, stretches = problem.start.copy(), _met_at_start(problem), []
     steps, idle, batches, tokens, now = 0, 0.0, 0.0, 0.0, 0.0
-    age = Age(problem)
+    age, regimes, aged = Age(problem), [], [0.0]
     for window in problem.windows:
         regime = problem.regimes.at(window.middle, age.middle(window), window.rate)
         levels = regime.levels
@@ -116,12 +122,14 @@ def passage(problem: Problem) -> Passage:
         batches += float(often.sum())
         tokens += float(often @ levels.batch[BUSY].mean(axis=1))
         age.passed(window, float(often.sum()))
+        regimes.append(regime)
+        aged.append(batches)
         flow = met_by_arrivals(regime.closure, problem.regimes.work, window.rate * spent)
         met.append(Met(now, window.duration, regime, flow))
         stretches.append(_stretch(window, regime, spent))
         now += window.duration
     stretches += _afterwards(problem, law, age)
-    return Passage(met, stretches, steps, idle, batches, tokens)
+    return Passage(met, stretches, steps, idle, batches, tokens, regimes, np.array(aged))
 
 
 def _stretch(window: Window, regime: Regime, spent: NDArray[np.float64]) -> Stretch:
@@ -195,5 +203,9 @@ def advance(
     """Advance ``law`` in place by a window; return the time spent at each level, and the steps."""
     band, below = regime.generator(window.rate)
     spent = np.zeros(law.size)
-    first = min(2 * regime.closure.saturation.batch_time, window.duration / 4)
-    return spent, occupancy(band, below, law, first, window.duration, spent)
+    return spent, occupancy(band, below, law, first_step(regime, window), window.duration, spent)
+
+
+def first_step(regime: Regime, window: Window) -> float:
+    """Return the length of the first steps of a window [time]."""
+    return min(2 * regime.closure.saturation.batch_time, window.duration / 4)

@@ -10,14 +10,14 @@ from ode._initial_state import InitialState
 from ode._solution import Solution
 from ode.node_work.coming import InWindows
 from ode.node_work.decode_times import changing
-from ode.node_work.generator import BUSY, IDLE, grid_of
+from ode.node_work.generator import IDLE, grid_of
 from ode.node_work.latencies import Node, highest_start
 from ode.node_work.model import DecodeNodeModel, NodeModel, longest_stay
-from ode.node_work.passage import Age, Met, Passage, Problem, advance, passage
-from ode.node_work.presence import Arrivals, Clock, in_use, present
-from ode.node_work.regimes import Regime, Regimes
+from ode.node_work.outputs import trajectory_of
+from ode.node_work.passage import Met, Passage, Problem, passage
+from ode.node_work.presence import Arrivals, Clock, in_use
+from ode.node_work.regimes import Regimes
 from ode.node_work.windows import (
-    OUTPUT_WINDOWS,
     WINDOWS,
     dispersion_within,
     edges_of,
@@ -29,7 +29,6 @@ from serving import (
     LatencySamples,
     RateProfile,
     RequestMix,
-    Trajectory,
     UnsupportedError,
 )
 
@@ -98,7 +97,7 @@ def solved(
     busy = horizon - found.idle + in_use(arrivals, clock, horizon)
     return Solution(
         method="node_work",
-        outputs=lambda: _trajectory(problem, arrivals),
+        outputs=lambda: trajectory_of(problem, found, arrivals),
         status="done",
         message=f"reached t = {horizon:g} in {found.steps} steps",
         stats={
@@ -209,41 +208,3 @@ def _arrivals(found: Passage, problem: Problem) -> Arrivals:
         np.concatenate([part.batches for part in parts]),
         LatencySamples(**together),
     )
-
-
-def _trajectory(problem: Problem, arrivals: Arrivals) -> Trajectory:
-    """Return the mean of what this model knows of the node, over time.
-
-    Running requests are those that memory holds, executing or not; what is swapped or evicted
-    is not part of the model.
-    """
-    edges = np.linspace(0.0, problem.horizon, OUTPUT_WINDOWS + 1)
-    windows = windows_between(problem.profile, edges, problem.model.stay)
-    law, regimes = problem.start.copy(), problem.regimes
-    if problem.one_rate:
-        regimes = regimes.reading(window.end for window in windows)
-    means = [_means(law, regimes.at(windows[0].rate), problem.model)]
-    age = Age(problem)
-    for window in windows:
-        regime = regimes.at(window.end, age.end(window), window.rate)
-        spent, _ = advance(law, regime, window)
-        age.passed(window, float((spent[BUSY] / regime.levels.batch_time[BUSY]).sum()))
-        means.append(_means(law, regime, problem.model))
-    outputs = {name: np.array([each[name] for each in means]) for name in means[0]}
-    waiting = problem.initial.waiting
-    arrived = waiting + problem.profile.count(edges)
-    arrived[0] = waiting
-    samples = arrivals.samples
-    inside = present(arrivals, samples.e2el, edges, outputs["in_system"])
-    outputs["completed"] = np.maximum.accumulate(np.maximum(arrived - inside, 0.0))
-    outputs["in_system"] = arrived - outputs["completed"]
-    queue = present(arrivals, samples.queue_delay, edges, outputs["waiting"])
-    outputs["waiting"] = np.minimum(queue, outputs["in_system"])
-    outputs["running"] = outputs["in_system"] - outputs["waiting"]
-    return Trajectory(edges, outputs)
-
-
-def _means(law: NDArray[np.float64], regime: Regime, model: NodeModel) -> dict[str, float]:
-    """Return the outputs that the law of V gives at one moment."""
-    given = regime.outputs(model.beyond_batch(regime.closure))
-    return {name: float(law @ at_level) for name, at_level in given.items()}

@@ -13,6 +13,8 @@ short gap there is somebody just before it, after a regular one there is not.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
@@ -42,6 +44,7 @@ RARE = 1e-6
 """Arrivals of a step below which it does not matter how rare they are."""
 
 
+@lru_cache(maxsize=64)
 def gaps_of(dispersion: float, together: float) -> NDArray[np.float64]:
     """Return equally likely gaps, shape (G,), between arrivals of so many requests ``together``.
 

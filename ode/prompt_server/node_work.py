@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ CLOSEST = 0.95
 SEED = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ServerModel:
     """A server and who arrives at it, see :class:`ode.node_work.model.NodeModel`.
 
@@ -57,23 +57,23 @@ class ServerModel:
     mix: RequestMix
     instance: PromptServer
 
-    @property
+    @cached_property
     def capacity(self) -> float:
         """Arrival rate [requests/time] that the server just keeps up with."""
         return capacity(self.mix, self.instance)
 
-    @property
+    @cached_property
     def stay(self) -> float:
         """How long a request runs on a saturated server [time]."""
         each = life(self.mix, self.instance)
         return each.stay * saturation(self.mix, self.instance).batch_time
 
-    @property
+    @cached_property
     def size(self) -> float:
         """Requests that fit."""
         return requests_that_fit(self.mix, self.instance)
 
-    @property
+    @cached_property
     def batch(self) -> float:
         """What a step holds at most of the limit that binds [seats or tokens of KV]."""
         return self.closure(self.capacity, 1.0).saturation.batch_tokens
