@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fluidserve import completion
+from fluidserve.fleets import fleet_options
 from fluidserve.front import Command, option
 from fluidserve.options import goodput_option, instance_options, run_options, workload_options
 
@@ -14,11 +15,7 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
 @click.command("route", cls=Command)
 @workload_options
 @instance_options
-@option("--replicas", type=int, default=None, help="instances of the fleet  [default: 8]")
-@option("--slower", metavar="N:FACTOR",
-        help="the batches of the last N instances take FACTOR times as long")  # fmt: skip
-@option("--fleet", metavar="FILE:N,FILE:N,...",
-        help="a fleet of configurations instead, N instances of each")  # fmt: skip
+@fleet_options
 @option("--policies", metavar="NAME,NAME,...",
         help="policies, NAME@K to look at K instances at random, FILE.py:FUNCTION for your own  "
         "[default: all that ask no predictor]",

@@ -7,15 +7,16 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from fluidserve.config import flat, instance_of, load_config, resolved_yaml
+from fluidserve.config import flat, load_config, resolved_yaml
 from fluidserve.flags import FlagError
+from fluidserve.fleets import fleet_of
 from fluidserve.folders import Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
 from fluidserve.pictures import ROUTING, draw
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from studies.tuning import Slo
 
 RUNS = "routing_runs.csv"
-REPLICAS = 8
 REQUESTS = 10_000
 """Requests of a run where nobody says how many."""
 
 LOADS = "0.7,0.8,0.9"
-LARGEST_FLEET = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ def asked(params: Mapping[str, Any]) -> Asked:
                               "sessions")  # fmt: skip
     routing = Routing(
         question,
-        _fleet(params, inputs),
+        fleet_of(params, inputs.instance),
         policies,
         loads,
         seeds=params["seeds"],
@@ -162,52 +161,6 @@ def _period(text: str | None) -> float | None:
     if not 0 <= period < float("inf"):
         raise FlagError("--signal-period", text, "a finite time >= 0, or never")
     return period
-
-
-def _fleet(params: Mapping[str, Any], inputs: Inputs) -> tuple[Instance, ...]:
-    """Return the instances that the flags name."""
-    if params["fleet"] is not None:
-        for key in ("replicas", "slower"):
-            if params[key] is not None:
-                raise FluidServeError(f"--{key} and --fleet both say what the fleet is; give one")
-        return _of_files(params["fleet"], inputs.instance.time_unit)
-    number = REPLICAS if params["replicas"] is None else params["replicas"]
-    if not 1 <= number <= LARGEST_FLEET:
-        raise FlagError("--replicas", number, f"a whole number from 1 to {LARGEST_FLEET}")
-    instances = [inputs.instance] * number
-    if params["slower"] is not None:
-        count, factor = _slower(params["slower"], number)
-        slow = replace(
-            cast(Any, inputs.instance), batch_time=inputs.instance.batch_time.in_unit(factor)
-        )
-        instances[number - count :] = [slow] * count
-    return tuple(instances)
-
-
-def _slower(text: str, number: int) -> tuple[int, float]:
-    count, _, factor = text.partition(":")
-    try:
-        found = int(count), float(factor)
-    except ValueError:
-        found = 0, 0.0
-    if not (1 <= found[0] <= number and 0 < found[1] < 1e6):
-        raise FlagError("--slower", text, f"N:FACTOR, such as 4:2, with N from 1 to {number}")
-    return found
-
-
-def _of_files(text: str, unit: str) -> tuple[Instance, ...]:
-    instances: list[Instance] = []
-    for part in text.split(","):
-        path, _, count = part.rpartition(":")
-        if not path or not count.isdecimal() or not 1 <= int(count) <= LARGEST_FLEET:
-            raise FlagError("--fleet", text, "FILE:N,..., such as fast.yaml:4,slow.yaml:4")
-        instance = instance_of(load_config(path, {}))
-        if instance.time_unit != unit:
-            raise FluidServeError(
-                f"{path}: time_unit {instance.time_unit}, but that of the requests is {unit}"
-            )
-        instances += [instance] * int(count)
-    return tuple(instances)
 
 
 def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dict[str, Any]:
