@@ -28,6 +28,7 @@ COMMANDS = {
     "prefix-cache": "What a prefix cache finds, by the size of the memory.",
     "tune": "Find the rate or knob at which an SLO stops being met.",
     "route": "Routing policies side by side on a fleet.",
+    "serve": "Predict for schedulers over HTTP.",
     "sweep": "Run a grid of points on processes or a cluster; resumable.",
     "experiments": "List, compare, archive and export experiment folders.",
     "calibrate": "Fit batch-time laws to measurements (calibrate steps | run).",

@@ -148,8 +148,24 @@ def _instance(settings: Mapping[str, Setting]) -> list[Option]:
     return [file, *profile, *own]
 
 
+LENGTH_OPTIONS = (
+    "request_file", "trace", "format", "columns", "drop_oversized", "limit", "start", "L_filter",
+    "scenario", "types", "lengths",
+)  # fmt: skip
+"""Options of a workload that say which lengths requests have."""
+
+
 def workload_options(function: Any) -> Any:
     """Add the three ways to name a workload: a request file, a trace, the generator."""
+    return attached(*_workload())(function)
+
+
+def length_options(function: Any) -> Any:
+    """Add those of them that say which lengths requests have."""
+    return attached(*(each for each in _workload() if each.name in LENGTH_OPTIONS))(function)
+
+
+def _workload() -> list[Option]:
     settings, add = all_settings(), functools.partial(Option, default=None, section="Workload")
     formats = completion.of_words(completion.trace_formats)
     scenarios = completion.of_words(completion.scenarios)
@@ -192,7 +208,7 @@ def workload_options(function: Any) -> Any:
         ),
         _option(settings["seed"]),
     ]  # fmt: skip
-    return attached(*options)(function)
+    return options
 
 
 def _conversation() -> list[Option]:

@@ -18,6 +18,10 @@ from serving import DecodeNode, RateProfile, RequestMix, SolveError, answers
 FOREVER = 1e12
 """End of the arrivals of a forecast [time]: none is as long."""
 
+NOBODY = 1e-12
+"""Rate that stands for none [requests/time]: without any, a node with nobody on it would make no
+batch that could tell how long one takes."""
+
 FILLED = 0.999
 """Share of the token budget from which it is taken to fill a batch."""
 
@@ -53,7 +57,7 @@ class DecodeNodeForecaster:
         space, most = self._workspace, out.shape[1]
         while len(space.rows) < most:
             space.grow(Answer.ROWS_FULL)
-        space.cumulative[1] = rate * FOREVER
+        space.cumulative[1] = max(rate, NOBODY) * FOREVER
         record = space.record
         begin = self._within(running), self._within(swapped)
         queued = np.ascontiguousarray(waiting[:, [0, 3]])

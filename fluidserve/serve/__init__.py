@@ -1,0 +1,1 @@
+"""The online predictor as an HTTP service; its packages are the extra ``serve``."""

@@ -1,0 +1,191 @@
+"""What the service does: the predictor behind its three operations, and what guards its state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluidserve.serve.bodies import Refusal
+from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
+from scheduling import Prediction, Predictor, RequestMeta
+from scheduling.snapshot import forget
+from serving import FluidServeError
+
+MOST_PRESENT = 100_000
+"""Requests of an instance of which nobody has said that they ended."""
+
+MOST_LOST = 10_000
+"""Reports in a row that may be missing: after more, nobody is believed to be there any longer."""
+
+TOLD = ("applied", "duplicate", "late", "lost", "unknown")
+
+
+@dataclass(slots=True)
+class Service:
+    """The predictor and what is known of its calls.
+
+    Parameters
+    ----------
+    predictor
+        Of the fleet.
+    time_unit
+        Of all times.
+    restored
+        Whether its state came from a snapshot.
+    """
+
+    predictor: Predictor
+    time_unit: str
+    restored: bool = False
+    changes: int = 0
+    predictions: int = 0
+    failed: int = 0
+    latest: float = -math.inf
+    began: float = field(default_factory=time.monotonic)
+
+    def enqueue(self, messages: Sequence[Enqueue]) -> int:
+        """Note that requests were sent; all of them or none.
+
+        Raises
+        ------
+        Refusal
+            If there is no such instance, or too much is there that nobody reports of.
+        """
+        for each in messages:
+            self._known(each.instance_id)
+        for each in messages:
+            state = self.predictor.states[each.instance_id]
+            if len(state.waiting) + len(state.running) >= MOST_PRESENT:
+                raise Refusal(
+                    409, f"instance {each.instance_id} has {MOST_PRESENT} requests that nobody has "
+                    "reported to end; send its reports, or call /v1/forget_instance",
+                )  # fmt: skip
+        for each in messages:
+            self._at(each.ts)
+            self.predictor.enqueue_request(each.instance_id, each.request_meta.meta(), each.ts)
+        self.changes += 1
+        return len(messages)
+
+    def sync(self, messages: Sequence[Sync]) -> dict[str, int]:
+        """Take reports; return how they came in."""
+        for each in messages:
+            self._known(each.instance_id)
+        told: dict[str, int] = dict.fromkeys(TOLD, 0)
+        for each in messages:
+            state, trace = self.predictor.states[each.instance_id], each.batch_trace.trace()
+            before = {name: getattr(state.counts, name) for name in told}
+            if state.batch_id >= 0 and trace.batch_id - state.batch_id > MOST_LOST:
+                lost = trace.batch_id - state.batch_id - 1
+                forget(self.predictor, each.instance_id)
+                state = self.predictor.states[each.instance_id]
+                state.counts.lost += lost
+            at = trace.end if each.ts is None else each.ts
+            self._at(at)
+            self.predictor.sync_batch_result(each.instance_id, trace, at)
+            for name in told:
+                told[name] += getattr(state.counts, name) - before[name]
+        self.changes += 1
+        return told
+
+    def forget(self, instance_id: int) -> None:
+        """Let an instance begin anew."""
+        self._known(instance_id)
+        forget(self.predictor, instance_id)
+        self.changes += 1
+
+    def predict(self, ask: Ask) -> list[dict[str, Any]]:
+        """Return predictions, request by request.
+
+        Raises
+        ------
+        Refusal
+            If there is no such instance, or too many candidates are asked for.
+        """
+        requests = ask.request_meta if isinstance(ask.request_meta, list) else [ask.request_meta]
+        asked = self._asked(ask)
+        size = len(self.predictor.instances) if asked == [None] else len(asked)
+        if size * len(requests) > MOST_CANDIDATES:
+            raise Refusal(422, f"{len(requests)} requests on {size} instances are more than "
+                          f"{MOST_CANDIDATES} candidates")  # fmt: skip
+        self._at(ask.ts)
+        stale = set(self.predictor.stale(ask.ts))
+        out: list[dict[str, Any]] = []
+        for each in requests:
+            meta = each.meta()
+            for found in self._predicted(asked, meta, ask.ts, ask.action_hint):
+                row = {"request_id": each.request_id, **self._told(found, meta)}
+                if found.instance_id in stale and found.confidence != "failed":
+                    row["confidence"] = "stale"
+                out.append(row)
+        self.predictions += len(out)
+        return out
+
+    def stale(self) -> list[int]:
+        """Return instances whose reports stay away, as of the latest time that anybody told."""
+        return self.predictor.stale(self.latest) if self.latest > -math.inf else []
+
+    def _asked(self, ask: Ask) -> list[int] | list[None]:
+        """Return the instances that are asked for; None stands for all."""
+        if ask.instance_id == "all":
+            return [None]
+        asked = ask.instance_id if isinstance(ask.instance_id, list) else [ask.instance_id]
+        for each in asked:
+            assert isinstance(each, int)
+            self._known(each)
+        return asked  # type: ignore[return-value]
+
+    def _predicted(
+        self, asked: Sequence[int | None], meta: RequestMeta, ts: float, hint: str
+    ) -> list[Prediction]:
+        """Return predictions; where one fails, it alone does, and scores worst."""
+        found: list[Prediction] = []
+        for instance_id in asked:
+            try:
+                found += self.predictor.predict(instance_id, meta, ts, hint)
+            except FluidServeError:
+                if instance_id is None:
+                    return self._predicted(range(len(self.predictor.instances)), meta, ts, hint)
+                self.failed += 1
+                found.append(
+                    Prediction(instance_id, math.inf, math.inf, None, None, None, None, math.inf,
+                               "failed", self.predictor.level)
+                )  # fmt: skip
+        return found
+
+    def _told(self, found: Prediction, meta: RequestMeta) -> dict[str, Any]:
+        """Return a prediction for JSON, which knows no infinity."""
+        tpot = found.tpot
+        if not math.isfinite(tpot) and found.e2el is not None:
+            lengths = self.predictor.lengths
+            more = float(lengths.mean[lengths.class_of(meta)]) - 1.0
+            tpot = (found.e2el - found.ttft) / more if more > 0 else math.nan
+        return {
+            "instance_id": found.instance_id, "ttft": _number(found.ttft), "tpot": _number(tpot),
+            "e2el": _number(found.e2el), "ttft_bounds": _pair(found.ttft_bounds),
+            "e2el_bounds": _pair(found.e2el_bounds), "slo_risk": _number(found.slo_risk),
+            "externality": _number(found.externality), "confidence": found.confidence,
+            "level": found.level,
+        }  # fmt: skip
+
+    def _known(self, instance_id: int) -> None:
+        size = len(self.predictor.instances)
+        if instance_id >= size:
+            raise Refusal(422, f"instance_id: {instance_id} is not in the fleet; allowed: 0 to "
+                          f"{size - 1}")  # fmt: skip
+
+    def _at(self, ts: float) -> None:
+        self.latest = max(self.latest, ts)
+
+
+def _number(value: float | None) -> float | None:
+    """Return a number; None where there is none."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _pair(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    if bounds is None or not all(math.isfinite(each) for each in bounds):
+        return None
+    return bounds

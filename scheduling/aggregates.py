@@ -1,0 +1,192 @@
+"""Predictions for an instance of which only aggregates are known: counts, and KV in use.
+
+Routers that do not follow requests tell no more. A state is made of it: who runs is as old as the
+requests of an instance in equilibrium, scaled to the KV in use, who waits has prompts as expected,
+and as many come as leave.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduling.instance_state import InstanceState, Waiting
+from scheduling.lengths import LengthModel
+from scheduling.messages import Prediction, RequestMeta
+from scheduling.predictor import Predictor
+from scheduling.running_set import AGE, COUNT, FURTHEST, OF
+from serving import Instance, RequestMix, kind_of
+
+SLOTS = 128
+"""Forecasts that are kept: states that were asked about lately."""
+
+AGES = 6
+"""Ages that stand for the requests of a class."""
+
+KV_STEPS = 200
+"""Steps of the share of KV in use: states that differ by less are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregates:
+    """What is known of an instance.
+
+    Parameters
+    ----------
+    running, waiting : [requests]
+    kv_share
+        Share of the KV memory in use; 0 where nothing runs or nobody says.
+    waiting_prompts : [tokens]
+        Prompts of those who wait, all together; None where nobody says.
+    """
+
+    running: int
+    waiting: int
+    kv_share: float = 0.0
+    waiting_prompts: int | None = None
+
+
+class AggregatePredictor:
+    """Answers for one kind of instance in whatever state it is told to be.
+
+    Parameters
+    ----------
+    instance, mix
+        As of a :class:`Predictor`.
+    arrival_rate : [requests/time]
+        That is expected; None expects as many as leave.
+    """
+
+    def __init__(
+        self, instance: Instance, mix: RequestMix, arrival_rate: float | None = None
+    ) -> None:
+        lengths = LengthModel.from_mix(mix)
+        self._predictor = Predictor([instance] * SLOTS, mix, lengths=lengths)
+        self.instance, self.lengths = instance, lengths
+        self._rate = arrival_rate
+        self._mix = mix
+        limits = kind_of(instance).limits(instance)
+        self._capacity = float(limits["memory"].value) if "memory" in limits else 0.0
+        self._rows = _equilibrium_rows(lengths, mix)
+        self._slots: OrderedDict[Aggregates, tuple[int, float]] = OrderedDict()
+
+    @property
+    def marches(self) -> int:
+        """Forecasts that were made."""
+        return self._predictor.marches
+
+    def predict(self, about: Aggregates, prompt: int, prefix_hit: int = 0) -> Prediction:
+        """Say what would happen to a request.
+
+        Parameters
+        ----------
+        about
+            The instance.
+        prompt, prefix_hit : [tokens]
+            Of the request, and what of it the instance has in its prefix cache.
+
+        Raises
+        ------
+        SolveError
+            If the model cannot march from this state.
+        """
+        slot, at = self._slot(about)
+        meta = RequestMeta(0, prompt, prefix_hit=prefix_hit)
+        return self._predictor.predict(slot, meta, at)[0]
+
+    def tpot(self, found: Prediction, prompt: int) -> float:
+        """Return the expected time between two tokens after the first [time]."""
+        more = float(self.lengths.mean[self.lengths.class_of(RequestMeta(0, prompt))]) - 1.0
+        assert found.e2el is not None
+        return max(0.0, found.e2el - found.ttft) / more if more > 0 else 0.0
+
+    def _slot(self, about: Aggregates) -> tuple[int, float]:
+        """Return the place of a state in the fleet of states, and the time to ask at."""
+        share = round(about.kv_share * KV_STEPS) / KV_STEPS
+        key = Aggregates(about.running, about.waiting, share, about.waiting_prompts)
+        found = self._slots.get(key)
+        if found is not None:
+            self._slots.move_to_end(key)
+            return found
+        slot = len(self._slots)
+        if slot == SLOTS:
+            _, (slot, _) = self._slots.popitem(last=False)
+        state, duration = self.state_of(key)
+        self._predictor.states[slot] = state
+        self._predictor._dirty.add(slot)
+        leaves = key.running / (duration * self._mix.mean_decode) if duration > 0 else 0.0
+        self._predictor._rate = leaves if self._rate is None else self._rate
+        # nobody says how long the batch under way has run: half of it, on average
+        at = 0.0 if state.is_idle else 0.5 * duration
+        self._predictor.predict(slot, RequestMeta(0, 1), at, "ttft")
+        self._slots[key] = slot, at
+        return slot, at
+
+    def state_of(self, about: Aggregates) -> tuple[InstanceState, float]:
+        """Return the state that aggregates stand for, and how long its batches take [time]."""
+        state = InstanceState(boundary=0.0, batch_id=0)
+        tokens = 0.0
+        if about.running:
+            groups = self._groups(about)
+            state.running.groups[: len(groups)] = groups
+            state.running._size = len(groups)
+            state.running.total = float(groups[:, COUNT].sum())
+            tokens = float(groups[:, COUNT] @ (self._prompts[groups[:, OF].astype(int)]
+                                               + groups[:, AGE] + 1.0))  # fmt: skip
+        if about.waiting:
+            prompt, of = self._waiting_prompt(about)
+            entry = Waiting(prompt, of, 0.0)
+            state.waiting = dict.fromkeys(range(1, about.waiting + 1), entry)
+            state.waiting_tokens = float(prompt * about.waiting)
+            state.queue.groups[0] = about.waiting, 0.0, 0.0, of
+            state.queue._size, state.queue.total = 1, float(about.waiting)
+        return state, float(self.instance.batch_time.duration(tokens, float(about.running)))
+
+    @property
+    def _prompts(self) -> NDArray[np.float64]:
+        """Mean prompt of each class of lengths, the whole mix first [tokens]."""
+        return np.array([self._mix.mean_prefill, *(p.mean_prefill for p in self.lengths.parts)])
+
+    def _groups(self, about: Aggregates) -> NDArray[np.float64]:
+        """Return the groups of those who run, the oldest first, as old as the KV in use tells."""
+        groups = self._rows.copy()
+        groups[:, COUNT] *= about.running
+        of = groups[:, OF].astype(int)
+        used = about.kv_share * self._capacity
+        if used > 0:
+            prompts, ages = groups[:, COUNT] @ self._prompts[of], groups[:, COUNT] @ groups[:, AGE]
+            groups[:, AGE] *= max(used - prompts, 0.0) / ages
+        oldest = np.array([float(each.longest_decode - 1) for each in self.lengths.parts])
+        groups[:, AGE] = np.clip(groups[:, AGE], 0.0, oldest[of - 1])
+        groups[:, FURTHEST] = groups[:, AGE]
+        return groups
+
+    def _waiting_prompt(self, about: Aggregates) -> tuple[int, int]:
+        """Return the prompt of each who waits [tokens], and its class."""
+        if about.waiting_prompts is None:
+            return round(self._mix.mean_prefill), 0
+        prompt = about.waiting_prompts / about.waiting
+        return round(prompt), 1 + self.lengths.part_of(prompt)
+
+
+def _equilibrium_rows(lengths: LengthModel, mix: RequestMix) -> NDArray[np.float64]:
+    """Return groups of one running request in equilibrium, the oldest first.
+
+    Of a class there are as many as come, times as long as they stay; the age of one is as likely
+    as an answer longer than it.
+    """
+    rows: list[Sequence[float]] = []
+    came = np.bincount(
+        np.searchsorted(lengths.edges, mix.prefill, side="right"), mix.probability,
+        minlength=len(lengths.parts),
+    ) * [each.mean_decode for each in lengths.parts]  # fmt: skip
+    for c, share in enumerate((came / came.sum()).tolist()):
+        below = np.cumsum(lengths.survive[c]) / lengths.survive[c].sum()
+        for k in range(AGES):
+            age = float(np.searchsorted(below, (k + 0.5) / AGES))
+            rows.append((share / AGES, age, age, c + 1.0))
+    return np.array(sorted(rows, key=lambda row: -row[AGE]))
