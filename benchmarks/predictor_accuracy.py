@@ -177,9 +177,11 @@ def instance_of(engine: str) -> tuple[Instance, Any]:
         from serving import DecodeNode
 
         return DecodeNode(), describe("normal")
-    from calibration.profiles import profile
+    from fluidserve import config
+    from fluidserve.inputs import load_config_of
 
-    return profile("Llama-3.1-8B", "RTX4090"), describe("normal")
+    named = {"model": "Llama-3.1-8B", "hardware": "RTX4090"}
+    return config.instance_of(load_config_of(named)), describe("normal")
 
 
 def main() -> None:

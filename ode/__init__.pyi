@@ -6,6 +6,7 @@ from ._forecast import REACH as REACH
 from ._forecast import START as START
 from ._forecast import Forecaster as Forecaster
 from ._forecast import Marched as Marched
+from ._forecast import Present as Present
 from ._initial_state import InitialState as InitialState
 from ._methods import METHODS as METHODS
 from ._methods import Method as Method

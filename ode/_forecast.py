@@ -45,6 +45,45 @@ class Marched:
     per_token: float
 
 
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What is known of an instance when its last batch ended, which is time 0 of a forecast.
+
+    Parameters
+    ----------
+    running, stopped, waiting : shape (R, 4), (S, 4), (W, 4) [requests, tokens, tokens], []
+        Who has a first token and runs, who was evicted, and who waits for a first token, in the
+        order of arrival. Columns: requests, tokens since the latest start, tokens ever, class of
+        lengths.
+    queued : [requests]
+        Who waits at time 0, as counted in the order of arrival (:attr:`Forecaster.unit`).
+    late : [requests]
+        The part of ``queued`` that came after the batch under way was decided.
+    fresh : [requests]
+        Who was sent since time 0, counted alike.
+    now : [time]
+        The present; arrivals up to then are ``fresh``, later ones are expected.
+    before : [time]
+        How long before time 0 the batch under way was decided, where instances decide ahead.
+    rate : [requests/time]
+        Arrivals expected from now on.
+    """
+
+    running: NDArray
+    stopped: NDArray
+    waiting: NDArray
+    queued: float
+    late: float
+    fresh: float
+    now: float
+    before: float
+    rate: float
+
+
+FOREVER = 1e12
+"""End of the arrivals of a forecast [time]: none is as long."""
+
+
 class Forecaster(Protocol):
     """Marches one instance from its present state, as often as asked; its memory is its own.
 
@@ -54,6 +93,8 @@ class Forecaster(Protocol):
         Batches that a step covers.
     again
         Whether a request that is stopped computes its tokens anew.
+    ahead
+        Whether a batch is decided while the one before runs.
     unit : [tokens]
         Prompt of one request in the order of arrival, where a longer prompt counts for more
         requests; 0 where each request counts as one.
@@ -61,35 +102,24 @@ class Forecaster(Protocol):
 
     batches: int
     again: bool
+    ahead: bool
     unit: float
 
-    def march(
-        self,
-        out: NDArray,
-        running: NDArray,
-        swapped: NDArray,
-        waiting: NDArray,
-        rate: float,
-        tokens: float,
-    ) -> Marched:
+    def march(self, out: NDArray, present: Present, tokens: float) -> Marched:
         """Write a forecast from time 0.
 
         Parameters
         ----------
         out : shape (FORECAST_ROWS, K)
             Filled as far as the march goes.
-        running, swapped : shape (R, 4), shape (S, 4) [requests, tokens, tokens], []
-            Histograms, see :class:`ode.InitialState`, and the class of lengths of each row.
-        waiting : shape (W, 4)
-            Who waits for a first token, of the same columns, in the order of arrival.
-        rate : [requests/time]
-            Expected arrivals from now on.
+        present
+            The state that it begins with.
         tokens
             The march goes on until a request that arrives now has had so many batches, or K steps.
 
         Raises
         ------
         SolveError
-            If requests are longer than any of the mix.
+            If a batch takes no time, or nobody who waits can ever start.
         """
         ...

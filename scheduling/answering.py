@@ -26,8 +26,8 @@ from serving.compilation import compiled
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
 NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
-:class:`ode.Forecaster`. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST [time]: when
-the batch under way ends at the latest as far as anybody can believe, in the time of the forecast.
+:class:`ode.Forecaster`. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST: when
+the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
 
 ABOUT_COLUMNS = 13

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ode import FORECAST_ROWS, Forecaster, forecaster
+from ode import FORECAST_ROWS, Forecaster, Present, forecaster
 from scheduling.answering import (
     ABOUT_COLUMNS,
     AGAIN,
@@ -240,21 +240,39 @@ class Predictor:
             return float(len(state.waiting))
         return max(0.0, state.waiting_tokens - state.computed_ahead) / unit
 
+    def _late(self, i: int, decided: float) -> float:
+        """Return who waits at the boundary and was sent after a time."""
+        state, total = self.states[i], 0.0
+        for each in reversed(state.waiting.values()):
+            if each.at <= decided:
+                break
+            total += self._size(i, each.prompt) if each.at <= state.boundary else 0.0
+        return total
+
     def _march(self, i: int, now: float) -> None:
         """Make the forecast of an instance anew."""
         state, about, of = self.states[i], self._about[i], self._forecasters[i]
         idle = state.is_idle
         origin = now if idle else state.boundary
-        since = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
+        fresh = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
                     if each in state.waiting)  # fmt: skip
         classes = len(self.lengths.parts) + 1
         rows, queued = self._rows, self._queued
-        rows = rows[: binned(state.running.rows, classes, rows)]
-        queued = queued[: binned(state.queue.rows, classes, queued)]
-        rate = self._rates[i].value if self._rate is None else self._rate
-        found = of.march(self._curves[i], rows, state.stopped_rows(), queued, rate, self._tokens)
+        before = state.last_duration if state.last_duration == state.last_duration else 0.0
+        present = Present(
+            rows[: binned(state.running.rows, classes, rows)],
+            state.stopped_rows(),
+            queued[: binned(state.queue.rows, classes, queued)],
+            max(0.0, self._waiting(i) - fresh),
+            self._late(i, origin - before) if of.ahead else 0.0,
+            fresh,
+            max(0.0, now - origin),
+            before,
+            self._rates[i].value if self._rate is None else self._rate,
+        )
+        found = of.march(self._curves[i], present, self._tokens)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
-        about[NUMBER] = found.number + since
+        about[NUMBER] = found.number
         about[FIRST_PER_PROMPT], about[FIXED] = found.first_per_prompt, found.fixed
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay

@@ -7,16 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ode._forecast import DECIDED, DURATION, REACH, START, Forecaster, Marched
+from ode._forecast import (
+    DECIDED,
+    DURATION,
+    FOREVER,
+    REACH,
+    START,
+    Forecaster,
+    Marched,
+    Present,
+)
 from ode.lagrangian.layout import HISTOGRAM_OF, R_DURATION, R_SIZE, R_START, R_TOKENS, Answer
-from ode.lagrangian.reach import march_reach, present
+from ode.lagrangian.reach import march_reach, number_of_last
 from ode.lagrangian.seed import push_waiting, seed
 from ode.lagrangian.solve import SHORTEST_RESOLVED
 from ode.lagrangian.workspace import Workspace
 from serving import DecodeNode, RateProfile, RequestMix, SolveError, answers
-
-FOREVER = 1e12
-"""End of the arrivals of a forecast [time]: none is as long."""
 
 NOBODY = 1e-12
 """Rate that stands for none [requests/time]: without any, a node with nobody on it would make no
@@ -34,41 +40,35 @@ class DecodeNodeForecaster:
     ) -> None:
         self.batches = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
         self.again = instance.mode == "sacrifice"
-        self.unit = 0.0
+        self.ahead, self.unit = False, 0.0
         self._node = instance
         oldest = [mix.longest_decode - 1.0, *(each.longest_decode - 1.0 for each in classes)]
         self._oldest = np.array(oldest)
-        curve = RateProfile(np.array([0.0, FOREVER]), np.array([0.0, 1.0]))
+        curve = RateProfile(np.array([0.0, 0.0, 0.0, FOREVER]), np.zeros(4))
         self._workspace = Workspace(
             mix, instance, curve, horizon=FOREVER, batches_per_step=self.batches, rows=8,
             classes=classes,
         )  # fmt: skip
 
-    def march(
-        self,
-        out: NDArray,
-        running: NDArray,
-        swapped: NDArray,
-        waiting: NDArray,
-        rate: float,
-        tokens: float,
-    ) -> Marched:
+    def march(self, out: NDArray, present: Present, tokens: float) -> Marched:
         """Write a forecast; see :meth:`ode.Forecaster.march`."""
         space, most = self._workspace, out.shape[1]
         while len(space.rows) < most:
             space.grow(Answer.ROWS_FULL)
-        space.cumulative[1] = max(rate, NOBODY) * FOREVER
+        space.knots[1:3] = present.now
+        space.cumulative[2] = present.fresh
+        space.cumulative[3] = present.fresh + max(present.rate, NOBODY) * FOREVER
         record = space.record
-        begin = self._within(running), self._within(swapped)
-        queued = np.ascontiguousarray(waiting[:, [0, 3]])
+        begin = self._within(present.running), self._within(present.stopped)
+        queued = np.ascontiguousarray(present.waiting[:, [0, 3]])
         while (
             seed(record, *begin, 0.0, 0.0) != Answer.DONE
             or push_waiting(record, queued) != Answer.DONE
         ):
             space.grow(Answer.QUEUE_FULL)
-        first = present(record)
+        first = number_of_last(record)
         while True:
-            answer = march_reach(record, first, out[REACH], most, first, tokens)
+            answer = march_reach(record, first, out[REACH], most, first + present.fresh, tokens)
             if answer == Answer.STALLED:
                 raise SolveError("lagrangian", "stalled", "a batch takes no time; give d_0 > 0")
             if answer in (Answer.DONE, Answer.STEP_LIMIT):
@@ -78,7 +78,7 @@ class DecodeNodeForecaster:
         rows = space.rows[:steps]
         out[START, :steps] = out[DECIDED, :steps] = rows[:, R_START]
         out[DURATION, :steps] = rows[:, R_DURATION]
-        return self._marched(rows, first)
+        return self._marched(rows, first + present.fresh)
 
     def _within(self, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a histogram of which nobody is older than the mix allows: longer answers come."""

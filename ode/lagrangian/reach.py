@@ -33,7 +33,7 @@ def mass_of(queue):
 
 
 @compiled
-def present(workspace):
+def number_of_last(workspace):
     """Return the number [requests] in the order of arrival of the last who is there."""
     w = workspace[0]
     return mass_of(running_of(w)) + mass_of(swapped_of(w)) + mass_of(waiting_of(w))
@@ -63,7 +63,7 @@ def march_reach(workspace, first, reach, most, number, tokens):
     workspace : shape (1,)
         Of :data:`ode.lagrangian.layout.WORKSPACE`, seeded, with room for ``most`` rows.
     first : [requests]
-        What :func:`present` said after the seeding.
+        What :func:`number_of_last` said after the seeding.
     reach : shape (most,) [requests]
         Filled: the largest number in the order of arrival that takes part; infinity where all take
         part who have arrived.

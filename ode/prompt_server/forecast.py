@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluid.prompt_server import life
-from ode._forecast import Forecaster, Marched
+from ode._forecast import FOREVER, Forecaster, Marched, Present
 from ode.lagrangian.layout import R_RUNNING
 from ode.prompt_server.labels import policy_labels
 from ode.prompt_server.layout import Answer
@@ -17,8 +17,8 @@ from ode.prompt_server.workspace import Workspace
 from serving import RateProfile, RequestMix, SolveError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
 
-FOREVER = 1e12
-"""End of the arrivals of a forecast [time]: none is as long."""
+BEFORE = -1e9
+"""Before the decision of any batch under way [time]."""
 
 
 class PromptServerForecaster:
@@ -28,33 +28,33 @@ class PromptServerForecaster:
 
     def __init__(self, mix: RequestMix, instance: PromptServer) -> None:
         of = life(mix, instance)
-        self.again = not instance.swaps
+        self.again, self.ahead = not instance.swaps, instance.is_ahead
         self.unit = max(1.0, of.prompt.tokens)
         self._server, self._context = instance, of.context / max(of.stay, 1e-12)
-        curve = RateProfile(np.array([0.0, FOREVER]), np.array([0.0, 1.0]))
+        curve = RateProfile(np.array([0.0, 0.0, 0.0, 0.0, 0.0, FOREVER]), np.zeros(6))
         self._space = Workspace(mix, instance, curve, horizon=FOREVER, end=FOREVER)
+        self._space.knots[0] = BEFORE
 
-    def march(
-        self,
-        out: NDArray,
-        running: NDArray,
-        swapped: NDArray,
-        waiting: NDArray,
-        rate: float,
-        tokens: float,
-    ) -> Marched:
+    def march(self, out: NDArray, present: Present, tokens: float) -> Marched:
         """Write a forecast; see :meth:`ode.Forecaster.march`."""
         space, most = self._space, out.shape[1]
         record, s = space.record, space.record[0]
         while s["rows_size"] < int(s["ages"]) + most + 2:
             space.enlarge()
         # who was preempted computes its prompt and its answer so far again, before all others
-        again = float((swapped[:, 0] * (1.0 + swapped[:, 1] / self.unit)).sum())
-        queued = float(waiting[:, 0].sum()) + again
-        space.cumulative[:] = queued, queued + rate * FOREVER
-        seed(record, np.ascontiguousarray(running[:, :2]))
+        stopped = present.stopped
+        again = float((stopped[:, 0] * (1.0 + stopped[:, 1] / self.unit)).sum())
+        queued, late = present.queued + again, present.late if self.ahead else 0.0
+        last = queued + present.fresh
+        space.knots[3:5] = present.now
+        space.cumulative[:2] = queued - late
+        space.cumulative[2:4] = queued
+        space.cumulative[4] = last
+        space.cumulative[5] = last + present.rate * (FOREVER - present.now)
+        seed(record, np.ascontiguousarray(present.running[:, :2]))
+        s["now"] = -present.before if self.ahead else 0.0
         while True:
-            answer = Answer(march_reach(record, out, most, queued, tokens))
+            answer = Answer(march_reach(record, out, most, last, tokens))
             if answer == Answer.STALLED:
                 raise SolveError("lagrangian", "stalled", "a step takes no time; give d_0 > 0")
             if answer == Answer.STUCK:
@@ -63,7 +63,7 @@ class PromptServerForecaster:
             if answer != Answer.FULL:
                 break
             space.enlarge()
-        return self._marched(int(s["steps"]), queued)
+        return self._marched(int(s["steps"]), last)
 
     def _marched(self, steps: int, number: float) -> Marched:
         law = self._server.batch_time

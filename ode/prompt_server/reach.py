@@ -1,4 +1,4 @@
-"""Marches from the present state of a server, and how far each step reaches in the order of arrival.
+"""Marches from the present state of a server, and how far each step reaches in order of arrival.
 
 Requests that wait are numbered in the order of arrival; see :mod:`ode.lagrangian.reach`.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from ode._forecast import DECIDED, DURATION, REACH, START
 from ode.lagrangian.layout import R_DURATION, R_START
 from ode.prompt_server.kernel import advance
-from ode.prompt_server.layout import MASS, PREEMPTED, QUEUES, RESUMED, SWAPPED, Answer
+from ode.prompt_server.layout import MASS, PREEMPTED, QUEUES, SWAPPED, Answer
 from ode.prompt_server.memory import lane, masses_of, parcels_of, queue_of, row_of
 from serving.compilation import compiled
 
@@ -27,7 +27,7 @@ def seed(workspace, running):
     Parameters
     ----------
     workspace : shape (1,)
-        Of :data:`ode.prompt_server.layout.WORKSPACE`, with room for the oldest and the steps to come.
+        Of :data:`ode.prompt_server.layout.WORKSPACE`, with room for the steps to come.
     running : shape (R, 2) [requests, tokens]
         Requests that decode, and how many tokens they have.
     """
