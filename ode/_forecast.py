@@ -30,8 +30,9 @@ class Marched:
         Steps written.
     number : [requests]
         Number in the order of arrival of the last who is there.
-    first_per_prompt : [time/token]
-        What a token of its own prompt adds to the step of a request's first token.
+    first_fixed, first_per_prompt : [time], [time/token]
+        What a request adds to the step of its first token by having a prompt to compute, and by
+        each token of it.
     fixed, per_prompt, per_token : [time], [time/token], [time/token]
         What a request adds to each of its batches: in any case, by its prompt, and by the tokens
         that it has decoded. Nothing where a budget fills the batches in any case.
@@ -39,6 +40,7 @@ class Marched:
 
     steps: int
     number: float
+    first_fixed: float
     first_per_prompt: float
     fixed: float
     per_prompt: float

@@ -14,6 +14,7 @@ from serving.compilation import compiled
     ORIGIN,
     NUMBER,
     UNIT,
+    FIRST_FIXED,
     FIRST_PER_PROMPT,
     FIXED,
     PER_PROMPT,
@@ -21,16 +22,16 @@ from serving.compilation import compiled
     LATEST,
     IDLE,
     PRESENT,
-) = range(13)
+) = range(14)
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
 NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
-:class:`ode.Forecaster`. FIRST_PER_PROMPT to PER_TOKEN: see :class:`ode.Marched`. LATEST: when
+:class:`ode.Forecaster`. FIRST_FIXED to PER_TOKEN: see :class:`ode.Marched`. LATEST: when
 the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
 
-ABOUT_COLUMNS = 13
+ABOUT_COLUMNS = 14
 """Columns of a forecast besides its steps [columns]."""
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
@@ -74,7 +75,7 @@ def answer_ttft(curves, about, instances, prompts, now, out):
         each = about[i]
         at, number, own = _place(each, prompts[c], now)
         time, _ = first_token(curves[i], int(each[STEPS]), int(each[BATCHES]), at, number)
-        out[c, TTFT] = time - at + own + each[FIRST_PER_PROMPT] * prompts[c]
+        out[c, TTFT] = time - at + own + each[FIRST_FIXED] + each[FIRST_PER_PROMPT] * prompts[c]
 
 
 @compiled
@@ -99,7 +100,7 @@ def answer_all(curves, about, instances, prompts, classes, survive, rest, marks,
             curves[i], int(each[STEPS]), int(each[BATCHES]), each[AGAIN] > 0.0, at, number,
             survive[of], rest[of], marks[of], own, each[PER_TOKEN], out[c, : 2 + size],
         )  # fmt: skip
-        first = each[FIRST_PER_PROMPT] * prompts[c]
+        first = each[FIRST_FIXED] + each[FIRST_PER_PROMPT] * prompts[c]
         for column in range(2 + size):
             out[c, column] += first - at
         tokens = mean[of]

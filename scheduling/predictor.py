@@ -20,6 +20,7 @@ from scheduling.answering import (
     AGAIN,
     ANSWER_COLUMNS,
     BATCHES,
+    FIRST_FIXED,
     FIRST_PER_PROMPT,
     FIXED,
     IDLE,
@@ -273,7 +274,8 @@ class Predictor:
         found = of.march(self._curves[i], present, self._tokens)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number
-        about[FIRST_PER_PROMPT], about[FIXED] = found.first_per_prompt, found.fixed
+        about[FIRST_FIXED], about[FIRST_PER_PROMPT] = found.first_fixed, found.first_per_prompt
+        about[FIXED] = found.fixed
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
         about[PRESENT] = state.running.total + len(state.waiting)

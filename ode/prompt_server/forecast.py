@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluid.prompt_server import life
-from ode._forecast import FOREVER, Forecaster, Marched, Present
+from ode._forecast import (
+    DECIDED,
+    DURATION,
+    FOREVER,
+    START,
+    Forecaster,
+    Marched,
+    Present,
+)
 from ode.lagrangian.layout import R_RUNNING
 from ode.prompt_server.labels import policy_labels
 from ode.prompt_server.layout import Answer
@@ -31,6 +39,7 @@ class PromptServerForecaster:
         self.again, self.ahead = not instance.swaps, instance.is_ahead
         self.unit = max(1.0, of.prompt.tokens)
         self._server, self._context = instance, of.context / max(of.stay, 1e-12)
+        self._attention = of.prompt.attention / max(of.prompt.tokens, 1e-12)
         curve = RateProfile(np.array([0.0, 0.0, 0.0, 0.0, 0.0, FOREVER]), np.zeros(6))
         self._space = Workspace(mix, instance, curve, horizon=FOREVER, end=FOREVER)
         self._space.knots[0] = BEFORE
@@ -63,18 +72,49 @@ class PromptServerForecaster:
             if answer != Answer.FULL:
                 break
             space.enlarge()
-        return self._marched(int(s["steps"]), last)
+        self._price_known(out, int(s["steps"]), present, queued - late, late)
+        return self._marched(int(s["steps"]), last, present)
 
-    def _marched(self, steps: int, number: float) -> Marched:
-        law = self._server.batch_time
-        size = float(self._space.rows[steps // 2, R_RUNNING]) if steps else 1.0
-        size = max(size, 1.0)
+    def _price_known(
+        self, out: NDArray, steps: int, present: Present, early: float, late: float
+    ) -> None:
+        """Price the first steps by the prompts that are known to be in them, where they fit.
+
+        The march takes the requests of a step as a mean about which chance scatters them. Who is
+        there already is no chance.
+        """
+        known = (early, late, present.fresh) if self.ahead else (early + late, present.fresh)
+        for k, requests in enumerate(known[:steps]):
+            running = float(self._space.rows[k, R_RUNNING]) - requests
+            prefill = requests * self.unit
+            if requests <= 0.0 or running + prefill > self._server.step_tokens:
+                continue
+            duration = self._step(max(running, 0.0), prefill)
+            out[START, k + 1 : steps] += duration - out[DURATION, k]
+            out[DECIDED, k + 1 + self.ahead : steps] += duration - out[DURATION, k]
+            out[DURATION, k] = duration
+
+    def _step(self, decodes: float, prefill: float) -> float:
+        """Return the time of a step with so many decodes and prompt tokens."""
+        attention = prefill * self._attention
+        context = decodes * self._context
+        return float(
+            self._server.batch_time.step_duration(decodes, context, prefill, attention, 0.0)
+        )
+
+    def _marched(self, steps: int, number: float, present: Present) -> Marched:
+        law, size = self._server.batch_time, 1.0
+        if steps:
+            size = max(1.0, float(self._space.rows[steps // 2, R_RUNNING]))
         line = law.tangent(size * self._context, size)
-        prompt = self.unit
-        bare = float(law.mixed_duration(size, size * self._context, 0))
-        first = float(law.mixed_duration(size, size * self._context, prompt)) - bare
-        slope = line.per_token
-        return Marched(steps, number, first / prompt, line.per_request + slope, slope, slope)
+        one, whole = self._step(size, 1.0), self._step(size, self.unit)
+        slope = (whole - one) / max(self.unit - 1.0, 1.0)
+        # who computes a prompt anyhow has paid for there being one
+        alone = np.exp(-(present.fresh + present.rate * one)) if self.unit > 1.0 else 0.0
+        fixed = float(alone) * max(0.0, one - self._step(size, 0.0) - slope)
+        per_token = line.per_token
+        decode = line.per_request + per_token
+        return Marched(steps, number, fixed, slope, decode, per_token, per_token)
 
 
 @answers(MODEL)
