@@ -30,9 +30,13 @@ class Marched:
         Steps written.
     number : [requests]
         Number in the order of arrival of the last who is there.
-    first_fixed, first_per_prompt : [time], [time/token]
-        What a request adds to the step of its first token by having a prompt to compute, and by
-        each token of it.
+    first_fixed, first_per_prompt, first_beyond : [time], [time/token], [time/token]
+        What a request adds to the step of its first token by having a prompt to compute, by each
+        token of it up to :attr:`Forecaster.unit`, and by each beyond.
+    first_per_square : [time/token^2]
+        And by the square of its tokens.
+    room, first_per_room : [tokens], [time]
+        Prompt tokens that a step has room for, and what each further step costs a prompt.
     fixed, per_prompt, per_token : [time], [time/token], [time/token]
         What a request adds to each of its batches: in any case, by its prompt, and by the tokens
         that it has decoded. Nothing where a budget fills the batches in any case.
@@ -42,6 +46,10 @@ class Marched:
     number: float
     first_fixed: float
     first_per_prompt: float
+    first_beyond: float
+    first_per_square: float
+    room: float
+    first_per_room: float
     fixed: float
     per_prompt: float
     per_token: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduling.tagged import first_token, stay
+from ode import DECIDED, DURATION, START
+from scheduling.tagged import first_step, first_token, stay
 from serving.compilation import compiled
 
 (
@@ -16,13 +17,17 @@ from serving.compilation import compiled
     UNIT,
     FIRST_FIXED,
     FIRST_PER_PROMPT,
+    FIRST_BEYOND,
+    FIRST_PER_SQUARE,
+    ROOM,
+    FIRST_PER_ROOM,
     FIXED,
     PER_PROMPT,
     PER_TOKEN,
     LATEST,
     IDLE,
     PRESENT,
-) = range(14)
+) = range(18)
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
@@ -31,7 +36,7 @@ NUMBER [requests]: of the last who is there, those sent since included. UNIT [to
 the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
 
-ABOUT_COLUMNS = 14
+ABOUT_COLUMNS = 18
 """Columns of a forecast besides its steps [columns]."""
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
@@ -49,6 +54,31 @@ def _place(about, prompt, now):
     number = about[NUMBER] + WHOLE * own_size
     own = about[FIXED] + about[PER_PROMPT] * prompt
     return max(at, 0.0), number, own
+
+
+@compiled
+def _prompt_time(about, prompt):
+    """Return what computing its own prompt adds to the TTFT of a request [time]."""
+    steps = np.floor(prompt / about[ROOM]) if about[ROOM] > 0.0 else 0.0
+    first = about[FIRST_FIXED] + about[FIRST_PER_ROOM] * steps
+    near = min(prompt, about[UNIT])
+    linear = about[FIRST_PER_PROMPT] * near + about[FIRST_BEYOND] * (prompt - near)
+    return first + linear + about[FIRST_PER_SQUARE] * prompt * prompt
+
+
+@compiled
+def lengthen(curve, about, prompt, now):
+    """Let the prompt of a request that is sent now lengthen the step that computes it."""
+    steps = int(about[STEPS])
+    k = first_step(curve[DECIDED], steps, max(0.0, now - about[ORIGIN]))
+    more = _prompt_time(about, prompt)
+    if more <= 0.0 or k >= steps:
+        return
+    curve[DURATION, k] += more
+    for j in range(k + 1, steps):
+        curve[START, j] += more
+        if curve[DECIDED, j] > curve[DECIDED, k]:
+            curve[DECIDED, j] += more
 
 
 WHOLE = 0.5
@@ -75,7 +105,7 @@ def answer_ttft(curves, about, instances, prompts, now, out):
         each = about[i]
         at, number, own = _place(each, prompts[c], now)
         time, _ = first_token(curves[i], int(each[STEPS]), int(each[BATCHES]), at, number)
-        out[c, TTFT] = time - at + own + each[FIRST_FIXED] + each[FIRST_PER_PROMPT] * prompts[c]
+        out[c, TTFT] = time - at + own + _prompt_time(each, prompts[c])
 
 
 @compiled
@@ -100,7 +130,7 @@ def answer_all(curves, about, instances, prompts, classes, survive, rest, marks,
             curves[i], int(each[STEPS]), int(each[BATCHES]), each[AGAIN] > 0.0, at, number,
             survive[of], rest[of], marks[of], own, each[PER_TOKEN], out[c, : 2 + size],
         )  # fmt: skip
-        first = each[FIRST_FIXED] + each[FIRST_PER_PROMPT] * prompts[c]
+        first = _prompt_time(each, prompts[c])
         for column in range(2 + size):
             out[c, column] += first - at
         tokens = mean[of]

@@ -120,6 +120,7 @@ class InstanceState:
                 age, furthest, of = was
                 self.running.put(request_id, of, age, furthest)
         self.running.age(max(0.0, trace.decode_len - len(trace.started)))
+        self.computed_ahead += trace.prefill_len
         self._begin(trace.started)
         self._leave(trace)
         self._join(trace.end)
@@ -127,7 +128,8 @@ class InstanceState:
         self.counts.applied += 1
         self.batch_id, self.boundary = trace.batch_id, trace.end
         self.last_duration = trace.duration
-        self.computed_ahead = self.computed_ahead + trace.prefill_len if self.waiting else 0.0
+        if not self.waiting:
+            self.computed_ahead = 0.0
         return True
 
     def _begin(self, request_ids: tuple[int, ...]) -> None:

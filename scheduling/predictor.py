@@ -20,8 +20,11 @@ from scheduling.answering import (
     AGAIN,
     ANSWER_COLUMNS,
     BATCHES,
+    FIRST_BEYOND,
     FIRST_FIXED,
     FIRST_PER_PROMPT,
+    FIRST_PER_ROOM,
+    FIRST_PER_SQUARE,
     FIXED,
     IDLE,
     LATEST,
@@ -30,10 +33,12 @@ from scheduling.answering import (
     PER_PROMPT,
     PER_TOKEN,
     PRESENT,
+    ROOM,
     STEPS,
     UNIT,
     answer_all,
     answer_ttft,
+    lengthen,
 )
 from scheduling.arrival_rate import ArrivalRate
 from scheduling.instance_state import InstanceState
@@ -169,9 +174,10 @@ class Predictor:
             return
         self._rates[instance_id].note(ts)
         about = self._about[instance_id]
-        if was_idle or instance_id in self._dirty:
+        if was_idle or self.level != "reuse" or instance_id in self._dirty:
             self._dirty.add(instance_id)
             return
+        lengthen(self._curves[instance_id], about, float(request_meta.prefill_length), ts)
         about[NUMBER] += self._size(instance_id, request_meta.prefill_length)
         about[PRESENT] += 1.0
 
@@ -275,7 +281,9 @@ class Predictor:
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number
         about[FIRST_FIXED], about[FIRST_PER_PROMPT] = found.first_fixed, found.first_per_prompt
-        about[FIXED] = found.fixed
+        about[FIRST_BEYOND] = found.first_beyond
+        about[FIRST_PER_SQUARE], about[FIXED] = found.first_per_square, found.fixed
+        about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
         about[PRESENT] = state.running.total + len(state.waiting)

@@ -95,7 +95,7 @@ class DecodeNodeForecaster:
                 line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
                 slope = line.per_token
                 fixed = line.per_request + slope
-        return Marched(len(rows), first, 0.0, 0.0, fixed, slope, slope)
+        return Marched(len(rows), first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, fixed, slope, slope)
 
 
 @answers("decode_node")

@@ -12,18 +12,25 @@ from ode._forecast import (
     DECIDED,
     DURATION,
     FOREVER,
+    REACH,
     START,
     Forecaster,
     Marched,
     Present,
 )
-from ode.lagrangian.layout import R_RUNNING
+from ode.lagrangian.layout import R_MEMORY, R_RUNNING
 from ode.prompt_server.labels import policy_labels
 from ode.prompt_server.layout import Answer
 from ode.prompt_server.reach import march_reach, seed
 from ode.prompt_server.workspace import Workspace
 from serving import RateProfile, RequestMix, SolveError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
+
+KNOWN_STEPS = 8
+"""Steps [steps] whose prompts may be those of who is there."""
+
+LONG = 8.0
+"""Of a mean prompt, a prompt that is long."""
 
 BEFORE = -1e9
 """Before the decision of any batch under way [time]."""
@@ -84,15 +91,34 @@ class PromptServerForecaster:
         there already is no chance.
         """
         known = (early, late, present.fresh) if self.ahead else (early + late, present.fresh)
-        for k, requests in enumerate(known[:steps]):
-            running = float(self._space.rows[k, R_RUNNING]) - requests
-            prefill = requests * self.unit
-            if requests <= 0.0 or running + prefill > self._server.step_tokens:
+        left, done = 0.0, 0.0
+        for k in range(min(steps, KNOWN_STEPS)):
+            left += known[k] if k < len(known) else 0.0
+            if left <= 0.0:
                 continue
-            duration = self._step(max(running, 0.0), prefill)
+            began = float(self._space.admitted(k))
+            running = max(0.0, float(self._space.rows[k, R_RUNNING]) - began)
+            room = max(0.0, self._server.step_tokens - running) / self.unit
+            if self._is_full(k):
+                return  # seats or KV decide, which the march knows
+            taken = min(left, room)
+            duration = self._step(running, taken * self.unit)
+            left, done = left - taken, done + taken
+            if left > 1e-9:
+                out[REACH, k] = done
+            elif k < len(known):
+                out[REACH, k] = np.inf
             out[START, k + 1 : steps] += duration - out[DURATION, k]
             out[DECIDED, k + 1 + self.ahead : steps] += duration - out[DURATION, k]
             out[DURATION, k] = duration
+
+    def _is_full(self, k: int) -> bool:
+        """Return whether seats or KV leave somebody waiting in a step of the march."""
+        row, server = self._space.rows[k], self._server
+        return bool(
+            row[R_RUNNING] > 0.999 * server.most_running
+            or row[R_MEMORY] > 0.999 * (server.kv_tokens - server.reserve)
+        )
 
     def _step(self, decodes: float, prefill: float) -> float:
         """Return the time of a step with so many decodes and prompt tokens."""
@@ -108,13 +134,31 @@ class PromptServerForecaster:
             size = max(1.0, float(self._space.rows[steps // 2, R_RUNNING]))
         line = law.tangent(size * self._context, size)
         one, whole = self._step(size, 1.0), self._step(size, self.unit)
+        whole -= self._attention * self.unit * self._server.batch_time.d_prefill_attention
         slope = (whole - one) / max(self.unit - 1.0, 1.0)
         # who computes a prompt anyhow has paid for there being one
         alone = np.exp(-(present.fresh + present.rate * one)) if self.unit > 1.0 else 0.0
         fixed = float(alone) * max(0.0, one - self._step(size, 0.0) - slope)
         per_token = line.per_token
         decode = line.per_request + per_token
-        return Marched(steps, number, fixed, slope, decode, per_token, per_token)
+        square = 0.5 * self._server.batch_time.d_prefill_attention
+        room = max(1.0, self._server.step_tokens - size)
+        far = max(min(room, LONG * self.unit), self.unit + 1.0)
+        beyond = (self._step(size, far) - self._step(size, self.unit)) / (far - self.unit)
+        beyond -= self._attention * self._server.batch_time.d_prefill_attention
+        return Marched(
+            steps,
+            number,
+            fixed,
+            slope,
+            beyond,
+            square,
+            room,
+            one - slope,
+            decode,
+            per_token,
+            per_token,
+        )
 
 
 @answers(MODEL)

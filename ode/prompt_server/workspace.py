@@ -14,6 +14,9 @@ from fluid.prompt_server.lumps import NODES
 from ode.lagrangian.layout import ROW_SIZE
 from ode.prompt_server.kernel import advance
 from ode.prompt_server.layout import (
+    A_FROM,
+    A_SLOT,
+    A_UNTIL,
     ADMISSION_SIZE,
     AGE,
     BEFORE,
@@ -145,6 +148,14 @@ class Workspace:
     def rows(self) -> NDArray[np.float64]:
         """Rows of the steps, see :mod:`ode.lagrangian.layout`; those made come first."""
         return self._tables["rows"]
+
+    def admitted(self, step: int) -> float:
+        """Return who began in a step [requests]: the admissions with its number of decodes."""
+        s = self.record[0]
+        made = self._tables["admissions"][: s["admissions"]]
+        first = int(s["clock"]) - int(s["steps"])
+        began = made[made[:, A_SLOT] == first + step + (0 if s["prompts_apart"] else 1)]
+        return float((began[:, A_UNTIL] - began[:, A_FROM]).sum())
 
     def enlarge(self) -> None:
         """Give the tables twice as many rows; what they hold stays."""
