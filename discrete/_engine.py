@@ -155,6 +155,10 @@ class Reporting(Protocol):
     to be advanced in Python first, or else how many there are.
     """
 
+    counts_newcomers: ClassVar[bool]
+    """Whether those that decode in a batch, as reported, have those in it that get their first
+    token."""
+
     members: ClassVar[Callable[..., tuple[int, int, int]]]
     """Compiled function of ``(state, batch, oldest, started, finished)``: it lists the numbers of
     those whose first and whose last token came with a batch, and returns how many these are, and

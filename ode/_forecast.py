@@ -77,6 +77,10 @@ class Present:
         How long before time 0 the batch under way was decided, where instances decide ahead.
     rate : [requests/time]
         Arrivals expected from now on.
+    kv_used : [tokens]
+        KV in use at time 0; None where nobody says.
+    kv_begun : [tokens]
+        The part of it that those hold whose prompts are being computed.
     """
 
     running: NDArray
@@ -88,6 +92,8 @@ class Present:
     now: float
     before: float
     rate: float
+    kv_used: float | None = None
+    kv_begun: float = 0.0
 
 
 FOREVER = 1e12

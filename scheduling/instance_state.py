@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,8 @@ class InstanceState:
     batch_id: int = -1
     last_heard: float = -math.inf
     last_duration: float = math.nan
+    kv_used: float | None = None
+    num_running: float = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -119,7 +122,7 @@ class InstanceState:
             if was is not None:  # who never had a token still waits for the first
                 age, furthest, of = was
                 self.running.put(request_id, of, age, furthest)
-        self.running.age(max(0.0, trace.decode_len - len(trace.started)))
+        self.running.age(trace.decode_len)
         self.computed_ahead += trace.prefill_len
         self._begin(trace.started)
         self._leave(trace)
@@ -127,7 +130,8 @@ class InstanceState:
         self._set_right(trace)
         self.counts.applied += 1
         self.batch_id, self.boundary = trace.batch_id, trace.end
-        self.last_duration = trace.duration
+        self.last_duration, self.kv_used = trace.duration, trace.kv_used
+        self.num_running = trace.num_running or 0.0
         if not self.waiting:
             self.computed_ahead = 0.0
         return True
@@ -185,6 +189,12 @@ class InstanceState:
         for request_id in self.running.oldest(excess):
             self.running.end(request_id)
             self.counts.silent_corrections += 1
+
+    def begun_tokens(self) -> float:
+        """Return the prompts [tokens] of those who run without a first token, as was reported."""
+        begun = int(self.num_running - self.running.total + 0.5)
+        first = islice(self.waiting.values(), max(begun, 0))
+        return float(sum(each.prompt for each in first))
 
     def stopped_rows(self) -> NDArray[np.float64]:
         """Return the histogram of the requests that were stopped, shape (S, 4)."""

@@ -46,7 +46,7 @@ class BatchTrace:
     prefill_len : [tokens]
         Prompt tokens that it computed; 0 on an instance whose prompts come prefilled.
     decode_len : [requests]
-        Requests that it gave a decoded token.
+        Requests that it gave a token after their first.
     finished : shape (F,)
         Ids of the requests that ended with it.
     started : shape (S,)

@@ -120,7 +120,7 @@ class _Writer:
                     end,
                     duration,
                     prefill,
-                    decoded,
+                    decoded - starts if engine.counts_newcomers else decoded,
                     finished=tuple(ids[self._finished[:ends]].tolist()),
                     started=tuple(ids[self._started[:starts]].tolist()),
                     preempted=tuple(ids[gone].tolist()) if gone else (),

@@ -276,6 +276,8 @@ class Predictor:
             max(0.0, now - origin),
             before,
             self._rates[i].value if self._rate is None else self._rate,
+            state.kv_used,
+            state.begun_tokens(),
         )
         found = of.march(self._curves[i], present, self._tokens)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)

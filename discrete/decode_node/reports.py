@@ -156,6 +156,8 @@ def token_since(state, number, batch, span):
 class TellsOfItself:
     """The part of the engine that :class:`discrete.Reporting` is about."""
 
+    counts_newcomers = True
+
     state: NDArray
     batches: NDArray
     events: NDArray

@@ -120,6 +120,8 @@ def token_since_of(s, number, batch, span, stride):
 class TellsOfItself:
     """The part of a vLLM engine that :class:`discrete.Reporting` is about."""
 
+    counts_newcomers = False
+
     state: NDArray
     instance: Any
     sinks: dict[str, NDArray]

@@ -12,16 +12,15 @@ from ode._forecast import (
     DECIDED,
     DURATION,
     FOREVER,
-    REACH,
     START,
     Forecaster,
     Marched,
     Present,
 )
-from ode.lagrangian.layout import R_MEMORY, R_RUNNING
+from ode.lagrangian.layout import R_RUNNING
 from ode.prompt_server.labels import policy_labels
 from ode.prompt_server.layout import Answer
-from ode.prompt_server.reach import march_reach, seed
+from ode.prompt_server.reach import held_by, march_reach, seed
 from ode.prompt_server.workspace import Workspace
 from serving import RateProfile, RequestMix, SolveError, answers
 from serving.kinds.prompt_server import MODEL, PromptServer
@@ -46,6 +45,7 @@ class PromptServerForecaster:
         self.again, self.ahead = not instance.swaps, instance.is_ahead
         self.unit = max(1.0, of.prompt.tokens)
         self._server, self._context = instance, of.context / max(of.stay, 1e-12)
+        self._fade = max(of.stay, 1.0)
         self._attention = of.prompt.attention / max(of.prompt.tokens, 1e-12)
         curve = RateProfile(np.array([0.0, 0.0, 0.0, 0.0, 0.0, FOREVER]), np.zeros(6))
         self._space = Workspace(mix, instance, curve, horizon=FOREVER, end=FOREVER)
@@ -69,8 +69,11 @@ class PromptServerForecaster:
         space.cumulative[5] = last + present.rate * (FOREVER - present.now)
         seed(record, np.ascontiguousarray(present.running[:, :2]))
         s["now"] = -present.before if self.ahead else 0.0
+        surplus = 0.0
+        if present.kv_used is not None:
+            surplus = present.kv_used - present.kv_begun - float(held_by(record))
         while True:
-            answer = Answer(march_reach(record, out, most, last, tokens))
+            answer = Answer(march_reach(record, out, most, last, tokens, surplus, self._fade))
             if answer == Answer.STALLED:
                 raise SolveError("lagrangian", "stalled", "a step takes no time; give d_0 > 0")
             if answer == Answer.STUCK:
@@ -91,34 +94,19 @@ class PromptServerForecaster:
         there already is no chance.
         """
         known = (early, late, present.fresh) if self.ahead else (early + late, present.fresh)
-        left, done = 0.0, 0.0
+        left = 0.0
         for k in range(min(steps, KNOWN_STEPS)):
             left += known[k] if k < len(known) else 0.0
-            if left <= 0.0:
+            began = self._space.admitted(k)
+            taken = min(left, began)
+            if taken <= 1e-9:
                 continue
-            began = float(self._space.admitted(k))
+            left -= taken
             running = max(0.0, float(self._space.rows[k, R_RUNNING]) - began)
-            room = max(0.0, self._server.step_tokens - running) / self.unit
-            if self._is_full(k):
-                return  # seats or KV decide, which the march knows
-            taken = min(left, room)
             duration = self._step(running, taken * self.unit)
-            left, done = left - taken, done + taken
-            if left > 1e-9:
-                out[REACH, k] = done
-            elif k < len(known):
-                out[REACH, k] = np.inf
             out[START, k + 1 : steps] += duration - out[DURATION, k]
             out[DECIDED, k + 1 + self.ahead : steps] += duration - out[DURATION, k]
             out[DURATION, k] = duration
-
-    def _is_full(self, k: int) -> bool:
-        """Return whether seats or KV leave somebody waiting in a step of the march."""
-        row, server = self._space.rows[k], self._server
-        return bool(
-            row[R_RUNNING] > 0.999 * server.most_running
-            or row[R_MEMORY] > 0.999 * (server.kv_tokens - server.reserve)
-        )
 
     def _step(self, decodes: float, prefill: float) -> float:
         """Return the time of a step with so many decodes and prompt tokens."""

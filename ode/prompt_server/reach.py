@@ -11,7 +11,7 @@ from ode._forecast import DECIDED, DURATION, REACH, START
 from ode.lagrangian.layout import R_DURATION, R_START
 from ode.prompt_server.kernel import advance
 from ode.prompt_server.layout import MASS, PREEMPTED, QUEUES, SWAPPED, Answer
-from ode.prompt_server.memory import lane, masses_of, parcels_of, queue_of, row_of
+from ode.prompt_server.memory import lane, masses_of, parcels_of, queue_of, row_of, totals
 from serving.compilation import compiled
 
 DONE, FULL, STEP_LIMIT = int(Answer.DONE), int(Answer.FULL), int(Answer.STEP_LIMIT)
@@ -59,6 +59,12 @@ def seed(workspace, running):
 
 
 @compiled
+def held_by(workspace):
+    """Return the KV [tokens] that those who run hold, by their number and ages."""
+    return totals(workspace[0])[4]
+
+
+@compiled
 def _stopped(w):
     """Return the requests [requests, at arrival] that were preempted and do not run again yet."""
     left = 0.0
@@ -70,7 +76,7 @@ def _stopped(w):
 
 
 @compiled
-def march_reach(workspace, out, most, number, tokens):
+def march_reach(workspace, out, most, number, tokens, surplus, fade):
     """March and write the steps as a forecast.
 
     Parameters
@@ -83,6 +89,9 @@ def march_reach(workspace, out, most, number, tokens):
         Steps to make at most [steps].
     number, tokens : [requests], [tokens]
         The march ends when a request of this number has had so many steps as tokens.
+    surplus, fade : [tokens], [steps]
+        KV that those who run at time 0 hold beyond what their number and ages say, and in how many
+        steps it goes with them.
 
     Returns
     -------
@@ -91,13 +100,16 @@ def march_reach(workspace, out, most, number, tokens):
         FULL enlarge the tables and call again.
     """
     w = workspace[0]
+    kv_tokens = w.kv_tokens
     had = 0.0
     for k in range(w.steps):
         had += 1.0 if out[REACH, k] >= number else 0.0
     while w.steps < most and had < tokens:
         begun, decided = w.steps, w.now
         w.most_steps = begun + 1
+        w.kv_tokens = kv_tokens - surplus * max(0.0, 1.0 - begun / fade)
         answer = advance(workspace)
+        w.kv_tokens = kv_tokens
         if w.steps > begun:
             left = _stopped(w)
             all_in = w.arrived - w.admitted <= NOBODY * (1.0 + w.arrived) and left <= NOBODY
