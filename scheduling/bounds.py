@@ -1,9 +1,8 @@
 """Bounds that hold as often as they promise: learnt online from predictions that came true or not.
 
-A prediction leaves an interval, of what is unknown of the length, and a scale. When the truth is
-known, its score is by how many scales it lies outside of the interval, negative inside. The
-quantile of the latest scores widens, or narrows, the next intervals (conformal prediction); it
-follows a drift, because old scores are forgotten.
+Each truth leaves a score: by how many times its prediction it lies outside of the interval that was
+known beforehand, negative inside (conformal prediction). The quantile of the latest scores widens,
+or narrows, the next intervals; it follows a drift, because old scores are forgotten.
 """
 
 from __future__ import annotations
@@ -24,31 +23,57 @@ EVERY = 16
 """Scores after which the quantile is worked out again."""
 
 
-class Widening:
-    """By how many scales intervals are widened on either side.
+class Track:
+    """How predictions of one latency came true.
 
     Parameters
     ----------
     covers
-        Chance with which the truth is to be inside.
+        Chance with which the truth is to be within the bounds.
+
+    Attributes
+    ----------
+    widening
+        By how many predictions an interval is widened on either side; not-a-number while fewer than
+        :data:`FEWEST` truths are known.
     """
 
-    __slots__ = ("_covers", "_scores", "_since", "value")
+    __slots__ = ("_covers", "_off", "_scores", "_since", "widening")
 
     def __init__(self, covers: float = COVERS) -> None:
         self._covers, self._since = covers, 0
         self._scores: deque[float] = deque(maxlen=REMEMBERED)
-        self.value = np.nan
+        self._off: deque[float] = deque(maxlen=REMEMBERED)
+        self.widening = np.nan
 
     def __len__(self) -> int:
-        """Return how many truths are known."""
+        """Return how many truths count."""
         return len(self._scores)
 
-    def learn(self, low: float, high: float, scale: float, truth: float) -> None:
-        """Take in what became of a prediction."""
-        self._scores.append(max(low - truth, truth - high) / max(scale, 1e-12))
+    def learn(self, predicted: float, low: float, high: float, truth: float) -> None:
+        """Take in what became of a prediction, whose interval was ``low`` to ``high``; [time]."""
+        if not 0.0 < predicted < np.inf:
+            return
+        self._scores.append(max(low - truth, truth - high) / predicted)
+        self._off.append(truth / predicted)
         self._since += 1
-        if len(self._scores) >= FEWEST and (self._since >= EVERY or self.value != self.value):
+        size = len(self._scores)
+        if size >= FEWEST and (self._since >= EVERY or size == FEWEST):
             self._since = 0
-            share = min(1.0, self._covers * (1.0 + 1.0 / len(self._scores)))
-            self.value = float(np.quantile(np.fromiter(self._scores, float), share))
+            share = min(1.0, self._covers * (1.0 + 1.0 / size))
+            self.widening = float(np.quantile(np.fromiter(self._scores, float, size), share))
+
+    def bounds(self, predicted: float, low: float, high: float) -> tuple[float, float] | None:
+        """Return the bounds [time] of a prediction; None while too few truths are known."""
+        if not (self.widening == self.widening and predicted < np.inf):
+            return None
+        more = self.widening * predicted
+        low, high = max(0.0, low - more), high + more
+        return (low, high) if low < high else (0.5 * (low + high), 0.5 * (low + high))
+
+    def risk(self, predicted: float, limit: float) -> float | None:
+        """Return the chance that the truth is above a limit [time]; None as for the bounds."""
+        size = len(self._off)
+        if size < FEWEST or not 0.0 < predicted:
+            return None
+        return float((np.fromiter(self._off, float, size) * predicted > limit).mean())

@@ -78,7 +78,7 @@ class InstanceState:
     batch_id: int = -1
     last_heard: float = -math.inf
     last_duration: float = math.nan
-    kv_used: float | None = None
+    kv_used: float = math.nan
     num_running: float = 0.0
 
     @property
@@ -130,7 +130,8 @@ class InstanceState:
         self._set_right(trace)
         self.counts.applied += 1
         self.batch_id, self.boundary = trace.batch_id, trace.end
-        self.last_duration, self.kv_used = trace.duration, trace.kv_used
+        self.last_duration = trace.duration
+        self.kv_used = math.nan if trace.kv_used is None else trace.kv_used
         self.num_running = trace.num_running or 0.0
         if not self.waiting:
             self.computed_ahead = 0.0

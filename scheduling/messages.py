@@ -97,7 +97,9 @@ class Prediction:
     externality : [time]
         Time that the request adds to all others of the instance together.
     confidence
-        ``high``, ``fair``, ``low`` or ``stale``; ``failed`` scores worst whatever the numbers.
+        ``high``, ``fair`` or ``low`` by how wide the bounds have to be, ``unknown`` while too few
+        predictions came true, ``stale`` where the instance has been silent for too long. Of
+        ``failed`` the latencies are infinite: it scores worst.
     level
         Of :data:`LEVELS`: who answered.
     """

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from scheduling.answering import E2EL, EARLY, EXTERNALITY, LATE, TTFT
 from scheduling.messages import Prediction, RequestMeta
+from scheduling.truths import Truths
+
+WORDS = ((0.1, "high"), (0.3, "fair"))
+"""Words of confidence, and how wide the bounds of a TTFT are for them at most, relative."""
 
 
 class Predictions:
@@ -19,27 +23,38 @@ class Predictions:
     instances : shape (C,)
         Places in the fleet.
     answers : shape (C, ANSWER_COLUMNS) [time]
-        See :mod:`scheduling.answering`.
-    has_e2el
-        Whether more than first tokens was asked for.
+        See :mod:`scheduling.answering`. Infinite where there is no answer.
+    tokens : [tokens]
+        Expected answer; None where only the first token was asked for.
     level
         Who answered.
     request
         For whom.
+    record
+        How predictions came true so far.
+    stale
+        Instances that have not been heard of for too long.
     """
 
-    __slots__ = ("_answers", "has_e2el", "instances", "level", "request")
+    __slots__ = ("_answers", "_record", "_stale", "_tokens", "instances", "level", "request")
 
     def __init__(
         self,
         instances: NDArray[np.int64],
         answers: NDArray[np.float64],
-        has_e2el: bool,
+        tokens: float | None,
         level: str,
         request: RequestMeta,
+        record: Truths,
+        stale: frozenset[int] = frozenset(),
     ) -> None:
-        self.instances, self._answers, self.has_e2el = instances, answers, has_e2el
-        self.level, self.request = level, request
+        self.instances, self._answers, self._tokens = instances, answers, tokens
+        self.level, self.request, self._record, self._stale = level, request, record, stale
+
+    @property
+    def has_e2el(self) -> bool:
+        """Whether more than first tokens was asked for."""
+        return self._tokens is not None
 
     @property
     def ttft(self) -> NDArray[np.float64]:
@@ -56,21 +71,50 @@ class Predictions:
         """Time that the request adds to all others on each instance, shape (C,) [time]."""
         return self._answers[:, EXTERNALITY]
 
+    def interval(self, c: int) -> tuple[float, float]:
+        """Return between what the unknown length alone leaves an E2EL [time]."""
+        return float(self._answers[c, EARLY]), float(self._answers[c, LATE])
+
     def __len__(self) -> int:
         return self.instances.size
 
     def __getitem__(self, c: int) -> Prediction:
-        row = self._answers[c]
-        ttft = float(row[TTFT])
-        if not self.has_e2el:
-            return Prediction(int(self.instances[c]), ttft, np.nan, None, None, None, None, 0.0,
-                              "fair", self.level)  # fmt: skip
-        e2el = float(row[E2EL])
+        instance, ttft = int(self.instances[c]), float(self._answers[c, TTFT])
+        bounds = self._record.ttft.bounds(ttft, ttft, ttft)
+        confidence = self._confidence(instance, ttft)
+        if self._tokens is None:
+            return Prediction(
+                instance, ttft, np.nan, None, bounds, None, self._risk(ttft, None), 0.0,
+                confidence, self.level,
+            )  # fmt: skip
+        e2el = float(self._answers[c, E2EL])
+        tpot = (e2el - ttft) / (self._tokens - 1.0) if self._tokens > 1.0 else 0.0
         return Prediction(
-            int(self.instances[c]), ttft, np.nan, e2el, None,
-            (float(row[EARLY]), float(row[LATE])), None, float(row[EXTERNALITY]), "fair",
-            self.level,
+            instance, ttft, tpot, e2el, bounds, self._record.e2el.bounds(e2el, *self.interval(c)),
+            self._risk(ttft, e2el), float(self._answers[c, EXTERNALITY]), confidence, self.level,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Prediction]:
         return (self[c] for c in range(len(self)))
+
+    def _confidence(self, instance: int, ttft: float) -> str:
+        if instance in self._record.failed or not ttft < np.inf:
+            return "failed"
+        if instance in self._stale:
+            return "stale"
+        widening = self._record.ttft.widening
+        if widening != widening:
+            return "unknown"
+        return next((word for most, word in WORDS if widening <= most), "low")
+
+    def _risk(self, ttft: float, e2el: float | None) -> float | None:
+        """Return the chance to miss what was promised, the larger of both latencies."""
+        asked = ((self._record.ttft, ttft, self.request.slo_ttft),
+                 (self._record.e2el, e2el, self.request.slo_e2el))  # fmt: skip
+        found = [
+            track.risk(value, limit)
+            for track, value, limit in asked
+            if limit is not None and value is not None
+        ]
+        known = [each for each in found if each is not None]
+        return max(known) if known and len(known) == len(found) else None

@@ -45,8 +45,9 @@ from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
+from scheduling.record import Record
 from scheduling.running_set import binned
-from serving import ConfigError, FluidServeError, Instance, RequestMix
+from serving import ConfigError, FluidServeError, Instance, RequestMix, SolveError
 
 MOST_STEPS = 512
 """Steps of a forecast at most; its pace is carried on beyond."""
@@ -144,6 +145,8 @@ class Predictor:
         least = 2 * (len(self.lengths.parts) + 1)
         self._rows, self._queued = np.zeros((2, max(HISTOGRAM_ROWS, least), 4))
         self._all = np.arange(size)
+        self.record = Record()
+        self._last: Predictions | None = None
         self._tokens = float(np.quantile(self.lengths.marks[:, -1], 0.5))
         self.marches = 0
         for i, each in enumerate(self._forecasters):
@@ -173,6 +176,8 @@ class Predictor:
         if len(state.waiting) == before:
             return
         self._rates[instance_id].note(ts)
+        if self._last is not None:
+            self.record.remember(self._last, instance_id, request_meta, ts)
         about = self._about[instance_id]
         if was_idle or self.level != "reuse" or instance_id in self._dirty:
             self._dirty.add(instance_id)
@@ -201,6 +206,7 @@ class Predictor:
             If there is no such instance.
         """
         state = self._state(instance_id)
+        self.record.learn(batch_trace)
         if not state.sync(batch_trace, batch_trace.end if ts is None else ts):
             return
         if self.level != "reuse" or instance_id in self._dirty or not self._follows(instance_id):
@@ -276,10 +282,17 @@ class Predictor:
             max(0.0, now - origin),
             before,
             self._rates[i].value if self._rate is None else self._rate,
-            state.kv_used,
+            None if state.kv_used != state.kv_used else state.kv_used,
             state.begun_tokens(),
         )
-        found = of.march(self._curves[i], present, self._tokens)
+        self._dirty.discard(i)
+        try:
+            found = of.march(self._curves[i], present, self._tokens)
+        except SolveError:
+            self.record.failed.add(i)
+            about[STEPS] = 0.0
+            return
+        self.record.failed.discard(i)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number
         about[FIRST_FIXED], about[FIRST_PER_PROMPT] = found.first_fixed, found.first_per_prompt
@@ -290,7 +303,6 @@ class Predictor:
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
         about[PRESENT] = state.running.total + len(state.waiting)
         self._under_way[i], self._marched_running[i] = 0, state.running.total
-        self._dirty.discard(i)
         self.marches += 1
 
     def predict(
@@ -328,22 +340,28 @@ class Predictor:
         else:
             self._state(instance_id)
             asked = self._all[instance_id : instance_id + 1]
-        if self._dirty or self._about[asked, IDLE].any():
-            for i in asked.tolist():
-                if i in self._dirty:
-                    self._march(i, ts)
+        if self._dirty:
+            for i in self._dirty.intersection(asked.tolist()):
+                self._march(i, ts)
         out = np.empty((asked.size, ANSWER_COLUMNS))
-        prompts = np.full(asked.size, float(request_meta.prefill_length))
+        prompts = np.full(asked.size, float(request_meta.prefill_length - request_meta.prefix_hit))
+        tokens = None
         if action_hint == TTFT_ONLY:
             answer_ttft(self._curves, self._about, asked, prompts, ts, out)
         else:
             of = self.lengths
-            classes = np.full(asked.size, of.class_of(request_meta))
+            number = of.class_of(request_meta)
+            tokens = float(of.mean[number])
+            classes = np.full(asked.size, number)
             answer_all(
                 self._curves, self._about, asked, prompts, classes, of.survive, of.rest, of.marks,
                 of.mean, ts, out,
             )  # fmt: skip
-        return Predictions(asked, out, action_hint == ALL, self.level, request_meta)
+        if self.record.failed:
+            out[[i in self.record.failed for i in asked.tolist()]] = np.inf
+        stale = frozenset(self.stale(ts)) if self._stale_after is not None else frozenset()
+        self._last = Predictions(asked, out, tokens, self.level, request_meta, self.record, stale)
+        return self._last
 
     def _state(self, instance_id: int) -> InstanceState:
         if not 0 <= instance_id < len(self.states):

@@ -17,7 +17,10 @@ VERSION = 1
 """Of the arrays."""
 
 COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
-TIMES = ("boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead")
+TIMES = (
+    "boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead", "kv_used",
+    "num_running",
+)  # fmt: skip
 RATES = ("_count", "_last", "_time")
 SETS = ("running", "queue")
 
