@@ -27,6 +27,9 @@ SLOTS = 128
 AGES = 6
 """Ages that stand for the requests of a class."""
 
+SCALED = 2.0
+"""Factor by which the KV in use makes requests older at most, or younger."""
+
 KV_STEPS = 200
 """Steps of the share of KV in use: states that differ by less are one."""
 
@@ -159,7 +162,8 @@ class AggregatePredictor:
         used = about.kv_share * self._capacity
         if used > 0:
             prompts, ages = groups[:, COUNT] @ self._prompts[of], groups[:, COUNT] @ groups[:, AGE]
-            groups[:, AGE] *= max(used - prompts, 0.0) / ages
+            # what is not explained by ages may be long or short prompts
+            groups[:, AGE] *= min(max((used - prompts) / ages, 1.0 / SCALED), SCALED)
         oldest = np.array([float(each.longest_decode - 1) for each in self.lengths.parts])
         groups[:, AGE] = np.clip(groups[:, AGE], 0.0, oldest[of - 1])
         groups[:, FURTHEST] = groups[:, AGE]
