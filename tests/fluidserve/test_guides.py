@@ -73,6 +73,20 @@ def test_the_example_of_a_policy_gives_what_its_guide_says(root, tmp_path, monke
         assert f"| {row} | {number(mean)} | {number(p99)} |" in text
 
 
+def test_the_table_of_the_guide_on_routing_is_what_its_command_prints(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (root / "docs/routing.md").read_text(encoding="utf-8")
+    line = blocks(root, "docs/routing.md", "bash")[0]
+    quick = ["--no-verbose", "--workers", "1", "--table"]
+    done = CliRunner().invoke(cli, [*shlex.split(line)[1:], *quick])
+    assert done.exit_code == 0, done.stderr
+    rows = done.stdout.partition("load 0.9")[2].splitlines()[1:]
+    assert len(rows) == 5
+    for row in rows:
+        policy, *cells = re.split(r"\s{2,}", row)
+        assert f"| `{policy}` | {' | '.join(cells)} |" in text, row
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_links_lead_somewhere(root, guide):
     text = (root / guide).read_text(encoding="utf-8")

@@ -97,6 +97,16 @@ class ToyEngine:
     def inject(self, requests, *, at=None, replace=True):
         raise UnsupportedError("the engine toy takes no other requests once it runs")
 
+    def hold_back(self):
+        raise UnsupportedError("the engine toy takes no requests one at a time")
+
+    def send(self, row, time):
+        raise UnsupportedError("the engine toy takes no requests one at a time")
+
+    @property
+    def sent_rows(self):
+        return np.empty(0, np.int64)
+
     def arrays(self):
         return {"starts": self.starts, "ends": self.ends, "grid": self.grid}
 
