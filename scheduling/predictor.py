@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ode import FORECAST_ROWS, Forecaster, Present, forecaster
 from scheduling.answering import (
@@ -362,6 +363,21 @@ class Predictor:
         stale = frozenset(self.stale(ts)) if self._stale_after is not None else frozenset()
         self._last = Predictions(asked, out, tokens, self.level, request_meta, self.record, stale)
         return self._last
+
+    @property
+    def forecasts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The forecasts, and what is known besides, as :func:`scheduling.answering` reads them."""
+        return self._curves, self._about
+
+    @staticmethod
+    def room_for(candidates: int) -> NDArray[np.float64]:
+        """Return an array for the answers of so many candidates."""
+        return np.empty((candidates, ANSWER_COLUMNS))
+
+    def forget(self, instance_id: int) -> None:
+        """Let the forecast of an instance be made anew when it is asked for next."""
+        self._state(instance_id)
+        self._dirty.add(instance_id)
 
     def _state(self, instance_id: int) -> InstanceState:
         if not 0 <= instance_id < len(self.states):
