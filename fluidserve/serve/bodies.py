@@ -17,6 +17,7 @@ LONGEST = 300
 
 REASONS = {
     401: "No token, or a wrong one.",
+    404: "There is no such instance.",
     408: "The body did not come in time.",
     409: "The service cannot do this in its present state.",
     413: "The body is too large.",

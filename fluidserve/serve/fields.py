@@ -13,7 +13,7 @@ LONGEST_PROMPT = 10_000_000
 
 LARGEST_TIME = 1e15
 LARGEST_COUNT = 10_000_000
-MOST_IDS = 50_000
+MOST_IDS = 10_000
 """Requests that one report names at most in one list."""
 
 MOST_OF_A_LIST = 1000
@@ -30,17 +30,18 @@ def _whole(value: Any) -> Any:
 Whole = BeforeValidator(_whole)
 
 RequestId = Annotated[
-    Annotated[int, Whole, Field(ge=0, le=LARGEST_ID)]
+    Annotated[int, Field(ge=0, le=LARGEST_ID), Whole]
     | Annotated[str, Field(min_length=1, max_length=200)],
     Field(description="Names the request: a number, or a text such as that of x-request-id."),
 ]
 InstanceId = Annotated[
-    int, Whole, Field(ge=0, le=1_000_000, description="Place of the instance in the fleet, from 0.")
+    int, Field(ge=0, le=1_000_000, description="Place of the instance in the fleet, from 0."), Whole
 ]
 Time = Annotated[float, Field(ge=-LARGEST_TIME, le=LARGEST_TIME, allow_inf_nan=False)]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Latency = Annotated[float, Field(ge=0, le=LARGEST_TIME, allow_inf_nan=False)]
-Prompt = Annotated[int, Whole, Field(ge=0, le=LONGEST_PROMPT)]
-Count = Annotated[int, Whole, Field(ge=0, le=LARGEST_COUNT)]
+Prompt = Annotated[int, Field(ge=0, le=LONGEST_PROMPT), Whole]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT), Whole]
 Ids = Annotated[list[RequestId], Field(max_length=MOST_IDS)]
 
 

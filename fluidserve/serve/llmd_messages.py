@@ -7,17 +7,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluidserve.serve.fields import LONGEST_PROMPT, Whole
+from fluidserve.serve.fields import LONGEST_PROMPT, Pair, Whole
 
 MOST_PRESENT = 100_000
 MOST_OF_A_CALL = 100
 """Predictions of one call at most, as in llm-d."""
 
-MOST_ENTRIES = 5000
+MOST_ENTRIES = 1000
 """Measurements of one call at most."""
 
-Number = Annotated[int, Whole, Field(ge=0, le=MOST_PRESENT)]
-Tokens = Annotated[int, Whole, Field(ge=0, le=LONGEST_PROMPT)]
+Number = Annotated[int, Field(ge=0, le=MOST_PRESENT), Whole]
+Tokens = Annotated[int, Field(ge=0, le=LONGEST_PROMPT), Whole]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
@@ -40,10 +40,10 @@ class PredictionRequest(LlmdMessage):
     pod_type: Annotated[str, Field(max_length=100)] | None = Field(
         "", description="Taken and not used: answers are for the instance that is configured."
     )
-    prefill_tokens_in_flight: Annotated[int, Whole, Field(ge=0, le=10**12)] | None = Field(
+    prefill_tokens_in_flight: Annotated[int, Field(ge=0, le=10**12), Whole] | None = Field(
         None, description="Prompt tokens of those who wait; 0 and null leave them as expected."
     )
-    decode_tokens_in_flight: Annotated[int, Whole, Field(ge=0, le=10**12)] | None = Field(
+    decode_tokens_in_flight: Annotated[int, Field(ge=0, le=10**12), Whole] | None = Field(
         None, description="Taken and not used: the KV in use tells it."
     )
 
@@ -75,10 +75,10 @@ class PredictionResponse(BaseModel):
     tpot_ms: float
     ttft_uncertainty: float = Field(description="Standard deviation; 0 until it was measured.")
     tpot_uncertainty: float
-    ttft_prediction_bounds: tuple[float, float] = Field(
+    ttft_prediction_bounds: Pair = Field(
         description="90 % lie between, as far as measurements tell; without any, the prediction."
     )
-    tpot_prediction_bounds: tuple[float, float]
+    tpot_prediction_bounds: Pair
     predicted_at: datetime
     model_type: str
     objective_type: str

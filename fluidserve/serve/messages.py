@@ -13,6 +13,7 @@ from fluidserve.serve.fields import (
     InstanceId,
     Latency,
     Message,
+    Pair,
     Prompt,
     RequestId,
     Time,
@@ -58,7 +59,7 @@ class Enqueue(Message):
 class BatchTraceIn(Message):
     """A batch that an instance has ended."""
 
-    batch_id: Annotated[int, Whole, Field(ge=0, le=LARGEST_BATCH_ID)] = Field(
+    batch_id: Annotated[int, Field(ge=0, le=LARGEST_BATCH_ID), Whole] = Field(
         description="Number of the batch, one more with every batch of the instance."
     )
     end: Time = Field(description="When it ended.")
@@ -146,8 +147,8 @@ class PredictionOut(BaseModel):
     ttft: float | None = Field(description="Expected time to the first token.")
     tpot: float | None = Field(description="Expected time between two tokens after it.")
     e2el: float | None = Field(description="Expected time to the last token.")
-    ttft_bounds: tuple[float, float] | None = Field(description="90 % of TTFTs lie between.")
-    e2el_bounds: tuple[float, float] | None = Field(description="90 % of E2ELs lie between.")
+    ttft_bounds: Pair | None = Field(description="90 % of TTFTs lie between.")
+    e2el_bounds: Pair | None = Field(description="90 % of E2ELs lie between.")
     slo_risk: float | None = Field(description="Chance that a promise is missed.")
     externality: float | None = Field(description="Time that it adds to all others together.")
     confidence: str = Field(

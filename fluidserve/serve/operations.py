@@ -35,7 +35,7 @@ def operations(service: Service) -> APIRouter:
     router = APIRouter(tags=["predictor"])
 
     @router.post(
-        "/v1/enqueue_request", response_model=Accepted, responses=reasons(409, 415, 422),
+        "/v1/enqueue_request", response_model=Accepted, responses=reasons(404, 409, 415, 422),
         openapi_extra=ENQUEUES.described, summary="Requests were sent to instances.",
     )  # fmt: skip
     async def enqueue_request(request: Request) -> Response:
@@ -44,7 +44,7 @@ def operations(service: Service) -> APIRouter:
         return answer({"accepted": service.enqueue(said if isinstance(said, list) else [said])})
 
     @router.post(
-        "/v1/sync_batch_result", response_model=SyncCountsOut, responses=reasons(415, 422),
+        "/v1/sync_batch_result", response_model=SyncCountsOut, responses=reasons(404, 415, 422),
         openapi_extra=SYNCS.described, summary="Instances have ended batches.",
     )  # fmt: skip
     async def sync_batch_result(request: Request) -> Response:
@@ -53,7 +53,7 @@ def operations(service: Service) -> APIRouter:
         return answer(service.sync(said if isinstance(said, list) else [said]))
 
     @router.post(
-        "/v1/predict", response_model=Predicted, responses=reasons(415, 422),
+        "/v1/predict", response_model=Predicted, responses=reasons(404, 415, 422),
         openapi_extra=ASK.described, summary="What would happen to requests, were they sent now?",
     )  # fmt: skip
     async def predict(request: Request) -> Response:
@@ -62,7 +62,7 @@ def operations(service: Service) -> APIRouter:
         return answer({"predictions": found, "time_unit": service.time_unit})
 
     @router.post(
-        "/v1/forget_instance", response_model=Accepted, responses=reasons(415, 422),
+        "/v1/forget_instance", response_model=Accepted, responses=reasons(404, 415, 422),
         openapi_extra=FORGET.described, summary="An instance has begun anew.",
     )  # fmt: skip
     async def forget_instance(request: Request) -> Response:

@@ -173,7 +173,7 @@ class Service:
     def _known(self, instance_id: int) -> None:
         size = len(self.predictor.instances)
         if instance_id >= size:
-            raise Refusal(422, f"instance_id: {instance_id} is not in the fleet; allowed: 0 to "
+            raise Refusal(404, f"instance_id: {instance_id} is not in the fleet; allowed: 0 to "
                           f"{size - 1}")  # fmt: skip
 
     def _at(self, ts: float) -> None:
