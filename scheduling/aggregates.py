@@ -147,7 +147,11 @@ class AggregatePredictor:
             state.waiting_tokens = float(prompt * about.waiting)
             state.queue.groups[0] = about.waiting, 0.0, 0.0, of
             state.queue._size, state.queue.total = 1, float(about.waiting)
-        return state, float(self.instance.batch_time.duration(tokens, float(about.running)))
+        if about.kv_share > 0 and self._capacity > 0:
+            state.kv_used = about.kv_share * self._capacity
+        state.num_running = float(about.running)
+        state.last_duration = float(self.instance.batch_time.duration(tokens, about.running))
+        return state, state.last_duration
 
     @property
     def _prompts(self) -> NDArray[np.float64]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduling.bounds import Track
 from scheduling.instance_state import InstanceState, SyncCounts, Waiting
 from scheduling.predictor import Predictor
+from scheduling.record import Record
 from scheduling.running_set import GROUPS, RunningSet
 from serving import FluidServeError
 
@@ -21,6 +23,7 @@ TIMES = (
     "boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead", "kv_used",
     "num_running",
 )  # fmt: skip
+TRACKS = ("ttft", "e2el")
 RATES = ("_count", "_last", "_time")
 SETS = ("running", "queue")
 
@@ -69,7 +72,43 @@ def to_arrays(predictor: Predictor) -> Arrays:
     }  # fmt: skip
     for name in SETS:
         out |= _of_sets(name, [getattr(each, name) for each in states])
+    return out | _of_record(predictor.record)
+
+
+def _of_record(record: Record) -> Arrays:
+    """Return how predictions came true, and those whose truth is still to come."""
+    nan = np.nan
+    out: Arrays = {
+        "failed": np.array(sorted(record.failed), np.int64),
+        "open": np.array(list(record._open), np.int64),
+        "open_predictions": np.array(
+            [(at, ttft, *((nan, nan, nan) if e2el is None else e2el))
+             for at, ttft, e2el in record._open.values()],
+            float,
+        ).reshape(-1, 5),
+    }  # fmt: skip
+    for name in TRACKS:
+        track: Track = getattr(record, name)
+        out[f"{name}_scores"] = np.array([track._scores, track._off], float).reshape(2, -1).T
+        out[f"{name}_widening"] = np.array([track._since, track.widening], float)
     return out
+
+
+def _record(arrays: Mapping[str, NDArray[Any]]) -> Record:
+    made = Record()
+    made.failed.update(arrays["failed"].tolist())
+    for key, (at, ttft, *e2el) in zip(
+        arrays["open"].tolist(), arrays["open_predictions"].tolist(), strict=True
+    ):
+        made._open[key] = at, ttft, None if e2el[0] != e2el[0] else (e2el[0], e2el[1], e2el[2])
+    for name in TRACKS:
+        track: Track = getattr(made, name)
+        for score, off in arrays[f"{name}_scores"].tolist():
+            track._scores.append(score)
+            track._off.append(off)
+        since, track.widening = arrays[f"{name}_widening"].tolist()
+        track._since = int(since)
+    return made
 
 
 def _of_sets(name: str, sets: list[RunningSet]) -> Arrays:
@@ -119,9 +158,10 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     if any(len(arrays[name]) != size for name, like in model.items() if _is_per_instance(name)):
         raise FluidServeError(f"the state is not one of {size} instances")
     _check(predictor, arrays)
-    states = [_state(arrays, i) for i in range(size)]
+    states, record = [_state(arrays, i) for i in range(size)], _record(arrays)
     curves = arrays["curves"]
     predictor.states[:] = states
+    predictor.record = record
     predictor._curves[:, :, : curves.shape[2]] = curves
     predictor._about[:] = arrays["about"]
     predictor._dirty = set(np.flatnonzero(arrays["dirty"]).tolist())
@@ -149,6 +189,7 @@ def _check(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> None:
     fits &= bool(((steps >= 0) & (steps <= arrays["curves"].shape[2])).all())
     of_class = [arrays["waiting"][:, 3], arrays["stopped"][:, 2]]
     of_instance = [arrays[name][:, 0] for name in ("waiting", "fresh", "stopped")]
+    of_instance.append(arrays["failed"])
     for name in SETS:
         groups, members = arrays[f"{name}_groups"], arrays[f"{name}_members"]
         of_class.append(groups[:, 4])
@@ -161,6 +202,10 @@ def _check(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> None:
     fits &= all(_within(each, classes) for each in of_class)
     fits &= len(arrays["waiting_at"]) == len(arrays["waiting"])
     fits &= len(arrays["stopped_tokens"]) == len(arrays["stopped"])
+    fits &= len(arrays["open_predictions"]) == len(arrays["open"])
+    for name in TRACKS:
+        about = arrays[f"{name}_widening"]
+        fits &= len(about) == 2 and bool(about[0] >= 0)
     if not fits:
         raise FluidServeError("the state is damaged")
 

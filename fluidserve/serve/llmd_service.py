@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -121,6 +122,8 @@ class LlmdService:
             found = self.predictor.predict(about, prompt, round(asked.prefix_cache_score * prompt))
         except FluidServeError as wrong:
             raise Refusal(409, str(wrong)) from wrong
+        if not math.isfinite(found.ttft):
+            raise Refusal(409, "the model has no answer for an instance in this state")
         return self._ms * max(0.0, found.ttft), self._ms * self.predictor.tpot(found, prompt)
 
 

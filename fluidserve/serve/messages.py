@@ -152,7 +152,8 @@ class PredictionOut(BaseModel):
     slo_risk: float | None = Field(description="Chance that a promise is missed.")
     externality: float | None = Field(description="Time that it adds to all others together.")
     confidence: str = Field(
-        description="high, fair or low; stale where reports stay away; failed scores worst."
+        description="high, fair or low; unknown until predictions have come true; stale where "
+        "reports stay away; failed scores worst."
     )
     level: str
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from fluidserve.serve.bodies import Refusal
 from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
-from scheduling import Prediction, Predictor, RequestMeta
+from scheduling import Prediction, Predictor
 from scheduling.snapshot import forget
-from serving import FluidServeError
 
 MOST_PRESENT = 100_000
 """Requests of an instance of which nobody has said that they ended."""
@@ -111,16 +110,14 @@ class Service:
             raise Refusal(422, f"{len(requests)} requests on {size} instances are more than "
                           f"{MOST_CANDIDATES} candidates")  # fmt: skip
         self._at(ask.ts)
-        stale = set(self.predictor.stale(ask.ts))
         out: list[dict[str, Any]] = []
         for each in requests:
             meta = each.meta()
-            for found in self._predicted(asked, meta, ask.ts, ask.action_hint):
-                row = {"request_id": each.request_id, **self._told(found, meta)}
-                if found.instance_id in stale and found.confidence != "failed":
-                    row["confidence"] = "stale"
-                out.append(row)
+            for instance_id in asked:
+                found = self.predictor.predict(instance_id, meta, ask.ts, ask.action_hint)
+                out += [{"request_id": each.request_id, **_told(one)} for one in found]
         self.predictions += len(out)
+        self.failed += sum(each["confidence"] == "failed" for each in out)
         return out
 
     def stale(self) -> list[int]:
@@ -137,39 +134,6 @@ class Service:
             self._known(each)
         return asked  # type: ignore[return-value]
 
-    def _predicted(
-        self, asked: Sequence[int | None], meta: RequestMeta, ts: float, hint: str
-    ) -> list[Prediction]:
-        """Return predictions; where one fails, it alone does, and scores worst."""
-        found: list[Prediction] = []
-        for instance_id in asked:
-            try:
-                found += self.predictor.predict(instance_id, meta, ts, hint)
-            except FluidServeError:
-                if instance_id is None:
-                    return self._predicted(range(len(self.predictor.instances)), meta, ts, hint)
-                self.failed += 1
-                found.append(
-                    Prediction(instance_id, math.inf, math.inf, None, None, None, None, math.inf,
-                               "failed", self.predictor.level)
-                )  # fmt: skip
-        return found
-
-    def _told(self, found: Prediction, meta: RequestMeta) -> dict[str, Any]:
-        """Return a prediction for JSON, which knows no infinity."""
-        tpot = found.tpot
-        if not math.isfinite(tpot) and found.e2el is not None:
-            lengths = self.predictor.lengths
-            more = float(lengths.mean[lengths.class_of(meta)]) - 1.0
-            tpot = (found.e2el - found.ttft) / more if more > 0 else math.nan
-        return {
-            "instance_id": found.instance_id, "ttft": _number(found.ttft), "tpot": _number(tpot),
-            "e2el": _number(found.e2el), "ttft_bounds": _pair(found.ttft_bounds),
-            "e2el_bounds": _pair(found.e2el_bounds), "slo_risk": _number(found.slo_risk),
-            "externality": _number(found.externality), "confidence": found.confidence,
-            "level": found.level,
-        }  # fmt: skip
-
     def _known(self, instance_id: int) -> None:
         size = len(self.predictor.instances)
         if instance_id >= size:
@@ -178,6 +142,17 @@ class Service:
 
     def _at(self, ts: float) -> None:
         self.latest = max(self.latest, ts)
+
+
+def _told(found: Prediction) -> dict[str, Any]:
+    """Return a prediction for JSON, which knows no infinity."""
+    return {
+        "instance_id": found.instance_id, "ttft": _number(found.ttft), "tpot": _number(found.tpot),
+        "e2el": _number(found.e2el), "ttft_bounds": _pair(found.ttft_bounds),
+        "e2el_bounds": _pair(found.e2el_bounds), "slo_risk": _number(found.slo_risk),
+        "externality": _number(found.externality), "confidence": found.confidence,
+        "level": found.level,
+    }  # fmt: skip
 
 
 def _number(value: float | None) -> float | None:

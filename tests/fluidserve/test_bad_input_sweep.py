@@ -23,6 +23,7 @@ COUNTS = {
     "--scan", "--run-length", "--max-run-length", "--max-num-batched-tokens", "--result",
     "--steps-per-row", "--windows", "--longest-gap", "--mean-decode", "--hash-block-size",
     "--turns", "--sessions", "--system-prompts", "--system-prompt-length", "--replicas", "--seeds",
+    "--port", "--max-in-flight",
 }  # fmt: skip
 NUMBERS = {
     "--start", "--rate-scale", "--horizon", "--arrival-rate", "--burstiness", "--load",
@@ -31,10 +32,14 @@ NUMBERS = {
     "--measured-requests", "--d-1", "--until", "--inject-at", "--initial-waiting", "--step",
     "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
     "--answer-token-time", "--within", "--budget", "--signal-period", "--signal-delay",
-    "--decision-time",
+    "--decision-time", "--patience", "--snapshot-every", "--stale-after",
 }  # fmt: skip
-FILES = {"--requests", "--trace", "--lengths", "--config", "--resume", "--inject"}
-PLACES = {"--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report"}
+FILES = {
+    "--requests", "--trace", "--lengths", "--config", "--resume", "--inject", "--token-file",
+}  # fmt: skip
+PLACES = {
+    "--output", "--out", "--config-out", "--save-state", "--bench-json", "--llmd-report", "--state",
+}  # fmt: skip
 WRONG = {
     **dict.fromkeys(COUNTS, NO_COUNT), **dict.fromkeys(NUMBERS, NO_NUMBER),
     **dict.fromkeys(FILES, NO_FILE), **dict.fromkeys(PLACES, NO_PLACE),
@@ -80,6 +85,7 @@ BESIDE = {
     "--system-prompts": ["--system-prompt-length", "9"],
     "--system-prompt-length": ["--system-prompts", "2"],
     "--tp": PROFILE, "--gpu-memory-utilization": PROFILE,
+    "--snapshot-every": ["--state", "state.npz"],
     "--step": ["--method", "eulerian_jax"],
     "--at-batch": ["--save-state", "state.npz"],
     "--inject-at": ["--inject", "good.csv"],

@@ -29,6 +29,7 @@ def driven(predictor, first, last, seed=1):
             continue
         now = 0.01 * k
         for i, number, prompt in ids:
+            predictor.predict(None, RequestMeta(number, prompt), now)
             predictor.enqueue_request(i, RequestMeta(number, prompt), now)
         for i in (0, 1):
             started = (10 * (k - 1) + i,) if k % 3 else ()
@@ -47,7 +48,7 @@ def answers(predictor, now):
     found = []
     for prompt in (5, 60, 500):
         for each in predictor.predict(None, RequestMeta(10**6, prompt), now):
-            found.append((each.ttft, each.e2el, each.e2el_bounds, each.externality))
+            found.append(each)
     return found
 
 
@@ -60,7 +61,7 @@ def through_a_file(arrays):
 
 
 @pytest.mark.parametrize("level", ["reuse", "lightweight"])
-@pytest.mark.parametrize("batches", [0, 1, 7, 40])
+@pytest.mark.parametrize("batches", [0, 1, 7, 90])
 def test_answers_after_a_restore_are_equal(level, batches):
     old = driven(made(level=level), 0, batches)
     answers(old, 0.01 * batches)  # so that forecasts are there to be shared
@@ -79,7 +80,9 @@ def test_the_drive_has_everything_in_it():
     state = predictor.states[0]
     assert state.running.total > 3 and state.waiting and state.stopped
     assert state.counts.applied == 40
-    assert predictor._rates[0].value > 0
+    assert predictor._rates[0].value > 0 and predictor.record._open
+    known = driven(made(), 0, 90).predict(0, RequestMeta(10**6, 60), 0.9)[0]
+    assert known.ttft_bounds is not None and known.e2el_bounds is not None
 
 
 def test_arrays_of_another_fleet_version_or_kind_are_refused():

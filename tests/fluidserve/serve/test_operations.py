@@ -27,10 +27,10 @@ def test_the_service_says_what_the_predictor_says(client):
     for found, each in zip(done.json()["predictions"], expected, strict=True):
         assert (found["request_id"], found["instance_id"]) == (9, each.instance_id)
         assert (found["ttft"], found["e2el"]) == (each.ttft, each.e2el)
-        assert tuple(found["e2el_bounds"]) == each.e2el_bounds
+        assert found["e2el_bounds"] == each.e2el_bounds
+        assert found["confidence"] == each.confidence == "unknown"
         assert found["externality"] == each.externality
-        mean = other.lengths.mean[other.lengths.class_of(RequestMeta(9, 20))]
-        assert found["tpot"] == pytest.approx((each.e2el - each.ttft) / (mean - 1))
+        assert found["tpot"] == each.tpot > 0.009
 
 
 def test_lists_are_taken_whole(client, service):
@@ -101,18 +101,17 @@ def test_an_instance_whose_reports_stay_away_is_stale():
 
 
 def test_a_prediction_that_fails_fails_alone(client, service, monkeypatch):
-    whole = service.predictor.predict
+    def stalled(*_):
+        raise SolveError("lagrangian", "stalled", "on purpose")
 
-    def broken(instance_id, *rest):
-        if instance_id != 1:
-            raise SolveError("lagrangian", "stalled", "on purpose")
-        return whole(instance_id, *rest)
-
-    monkeypatch.setattr(service.predictor, "predict", broken)
+    forecaster = service.predictor._forecasters[0]
+    service.predictor.predict(1, RequestMeta(1, 60), 0.0)
+    monkeypatch.setattr(forecaster, "march", stalled)
     done = client.post("/v1/predict", json={"request_meta": request(2), "ts": 0.0}).json()
     failed, fine = done["predictions"]
     assert failed["confidence"] == "failed" and failed["ttft"] is None
-    assert fine["confidence"] == "fair" and fine["ttft"] > 0
+    assert fine["confidence"] != "failed" and fine["ttft"] > 0
+    assert service.failed == 1
 
 
 def test_health(client):
