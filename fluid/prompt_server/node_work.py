@@ -179,10 +179,9 @@ def work_closure(
     each = life(mix, instance)
     known = _work(mix, instance)
     work = known.work if oldest is None else _younger(mix, instance, oldest)
-    number = np.concatenate([[0.0], np.geomspace(0.25, max(full.batch_size * 1.5, 1.0), SIZES)])
-    longer = _longer(each, instance, now, number)
+    number, longer = _steps(mix, instance, now)
     batches = ServerBatches(
-        saturation=_by_resource(mix, instance, full),
+        saturation=known.by_resource,
         server=instance,
         life=each,
         arriving=arriving,
@@ -195,7 +194,7 @@ def work_closure(
         longer=longer,
         slower=full.throughput * work.mean / known.unit,
         reads=_reads(each),
-        by_token=_straight(each, instance, 0.7 * full.entering)[2],
+        by_token=known.by_token,
     )
     line = _line(batches, inside)
     return closure_of(work, batches, line, rate, dispersion)
@@ -225,6 +224,10 @@ class _Known(NamedTuple):
         d_0.
     unit : [work/time]
         Work that a full server would do without preemptions.
+    by_resource
+        The full server, see :func:`_by_resource`.
+    by_token : [time/token]
+        What a token of KV adds to a step of a server that is not full.
     """
 
     needs: Needs
@@ -233,6 +236,8 @@ class _Known(NamedTuple):
     square: float
     at_nothing: float
     unit: float
+    by_resource: ServerSaturation
+    by_token: float
 
 
 @lru_cache(maxsize=64)
@@ -279,7 +284,9 @@ def _work(mix: RequestMix, server: PromptServer) -> _Known:
         pending=0.5 + late,
     )
     work = work_of(needs, lengths_of(mix, needs, by_prompt=True))
-    return _Known(needs, work, prompt, float(share @ longer**2), nobody, unit)
+    held_by = _by_resource(mix, server, full)
+    usually = _straight(each, server, 0.7 * full.entering)[2]
+    return _Known(needs, work, prompt, float(share @ longer**2), nobody, unit, held_by, usually)
 
 
 def _straight(each: Life, server: PromptServer, x: float) -> tuple[float, float, float]:
@@ -298,6 +305,16 @@ def _straight(each: Life, server: PromptServer, x: float) -> tuple[float, float,
     here = float(decode_step(each, server, x))
     nobody = max(here - by_decode * decodes - by_token * read, 0.0)
     return nobody, by_decode * share, by_token
+
+
+@lru_cache(maxsize=64)
+def _steps(
+    mix: RequestMix, server: PromptServer, rate: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return numbers of requests, and :func:`_longer` at a ``rate``; read, not to be changed."""
+    most = max(saturation(mix, server).batch_size * 1.5, 1.0)
+    number = np.concatenate([[0.0], np.geomspace(0.25, most, SIZES)])
+    return number, _longer(life(mix, server), server, rate, number)
 
 
 def _longer(

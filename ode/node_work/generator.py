@@ -74,6 +74,14 @@ class Levels:
     pending: NDArray[np.float64]
     spread: NDArray[np.float64]
 
+    def lowest(self, top: int) -> Levels:
+        """Return so many of the levels."""
+        return Levels(
+            self.work[:top], min(self.uniform, top - 1), self.batch[:top], self.batch_time[:top],
+            self.service[:top], self.full[:top], self.demand[:top], self.pending[:top],
+            self.spread[:top],
+        )  # fmt: skip
+
     @property
     def step(self) -> float:
         """Width of the uniform levels [token-iterations]."""

@@ -28,22 +28,22 @@ class NodeModel(Protocol):
         """Who arrives."""
         ...
 
-    @property
+    @cached_property
     def capacity(self) -> float:
         """Arrival rate [requests/time] that the node just keeps up with."""
         ...
 
-    @property
+    @cached_property
     def stay(self) -> float:
         """How long a request executes on a saturated node [time]."""
         ...
 
-    @property
+    @cached_property
     def size(self) -> float:
         """Requests that fit."""
         ...
 
-    @property
+    @cached_property
     def batch(self) -> float:
         """What a batch holds at most, in tokens of the closure."""
         ...

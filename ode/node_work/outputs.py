@@ -47,9 +47,10 @@ def _outputs(
         problem.regimes.at(window.end, age, window.rate)
         for window, age in zip(windows, ages[1:], strict=True)
     ]
-    given = [regime.outputs(model.beyond_batch(regime.closure)) for regime in regimes]
+    top = int(np.flatnonzero(laws.any(axis=0)).max(initial=0)) + 1  # nobody is above
+    given = [regime.outputs(model.beyond_batch(regime.closure), top) for regime in regimes]
     return {
-        name: np.array([law @ at[name] for law, at in zip(laws, given, strict=True)])
+        name: np.array([law[:top] @ at[name] for law, at in zip(laws, given, strict=True)])
         for name in given[0]
     }
 

@@ -51,20 +51,22 @@ class Regime:
             self._made[rate] = generator(self.levels, self.closure, rate)
         return self._made[rate]
 
-    def outputs(self, beyond_batch: float) -> Mapping[str, NDArray[np.float64]]:
-        """Return what is expected at each level, (K + 1,), by output.
+    def outputs(self, beyond_batch: float, top: int) -> Mapping[str, NDArray[np.float64]]:
+        """Return what is expected at each of the lowest levels, (top,), by output.
 
         Parameters
         ----------
         beyond_batch
             Work of those who are let in beyond a saturated batch.
+        top
+            How many levels.
         """
-        if "outputs" not in self._made:
-            self._made["outputs"] = self._outputs(beyond_batch)
-        return self._made["outputs"]
+        if ("outputs", top) not in self._made:
+            self._made["outputs", top] = self._outputs(beyond_batch, top)
+        return self._made["outputs", top]
 
-    def _outputs(self, beyond_batch: float) -> Mapping[str, NDArray[np.float64]]:
-        closure, levels = self.closure, self.levels
+    def _outputs(self, beyond_batch: float, top: int) -> Mapping[str, NDArray[np.float64]]:
+        closure, levels = self.closure, self.levels.lowest(top)
         tokens = np.minimum(levels.demand, closure.saturation.batch_tokens)
         executing = tokens * requests_per_token(closure, levels.work, tokens)
         ahead = levels.full / closure.work.mean
