@@ -42,7 +42,7 @@ class Residuals:
         """Take a measurement; return whether it says anything: both are numbers > 0."""
         if not (0 < predicted < math.inf and 0 < actual < math.inf):
             return False
-        off = math.log(actual / predicted)
+        off = math.log(actual) - math.log(predicted)
         mine = abs(off), abs(off - math.log(self._candidate))
         self._weight = FORGETS * self._weight + 1.0
         self._errors = [FORGETS * old + new for old, new in zip(self._errors, mine, strict=True)]

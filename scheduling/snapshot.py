@@ -253,6 +253,9 @@ def _set(arrays: Mapping[str, NDArray[Any]], name: str, i: int) -> RunningSet:
 
 def forget(predictor: Predictor, instance_id: int) -> None:
     """Let an instance be empty again; what was counted of its reports stays."""
-    counts = predictor.states[instance_id].counts
+    state = predictor.states[instance_id]
+    for request_id in (*state.waiting, *state.running._group_of, *state.stopped):
+        predictor.record._open.pop(request_id, None)
+    counts = state.counts
     predictor.states[instance_id] = InstanceState(counts=counts)
     predictor._dirty.add(instance_id)

@@ -53,7 +53,7 @@ class Keeper:
 
     def __init__(self, path: Path, every: float) -> None:
         self.path, self.every = path, every
-        self._written = 0
+        self._written, self._identity = 0, ""
         self.writes = self.failures = 0
 
     def read(self, service: Service) -> None:
@@ -90,7 +90,8 @@ class Keeper:
 
     def packed(self, service: Service) -> bytes:
         """Return what the file holds."""
-        about = {"format": FORMAT, "identity": identity_of(service.predictor)}
+        self._identity = self._identity or identity_of(service.predictor)
+        about = {"format": FORMAT, "identity": self._identity}
         arrays: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
         arrays |= to_arrays(service.predictor) | {"latest": np.array(service.latest)}
         file = io.BytesIO()

@@ -36,7 +36,9 @@ class RequestMetaIn(Message):
     predicted_decode_length: Annotated[float | None, Field(gt=0, le=1e7, allow_inf_nan=False)] = (
         Field(None, description="Tokens of the answer as somebody else estimates them.")
     )
-    prefix_hit: Prompt = Field(0, description="Tokens expected in the instance's prefix cache.")
+    prefix_hit: Prompt = Field(
+        0, description="Tokens expected in the prefix cache; no more than the prompt count."
+    )
     slo_ttft: Latency | None = Field(None, description="Promised time to the first token.")
     slo_e2el: Latency | None = Field(None, description="Promised time to the last token.")
 
@@ -44,7 +46,7 @@ class RequestMetaIn(Message):
         """Return it in the words of the predictor."""
         return RequestMeta(
             number_of(self.request_id), self.prefill_length, self.predicted_decode_length,
-            self.prefix_hit, self.slo_ttft, self.slo_e2el,
+            min(self.prefix_hit, self.prefill_length), self.slo_ttft, self.slo_e2el,
         )  # fmt: skip
 
 

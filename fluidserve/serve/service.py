@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fluidserve.serve.bodies import Refusal
 from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
-from scheduling import Prediction, Predictor
+from scheduling import Prediction, Predictions, Predictor
 from scheduling.snapshot import forget
 
 MOST_PRESENT = 100_000
@@ -18,6 +18,9 @@ MOST_PRESENT = 100_000
 
 MOST_LOST = 10_000
 """Reports in a row that may be missing: after more, nobody is believed to be there any longer."""
+
+MOST_RECENT = 2000
+"""Requests whose predictions are remembered until they are sent: their truth teaches bounds."""
 
 TOLD = ("applied", "duplicate", "late", "lost", "unknown")
 
@@ -43,7 +46,7 @@ class Service:
     predictions: int = 0
     failed: int = 0
     latest: float = -math.inf
-    began: float = field(default_factory=time.monotonic)
+    _recent: OrderedDict[int, list[Predictions]] = field(default_factory=OrderedDict)
 
     def enqueue(self, messages: Sequence[Enqueue]) -> int:
         """Note that requests were sent; all of them or none.
@@ -64,9 +67,19 @@ class Service:
                 )  # fmt: skip
         for each in messages:
             self._at(each.ts)
-            self.predictor.enqueue_request(each.instance_id, each.request_meta.meta(), each.ts)
+            meta, state = each.request_meta.meta(), self.predictor.states[each.instance_id]
+            before = len(state.waiting)
+            self.predictor.enqueue_request(each.instance_id, meta, each.ts)
+            found = self._foretold(meta.request_id, each.instance_id)
+            if found is not None and len(state.waiting) > before:
+                self.predictor.record.remember(found, each.instance_id, meta, each.ts)
         self.changes += 1
         return len(messages)
+
+    def _foretold(self, request_id: int, instance_id: int) -> Predictions | None:
+        """Return what was predicted for a request, whoever else has asked since."""
+        of_it = self._recent.pop(request_id, ())
+        return next((each for each in of_it if instance_id in each.instances), None)
 
     def sync(self, messages: Sequence[Sync]) -> dict[str, int]:
         """Take reports; return how they came in."""
@@ -113,9 +126,12 @@ class Service:
         out: list[dict[str, Any]] = []
         for each in requests:
             meta = each.meta()
-            for instance_id in asked:
-                found = self.predictor.predict(instance_id, meta, ask.ts, ask.action_hint)
-                out += [{"request_id": each.request_id, **_told(one)} for one in found]
+            found = [self.predictor.predict(i, meta, ask.ts, ask.action_hint) for i in asked]
+            out += [{"request_id": each.request_id, **_told(one)} for of in found for one in of]
+            self._recent.pop(meta.request_id, None)
+            self._recent[meta.request_id] = found
+        while len(self._recent) > MOST_RECENT:
+            self._recent.popitem(last=False)
         self.predictions += len(out)
         self.failed += sum(each["confidence"] == "failed" for each in out)
         return out

@@ -45,6 +45,10 @@ def test_it_is_bounded(actual, factor):
     assert taught(lambda _: actual).factor == factor
 
 
+def test_what_no_factor_helps_is_left_alone():
+    assert taught(lambda _: 5e-324, predicted=10.0).factor == 1.0
+
+
 def test_a_few_wild_measurements_move_it_little():
     assert not taught(lambda k: 1e6 if k % 10 == 0 else 1.0).is_on
 

@@ -47,6 +47,20 @@ def test_lists_are_taken_whole(client, service):
     assert [(each["request_id"], each["instance_id"]) for each in found] == [(20, 1), (21, 1)]
 
 
+def test_what_was_predicted_is_judged_whoever_asked_in_between(client, service):
+    """Bounds are learnt from truths: routers ask for many requests before they send the first."""
+    client.post("/v1/predict", json={"request_meta": [request(1), request(2)], "ts": 0.0})
+    ask = {"request_meta": request(3), "ts": 0.0, "instance_id": [0, 1]}
+    client.post("/v1/predict", json=ask)
+    client.post("/v1/enqueue_request", json=[sent(k, k % 2) for k in (1, 2, 3, 4)])
+    client.post("/v1/sync_batch_result", json=[batch(0, 1, end=0.02, started=[1, 3]),
+                                               batch(0, 0, end=0.02, started=[2, 4])])  # fmt: skip
+    record = service.predictor.record
+    assert len(record.ttft) == 3  # of 4 nobody had asked
+    client.post("/v1/forget_instance", json={"instance_id": 0})
+    assert set(record._open) == {1, 3}
+
+
 def test_first_tokens_alone_can_be_asked_for(client):
     ask = {"request_meta": request(1), "instance_id": 0, "ts": 0.0, "action_hint": "ttft"}
     (found,) = client.post("/v1/predict", json=ask).json()["predictions"]
