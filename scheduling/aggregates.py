@@ -150,8 +150,10 @@ class AggregatePredictor:
         if about.kv_share > 0 and self._capacity > 0:
             state.kv_used = about.kv_share * self._capacity
         state.num_running = float(about.running)
-        state.last_duration = float(self.instance.batch_time.duration(tokens, about.running))
-        return state, state.last_duration
+        duration = float(self.instance.batch_time.duration(tokens, about.running))
+        if not state.is_idle:
+            state.last_duration = duration
+        return state, duration
 
     @property
     def _prompts(self) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import pytest
 from scheduling import BatchTrace, Predictor, RequestMeta
 from scheduling.aggregates import SLOTS, AggregatePredictor, Aggregates
 from scheduling.running_set import AGE, COUNT, OF
-from serving import BatchTimeLaw, DecodeNode, RequestMix
+from serving import BatchTimeLaw, DecodeNode, RequestMix, VllmV1
 
 MIX = RequestMix.from_lengths([20, 60, 120], [10, 25, 40])
 NODE = DecodeNode(M_total=20_000, B=2_000, batch_time=BatchTimeLaw(d_0=0.01, d_kv=1e-5))
@@ -22,6 +22,18 @@ def predictor():
 def test_an_empty_instance_serves_a_request_alone(predictor):
     found = predictor.predict(Aggregates(0, 0), 60)
     assert found.ttft == pytest.approx(NODE.batch_time.duration(61, 1), rel=1e-6)
+
+
+def test_an_empty_server_that_computes_prompts_is_that_of_the_predictor():
+    law = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_kv=1e-6, d_prefill=1e-4)
+    server = VllmV1(batch_time=law, num_gpu_blocks=2000, block_size=16, max_num_batched_tokens=512,
+                    max_num_seqs=64, time_unit="s")  # fmt: skip
+    mine = AggregatePredictor(server, MIX, 1.0)
+    found = mine.predict(Aggregates(0, 0), 600)
+    theirs = Predictor([server], MIX, arrival_rate=1.0).predict(0, RequestMeta(1, 600), 0.0)[0]
+    assert found.ttft == pytest.approx(theirs.ttft) and found.ttft > 0.06
+    assert mine.predict(Aggregates(0, 0), 600, prefix_hit=500).ttft < 0.6 * found.ttft
+    assert mine.predict(Aggregates(30, 10, 0.5), 600).ttft > 1.5 * found.ttft
 
 
 def test_who_runs_is_as_old_as_in_equilibrium(predictor):
