@@ -39,7 +39,6 @@ from studies.campaign.judge import NOISES, OFF
 from studies.campaign.rows import NOISIEST
 from studies.campaign.running import read_campaign
 from studies.campaign.scenarios import draw
-from studies.question import Question
 from workload import read_lengths
 
 ENGINE, METHOD = "decode_node", "node_work"
@@ -109,9 +108,9 @@ the window; Poisson arrivals; evictions cost nothing; the straddle of many; thos
 like all."""
 
 
-WHERE: Mapping[str, Callable[[Question], bool]] = {
-    "sacrifices slow a full node": lambda of: of.instance.mode == "sacrifice",
-    "few requests are packed whole": lambda of: fluid._capacity.packs_whole(of.mix, of.instance),
+WHERE: Mapping[str, Callable[[RequestMix, Any], bool]] = {
+    "sacrifices slow a full node": lambda _, node: node.mode == "sacrifice",
+    "few requests are packed whole": fluid._capacity.packs_whole,
 }
 """Where parts play no role, nothing is asked without them."""
 
@@ -142,10 +141,10 @@ def errors_of(
     row: Mapping[str, Any], seed: int, files: Mapping[str, RequestMix]
 ) -> dict[str | None, dict[str, float]]:
     """Return predicted over engine by part switched off and metric, None for none switched off."""
-    found = {}
+    found: dict[str | None, dict[str, float]] = {}
     for part in (None, *OFFS):
         question = draw(row["number"], seed, files).question
-        if part in WHERE and not WHERE[part](question):
+        if part is not None and part in WHERE and not WHERE[part](question.mix, question.instance):
             found[part] = found[None]
             continue
         with without(part):
