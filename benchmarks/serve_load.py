@@ -2,8 +2,10 @@
 
 Starts the service, tells it of a fleet at work, and calls it over raw connections that each send
 the next call when they have the answer to the last. Prints one line per case. The service says in
-``Server-Timing`` how long a call took from its complete body to its answer; the client's latencies
-have the wait for the other connections in them as well, and the client's own work.
+``Server-Timing`` how long a call took from its complete body to its answer, and how much of this it
+computed; the client's latencies have the wait for the other connections in them as well, and the
+client's own work. ``per core`` is predictions over the CPU time of the whole service, connections
+included: what one core of its own would do.
 
     python benchmarks/serve_load.py --seconds 10
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,7 +39,7 @@ async def answered(reader: asyncio.StreamReader) -> tuple[int, float, bytes]:
         if name.lower() == b"content-length":
             length = int(value)
         elif name.lower() == b"server-timing":
-            taken = float(value.rpartition(b"=")[2])
+            taken = float(value.rpartition(b"=")[2])  # of the CPU, which stands last
     return status, taken, await reader.readexactly(length)
 
 
@@ -109,19 +112,29 @@ def cases(instances: int) -> dict[str, tuple[bytes, int, tuple[int, ...]]]:
     }  # fmt: skip
 
 
-async def measure(port: int, seconds: float, instances: int, running: int) -> None:
+def cpu_of(pid: int) -> float:
+    """Return the CPU time of a process [s]; Linux alone says it."""
+    with open(f"/proc/{pid}/stat") as file:
+        parts = file.read().rpartition(")")[2].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(pid: int, port: int, seconds: float, instances: int, running: int) -> None:
     await at_work(port, instances, running)
     print(f"{'call':28} {'conns':>5} {'calls/s':>8} {'pred/s':>9} {'p50 ms':>7} {'p99 ms':>7} "
-          f"{'service p50':>11} {'service p99':>11}")  # fmt: skip
+          f"{'cpu p50':>8} {'cpu p99':>8} {'per core':>9}")  # fmt: skip
     for name, (content, size, connections) in cases(instances).items():
         await load(port, content, 4, 1.0)  # forecasts are made, the allocator is warm
         for count in connections:
+            used = cpu_of(pid)
             found = await load(port, content, count, seconds)
+            used = cpu_of(pid) - used
             refused = sum(status != 200 for status in found["status"])
             rate = (len(found["status"]) - refused) / seconds
             print(f"{name:28} {count:5} {rate:8.0f} {rate * size:9.0f} "
                   f"{at(found['latency'], 0.5):7.2f} {at(found['latency'], 0.99):7.2f} "
-                  f"{at(found['service'], 0.5):11.3f} {at(found['service'], 0.99):11.3f}"
+                  f"{at(found['service'], 0.5):8.3f} {at(found['service'], 0.99):8.3f} "
+                  f"{rate * seconds * size / used:9.0f}"
                   f"{f'  {refused} refused' if refused else ''}", flush=True)  # fmt: skip
 
 
@@ -139,7 +152,7 @@ def main() -> None:
     try:
         assert service.stdout is not None
         port = int(service.stdout.readline().strip().rpartition(":")[2])
-        asyncio.run(measure(port, asked.seconds, asked.instances, asked.running))
+        asyncio.run(measure(service.pid, port, asked.seconds, asked.instances, asked.running))
     finally:
         service.terminate()
         service.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,15 @@ class Predictions:
         return self.instances.size
 
     def __getitem__(self, c: int) -> Prediction:
-        instance, ttft = int(self.instances[c]), float(self._answers[c, TTFT])
+        return self._prediction(int(self.instances[c]), self._answers[c].tolist())
+
+    def __iter__(self) -> Iterator[Prediction]:
+        rows = zip(self.instances.tolist(), self._answers.tolist(), strict=True)
+        return (self._prediction(instance, row) for instance, row in rows)
+
+    def _prediction(self, instance: int, row: Sequence[float]) -> Prediction:
+        """Return a row of the answers as an object."""
+        ttft = row[TTFT]
         bounds = self._record.ttft.bounds(ttft, ttft, ttft)
         confidence = self._confidence(instance, ttft)
         if self._tokens is None:
@@ -87,15 +95,13 @@ class Predictions:
                 instance, ttft, np.nan, None, bounds, None, self._risk(ttft, None), 0.0,
                 confidence, self.level,
             )  # fmt: skip
-        e2el = float(self._answers[c, E2EL])
+        e2el = row[E2EL]
         tpot = (e2el - ttft) / (self._tokens - 1.0) if self._tokens > 1.0 else 0.0
         return Prediction(
-            instance, ttft, tpot, e2el, bounds, self._record.e2el.bounds(e2el, *self.interval(c)),
-            self._risk(ttft, e2el), float(self._answers[c, EXTERNALITY]), confidence, self.level,
+            instance, ttft, tpot, e2el, bounds,
+            self._record.e2el.bounds(e2el, row[EARLY], row[LATE]), self._risk(ttft, e2el),
+            row[EXTERNALITY], confidence, self.level,
         )  # fmt: skip
-
-    def __iter__(self) -> Iterator[Prediction]:
-        return (self[c] for c in range(len(self)))
 
     def _confidence(self, instance: int, ttft: float) -> str:
         if instance in self._record.failed or not ttft < np.inf:
@@ -109,6 +115,8 @@ class Predictions:
 
     def _risk(self, ttft: float, e2el: float | None) -> float | None:
         """Return the chance to miss what was promised, the larger of both latencies."""
+        if self.request.slo_ttft is None and self.request.slo_e2el is None:
+            return None
         asked = ((self._record.ttft, ttft, self.request.slo_ttft),
                  (self._record.e2el, e2el, self.request.slo_e2el))  # fmt: skip
         found = [

@@ -127,7 +127,7 @@ class Service:
         for each in requests:
             meta = each.meta()
             found = [self.predictor.predict(i, meta, ask.ts, ask.action_hint) for i in asked]
-            out += [{"request_id": each.request_id, **_told(one)} for of in found for one in of]
+            out += [_told(each.request_id, one) for of in found for one in of]
             self._recent.pop(meta.request_id, None)
             self._recent[meta.request_id] = found
         while len(self._recent) > MOST_RECENT:
@@ -160,23 +160,11 @@ class Service:
         self.latest = max(self.latest, ts)
 
 
-def _told(found: Prediction) -> dict[str, Any]:
-    """Return a prediction for JSON, which knows no infinity."""
+def _told(request_id: int | str, found: Prediction) -> dict[str, Any]:
+    """Return a prediction for JSON; there is no infinity in it, and null is written instead."""
     return {
-        "instance_id": found.instance_id, "ttft": _number(found.ttft), "tpot": _number(found.tpot),
-        "e2el": _number(found.e2el), "ttft_bounds": _pair(found.ttft_bounds),
-        "e2el_bounds": _pair(found.e2el_bounds), "slo_risk": _number(found.slo_risk),
-        "externality": _number(found.externality), "confidence": found.confidence,
-        "level": found.level,
+        "request_id": request_id, "instance_id": found.instance_id, "ttft": found.ttft,
+        "tpot": found.tpot, "e2el": found.e2el, "ttft_bounds": found.ttft_bounds,
+        "e2el_bounds": found.e2el_bounds, "slo_risk": found.slo_risk,
+        "externality": found.externality, "confidence": found.confidence, "level": found.level,
     }  # fmt: skip
-
-
-def _number(value: float | None) -> float | None:
-    """Return a number; None where there is none."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _pair(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    if bounds is None or not all(math.isfinite(each) for each in bounds):
-        return None
-    return bounds
