@@ -40,6 +40,9 @@ class Marched:
     fixed, per_prompt, per_token : [time], [time/token], [time/token]
         What a request adds to each of its batches: in any case, by its prompt, and by the tokens
         that it has decoded. Nothing where a budget fills the batches in any case.
+    cost, cost_per_token : [time], [time/token]
+        What it costs the others in each of its batches, whether it makes them longer or takes room
+        in them: in any case, and by each token that it holds.
     """
 
     steps: int
@@ -53,6 +56,8 @@ class Marched:
     fixed: float
     per_prompt: float
     per_token: float
+    cost: float
+    cost_per_token: float
 
 
 @dataclass(frozen=True, slots=True)

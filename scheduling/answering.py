@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ode import DECIDED, DURATION, START
-from scheduling.tagged import first_step, first_token, stay
+from scheduling.tagged import first_token, stay
 from serving.compilation import compiled
 
 (
@@ -24,19 +23,21 @@ from serving.compilation import compiled
     FIXED,
     PER_PROMPT,
     PER_TOKEN,
+    COST,
+    COST_PER_TOKEN,
     LATEST,
     IDLE,
     PRESENT,
-) = range(18)
+) = range(20)
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
 NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
-:class:`ode.Forecaster`. FIRST_FIXED to PER_TOKEN: see :class:`ode.Marched`. LATEST: when
+:class:`ode.Forecaster`. FIRST_FIXED to COST_PER_TOKEN: see :class:`ode.Marched`. LATEST: when
 the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
 
-ABOUT_COLUMNS = 18
+ABOUT_COLUMNS = 20
 """Columns of a forecast besides its steps [columns]."""
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
@@ -64,21 +65,6 @@ def _prompt_time(about, prompt):
     near = min(prompt, about[UNIT])
     linear = about[FIRST_PER_PROMPT] * near + about[FIRST_BEYOND] * (prompt - near)
     return first + linear + about[FIRST_PER_SQUARE] * prompt * prompt
-
-
-@compiled
-def lengthen(curve, about, prompt, now):
-    """Let the prompt of a request that is sent now lengthen the step that computes it."""
-    steps = int(about[STEPS])
-    k = first_step(curve[DECIDED], steps, max(0.0, now - about[ORIGIN]))
-    more = _prompt_time(about, prompt)
-    if more <= 0.0 or k >= steps:
-        return
-    curve[DURATION, k] += more
-    for j in range(k + 1, steps):
-        curve[START, j] += more
-        if curve[DECIDED, j] > curve[DECIDED, k]:
-            curve[DECIDED, j] += more
 
 
 WHOLE = 0.5
@@ -134,9 +120,6 @@ def answer_all(curves, about, instances, prompts, classes, survive, rest, marks,
         for column in range(2 + size):
             out[c, column] += first - at
         tokens = mean[of]
-        grown = 0.5 * each[PER_TOKEN] * tokens * (tokens + 1.0)
-        out[c, EXTERNALITY] = each[PRESENT] * (first + own * tokens + grown)
-
-
-PLACES = np.dtype(np.int64)
-"""Type of instances and classes in compiled calls."""
+        held = prompts[c] * tokens + 0.5 * tokens * (tokens + 1.0)
+        cost = first + each[COST] * tokens + each[COST_PER_TOKEN] * held
+        out[c, EXTERNALITY] = each[PRESENT] * cost

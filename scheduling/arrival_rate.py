@@ -1,8 +1,10 @@
-"""How fast requests come in, as far as the last ones tell."""
+"""How fast requests come in, and where they go, as far as the last ones tell."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 MEMORY = 200.0
 """Requests after which one counts 1/e of a new one."""
@@ -37,3 +39,37 @@ class ArrivalRate:
     def value(self) -> float:
         """The rate [requests/time]; 0 before two requests came."""
         return self._count / self._time if self._time > 0.0 else 0.0
+
+
+EQUAL = 50.0
+"""Requests of each instance as which the belief counts that all get as many."""
+
+
+class Inflow:
+    """What each instance of a fleet is sent: the rate of the fleet, and its share.
+
+    The share of an instance wanders by chance, and a router that takes chance for a trend shuns the
+    instance that has just been busy. So a share forgets slowly, and begins as that of all.
+
+    Parameters
+    ----------
+    instances
+        Of the fleet.
+    """
+
+    __slots__ = ("_keep", "_sent", "fleet")
+
+    def __init__(self, instances: int) -> None:
+        self.fleet = ArrivalRate()
+        self._sent = np.full(instances, EQUAL)
+        self._keep = 1.0 - 1.0 / (MEMORY * instances)
+
+    def note(self, instance: int, at: float) -> None:
+        """Count a request that was sent to an instance at ``at`` [time]."""
+        self.fleet.note(at)
+        self._sent *= self._keep
+        self._sent[instance] += 1.0
+
+    def of(self, instance: int) -> float:
+        """Return what an instance is expected to be sent [requests/time]."""
+        return float(self.fleet.value * self._sent[instance] / self._sent.sum())

@@ -21,6 +21,8 @@ from scheduling.answering import (
     AGAIN,
     ANSWER_COLUMNS,
     BATCHES,
+    COST,
+    COST_PER_TOKEN,
     FIRST_BEYOND,
     FIRST_FIXED,
     FIRST_PER_PROMPT,
@@ -39,9 +41,8 @@ from scheduling.answering import (
     UNIT,
     answer_all,
     answer_ttft,
-    lengthen,
 )
-from scheduling.arrival_rate import ArrivalRate
+from scheduling.arrival_rate import Inflow
 from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
 from scheduling.messages import BatchTrace, RequestMeta
@@ -75,7 +76,7 @@ class ReusePolicy:
     """
 
     batches: int = 8
-    requests: float = 2.0
+    requests: float = 1.0
     share: float = 0.05
 
 
@@ -136,7 +137,7 @@ class Predictor:
                 made[each] = forecaster(mix, each, self.lengths.parts)
         self._forecasters = [made[each] for each in self.instances]
         self._rate = arrival_rate
-        self._rates = [ArrivalRate() for _ in self.instances]
+        self._inflow = Inflow(size)
         self.states = [InstanceState() for _ in self.instances]
         self._curves = np.zeros((size, FORECAST_ROWS, MOST_STEPS))
         self._about = np.zeros((size, ABOUT_COLUMNS))
@@ -172,20 +173,14 @@ class Predictor:
             If there is no such instance.
         """
         state = self._state(instance_id)
-        was_idle, before = state.is_idle, len(state.waiting)
+        before = len(state.waiting)
         state.enqueue(request_meta, 1 + self.lengths.part_of(request_meta.prefill_length), ts)
         if len(state.waiting) == before:
             return
-        self._rates[instance_id].note(ts)
+        self._inflow.note(instance_id, ts)
         if self._last is not None:
             self.record.remember(self._last, instance_id, request_meta, ts)
-        about = self._about[instance_id]
-        if was_idle or self.level != "reuse" or instance_id in self._dirty:
-            self._dirty.add(instance_id)
-            return
-        lengthen(self._curves[instance_id], about, float(request_meta.prefill_length), ts)
-        about[NUMBER] += self._size(instance_id, request_meta.prefill_length)
-        about[PRESENT] += 1.0
+        self._dirty.add(instance_id)
 
     def sync_batch_result(
         self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
@@ -282,7 +277,7 @@ class Predictor:
             fresh,
             max(0.0, now - origin),
             before,
-            self._rates[i].value if self._rate is None else self._rate,
+            self._inflow.of(i) if self._rate is None else self._rate,
             None if state.kv_used != state.kv_used else state.kv_used,
             state.begun_tokens(),
         )
@@ -301,6 +296,7 @@ class Predictor:
         about[FIRST_PER_SQUARE], about[FIXED] = found.first_per_square, found.fixed
         about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
+        about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
         about[PRESENT] = state.running.total + len(state.waiting)
         self._under_way[i], self._marched_running[i] = 0, state.running.total

@@ -49,7 +49,8 @@ def to_arrays(predictor: Predictor) -> Arrays:
         "dirty": dirty,
         "under_way": np.array(predictor._under_way, np.int64),
         "marched_running": np.array(predictor._marched_running, float),
-        "rates": np.array([[getattr(each, name) for name in RATES] for each in predictor._rates]),
+        "rates": np.array([getattr(predictor._inflow.fleet, name) for name in RATES]),
+        "sent": predictor._inflow._sent.copy(),
         "marches": np.array([predictor.marches]),
         "batch_id": np.array([each.batch_id for each in states], np.int64),
         "times": np.array([[getattr(each, name) for name in TIMES] for each in states]),
@@ -168,14 +169,14 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     predictor._under_way[:] = arrays["under_way"].tolist()
     predictor._marched_running[:] = arrays["marched_running"].tolist()
     predictor.marches = int(arrays["marches"][0])
-    for rate, row in zip(predictor._rates, arrays["rates"].tolist(), strict=True):
-        for name, value in zip(RATES, row, strict=True):
-            setattr(rate, name, value)
+    for name, value in zip(RATES, arrays["rates"].tolist(), strict=True):
+        setattr(predictor._inflow.fleet, name, value)
+    predictor._inflow._sent[:] = arrays["sent"]
 
 
 def _is_per_instance(name: str) -> bool:
     return name in {
-        "about", "curves", "dirty", "under_way", "marched_running", "rates", "batch_id", "times",
+        "about", "curves", "dirty", "under_way", "marched_running", "sent", "batch_id", "times",
         "counts", *(f"{each}_{part}" for each in SETS for part in ("first", "total")),
     }  # fmt: skip
 
@@ -200,6 +201,7 @@ def _check(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> None:
         fits &= bool((groups[:, 1] >= 0).all())
     fits &= all(_within(each, size) for each in of_instance)
     fits &= all(_within(each, classes) for each in of_class)
+    fits &= arrays["rates"].shape == (len(RATES),) and bool((arrays["sent"] >= 0).all())
     fits &= len(arrays["waiting_at"]) == len(arrays["waiting"])
     fits &= len(arrays["stopped_tokens"]) == len(arrays["stopped"])
     fits &= len(arrays["open_predictions"]) == len(arrays["open"])

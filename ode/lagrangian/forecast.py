@@ -88,14 +88,14 @@ class DecodeNodeForecaster:
         return out
 
     def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
-        fixed = slope = 0.0
-        if len(rows):
-            middle = rows[len(rows) // 2]
-            if middle[R_TOKENS] < FILLED * self._node.token_budget:
-                line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
-                slope = line.per_token
-                fixed = line.per_request + slope
-        return Marched(len(rows), first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, fixed, slope, slope)
+        if not len(rows):
+            return Marched(0, first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        middle = rows[len(rows) // 2]
+        line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
+        cost, slope = line.per_request + line.per_token, line.per_token
+        is_free = middle[R_TOKENS] < FILLED * self._node.token_budget
+        own = (cost, slope, slope) if is_free else (0.0, 0.0, 0.0)
+        return Marched(len(rows), first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, *own, cost, slope)
 
 
 @answers("decode_node")

@@ -146,6 +146,8 @@ class PromptServerForecaster:
             decode,
             per_token,
             per_token,
+            decode,
+            per_token,
         )
 
 
