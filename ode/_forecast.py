@@ -43,6 +43,8 @@ class Marched:
     cost, cost_per_token : [time], [time/token]
         What it costs the others in each of its batches, whether it makes them longer or takes room
         in them: in any case, and by each token that it holds.
+    executing : [requests]
+        Others in a batch, who bear this cost.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Marched:
     per_token: float
     cost: float
     cost_per_token: float
+    executing: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from serving.compilation import compiled
     COST_PER_TOKEN,
     LATEST,
     IDLE,
-    PRESENT,
+    EXECUTING,
 ) = range(20)
 """Columns of what is known of a forecast besides its steps.
 
@@ -35,7 +35,8 @@ STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time o
 NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
 :class:`ode.Forecaster`. FIRST_FIXED to COST_PER_TOKEN: see :class:`ode.Marched`. LATEST: when
 the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
-IDLE: 1 where a request begins at once. PRESENT [requests]: who is there."""
+IDLE: 1 where a request begins at once. EXECUTING [requests]: who bears what a request
+costs others."""
 
 ABOUT_COLUMNS = 20
 """Columns of a forecast besides its steps [columns]."""
@@ -122,4 +123,4 @@ def answer_all(curves, about, instances, prompts, classes, survive, rest, marks,
         tokens = mean[of]
         held = prompts[c] * tokens + 0.5 * tokens * (tokens + 1.0)
         cost = first + each[COST] * tokens + each[COST_PER_TOKEN] * held
-        out[c, EXTERNALITY] = each[PRESENT] * cost
+        out[c, EXTERNALITY] = each[EXECUTING] * cost

@@ -23,6 +23,7 @@ from scheduling.answering import (
     BATCHES,
     COST,
     COST_PER_TOKEN,
+    EXECUTING,
     FIRST_BEYOND,
     FIRST_FIXED,
     FIRST_PER_PROMPT,
@@ -35,7 +36,6 @@ from scheduling.answering import (
     ORIGIN,
     PER_PROMPT,
     PER_TOKEN,
-    PRESENT,
     ROOM,
     STEPS,
     UNIT,
@@ -231,7 +231,6 @@ class Predictor:
         if reach == math.inf:
             return waiting <= self.reuse.requests
         about[NUMBER] = reach + waiting
-        about[PRESENT] = running + len(state.waiting)
         return True
 
     def _running_at(self, i: int, step: int) -> float:
@@ -298,7 +297,7 @@ class Predictor:
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
         about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
-        about[PRESENT] = state.running.total + len(state.waiting)
+        about[EXECUTING] = found.executing
         self._under_way[i], self._marched_running[i] = 0, state.running.total
         self.marches += 1
 

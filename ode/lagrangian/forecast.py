@@ -89,13 +89,26 @@ class DecodeNodeForecaster:
 
     def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
         if not len(rows):
-            return Marched(0, first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return Marched(0, first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         middle = rows[len(rows) // 2]
         line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
         cost, slope = line.per_request + line.per_token, line.per_token
         is_free = middle[R_TOKENS] < FILLED * self._node.token_budget
         own = (cost, slope, slope) if is_free else (0.0, 0.0, 0.0)
-        return Marched(len(rows), first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, *own, cost, slope)
+        return Marched(
+            len(rows),
+            first,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            np.inf,
+            0.0,
+            *own,
+            cost,
+            slope,
+            float(middle[R_SIZE]),
+        )
 
 
 @answers("decode_node")

@@ -148,6 +148,7 @@ class PromptServerForecaster:
             per_token,
             decode,
             per_token,
+            size,
         )
 
 

@@ -80,7 +80,7 @@ def test_the_drive_has_everything_in_it():
     state = predictor.states[0]
     assert state.running.total > 3 and state.waiting and state.stopped
     assert state.counts.applied == 40
-    assert predictor._rates[0].value > 0 and predictor.record._open
+    assert predictor._inflow.of(0) > 0 and predictor.record._open
     known = driven(made(), 0, 90).predict(0, RequestMeta(10**6, 60), 0.9)[0]
     assert known.ttft_bounds is not None and known.e2el_bounds is not None
 
