@@ -64,6 +64,8 @@ class InstanceState:
         End of the last batch known, or when an idle instance got work.
     batch_id
         Number of the last batch known, -1 before.
+    restarts
+        Whether who was evicted decodes its tokens again.
     """
 
     running: RunningSet = field(default_factory=RunningSet)
@@ -80,6 +82,7 @@ class InstanceState:
     last_duration: float = math.nan
     kv_used: float = math.nan
     num_running: float = 0.0
+    restarts: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -121,7 +124,7 @@ class InstanceState:
             was = self.stopped.pop(request_id, None)
             if was is not None:  # who never had a token still waits for the first
                 age, furthest, of = was
-                self.running.put(request_id, of, age, furthest)
+                self.running.put(request_id, of, 0.0 if self.restarts else age, furthest)
         self.running.age(trace.decode_len)
         self.computed_ahead += trace.prefill_len
         self._begin(trace.started)
@@ -199,4 +202,8 @@ class InstanceState:
 
     def stopped_rows(self) -> NDArray[np.float64]:
         """Return the histogram of the requests that were stopped, shape (S, 4)."""
-        return np.array([(1.0, *each) for each in self.stopped.values()]).reshape(-1, 4)
+        rows = [
+            (1.0, 0.0 if self.restarts else age, furthest, of)
+            for age, furthest, of in self.stopped.values()
+        ]
+        return np.array(rows, float).reshape(-1, 4)

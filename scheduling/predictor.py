@@ -138,7 +138,7 @@ class Predictor:
         self._forecasters = [made[each] for each in self.instances]
         self._rate = arrival_rate
         self._inflow = Inflow(size)
-        self.states = [InstanceState() for _ in self.instances]
+        self.states = [InstanceState(restarts=each.again) for each in self._forecasters]
         self._curves = np.zeros((size, FORECAST_ROWS, MOST_STEPS))
         self._about = np.zeros((size, ABOUT_COLUMNS))
         self._under_way = [0] * size

@@ -42,7 +42,8 @@ class PromptServerForecaster:
 
     def __init__(self, mix: RequestMix, instance: PromptServer) -> None:
         of = life(mix, instance)
-        self.again, self.ahead = not instance.swaps, instance.is_ahead
+        # who is preempted keeps its answer so far, and computes its KV again
+        self.again, self.ahead = False, instance.is_ahead
         self.unit = max(1.0, of.prompt.tokens)
         self._server, self._context = instance, of.context / max(of.stay, 1e-12)
         self._fade = max(of.stay, 1.0)

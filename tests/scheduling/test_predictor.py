@@ -1,0 +1,233 @@
+"""The online predictor: what it knows of instances, and that its answers come true."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from discrete import engine_for, simulate
+from scheduling import BatchTrace, Faults, LengthModel, Predictor, RequestMeta, route
+from scheduling.instance_state import InstanceState
+from scheduling.reference import fork, truth
+from serving import BatchTimeLaw, ConfigError, DecodeNode, FluidServeError, RequestTable, VllmV1
+from studies import Question
+from workload import describe
+
+MIX = describe("normal").mix
+SERVER = VllmV1(
+    batch_time=BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_kv=1e-7, d_prefill=5e-5),
+    num_gpu_blocks=4000,
+)
+
+
+def asked(node, load, size, seed=3, level="lightweight", rate=None, **kwargs):
+    """Route requests to one instance; return the predictor, its answers and the run."""
+    question = Question(describe("normal"), node, num_requests=size, seed=seed).at_load(load)
+    table = question.requests
+    rate = question.source.rate if rate is None else rate
+    predictor = Predictor([node], question.mix, level=level, arrival_rate=rate)
+    answers = []
+
+    def ask(view, request):
+        found = predictor.predict(None, request, view.time)
+        answers.append((found.ttft[0], found.e2el[0], found[0]))
+        return 0
+
+    run = route(table, [node], ask, predictor=predictor, capacity=[1.0], **kwargs)
+    return predictor, answers, run.samples
+
+
+class Watcher:
+    """Follows an instance by its reports alone, and says how old who ends was."""
+
+    def __init__(self, table, restarts):
+        self.state, self.table, self.off = InstanceState(restarts=restarts), table, []
+
+    def enqueue_request(self, instance_id, request_meta, ts):
+        self.state.enqueue(request_meta, 0, ts)
+
+    def sync_batch_result(self, instance_id, batch_trace):
+        for each in batch_trace.finished:
+            if each in self.state.running:
+                age = self.state.running.where(each)[0] + 1.0
+                self.off.append(age - self.table.decode_length[each])
+        self.state.sync(batch_trace, batch_trace.end)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [DecodeNode(), DecodeNode(mode="sacrifice", B=None, M_total=3000), SERVER],
+    ids=["budget", "sacrifice", "vllm_v1"],
+)
+def test_the_pattern_of_who_runs_is_that_of_the_engine(node):
+    question = Question(describe("normal"), node, num_requests=600, seed=6).at_load(1.1)
+    table = question.requests
+    watcher = Watcher(table, getattr(node, "mode", None) == "sacrifice")
+    route(table, [node], lambda view, request: 0, listeners=[watcher], capacity=[1.0])
+    off = np.abs(watcher.off)
+    assert off.size > 500
+    # where many begin with one batch, a group of them ends between two tokens
+    assert np.quantile(off, 0.98) <= 1.0
+    assert watcher.state.is_idle and len(watcher.state.running) == 0
+
+
+@pytest.mark.parametrize(("load", "most"), [(0.8, 1.2), (0.95, 0.9), (1.1, 0.35)])
+def test_ttft_of_a_decode_node_comes_true(load, most):
+    _, answers, truth = asked(DecodeNode(), load, 700)
+    said = np.array([each[0] for each in answers])[150:]
+    off = np.abs(said - truth.ttft[150:])
+    assert off.mean() < most * truth.ttft[150:].mean()
+    # better than to say the mean, by far
+    spread = np.abs(truth.ttft[150:] - truth.ttft[150:].mean()).mean()
+    assert off.mean() < 0.75 * spread
+
+
+def test_e2el_of_a_decode_node_is_right_on_average():
+    _, answers, truth = asked(DecodeNode(B=None), 0.8, 800)
+    said = np.array([each[1] for each in answers])[200:]
+    assert said.mean() == pytest.approx(truth.e2el[200:].mean(), rel=0.06)
+
+
+def test_a_server_that_is_not_full_is_known_to_some_milliseconds():
+    _, answers, truth = asked(SERVER, 0.5, 600)
+    said = np.array([each[0] for each in answers])[150:]
+    off = np.abs(said - truth.ttft[150:])
+    assert np.median(off) < 0.15 * np.median(truth.ttft[150:])
+
+
+def test_shared_forecasts_are_nearly_as_good_and_fewer():
+    node = DecodeNode()
+    question = Question(describe("normal"), node, num_requests=1500, seed=3)
+    question = question.at_rate(4 * 0.9 * question.capacity)
+    found = {}
+    for level in ("lightweight", "reuse"):
+        predictor = Predictor([node] * 4, question.mix, level=level)
+        run = route(question.requests, [node] * 4, "predicted-ttft", predictor=predictor)
+        found[level] = predictor.marches, run.samples.ttft[150:].mean()
+    jsq = route(question.requests, [node] * 4, "jsq").samples.ttft[150:].mean()
+    assert found["reuse"][0] < 0.6 * found["lightweight"][0]
+    assert found["reuse"][1] < 1.15 * found["lightweight"][1]
+    assert found["reuse"][1] < 0.85 * jsq
+
+
+def test_bounds_hold_as_often_as_they_say():
+    _, answers, truth = asked(DecodeNode(), 0.95, 1500)
+    inside = [
+        low <= e2el <= high
+        for (_, _, answer), e2el in zip(answers[500:], truth.e2el[500:], strict=True)
+        for low, high in [answer.e2el_bounds]
+    ]
+    assert 0.86 <= np.mean(inside) <= 0.94
+
+
+def test_lost_doubled_and_reordered_reports_are_counted_and_do_no_lasting_harm():
+    faults = Faults(lost=0.03, doubled=0.03, reordered=0.03, seed=1)
+    predictor, answers, truth = asked(DecodeNode(), 0.8, 800, faults=faults)
+    counts = predictor.states[0].counts
+    assert counts.duplicate > 5 and counts.late > 5 and counts.lost > 5
+    said = np.array([each[0] for each in answers])[200:]
+    assert np.isfinite(said).all()
+    assert np.median(said) < 2.0 * np.median(truth.ttft[200:])
+    assert predictor.states[0].running.total < 60
+
+
+def test_an_instance_that_falls_silent_is_stale():
+    predictor = Predictor([DecodeNode()], MIX, stale_after=50.0)
+    predictor.enqueue_request(0, RequestMeta(1, 50), 0.0)
+    assert predictor.predict(0, RequestMeta(2, 50), 10.0)[0].confidence == "unknown"
+    assert predictor.predict(0, RequestMeta(2, 50), 100.0)[0].confidence == "stale"
+
+
+def test_a_node_whose_batches_take_no_time_has_no_answer_and_scores_worst():
+    still = DecodeNode(batch_time=BatchTimeLaw(d_0=0.0, d_decode=0.0, d_kv=0.0))
+    predictor = Predictor([still, DecodeNode()], MIX, arrival_rate=0.1)
+    found = predictor.predict(None, RequestMeta(1, 50), 0.0)
+    assert found[0].confidence == "failed" and math.isinf(found.ttft[0])
+    assert np.isfinite(found.ttft[1])
+
+
+def test_what_is_not_allowed_is_refused():
+    with pytest.raises(ConfigError, match="level"):
+        Predictor([DecodeNode()], MIX, level="oracle")
+    with pytest.raises(ConfigError, match="instances"):
+        Predictor([], MIX)
+    with pytest.raises(ConfigError, match="arrival_rate"):
+        Predictor([DecodeNode()], MIX, arrival_rate=-1.0)
+    with pytest.raises(FluidServeError, match="instance 3 is not in the fleet"):
+        Predictor([DecodeNode()], MIX).predict(3, RequestMeta(1, 50), 0.0)
+
+
+def test_risk_is_the_share_that_missed():
+    predictor, answers, truth = asked(DecodeNode(), 0.95, 1000)
+    limit = float(np.quantile(truth.ttft, 0.8))
+    now = 1.001 * (truth.e2el.max() + 1e4)
+    risk = predictor.predict(0, RequestMeta(-5, 50, slo_ttft=limit), now)[0].slo_risk
+    assert risk is not None and 0.0 <= risk < 0.5
+    sure = predictor.predict(0, RequestMeta(-5, 50, slo_ttft=1e-6), now)[0].slo_risk
+    assert sure == 1.0
+    assert predictor.predict(0, RequestMeta(-5, 50), now)[0].slo_risk is None
+
+
+def test_lengths_follow_the_prompt_and_an_estimate():
+    model = LengthModel.from_mix(MIX, estimate_error=0.0)
+    short, long = (model.class_of(RequestMeta(0, p)) for p in (20, 180))
+    assert model.mean[short] == pytest.approx(25, rel=0.1)
+    assert model.mean[long] == pytest.approx(90, rel=0.1)
+    told = model.class_of(RequestMeta(0, 20, predicted_decode_length=90))
+    assert model.mean[told] == pytest.approx(90, rel=0.06)
+    vague = LengthModel.from_mix(MIX, estimate_error=1.0)
+    told = vague.class_of(RequestMeta(0, 20, predicted_decode_length=90))
+    assert 40 < vague.mean[told] < 90
+    for row, mean in zip(model.survive, model.mean, strict=True):
+        assert row.sum() == pytest.approx(mean)
+    with pytest.raises(ConfigError, match="estimate_error"):
+        LengthModel.from_mix(MIX, estimate_error=-1.0)
+
+
+@pytest.mark.parametrize("node", [DecodeNode(), SERVER], ids=["decode_node", "vllm_v1"])
+def test_a_fork_of_the_engine_tells_the_truth(node):
+    question = Question(describe("normal"), node, num_requests=60, seed=2).at_load(0.9)
+    table = question.requests
+    whole = simulate(table, node)
+    first = table.take(np.arange(59))
+    engine = engine_for(first, node)
+    at = float(table.arrival_time[59])
+    engine.advance(until=float(table.arrival_time[50]))
+    found = truth(engine, int(table.prefill_length[59]), int(table.decode_length[59]), at)
+    assert found.ttft == whole.requests["first_token_time"][59] - at
+    assert found.e2el == whole.requests["completion_time"][59] - at
+    alone = simulate(first, node)
+    others = whole.requests["completion_time"][:59] - alone.requests["completion_time"]
+    assert found.externality == pytest.approx(float(others.sum()), abs=1e-9)
+    assert fork(engine).time == engine.time
+
+
+def test_reports_of_one_batch_twice_change_nothing():
+    state = InstanceState()
+    for k in range(3):
+        state.enqueue(RequestMeta(k, 50), 0, 0.0)
+    trace = BatchTrace(0, 1.0, 1.0, 0, 0, started=(0, 1))
+    assert state.sync(trace, 1.0) and not state.sync(trace, 1.0)
+    assert state.running.total == 2 and list(state.waiting) == [2]
+    assert state.counts.duplicate == 1
+    state.sync(BatchTrace(4, 5.0, 1.0, 0, 2), 5.0)
+    assert state.counts.lost == 3
+    assert state.running.where(0)[0] == 5.0  # the lost batches made them older too
+    state.sync(BatchTrace(2, 3.0, 1.0, 0, 2, finished=(0,)), 6.0)
+    assert state.counts.late == 1 and state.running.total == 1
+
+
+def test_requests_of_thousands_become_few_groups():
+    table = RequestTable.validated(np.zeros(3000), np.full(3000, 5), np.full(3000, 50))
+    state = InstanceState()
+    for k in range(len(table)):
+        state.enqueue(RequestMeta(k, 5), k % 3, 0.0)
+        state.sync(BatchTrace(k, float(k + 1), 1.0, 0, k, started=(k,)), float(k + 1))
+    assert state.running.total == 3000 and len(state.running.rows) <= 1024
+    ages = state.running.rows[:, 0] @ state.running.rows[:, 1]
+    assert ages == pytest.approx(3000 * 3001 / 2, rel=1e-9)
+    for k in range(3000):
+        assert state.running.end(k)
+    assert state.running.total == pytest.approx(0.0, abs=1e-9)
