@@ -161,6 +161,8 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     _check(predictor, arrays)
     states, record = [_state(arrays, i) for i in range(size)], _record(arrays)
     curves = arrays["curves"]
+    for state, of in zip(states, predictor._forecasters, strict=True):
+        state.restarts = of.again
     predictor.states[:] = states
     predictor.record = record
     predictor._curves[:, :, : curves.shape[2]] = curves
@@ -259,5 +261,6 @@ def forget(predictor: Predictor, instance_id: int) -> None:
     for request_id in (*state.waiting, *state.running._group_of, *state.stopped):
         predictor.record._open.pop(request_id, None)
     counts = state.counts
-    predictor.states[instance_id] = InstanceState(counts=counts)
+    again = predictor._forecasters[instance_id].again
+    predictor.states[instance_id] = InstanceState(counts=counts, restarts=again)
     predictor._dirty.add(instance_id)
