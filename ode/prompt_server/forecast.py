@@ -31,6 +31,9 @@ KNOWN_STEPS = 8
 LONG = 8.0
 """Of a mean prompt, a prompt that is long."""
 
+MANY = 1e6
+"""Pairs of tokens that attend to one another, whose time is told from none."""
+
 BEFORE = -1e9
 """Before the decision of any batch under way [time]."""
 
@@ -117,24 +120,34 @@ class PromptServerForecaster:
             self._server.batch_time.step_duration(decodes, context, prefill, attention, 0.0)
         )
 
+    def _square(self, decodes: float) -> float:
+        """Return what the square of a prompt adds to a step [time/token^2]: each token attends to
+        half of them.
+        """
+        law, context = self._server.batch_time, decodes * self._context
+        with_it, without = (
+            float(law.step_duration(decodes, context, 1.0, pairs, 0.0)) for pairs in (MANY, 0.0)
+        )
+        return 0.5 * (with_it - without) / MANY
+
     def _marched(self, steps: int, number: float, present: Present) -> Marched:
         law, size = self._server.batch_time, 1.0
         if steps:
             size = max(1.0, float(self._space.rows[steps // 2, R_RUNNING]))
         line = law.tangent(size * self._context, size)
         one, whole = self._step(size, 1.0), self._step(size, self.unit)
-        whole -= self._attention * self.unit * self._server.batch_time.d_prefill_attention
+        square = self._square(size)
+        whole -= 2.0 * self._attention * self.unit * square
         slope = (whole - one) / max(self.unit - 1.0, 1.0)
         # who computes a prompt anyhow has paid for there being one
         alone = np.exp(-(present.fresh + present.rate * one)) if self.unit > 1.0 else 0.0
         fixed = float(alone) * max(0.0, one - self._step(size, 0.0) - slope)
         per_token = line.per_token
         decode = line.per_request + per_token
-        square = 0.5 * self._server.batch_time.d_prefill_attention
         room = max(1.0, self._server.step_tokens - size)
         far = max(min(room, LONG * self.unit), self.unit + 1.0)
         beyond = (self._step(size, far) - self._step(size, self.unit)) / (far - self.unit)
-        beyond -= self._attention * self._server.batch_time.d_prefill_attention
+        beyond -= 2.0 * self._attention * square
         return Marched(
             steps,
             number,
