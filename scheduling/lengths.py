@@ -105,7 +105,7 @@ class LengthModel:
             lengths = np.flatnonzero(np.bincount(mix.decode, weights=mix.probability))
             estimates = np.unique(np.geomspace(lengths[0], lengths[-1], ESTIMATES))
             shares += [_likely(mix, each, estimate_error) for each in estimates]
-        return cls._of_shares(np.array(shares), edges, estimates, parts)
+        return cls._of_shares(np.array(shares, float), edges, estimates, parts)
 
     @classmethod
     def _of_shares(
@@ -123,8 +123,10 @@ class LengthModel:
         below = np.cumsum(shares, axis=1)
         marks = np.array([np.searchsorted(row, np.array(MARKS) - 1e-12) for row in below], float)
         mean = shares @ np.arange(longest + 1.0)
-        made = (np.ascontiguousarray(each) for each in (survive, rest, np.maximum(marks, 1.0)))
-        return cls(*made, mean, edges, estimates, parts)
+        return cls(
+            np.ascontiguousarray(survive), np.ascontiguousarray(rest), np.maximum(marks, 1.0), mean,
+            edges, estimates, parts,
+        )  # fmt: skip
 
     @cached_property
     def _edges(self) -> list[float]:

@@ -108,6 +108,11 @@ class RunningSet:
 
     def age(self, executed: float, batches: int = 1) -> None:
         """Let the first ``executed`` requests decode a token in each of some batches."""
+        if executed >= self.total:
+            rows = self.rows
+            rows[:, AGE] += batches
+            np.maximum(rows[:, FURTHEST], rows[:, AGE], out=rows[:, FURTHEST])
+            return
         for _ in range(batches):
             _age(self.rows, self._size - self._front, float(executed))
 

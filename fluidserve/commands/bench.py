@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from fluidserve import completion
-from fluidserve.flags import FlagError
 from fluidserve.front import Command, option
+from serving import FluidServeError
 
 
 @click.command("bench", cls=Command)
@@ -30,7 +30,7 @@ def command(what: str, quick: bool, methods: str) -> None:
 
     if what == "predictor":
         if methods != "all":
-            raise FlagError("--methods is of the speed of solvers, not of the predictor")
+            raise FluidServeError("--methods is of the speed of solvers, not of the predictor")
         from fluidserve.jobs.bench_predictor import measure_predictor
         from fluidserve.tables.predictor import predictor_table
 

@@ -121,8 +121,9 @@ class PromptServerForecaster:
         )
 
     def _square(self, decodes: float) -> float:
-        """Return what the square of a prompt adds to a step [time/token^2]: each token attends to
-        half of them.
+        """Return what the square of a prompt adds to a step [time/token^2].
+
+        Each of its tokens attends to half of them.
         """
         law, context = self._server.batch_time, decodes * self._context
         with_it, without = (

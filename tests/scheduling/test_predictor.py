@@ -160,7 +160,7 @@ def test_what_is_not_allowed_is_refused():
 
 
 def test_risk_is_the_share_that_missed():
-    predictor, answers, truth = asked(DecodeNode(), 0.95, 1000)
+    predictor, _, truth = asked(DecodeNode(), 0.95, 1000)
     limit = float(np.quantile(truth.ttft, 0.8))
     now = 1.001 * (truth.e2el.max() + 1e4)
     risk = predictor.predict(0, RequestMeta(-5, 50, slo_ttft=limit), now)[0].slo_risk
