@@ -42,7 +42,7 @@ from serving import (
     UnsupportedError,
 )
 from serving.arguments import checked
-from studies.automatic import BUDGET, WITHIN, Answer
+from studies.automatic import BUDGET, WITHIN, Answer, check_limits
 from studies.closed_form import ClosedForm, closed_form
 from studies.dangers import dangers, when_full
 from studies.limitations import caveats
@@ -183,6 +183,7 @@ def analyze(
     """
     if method not in METHODS:
         raise ConfigError("method", method, " | ".join(METHODS))
+    check_limits(within, budget)
     mix, instance, arrival_rate = question.mix, question.instance, question.known_rate
     profile = question.profile if over_time else None
     labels = list(policy_labels(instance, approximate=approximate))

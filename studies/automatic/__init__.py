@@ -4,6 +4,7 @@ from studies.automatic.answer import BUDGET as BUDGET
 from studies.automatic.answer import CHANGING as CHANGING
 from studies.automatic.answer import Answer as Answer
 from studies.automatic.answer import answer as answer
+from studies.automatic.answer import check_limits as check_limits
 from studies.automatic.asking import ENGINE as ENGINE
 from studies.automatic.asking import Tried as Tried
 from studies.choice import WITHIN as WITHIN

@@ -121,6 +121,19 @@ class Answer:
         return (*own, far)
 
 
+def check_limits(within: float, budget: float) -> None:
+    """Refuse what no answer could be within, before anything is worked out.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is not a finite number above 0.
+    """
+    for name, value in (("within", within), ("budget", budget)):
+        if not 0 < value < math.inf:
+            raise ConfigError(name, value, "a finite number > 0")
+
+
 @checked()
 def answer(
     question: Question,
@@ -158,9 +171,7 @@ def answer(
     FluidServeError
         If nobody can answer.
     """
-    for name, value in (("within", within), ("budget", budget)):
-        if not 0 < value < math.inf:
-            raise ConfigError(name, value, "a finite number > 0")
+    check_limits(within, budget)
     plan = _over_time if question.ends else _steady
     methods, engine = plan(question, within, budget, approximate)
     if (initial is not None and initial.mass > 0) or not drain:
