@@ -78,10 +78,10 @@ class Expected:
 
     @property
     def bound(self) -> float:
-        """How far off at most, relative to the engine, with the chance of the interval.
+        """How far off an answer is at most, relative, with the chance of the interval.
 
-        Of an answer with a bias less than the farther end of the interval, beyond whose other end
-        half of those are that the interval does not hold.
+        Errors to both sides count. Of an answer with a bias it is less than the farther end of the
+        interval: few answers are off to the other side, so more may be off to this one.
         """
         return math.expm1(min(_farthest(self.bias, self.half_width), 50.0))
 
