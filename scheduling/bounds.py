@@ -7,6 +7,7 @@ or narrows, the next intervals; it follows a drift, because old scores are forgo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 
 import numpy as np
@@ -38,12 +39,13 @@ class Track:
         :data:`FEWEST` truths are known.
     """
 
-    __slots__ = ("_covers", "_off", "_scores", "_since", "widening")
+    __slots__ = ("_covers", "_off", "_ranked", "_scores", "_since", "widening")
 
     def __init__(self, covers: float = COVERS) -> None:
         self._covers, self._since = covers, 0
         self._scores: deque[float] = deque(maxlen=REMEMBERED)
         self._off: deque[float] = deque(maxlen=REMEMBERED)
+        self._ranked: list[float] | None = None
         self.widening = np.nan
 
     def __len__(self) -> int:
@@ -56,6 +58,7 @@ class Track:
             return
         self._scores.append(max(low - truth, truth - high) / predicted)
         self._off.append(truth / predicted)
+        self._ranked = None
         self._since += 1
         size = len(self._scores)
         if size >= FEWEST and (self._since >= EVERY or size == FEWEST):
@@ -76,4 +79,6 @@ class Track:
         size = len(self._off)
         if size < FEWEST or not 0.0 < predicted:
             return None
-        return float((np.fromiter(self._off, float, size) * predicted > limit).mean())
+        if self._ranked is None:  # many candidates ask between two truths
+            self._ranked = sorted(self._off)
+        return 1.0 - bisect_right(self._ranked, limit / predicted) / size
