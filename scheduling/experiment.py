@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from scheduling.fleet_run import FleetRun
 from scheduling.policies import needs_predictor, policy_of
 from scheduling.predictor import Predictor
 from scheduling.routing import route
@@ -115,11 +116,10 @@ class Routing:
             raise ConfigError("horizon", self.question.horizon, "long enough for a request")
         return table
 
-    def latencies(self, load: float, seed: int, policy: str) -> tuple[LatencySamples, float]:
-        """Return latencies after the warm-up, and the time over which these requests came."""
-        requests = self.requests(load, seed)
-        run = route(
-            requests,
+    def run(self, load: float, seed: int, policy: str) -> FleetRun:
+        """Return a run of the fleet, warm-up included."""
+        return route(
+            self.requests(load, seed),
             self.instances,
             policy,
             signals=self.signals,
@@ -130,8 +130,11 @@ class Routing:
             predictor=self.predictor() if needs_predictor(policy) else None,
             seed=seed,
         )
-        first = int(WARM_UP * len(requests))
-        return run.after(first), float(np.ptp(requests.arrival_time[first:]))
+
+    def latencies(self, load: float, seed: int, policy: str) -> LatencySamples:
+        """Return the latencies of a run after the warm-up."""
+        run = self.run(load, seed, policy)
+        return run.after(warm_up(run))
 
     def predictor(self) -> Predictor:
         """Return a predictor that expects the mix of the requests and has heard of none yet."""
@@ -142,15 +145,24 @@ class Routing:
         return limits.get("ttft"), limits.get("e2el")
 
 
+def warm_up(run: FleetRun) -> int:
+    """Return how many requests at the beginning of a run no latency counts."""
+    return int(WARM_UP * len(run.requests))
+
+
 def row_of(routing: Routing, point: tuple[float, int, str]) -> dict[str, Any]:
     """Return what came out of one run: its latencies [time], and its share of good requests."""
-    of, lasts = routing.latencies(*point)
+    run = routing.run(*point)
+    first = warm_up(run)
+    of, lasts = run.after(first), float(np.ptp(run.requests.arrival_time[first:]))
     done = np.isfinite(of.e2el)
     row: dict[str, Any] = {
         "load": point[0],
         "seed": point[1],
         "policy": point[2],
         "requests": int(done.sum()),
+        "predictions": run.predictions.asked,
+        "failed_predictions": run.predictions.failed,
     }
     for name in MEASURES:
         statistic, _, latency = name.partition("_")
@@ -186,7 +198,7 @@ def capacity_of(routing: Routing, point: tuple[str, Slo]) -> dict[str, Any]:
         nonlocal runs
         runs += routing.seeds
         values = [
-            slo.measured(routing.latencies(load, seed, policy)[0])
+            slo.measured(routing.latencies(load, seed, policy))
             for seed in range(routing.seeds)
         ]  # fmt: skip
         return bool(np.mean(values) < slo.limit)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from discrete import Records, Run, completed
+from scheduling.signals import Tally
 from serving import LatencySamples, RequestTable, ServingMetrics
 from serving.totals import TOTALS
 
@@ -32,6 +33,8 @@ class FleetRun:
         Of each instance, the rows of the requests that it got, in that order.
     runs
         Of each instance, its run; None where it got nobody.
+    predictions
+        How many predictions the policy asked for, and how many of them failed.
     """
 
     requests: RequestTable
@@ -40,6 +43,7 @@ class FleetRun:
     dispatched: NDArray[np.float64]
     rows: tuple[NDArray[np.int64], ...]
     runs: tuple[Run | None, ...]
+    predictions: Tally = field(default_factory=Tally)
 
     @cached_property
     def _moments(self) -> dict[str, NDArray[np.float64]]:

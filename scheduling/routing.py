@@ -79,6 +79,8 @@ def route(
         If there is no such policy, or it names no instance.
     UnsupportedError
         If an engine cannot be one of a fleet, or clients give up or wait for answers.
+    FluidServeError
+        If a policy that asks a predictor got no prediction at all.
     """
     if not decision_time >= 0:
         raise ConfigError("decision_time", decision_time, "a time >= 0")
@@ -112,6 +114,11 @@ def route(
             post.sent(instance, meta, now + decision_time)
         if progress is not None and row % EVERY == EVERY - 1:
             progress(row + 1)
+    told = view.predictions
+    if told.asked and told.failed == told.asked:
+        raise FluidServeError(
+            f"every prediction of the policy {name} failed; the first: {told.first}"
+        )
     runs = fleet.finish()
     if post is not None:
         post.deliver(view.reports["batches"])
@@ -123,6 +130,7 @@ def route(
         requests.arrival_time + decision_time,
         tuple(engine.sent_rows.copy() for engine in fleet.engines),
         runs,
+        told,
     )
 
 

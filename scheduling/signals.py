@@ -40,6 +40,23 @@ class Signals:
             raise ConfigError("delay", self.delay, "a finite time >= 0")
 
 
+@dataclass(slots=True)
+class Tally:
+    """How many predictions were asked for, how many of them failed, and what the first one said."""
+
+    asked: int = 0
+    failed: int = 0
+    first: str = ""
+
+    def note(self, answers: NDArray[np.float64], error: Exception | None = None) -> None:
+        """Count answers; those that are not finite have failed, with or without an error."""
+        failed = int(np.count_nonzero(~np.isfinite(answers)))
+        if failed and not self.first:
+            self.first = "no finite answer" if error is None else f"{type(error).__name__}: {error}"
+        self.asked += answers.size
+        self.failed += failed
+
+
 @dataclass(slots=True, eq=False)
 class View:
     """What a policy may look at when a request comes; arrays have an entry per instance.
@@ -78,6 +95,7 @@ class View:
     last_sent: NDArray[np.int64]
     prefix: int = 0
     predictor: Predicts | None = None
+    predictions: Tally = field(default_factory=Tally)
     among: Sequence[int] | None = None
     num_waiting: NDArray[np.int64] = field(init=False)
     num_running: NDArray[np.int64] = field(init=False)

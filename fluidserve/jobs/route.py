@@ -297,8 +297,22 @@ def _result(
         "against": ask.against,
         "policies": compared(runs, measures, ask.against),
         "capacity": list(sought),
-        "warnings": list(inputs.assumed),
+        "warnings": [*inputs.assumed, *_failures(runs)],
     }
+
+
+def _failures(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each policy whose predictions failed, which it took for the worst."""
+    asked: dict[str, list[int]] = {}
+    for row in runs:
+        told = asked.setdefault(row["policy"], [0, 0])
+        told[0] += row["failed_predictions"]
+        told[1] += row["predictions"]
+    return [
+        f"{failed} of {total} predictions of {policy} failed; these instances came last"
+        for policy, (failed, total) in asked.items()
+        if failed
+    ]
 
 
 def _signals(routing: Routing) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ode._caveats import policy_labels
 from ode._forecast import (
     DECIDED,
     DURATION,
@@ -130,6 +131,8 @@ def forecaster(
     Raises
     ------
     UnsupportedError
-        If no fluid model of the kind of instance makes forecasts.
+        If no fluid model of the kind of instance makes forecasts, or a policy of the instance is
+        not modelled.
     """
+    policy_labels(instance)
     return DecodeNodeForecaster(mix, instance, classes)

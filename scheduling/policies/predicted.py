@@ -1,6 +1,6 @@
 """Scores by what a predictor says would happen to the request. The lowest wins.
 
-A prediction that fails, in whatever way, scores worst.
+A prediction that fails, in whatever way, scores worst, and is counted.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ def _scores(
     if predictor is None:
         raise FluidServeError("this policy asks a predictor, and there is none")
     found = np.full(view.size, math.nan)
-    try:
-        if view.among is None:
-            found[:] = numbers(predictor.predict(None, request, view.time, hint))
-    except Exception:  # whatever goes wrong in a predictor, the request goes somewhere
-        return found
-    for i in view.among or ():
+    asked: list[int | None] = [None] if view.among is None else list(view.among)
+    for i in asked:
+        place = slice(None) if i is None else slice(i, i + 1)
         try:
-            found[i] = numbers(predictor.predict(i, request, view.time, hint))[0]
-        except Exception:
-            continue
+            found[place] = numbers(predictor.predict(i, request, view.time, hint))
+        except Exception as error:  # whatever goes wrong in a predictor, the request goes somewhere
+            view.predictions.note(found[place], error)
+        else:
+            view.predictions.note(found[place])
     return found
 
 

@@ -233,6 +233,16 @@ def test_a_prediction_that_fails_scores_worst():
         route(requests(5, 0.5), [NODE], "predicted-ttft")
 
 
+def test_predictions_that_fail_are_counted_and_a_run_of_nothing_else_is_refused():
+    table, nothing = requests(20, 0.5), math.nan
+    run = route(table, [NODE] * 2, "predicted-ttft", predictor=Oracle([nothing, 1.0]))
+    assert (run.instance == 1).all()
+    assert (run.predictions.asked, run.predictions.failed) == (40, 20)
+    with pytest.raises(FluidServeError, match="every prediction of predicted-ttft failed.*Timeout"):
+        route(table, [NODE] * 2, "predicted-ttft", predictor=Oracle([TimeoutError()] * 2))
+    assert route(table, [NODE] * 2, "jsq").predictions.asked == 0
+
+
 def test_a_predictor_hears_all_that_happens():
     oracle = Oracle([1.0, 2.0])
     run = route(requests(50, 0.5), [NODE] * 2, "predicted-ttft", predictor=oracle)

@@ -11,7 +11,15 @@ from discrete import engine_for, simulate
 from scheduling import BatchTrace, Faults, LengthModel, Predictor, RequestMeta, route
 from scheduling.instance_state import InstanceState
 from scheduling.reference import fork, truth
-from serving import BatchTimeLaw, ConfigError, DecodeNode, FluidServeError, RequestTable, VllmV1
+from serving import (
+    BatchTimeLaw,
+    ConfigError,
+    DecodeNode,
+    FluidServeError,
+    RequestTable,
+    UnsupportedError,
+    VllmV1,
+)
 from studies import Question
 from workload import describe
 
@@ -153,6 +161,10 @@ def test_what_is_not_allowed_is_refused():
         Predictor([DecodeNode()], MIX, level="oracle")
     with pytest.raises(ConfigError, match="instances"):
         Predictor([], MIX)
+    with pytest.raises(UnsupportedError, match="SJF"):
+        Predictor([DecodeNode(queue_policy="SJF")], MIX)
+    with pytest.raises(UnsupportedError, match="priority"):
+        Predictor([VllmV1(scheduling_policy="priority")], MIX)
     with pytest.raises(ConfigError, match="arrival_rate"):
         Predictor([DecodeNode()], MIX, arrival_rate=-1.0)
     with pytest.raises(FluidServeError, match="instance 3 is not in the fleet"):
