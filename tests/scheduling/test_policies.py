@@ -238,7 +238,7 @@ def test_predictions_that_fail_are_counted_and_a_run_of_nothing_else_is_refused(
     run = route(table, [NODE] * 2, "predicted-ttft", predictor=Oracle([nothing, 1.0]))
     assert (run.instance == 1).all()
     assert (run.predictions.asked, run.predictions.failed) == (40, 20)
-    with pytest.raises(FluidServeError, match="every prediction of predicted-ttft failed.*Timeout"):
+    with pytest.raises(FluidServeError, match=r"policy predicted-ttft failed.*Timeout"):
         route(table, [NODE] * 2, "predicted-ttft", predictor=Oracle([TimeoutError()] * 2))
     assert route(table, [NODE] * 2, "jsq").predictions.asked == 0
 
