@@ -142,6 +142,8 @@ class InstanceState:
 
     def _begin(self, request_ids: tuple[int, ...]) -> None:
         known = []
+        if self.counts.lost and request_ids:
+            known += self._begun_unheard(set(request_ids))
         for request_id in request_ids:
             entry = self.waiting.pop(request_id, None)
             if entry is None:
@@ -155,6 +157,27 @@ class InstanceState:
             self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
             known.append((request_id, entry.of))
         self.running.begin(known)
+
+    def _begun_unheard(self, request_ids: set[int]) -> list[tuple[int, int]]:
+        """Return who must have had a first token in a report that got lost, and let them go on.
+
+        First tokens come in the order of arrival, so whoever waits before one who has begun has
+        begun as well, or is gone.
+        """
+        before, passed = [], 0
+        for request_id in self.waiting:
+            if request_id in request_ids:
+                passed = len(before)
+            else:
+                before.append(request_id)
+        found = []
+        for request_id in before[:passed]:
+            entry = self.waiting.pop(request_id)
+            self.queue.end(request_id)
+            self.waiting_tokens -= entry.prompt
+            found.append((request_id, entry.of))
+        self.counts.silent_corrections += len(found)
+        return found
 
     def _join(self, boundary: float) -> None:
         """Let those join the queue who were sent up to a boundary."""

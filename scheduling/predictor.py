@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ode import FORECAST_ROWS, Forecaster, Present, forecaster
+from ode import DURATION, FORECAST_ROWS, REACH, START, Forecaster, Present, forecaster
 from scheduling.answering import (
     ABOUT_COLUMNS,
     AGAIN,
@@ -126,6 +126,10 @@ class Predictor:
             raise ConfigError("level", level, "reuse or lightweight")
         if arrival_rate is not None and not 0 <= arrival_rate < math.inf:
             raise ConfigError("arrival_rate", arrival_rate, "a finite number >= 0")
+        if not 0 <= signal_delay < math.inf:
+            raise ConfigError("signal_delay", signal_delay, "a finite time >= 0")
+        if stale_after is not None and not stale_after > 0:
+            raise ConfigError("stale_after", stale_after, "a time > 0")
         self.instances, self.level = tuple(instances), level
         self.lengths = LengthModel.from_mix(mix) if lengths is None else lengths
         self.reuse = ReusePolicy() if reuse is None else reuse
@@ -218,23 +222,19 @@ class Predictor:
         if state.is_idle or done > self.reuse.batches * batches or step >= steps - 1:
             return False
         running = state.running.total
-        if abs(running - self._running_at(i, step)) > max(
-            self.reuse.requests, self.reuse.share * running
-        ):
+        most = max(self.reuse.requests, self.reuse.share * running)
+        if abs(running - self._marched_running[i]) > most:
             return False
-        begin, duration = curve[0, step], curve[1, step]
+        begin, duration = curve[START, step], curve[DURATION, step]
         part = (done % batches) / batches
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
-        reach = curve[2, step]
+        reach = curve[REACH, step]
         waiting = self._waiting(i)
         if reach == math.inf:
             return waiting <= self.reuse.requests
         about[NUMBER] = reach + waiting
         return True
-
-    def _running_at(self, i: int, step: int) -> float:
-        return self._marched_running[i]
 
     def _size(self, i: int, prompt: float) -> float:
         """Return for how many requests a prompt counts in the order of arrival."""
@@ -296,7 +296,9 @@ class Predictor:
         about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
-        about[LATEST] = self._curves[i, 0, 0] + self._curves[i, 1, 0] / of.batches + self._delay
+        about[LATEST] = (
+            self._curves[i, START, 0] + self._curves[i, DURATION, 0] / of.batches + self._delay
+        )
         about[EXECUTING] = found.executing
         self._under_way[i], self._marched_running[i] = 0, state.running.total
         self.marches += 1
@@ -330,7 +332,11 @@ class Predictor:
         ------
         FluidServeError
             If there is no such instance.
+        ConfigError
+            If there is no such hint.
         """
+        if action_hint not in (TTFT_ONLY, ALL):
+            raise ConfigError("action_hint", action_hint, f"{TTFT_ONLY} or {ALL}")
         if instance_id is None:
             asked = self._all
         else:

@@ -8,6 +8,9 @@ from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
 from scheduling.truths import Truths
 
+MOST_OPEN = 100_000
+"""Predictions that wait for their truth at most."""
+
 
 class Record(Truths):
     """How predictions came true so far, and those whose truth is still to come."""
@@ -33,6 +36,8 @@ class Record(Truths):
         c = int(np.searchsorted(last.instances, instance_id))
         if c < len(last) and last.instances[c] == instance_id:
             e2el = (float(last.e2el[c]), *last.interval(c)) if last.has_e2el else None
+            if len(self._open) >= MOST_OPEN:  # of the oldest nobody will hear any more
+                self._open.pop(next(iter(self._open)))
             self._open[request.request_id] = (ts, float(last.ttft[c]), e2el)
 
     def learn(self, trace: BatchTrace) -> None:

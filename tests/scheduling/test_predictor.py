@@ -141,6 +141,26 @@ def test_lost_doubled_and_reordered_reports_are_counted_and_do_no_lasting_harm()
     assert predictor.states[0].running.total < 60
 
 
+def test_who_began_unheard_does_not_wait_for_ever():
+    node = DecodeNode()
+    question = Question(describe("normal"), node, num_requests=1500, seed=4).at_load(0.8)
+    predictor = Predictor([node], question.mix)
+    faults = Faults(lost=0.2, seed=3)
+    table = question.requests
+    most = []
+
+    def ask(view, request):
+        state = predictor.states[0]
+        most.append((len(state.waiting) + len(state.running)) - view.in_system[0])
+        return 0
+
+    route(table, [node], ask, predictor=predictor, capacity=[1.0], faults=faults)
+    assert predictor.states[0].counts.silent_corrections > 50
+    # of those who are thought to be there few are gone, and their number does not grow
+    assert np.mean(most[1000:]) < 6 and max(most) < 40
+    assert np.mean(most[1000:]) < np.mean(most[200:700]) + 3
+
+
 def test_an_instance_that_falls_silent_is_stale():
     predictor = Predictor([DecodeNode()], MIX, stale_after=50.0)
     predictor.enqueue_request(0, RequestMeta(1, 50), 0.0)
@@ -167,6 +187,10 @@ def test_what_is_not_allowed_is_refused():
         Predictor([VllmV1(scheduling_policy="priority")], MIX)
     with pytest.raises(ConfigError, match="arrival_rate"):
         Predictor([DecodeNode()], MIX, arrival_rate=-1.0)
+    with pytest.raises(ConfigError, match="stale_after"):
+        Predictor([DecodeNode()], MIX, stale_after=-1.0)
+    with pytest.raises(ConfigError, match="action_hint"):
+        Predictor([DecodeNode()], MIX).predict(0, RequestMeta(1, 50), 0.0, "tpot")
     with pytest.raises(FluidServeError, match="instance 3 is not in the fleet"):
         Predictor([DecodeNode()], MIX).predict(3, RequestMeta(1, 50), 0.0)
 
