@@ -103,6 +103,8 @@ def _bounds(found: tuple[float, float]) -> tuple[float, float] | None:
 
 def run(given: argparse.Namespace) -> None:
     """Run the nodes that are left."""
+    import regime_accuracy  # workers import functions by the name of a module, not of a script
+
     journal = Journal(given.rows, f"regimes, seed {given.seed}", 100_000)
 
     def told(done: int, total: int) -> None:
@@ -110,7 +112,14 @@ def run(given: argparse.Namespace) -> None:
 
     try:
         numbers = range(2 * given.nodes)
-        sweep(row_of, (given.seed,), numbers, journal, workers=given.workers, progress=told)
+        sweep(
+            regime_accuracy.row_of,
+            (given.seed,),
+            numbers,
+            journal,
+            workers=given.workers,
+            progress=told,
+        )
     finally:
         journal.close()
 

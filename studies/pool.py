@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from traceback import format_exc
 from typing import Any
 
+from serving import FluidServeError
 from serving.unfinished import undone
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -60,7 +61,16 @@ def worker_pool(function: Job, shared: Any, workers: int) -> Iterator[Callable[[
         What all tasks need; sent once to each worker.
     workers
         Processes.
+
+    Raises
+    ------
+    FluidServeError
+        If the function is of the script that runs, which workers do not run again.
     """
+    if function.__module__ == "__main__":
+        raise FluidServeError(
+            "worker processes cannot have a function of the script that runs; put it into a module"
+        )
     context, tasks = _context(function.__module__), Tasks()
     crew: list[_Worker] = []
 

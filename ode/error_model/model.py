@@ -24,6 +24,10 @@ PARTS = ("log_size", "bias")
 """What is linear in the terms: the logarithm of the size of errors, and the bias in units of this
 size. A half-width is the size times a factor by size class."""
 
+LEAST_SIZE = math.log(1e-3)
+"""Least logarithm of the size of errors: the engine of a campaign is not known better, so smaller
+errors cannot be told from none."""
+
 WIDEST = 4.0
 """Largest logarithm of a size: a factor of e^55, which is to know nothing."""
 
@@ -224,5 +228,5 @@ def expected(
         return None
     of = basis_of(method).terms(features)
     size, bias = (sum(value * of[name] for name, value in entry[part].items()) for part in PARTS)
-    unit = math.exp(min(size, WIDEST))
+    unit = math.exp(min(max(size, LEAST_SIZE), WIDEST))
     return Expected(unit * bias, unit * entry["factor"][size_class(features["fit"])])

@@ -15,16 +15,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ode.error_model.model import FREEDOM, WIDEST
+from ode.error_model.model import FREEDOM, LEAST_SIZE, WIDEST
 
 PENALTY = 0.01
 """Weight of the sum of absolute coefficients, of terms in units of their scatter, against the mean
 negative log-likelihood: it keeps idle terms at 0."""
 
-SMALLEST = -9.0
-"""Least logarithm of a size: a hundredth of a per cent."""
-
-LEAST_NOISE = 1e-3
+LEAST_NOISE = math.exp(LEAST_SIZE)
 """Noise that every case has: no engine is known better."""
 
 Coefficients = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -35,7 +32,7 @@ def size_and_bias(
     terms: NDArray[np.float64], log_size: NDArray[np.float64], bias: NDArray[np.float64]
 ) -> Coefficients:
     """Return the size of the errors of cases, and their bias, shape (N,) each."""
-    size = np.exp(np.minimum(terms @ log_size, WIDEST))
+    size = np.exp(np.clip(terms @ log_size, LEAST_SIZE, WIDEST))
     return size, size * (terms @ bias)
 
 
@@ -98,7 +95,7 @@ def _loss(
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the mean negative log-likelihood but for a constant, and its slope."""
     n, count = z.shape
-    size = np.exp(np.clip(z @ coefficients[:count], SMALLEST, WIDEST))
+    size = np.exp(np.clip(z @ coefficients[:count], LEAST_SIZE, WIDEST))
     middle = z @ coefficients[count:]
     rest = error - size * middle
     variance = size**2 + noise_variance

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ode.error_model.basis import Basis
-from ode.error_model.model import Expected
+from ode.error_model.capacity import capacity_error
+from ode.error_model.model import LEAST_SIZE, Expected
+from serving import DecodeNode, RequestMix
 from studies.campaign.fit import FEWEST, Cases, beyond_noise, fit
 from studies.campaign.judge import Verdict
 from studies.campaign.likelihood import most_likely, size_and_bias
@@ -113,3 +115,13 @@ def test_what_is_held_out_teaches_nothing_and_few_cases_too():
     assert fit(campaign(2000, 0.1, held_out=True)[0]) is None
     assert fit(campaign(FEWEST - 1, 0.1)[0]) is None
     assert fit(campaign(FEWEST, 0.1)[0])["cases"] == FEWEST
+
+
+@pytest.mark.parametrize("decode", [20, 60, 200])
+@pytest.mark.parametrize("mode", ["swapping", "sacrifice"])
+def test_no_error_is_said_to_be_smaller_than_the_engine_of_a_campaign_could_tell(decode, mode):
+    mix = RequestMix.from_lengths([50.0], [decode])
+    node = DecodeNode(B=None, M_total=30_000, mode=mode)
+    for of in ("capacity", "queued"):
+        low, high = capacity_error(mix, node, of).between(1.0)
+        assert math.log(high / low) / 2 > math.exp(LEAST_SIZE)
