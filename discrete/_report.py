@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.compilation import compiled
+
 REPORT = np.dtype(
     [(name, np.float64) for name in ("time", "batch_start", "batch_duration")]
     + [
@@ -32,6 +34,13 @@ def blank_reports(size: int) -> NDArray:
     return reports
 
 
+@compiled
+def told_at(now, delay, period):
+    """Return of when [time] the state is that is told at ``now``; see :class:`discrete.Reporting`."""
+    time = now - delay
+    return np.floor(time / period) * period if period > 0 else time
+
+
 BATCH_REPORT = np.dtype(
     [("end", np.float64), ("duration", np.float64)]
     + [
@@ -39,5 +48,6 @@ BATCH_REPORT = np.dtype(
         for name in ("prefill_tokens", "decoded", "waiting", "running", "memory", "evicted")
     ]
 )
-"""What an engine tells of a batch: ``decoded`` requests got a token, ``waiting``, ``running`` and
+"""What an engine tells of a batch: ``decoded`` requests decoded a token (with or without those that
+got their first, see :attr:`discrete.Reporting.counts_newcomers`), ``waiting``, ``running`` and
 ``memory`` [tokens] are right after it, ``evicted`` counts evictions up to it."""

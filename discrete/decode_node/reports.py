@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discrete._engine import Stop
-from discrete._report import BATCH_REPORT
+from discrete._report import BATCH_REPORT, told_at
 from discrete.decode_node.kernel import advance
 from discrete.decode_node.layout import FUEL, NOBODY, UNLIMITED, Kind
 from discrete.decode_node.memory import arrival_time, batch_row, prefill_length, request, span_row
@@ -80,9 +80,8 @@ def refresh(states, reports, where, first, now, delay, period):
             stop = advance(states[i : i + 1], now, UNLIMITED, FUEL)
             if stop != UNTIL and stop != FINISHED:
                 return i
-        report, time = reports[where[i]], now - delay
-        if period > 0:
-            time = np.floor(time / period) * period
+        report = reports[where[i]]
+        time = told_at(now, delay, period)
         if time >= report.time:
             told = _to_last_end(s, report, time)
             _look(s, report, told if period < 0 else time)

@@ -117,6 +117,26 @@ def token_since_of(s, number, batch, span, stride):
     return began if began >= batch else -1
 
 
+def readers(stride: int) -> tuple[Any, Any]:
+    """Return ``members`` and ``token_since`` of :class:`discrete.Reporting` for an engine.
+
+    Parameters
+    ----------
+    stride
+        Bytes of a request's record of the engine.
+    """
+
+    @compiled
+    def members(state, batch, oldest, started, finished):
+        return members_of(state[0], batch, oldest, started, finished, stride)
+
+    @compiled
+    def token_since(state, number, batch, span):
+        return token_since_of(state[0], number, batch, span, stride)
+
+    return members, token_since
+
+
 class TellsOfItself:
     """The part of a vLLM engine that :class:`discrete.Reporting` is about."""
 
