@@ -36,7 +36,7 @@ def blank_reports(size: int) -> NDArray:
 
 @compiled
 def told_at(now, delay, period):
-    """Return of when [time] the state is that is told at ``now``; see :class:`discrete.Reporting`."""
+    """Return of when [time] the state is that is told now; see :class:`discrete.Reporting`."""
     time = now - delay
     return np.floor(time / period) * period if period > 0 else time
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -222,18 +223,9 @@ def _journal(place: Path | None, identity: str, size: int) -> Iterator[Journal]:
                 journal.close()
         return
 
-    def kept() -> str:
-        """Say what the next call need not do again; a journal of nothing goes."""
-        if not journal.rows:
-            journal.remove()
-            return ""
-        return (
-            f"{len(journal.rows)} of {size} runs are kept in {journal.path}; "
-            "the same command goes on from there"
-        )
-
     with unfinished.whole():
         journal = Journal(place, identity, size)
+    kept = partial(journal.kept, size, "runs")
     with unfinished.told(kept):
         try:
             yield journal

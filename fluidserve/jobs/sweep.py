@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,19 +55,10 @@ def swept(
     def told(done: int, total: int) -> None:
         line.say(f"point {done} of {total}", final=done >= total)
 
-    def kept() -> str:
-        """Say what the next call need not do again; a journal of nothing goes."""
-        if not journal.rows:
-            journal.remove()
-            return ""
-        return (
-            f"{len(journal.rows)} of {len(grid.points)} points are kept in {journal.path}; "
-            "the same command goes on from there"
-        )
-
     with ExitStack() as stack:
         with unfinished.whole():
             journal = Journal(place, identity, len(grid.points))
+            kept = partial(journal.kept, len(grid.points), "points")
             stack.enter_context(unfinished.told(kept))
         resumed = len(journal.rows)
         try:

@@ -111,6 +111,22 @@ class Journal:
         """Leave the file to others."""
         self._file.close()
 
+    def kept(self, size: int, what: str) -> str:
+        """Return what the next call need not do again, in words; a journal of nothing goes.
+
+        Parameters
+        ----------
+        size, what
+            How many there are in all, and of what: ``points``.
+        """
+        if not self.rows:
+            self.remove()
+            return ""
+        return (
+            f"{len(self.rows)} of {size} {what} are kept in {self.path}; "
+            "the same command goes on from there"
+        )
+
     def remove(self) -> None:
         """Delete the file: its rows are in the result."""
         self._file.close()
