@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from scheduling.drift import Beliefs
 from scheduling.fleet_run import FleetRun
-from scheduling.policies import needs_predictor, policy_of
+from scheduling.listening import Faults
+from scheduling.policies import listens, needs_predictor, policy_of
 from scheduling.predictor import Predictor
 from scheduling.routing import route
 from scheduling.signals import Signals
@@ -51,13 +53,16 @@ class Routing:
         Replications of the requests, each the same for all policies.
     signals, decision_time, predicted_lengths
         As of :func:`scheduling.route`.
+    faults
+        What happens to reports of batches on their way, drawn anew from every seed.
     goodput
         Thresholds [time] by latency; a request that meets all is good.
 
     Raises
     ------
     ConfigError
-        If a policy does not exist, or stands there twice.
+        If a policy does not exist, or stands there twice, or faults happen to reports to which no
+        policy listens.
     UnsupportedError
         If no fluid model knows what an instance can serve, or makes forecasts for a policy that
         asks them.
@@ -71,6 +76,7 @@ class Routing:
     signals: Signals = field(default_factory=Signals)
     decision_time: float = 0.0
     predicted_lengths: bool = False
+    faults: Faults = field(default_factory=Faults)
     goodput: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +89,10 @@ class Routing:
             raise ConfigError("loads", list(self.loads), "different ones, at least one")
         for name in self.policies:
             policy_of(name, 0)
+        if self.faults.share and self.signals.period == math.inf:
+            raise ConfigError("faults", self.faults.share, "0 where nothing is ever reported")
+        if self.faults.share and not any(map(listens, self.policies)):
+            raise ConfigError("faults", self.faults.share, "0 where no policy listens to reports")
         if not all(0 < each < math.inf for each in self.capacities):
             raise UnsupportedError("no fluid model knows what the instances can serve")
         if any(map(needs_predictor, self.policies)):
@@ -118,7 +128,13 @@ class Routing:
 
     def run(self, load: float, seed: int, policy: str) -> FleetRun:
         """Return a run of the fleet, warm-up included."""
-        return route(
+        return self.watched(load, seed, policy)[0]
+
+    def watched(self, load: float, seed: int, policy: str) -> tuple[FleetRun, Beliefs | None]:
+        """Return a run of the fleet, and what was believed in it where a predictor was asked."""
+        predictor = self.predictor() if needs_predictor(policy) else None
+        beliefs = None if predictor is None else Beliefs(predictor)
+        run = route(
             self.requests(load, seed),
             self.instances,
             policy,
@@ -127,9 +143,12 @@ class Routing:
             capacity=self.capacities,
             predicted_lengths=self.predicted_lengths,
             slo=self._promised(),
-            predictor=self.predictor() if needs_predictor(policy) else None,
+            predictor=predictor,
+            listeners=() if beliefs is None else (beliefs,),
+            faults=replace(self.faults, seed=seed),
             seed=seed,
         )
+        return run, beliefs
 
     def latencies(self, load: float, seed: int, policy: str) -> LatencySamples:
         """Return the latencies of a run after the warm-up."""
@@ -151,8 +170,12 @@ def warm_up(run: FleetRun) -> int:
 
 
 def row_of(routing: Routing, point: tuple[float, int, str]) -> dict[str, Any]:
-    """Return what came out of one run: its latencies [time], and its share of good requests."""
-    run = routing.run(*point)
+    """Return what came out of one run.
+
+    Its latencies [time], its share of good requests, and where a predictor was asked how reports
+    came in and how far its belief was off, see :class:`scheduling.drift.Beliefs`.
+    """
+    run, beliefs = routing.watched(*point)
     first = warm_up(run)
     of, lasts = run.after(first), float(np.ptp(run.requests.arrival_time[first:]))
     done = np.isfinite(of.e2el)
@@ -176,7 +199,7 @@ def row_of(routing: Routing, point: tuple[float, int, str]) -> dict[str, Any]:
             good &= ~(getattr(of, name) > limit)
         row["good_share"] = float(good.mean())
         row["goodput"] = float(good.sum() / lasts) if lasts > 0 else None
-    return row
+    return row if beliefs is None else row | beliefs.row(run, first)
 
 
 def capacity_of(routing: Routing, point: tuple[str, Slo]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.running_set import RunningSet
 
+MOST_GAPS = 1000
+"""Batches of which a report may still come late; of older ones only ends of requests are taken."""
+
 
 @dataclass(slots=True)
 class SyncCounts:
@@ -21,8 +24,9 @@ class SyncCounts:
     Parameters
     ----------
     applied, duplicate, late, lost
-        Reports taken; that had come before; that came after a newer one, of which only the ends of
-        requests are taken; and that never came as far as the numbers of the batches tell.
+        Reports taken; that had come before; that came after a newer one, of which only beginnings
+        and ends of requests are taken; and that have not come as far as the numbers of the batches
+        tell.
     unknown
         Requests in reports that nobody had announced.
     silent_corrections : [requests]
@@ -64,6 +68,8 @@ class InstanceState:
         End of the last batch known, or when an idle instance got work.
     batch_id
         Number of the last batch known, -1 before.
+    gaps
+        Numbers of batches before the last one known whose reports have not come.
     restarts
         Whether who was evicted decodes its tokens again.
     """
@@ -82,12 +88,18 @@ class InstanceState:
     last_duration: float = math.nan
     kv_used: float = math.nan
     num_running: float = 0.0
+    gaps: list[int] = field(default_factory=list)
     restarts: bool = False
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody is there, as far as anybody knows."""
         return not self.waiting and not self.stopped and self.running.total <= 1e-9
+
+    @property
+    def in_system(self) -> float:
+        """Requests that are believed to be there [requests]."""
+        return len(self.waiting) + len(self.stopped) + self.running.total
 
     def enqueue(self, request: RequestMeta, of: int, at: float) -> None:
         """Note that a request was sent; one that is there already is not counted twice."""
@@ -109,12 +121,12 @@ class InstanceState:
             self.counts.duplicate += 1
             return False
         if trace.batch_id < self.batch_id:
-            self.counts.late += 1
-            self._leave(trace)
+            self._take_late(trace)
             return False
         missed = trace.batch_id - self.batch_id - 1
         if self.batch_id >= 0 and missed > 0:
             self.counts.lost += missed
+            self.gaps = [*self.gaps, *range(self.batch_id + 1, trace.batch_id)][-MOST_GAPS:]
             self.running.age(math.inf, missed)
         for request_id in trace.preempted:
             if request_id in self.running:
@@ -140,21 +152,46 @@ class InstanceState:
             self.computed_ahead = 0.0
         return True
 
+    def _take_late(self, trace: BatchTrace) -> None:
+        """Take beginnings and ends from the report of a batch that is not the latest."""
+        self.counts.late += 1
+        if trace.batch_id in self.gaps:
+            self.gaps.remove(trace.batch_id)
+            self.counts.lost -= 1
+            self.computed_ahead += trace.prefill_len
+            since = self.batch_id - trace.batch_id
+            for request_id in trace.started:
+                entry = self._pop_waiting(request_id)
+                if entry is not None:
+                    self.running.put(request_id, entry.of, 1.0 + since)
+        self._leave(trace)
+
+    def _pop_waiting(self, request_id: int) -> Waiting | None:
+        """Take a request out of those who wait; None where it is not among them."""
+        entry = self.waiting.pop(request_id, None)
+        if entry is not None:
+            self.queue.end(request_id)
+            self.waiting_tokens -= entry.prompt
+            self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
+        return entry
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether every report came, in its turn."""
+        return not self.counts.lost and not self.counts.late
+
     def _begin(self, request_ids: tuple[int, ...]) -> None:
         known = []
-        if self.counts.lost and request_ids:
+        if request_ids and not self.is_sure:
             known += self._begun_unheard(set(request_ids))
         for request_id in request_ids:
-            entry = self.waiting.pop(request_id, None)
+            entry = self._pop_waiting(request_id)
             if entry is None:
                 if request_id in self.running:
                     continue
                 self.counts.unknown += 1
                 known.append((request_id, 0))
                 continue
-            self.queue.end(request_id)
-            self.waiting_tokens -= entry.prompt
-            self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
             known.append((request_id, entry.of))
         self.running.begin(known)
 
@@ -196,16 +233,12 @@ class InstanceState:
         for request_id in (*trace.finished, *trace.cancelled):
             if self.running.end(request_id):
                 continue
-            entry = self.waiting.pop(request_id, None)
-            if entry is not None:
-                self.queue.end(request_id)
-                self.waiting_tokens -= entry.prompt
-            elif self.stopped.pop(request_id, None) is None:
+            if self._pop_waiting(request_id) is None and self.stopped.pop(request_id, None) is None:
                 self.counts.unknown += 1
 
     def _set_right(self, trace: BatchTrace) -> None:
         """Believe the counts of an instance where reports were lost."""
-        if self.counts.lost == 0 or trace.num_waiting is None or trace.num_running is None:
+        if self.is_sure or trace.num_waiting is None or trace.num_running is None:
             return
         there = trace.num_waiting + trace.num_running
         sent_since = sum(1 for each in self.waiting.values() if each.at > trace.end)

@@ -95,5 +95,10 @@ class Faults:
         for name in ("lost", "doubled", "reordered"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(name, getattr(self, name), "a share from 0 to 1")
-        if self.lost + self.doubled + self.reordered > 1:
-            raise ConfigError("lost + doubled + reordered", self, "together at most 1")
+        if self.share > 1:
+            raise ConfigError("lost + doubled + reordered", self.share, "together at most 1")
+
+    @property
+    def share(self) -> float:
+        """Share of the traces to which something happens."""
+        return self.lost + self.doubled + self.reordered

@@ -70,7 +70,7 @@ class Post:
 
     def _carry(self, i: int, trace: BatchTrace) -> None:
         faults = self._faults
-        draw = self._rng.random() if faults.lost or faults.doubled or faults.reordered else 1.0
+        draw = self._rng.random() if faults.share else 1.0
         before = self._held.pop(i, None)
         if draw < faults.lost:
             pass

@@ -31,6 +31,12 @@ from fluidserve.options import goodput_option, instance_options, run_options, wo
         )  # fmt: skip
 @option("--signal-delay", type=float, default=0.0, show_default=True,
         help="time until what they tell arrives")  # fmt: skip
+@option("--lost-reports", type=float, default=0.0, show_default=True,
+        help="share of reports of batches that never arrive, to who follows them")  # fmt: skip
+@option("--doubled-reports", type=float, default=0.0, show_default=True,
+        help="share that arrives twice")  # fmt: skip
+@option("--reordered-reports", type=float, default=0.0, show_default=True,
+        help="share that arrives after the next one of its instance")  # fmt: skip
 @option("--decision-time", type=float, default=0.0, show_default=True,
         help="time that a decision takes, which is latency")  # fmt: skip
 @option("--predicted-lengths", is_flag=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from serving import FluidServeError, Instance, unfinished
 
 if TYPE_CHECKING:
     from scheduling.experiment import Routing
+    from scheduling.listening import Faults
+    from scheduling.signals import Signals
     from studies.sweeps import Journal
     from studies.tuning import Slo
 
@@ -36,6 +39,12 @@ REQUESTS = 10_000
 """Requests of a run where nobody says how many."""
 
 LOADS = "0.7,0.8,0.9"
+FAULTS = ("lost", "doubled", "reordered")
+"""What may happen to reports, as :class:`scheduling.Faults` has it."""
+
+LISTS = ("policies", "capacity", "reports")
+"""Parts of the result that are tables."""
+
 TYPICAL = (1000, 10)
 """Tokens and requests of the batch whose duration tells instances apart that look alike."""
 
@@ -95,15 +104,17 @@ def asked(params: Mapping[str, Any]) -> Asked:
     if question.waits:
         raise FluidServeError("requests that wait for answers cannot be routed; leave out their "
                               "sessions")  # fmt: skip
+    signals = Signals(_period(params["signal_period"]), params["signal_delay"])
     routing = Routing(
         question,
         fleet_of(params, inputs.instance),
         policies,
         loads,
         seeds=params["seeds"],
-        signals=Signals(_period(params["signal_period"]), params["signal_delay"]),
+        signals=signals,
         decision_time=params["decision_time"],
         predicted_lengths=params["predicted_lengths"],
+        faults=_faults(params, policies, signals),
         goodput=parse_goodput(params["goodput"], unit, question.longest_decode),
     )
     slos = tuple(parse_slo(text, unit) for text in params["slos"])
@@ -149,6 +160,26 @@ def _policies(text: str | None) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise FlagError("--policies", text, "each policy once")
     return names
+
+
+def _faults(params: Mapping[str, Any], policies: Sequence[str], signals: Signals) -> Faults:
+    """Return what happens to reports; flags of which nobody would notice anything are refused."""
+    from scheduling.listening import Faults
+    from scheduling.policies import listens
+
+    shares = {name: params[f"{name}_reports"] for name in FAULTS}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise FlagError(f"--{name}-reports", share, "a share from 0 to 1")
+    given = [f"--{name}-reports" for name, share in shares.items() if share > 0]
+    if given and signals.period == math.inf:
+        raise FluidServeError(f"{given[0]}: with --signal-period never there are no reports")
+    if given and not any(map(listens, policies)):
+        raise FluidServeError(f"{given[0]} reaches only who follows reports of batches; allowed: "
+                              "a policy that asks the predictor, or regression")  # fmt: skip
+    if sum(shares.values()) > 1:
+        raise FlagError(" + ".join(given), sum(shares.values()), "together at most 1")
+    return Faults(**shares)
 
 
 def _period(text: str | None) -> float | None:
@@ -198,7 +229,7 @@ def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dic
     with watch("write"):
         write_rows(folder / RUNS, _columns(runs))
         write_rows(folder / ROUTING, _columns(result["policies"]))
-        shown = {key: value for key, value in result.items() if key not in ("policies", "capacity")}
+        shown = {key: value for key, value in result.items() if key not in LISTS}
         write_common(
             folder, final,
             config_yaml=resolved_yaml(config, ask.inputs.instance), summary=result,
@@ -248,7 +279,8 @@ def _identity(ask: Asked) -> str:
         version("fluidserve"), question.seed, question.num_requests, question.horizon,
         [[each.engine, asdict(cast(Any, each))] for each in routing.instances], routing.policies,
         routing.loads, routing.seeds, asdict(routing.signals), routing.decision_time,
-        routing.predicted_lengths, routing.goodput, [str(slo) for slo in ask.slos],
+        routing.predicted_lengths, asdict(routing.faults), routing.goodput,
+        [str(slo) for slo in ask.slos],
         [_content(name) for name in routing.policies], digest.hexdigest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
@@ -264,6 +296,7 @@ def _result(
     ask: Asked, runs: Sequence[Mapping[str, Any]], sought: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return what the command prints; times are in the unit of the run."""
+    from scheduling.drift import reports_of
     from scheduling.experiment import MEASURES
     from scheduling.paired import compared
 
@@ -287,7 +320,9 @@ def _result(
         "decision_time": routing.decision_time,
         "goodput": dict(routing.goodput) if routing.goodput else None,
         "against": ask.against,
+        "faults": {f"{name}_reports": getattr(routing.faults, name) for name in FAULTS},
         "policies": compared(runs, measures, ask.against),
+        "reports": reports_of(runs),
         "capacity": list(sought),
         "warnings": [*inputs.assumed, *_failures(runs)],
     }

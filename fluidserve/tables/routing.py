@@ -9,6 +9,13 @@ from fluidserve.tables.layout import grid, joined, pairs
 from fluidserve.text import number
 from fluidserve.words import per_time
 
+REPORTED = {
+    "applied": "taken", "duplicate": "twice", "late": "late", "lost": "lost",
+    "unknown": "odd", "silent_corrections": "set", "drift": "drift",
+    "drift_at_end": "at end",
+}  # fmt: skip
+"""Words for what is counted of reports: of requests that nobody had announced, ``odd``."""
+
 
 def routing_table(result: Mapping[str, Any]) -> str:
     """Return the table of ``route``."""
@@ -22,7 +29,8 @@ def routing_table(result: Mapping[str, Any]) -> str:
             ("change", f"of the mean TTFT against {result['against']}, 95 % interval"),
         ]
     )  # fmt: skip
-    return joined(head, *(_of_load(result, load) for load in result["loads"]), _capacities(result))
+    loads = [each(result, load) for load in result["loads"] for each in (_of_load, _reports)]
+    return joined(head, *loads, _capacities(result))
 
 
 def _of_load(result: Mapping[str, Any], load: float) -> str:
@@ -45,6 +53,16 @@ def _change(row: Mapping[str, Any]) -> str:
     return (
         f"{100 * change:+.1f} %" if half is None else f"{100 * change:+.1f} +- {100 * half:.1f} %"
     )
+
+
+def _reports(result: Mapping[str, Any], load: float) -> str:
+    """Return how reports came in, and by how many requests the predictor's belief was off."""
+    rows = [
+        [row["policy"], *(f"{row[name]:,.4g}" for name in REPORTED)]
+        for row in result["reports"]
+        if row["load"] == load
+    ]
+    return grid([f"reports at {load:g}", *REPORTED.values()], rows) if rows else ""
 
 
 def _capacities(result: Mapping[str, Any]) -> str:

@@ -9,5 +9,6 @@ looks at K instances drawn at random.
 from scheduling.policies.registry import POLICIES as POLICIES
 from scheduling.policies.registry import Entry as Entry
 from scheduling.policies.registry import Policy as Policy
+from scheduling.policies.registry import listens as listens
 from scheduling.policies.registry import needs_predictor as needs_predictor
 from scheduling.policies.registry import policy_of as policy_of

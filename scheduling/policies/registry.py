@@ -78,6 +78,11 @@ def needs_predictor(policy: str) -> bool:
     return name in POLICIES and POLICIES[name].asks
 
 
+def listens(policy: str) -> bool:
+    """Return whether a policy, or the predictor that it asks, hears of every batch."""
+    return needs_predictor(policy) or hasattr(policy_of(policy, 0)[1], "sync_batch_result")
+
+
 def policy_of(policy: str | Policy, seed: int) -> tuple[str, Policy]:
     """Return the name of a policy and the policy itself, as it is before its first choice.
 

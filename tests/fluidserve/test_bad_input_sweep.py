@@ -32,7 +32,8 @@ NUMBERS = {
     "--measured-requests", "--d-1", "--until", "--inject-at", "--initial-waiting", "--step",
     "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
     "--answer-token-time", "--within", "--budget", "--signal-period", "--signal-delay",
-    "--decision-time", "--patience", "--snapshot-every", "--stale-after",
+    "--decision-time", "--patience", "--snapshot-every", "--stale-after", "--lost-reports",
+    "--doubled-reports", "--reordered-reports",
 }  # fmt: skip
 FILES = {
     "--requests", "--trace", "--lengths", "--config", "--resume", "--inject", "--token-file",

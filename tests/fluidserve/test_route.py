@@ -69,6 +69,38 @@ def test_every_option_matters(run, folder):
         assert told(run, *base, *given, out=name) != before, name
 
 
+FAULTS = {
+    "--lost-reports": ("lost", 0.1),
+    "--doubled-reports": ("duplicate", 0.1),
+    "--reordered-reports": ("late", 0.1),
+}
+"""What each fault is counted as, and a share of it."""
+
+
+def test_what_happens_to_reports_matters_to_who_follows_them_and_is_counted(run, folder):
+    line = (*without(BASE, "--policies"), "--policies", "jsq,predicted-ttft")
+    whole = told(run, *line)
+    (clean,) = whole["reports"]
+    assert clean["policy"] == "predicted-ttft" and clean["applied"] > 500
+    assert not any(clean[name] for name, _ in FAULTS.values())
+    for flag, (name, share) in FAULTS.items():
+        found = told(run, *line, flag, share, out=name)
+        (counts,) = found["reports"]
+        assert counts[name] == pytest.approx(share * clean["applied"], rel=0.5), flag
+        others = {each for each, _ in FAULTS.values()} - {name}
+        # of a trace whose turn came too late the next one may come last, and nobody misses it
+        assert all(counts[each] <= 6 for each in others), flag
+        assert counts["drift"] >= clean["drift"] or name == "duplicate"
+        assert found["faults"][flag[2:].replace("-", "_")] == share
+        before = {row["policy"]: row["mean_ttft"] for row in whole["policies"]}
+        after = {row["policy"]: row["mean_ttft"] for row in found["policies"]}
+        assert after["jsq"] == before["jsq"]  # it follows no reports, and counts are told anew
+        # a report that comes twice changes nothing but its count
+        assert (after == before) == (name == "duplicate")
+    table = run(*line, "--lost-reports", 0.1, "--out", "t", "--table").stdout
+    assert "reports at 0.8" in table and max(map(len, table.splitlines())) <= 80
+
+
 def test_lengths_are_told_where_that_is_asked(run, folder):
     line = (
         "route", "--requests", "believed.csv", "--policies", "mine.py:by_length", "--loads", 0.8,
@@ -181,6 +213,10 @@ def test_a_fleet_of_files_may_hold_any_kinds(run, folder):
         ("--signal-period -1", "or never"),
         ("--signal-delay -1", "a finite time >= 0"),
         ("--decision-time -1", "--decision-time"),
+        ("--lost-reports 2", "--lost-reports 2.0: not allowed; allowed: a share from 0 to 1"),
+        ("--lost-reports .5 --doubled-reports .6 --policies regression", "together at most 1"),
+        ("--doubled-reports .1 --policies jsq", "reaches only who follows reports"),
+        ("--reordered-reports .1 --policies regression --signal-period never", "no reports"),
         ("--slo nonsense", "--slo"),
         ("--slo p99_itl<1", "ITL"),
         ("--workers 0", "workers"),

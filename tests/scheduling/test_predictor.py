@@ -253,6 +253,29 @@ def test_reports_of_one_batch_twice_change_nothing():
     assert state.running.where(0)[0] == 5.0  # the lost batches made them older too
     state.sync(BatchTrace(2, 3.0, 1.0, 0, 2, finished=(0,)), 6.0)
     assert state.counts.late == 1 and state.running.total == 1
+    assert state.counts.lost == 2  # it is not lost any more
+    state.sync(BatchTrace(2, 3.0, 1.0, 0, 2, finished=(0,)), 6.0)
+    assert state.counts.lost == 2 and state.running.total == 1
+
+
+def test_who_began_in_a_late_report_is_as_old_as_if_it_had_come_in_its_turn():
+    states = InstanceState(), InstanceState()
+    traces = [
+        BatchTrace(0, 1.0, 1.0, 9, 0, started=(0,)),
+        BatchTrace(1, 2.0, 1.0, 9, 1, started=(1,)),
+        BatchTrace(2, 3.0, 1.0, 0, 2),
+    ]
+    for state, order in zip(states, ((0, 1, 2), (0, 2, 1)), strict=True):
+        for k in range(2):
+            state.enqueue(RequestMeta(k, 9), 0, 0.0)
+        for number in order:
+            state.sync(traces[number], 3.0)
+    told, late = states
+    assert told.is_sure and not late.is_sure
+    assert late.counts.late == 1 and late.counts.lost == 0
+    for name in ("waiting", "waiting_tokens", "boundary", "in_system"):
+        assert getattr(told, name) == getattr(late, name)
+    assert [told.running.where(k) for k in range(2)] == [late.running.where(k) for k in range(2)]
 
 
 def test_requests_of_thousands_become_few_groups():
