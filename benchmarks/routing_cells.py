@@ -1,13 +1,13 @@
-"""Routing policies over cells of engine, fleet, arrivals and load: where does prediction help?
+"""Put routing policies side by side over cells of engine, fleet, arrivals and load.
 
-    python benchmarks/routing_cells.py --out cells                           # decode_node, 15 minutes
+    python benchmarks/routing_cells.py --out cells                           # 15 minutes
     python benchmarks/routing_cells.py --out server --engine vllm_v1 \
         --lengths lengths_sharegpt_val_10k.csv.gz --trace azure_2023_conv.csv     # 30 minutes
     python benchmarks/routing_cells.py --out quick --quick                   # 1 minute
 
-Every policy gets the same requests. The best heuristic of a cell is chosen on seeds of its own, so
-that no policy is judged by the draws that chose it. Prints Markdown; OUT.json has every run. The
-same command goes on where it was interrupted.
+Where does prediction help, and where not? Every policy gets the same requests. The best heuristic
+of a cell is chosen on seeds of its own, so that no policy is judged by the draws that chose it.
+Prints Markdown; OUT.json has every run. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations

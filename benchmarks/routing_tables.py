@@ -1,4 +1,4 @@
-"""Markdown of the study of cells: changes with paired intervals, and where prediction is no help."""
+"""Markdown of the study of cells: paired intervals, and where prediction is no help."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def tables(
     runs = Runs(rows, about)
     words = (
         f"`{about['engine']}`, a base of `jsq`, or `jsq-capacity` where 4 instances take "
-        f"{about['slower']:g} times as long, {about['requests']} requests a run, seeds {about['seeds']}, best "
-        f"heuristic chosen on seeds {about['chosen_from']}, {len(rows)} runs in "
-        f"{about['cpu'] / 60:.0f} minutes of one core."
+        f"{about['slower']:g} times as long, {about['requests']} requests a run, "
+        f"seeds {about['seeds']}, best heuristic chosen on seeds {about['chosen_from']}, "
+        f"{len(rows)} runs in {about['cpu'] / 60:.0f} minutes of one core."
     )
     parts = [words, summary(runs)]
     shown = [c for c in runs.cells if every_load or math.isclose(c[2], SHOWN_LOAD)]
