@@ -16,8 +16,9 @@ from scheduling.messages import RequestMeta as RequestMeta
 from scheduling.policies import POLICIES as POLICIES
 from scheduling.predictions import Predictions as Predictions
 from scheduling.predictor import Predictor as Predictor
-from scheduling.predictor import ReusePolicy as ReusePolicy
+from scheduling.reuse import ReusePolicy as ReusePolicy
 from scheduling.routing import route as route
+from scheduling.seldom import SeldomToldPredictor as SeldomToldPredictor
 from scheduling.signals import Signals as Signals
 from scheduling.signals import View as View
 from scheduling.signals import lowest as lowest

@@ -16,6 +16,7 @@ from scheduling.listening import Faults
 from scheduling.policies import listens, needs_predictor, policy_of
 from scheduling.predictor import Predictor
 from scheduling.routing import route
+from scheduling.seldom import SeldomToldPredictor
 from scheduling.signals import Signals
 from serving import ConfigError, Instance, LatencySamples, RequestTable, UnsupportedError
 from serving.arguments import check_fields
@@ -157,7 +158,8 @@ class Routing:
 
     def predictor(self) -> Predictor:
         """Return a predictor that expects the mix of the requests and has heard of none yet."""
-        return Predictor(self.instances, self.question.mix, signal_delay=self.signals.delay)
+        kind = SeldomToldPredictor if self.signals.period else Predictor
+        return kind(self.instances, self.question.mix, signal_delay=self.signals.delay)
 
     def _promised(self) -> tuple[float | None, float | None]:
         limits = self.goodput or {}

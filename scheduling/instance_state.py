@@ -106,7 +106,7 @@ class InstanceState:
         if request.request_id in self.waiting or request.request_id in self.running:
             self.counts.duplicate += 1
             return
-        if self.is_idle:
+        if self.is_idle or at <= self.boundary:
             self.boundary = max(self.boundary, at)
             self.queue.put(request.request_id, of, 0.0)
         else:

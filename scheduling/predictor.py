@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ from scheduling.lengths import LengthModel
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
 from scheduling.record import Record
+from scheduling.reuse import ReusePolicy
 from scheduling.running_set import binned
 from serving import ConfigError, FluidServeError, Instance, RequestMix, SolveError
 
@@ -59,25 +60,6 @@ HISTOGRAM_ROWS = 96
 
 TTFT_ONLY, ALL = "ttft", "all"
 """What :meth:`Predictor.predict` is asked for: first tokens only, or everything."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReusePolicy:
-    """When a forecast is made anew on level ``reuse``.
-
-    Parameters
-    ----------
-    batches
-        After so many reported batches.
-    requests : [requests]
-        When so many more or fewer wait or run than it says.
-    share
-        When so much of the running requests more or fewer run than it says.
-    """
-
-    batches: int = 8
-    requests: float = 1.0
-    share: float = 0.05
 
 
 class Predictor:
@@ -230,7 +212,7 @@ class Predictor:
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
         reach = curve[REACH, step]
-        waiting = self._waiting(i)
+        waiting = self._waiting(i, state)
         if reach == math.inf:
             return waiting <= self.reuse.requests
         about[NUMBER] = reach + waiting
@@ -241,25 +223,39 @@ class Predictor:
         unit = self._forecasters[i].unit
         return prompt / unit if unit > 0.0 else 1.0
 
-    def _waiting(self, i: int) -> float:
+    def _waiting(self, i: int, state: InstanceState) -> float:
         """Return who waits, as counted in the order of arrival."""
-        state, unit = self.states[i], self._forecasters[i].unit
+        unit = self._forecasters[i].unit
         if unit <= 0.0:
             return float(len(state.waiting))
         return max(0.0, state.waiting_tokens - state.computed_ahead) / unit
 
-    def _late(self, i: int, decided: float) -> float:
+    def _late(self, i: int, state: InstanceState, decided: float) -> float:
         """Return who waits at the boundary and was sent after a time."""
-        state, total = self.states[i], 0.0
+        total = 0.0
         for each in reversed(state.waiting.values()):
             if each.at <= decided:
                 break
             total += self._size(i, each.prompt) if each.at <= state.boundary else 0.0
         return total
 
+    def _latest(self, i: int) -> float:
+        """Return until when the first batch of a forecast goes on, as far as anybody can tell."""
+        each = self._curves[i, DURATION, 0] / self._forecasters[i].batches
+        return float(self._curves[i, START, 0] + each + self._delay)
+
     def _march(self, i: int, now: float) -> None:
         """Make the forecast of an instance anew."""
-        state, about, of = self.states[i], self._about[i], self._forecasters[i]
+        self._march_from(self.states[i], i, now)
+
+    def _march_from(
+        self, state: InstanceState, i: int, now: float, even: float | None = None
+    ) -> None:
+        """Make the forecast of an instance in a state.
+
+        Who was sent since its boundary has come by ``now`` [time], or evenly in a time ``even``.
+        """
+        about, of = self._about[i], self._forecasters[i]
         idle = state.is_idle
         origin = now if idle else state.boundary
         fresh = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
@@ -271,34 +267,35 @@ class Predictor:
             rows[: binned(state.running.rows, classes, rows)],
             state.stopped_rows(),
             queued[: binned(state.queue.rows, classes, queued)],
-            max(0.0, self._waiting(i) - fresh),
-            self._late(i, origin - before) if of.ahead else 0.0,
-            fresh,
+            max(0.0, self._waiting(i, state) - fresh),
+            self._late(i, state, origin - before) if of.ahead else 0.0,
+            0.0 if even else fresh,
             max(0.0, now - origin),
             before,
-            self._inflow.of(i) if self._rate is None else self._rate,
+            fresh / even if even else self._inflow.of(i) if self._rate is None else self._rate,
             None if state.kv_used != state.kv_used else state.kv_used,
             state.begun_tokens(),
         )
         self._dirty.discard(i)
         try:
             found = of.march(self._curves[i], present, self._tokens)
+            latest = self._latest(i)
+            if even is None and fresh and present.now > latest:  # who was sent waits for its end
+                found = of.march(self._curves[i], replace(present, now=latest), self._tokens)
         except SolveError:
             self.record.failed.add(i)
             about[STEPS] = 0.0
             return
         self.record.failed.discard(i)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
-        about[NUMBER] = found.number
+        about[NUMBER] = found.number + (fresh if even else 0.0)
         about[FIRST_FIXED], about[FIRST_PER_PROMPT] = found.first_fixed, found.first_per_prompt
         about[FIRST_BEYOND] = found.first_beyond
         about[FIRST_PER_SQUARE], about[FIXED] = found.first_per_square, found.fixed
         about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
-        about[LATEST] = (
-            self._curves[i, START, 0] + self._curves[i, DURATION, 0] / of.batches + self._delay
-        )
+        about[LATEST] = self._latest(i)
         about[EXECUTING] = found.executing
         self._under_way[i], self._marched_running[i] = 0, state.running.total
         self.marches += 1
@@ -374,6 +371,10 @@ class Predictor:
     def room_for(candidates: int) -> NDArray[np.float64]:
         """Return an array for the answers of so many candidates."""
         return np.empty((candidates, ANSWER_COLUMNS))
+
+    def in_system(self, ts: float) -> NDArray[np.float64]:
+        """Return how many requests are believed to be on each instance, shape (N,) [requests]."""
+        return np.array([each.in_system for each in self.states])
 
     def forget(self, instance_id: int) -> None:
         """Let the forecast of an instance be made anew when it is asked for next."""

@@ -58,11 +58,15 @@ def _change(row: Mapping[str, Any]) -> str:
 def _reports(result: Mapping[str, Any], load: float) -> str:
     """Return how reports came in, and by how many requests the predictor's belief was off."""
     rows = [
-        [row["policy"], *(f"{row[name]:,.4g}" for name in REPORTED)]
+        [row["policy"], *(_count(row[name]) for name in REPORTED)]
         for row in result["reports"]
         if row["load"] == load
     ]
     return grid([f"reports at {load:g}", *REPORTED.values()], rows) if rows else ""
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
 
 
 def _capacities(result: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from serving.compilation import compiled
 DONE, STEP_LIMIT = int(Answer.DONE), int(Answer.STEP_LIMIT)
 
 STRIDE = 4
-"""Steps [steps] that are made at once while nobody waits."""
+"""Steps [steps] that are made at once while nobody waits and all who were sent have come."""
 
 NOBODY = 1e-9
 """Requests [requests] up to which nobody is left out of a step."""
@@ -85,7 +85,8 @@ def march_reach(workspace, first, reach, most, number, tokens):
     left = _left_out(w)
     while w.steps < most and had < tokens:
         begun = w.steps
-        w.most_steps = min(most, begun + (STRIDE if left <= NOBODY else 1))
+        is_calm = left <= NOBODY and first + w.arrived >= number - NOBODY
+        w.most_steps = min(most, begun + (STRIDE if is_calm else 1))
         answer = advance(workspace)
         if w.steps > begun:
             left = _left_out(w)

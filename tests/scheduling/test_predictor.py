@@ -168,6 +168,16 @@ def test_an_instance_that_falls_silent_is_stale():
     assert predictor.predict(0, RequestMeta(2, 50), 100.0)[0].confidence == "stale"
 
 
+def test_a_batch_that_is_overdue_lets_nobody_in_front_of_those_who_wait_for_it():
+    ttft = []
+    for now in (1.0, 7.0):  # the batch under way was to end before the latter
+        predictor = Predictor([DecodeNode()], MIX, arrival_rate=0.001)
+        for k in range(60):
+            predictor.enqueue_request(0, RequestMeta(k, 60), 0.01 * k)
+        ttft.append(float(predictor.predict(0, RequestMeta(99, 60), now).ttft[0]))
+    assert ttft[1] == pytest.approx(ttft[0], rel=0.02) and ttft[0] > 50
+
+
 def test_a_node_whose_batches_take_no_time_has_no_answer_and_scores_worst():
     still = DecodeNode(batch_time=BatchTimeLaw(d_0=0.0, d_decode=0.0, d_kv=0.0))
     predictor = Predictor([still, DecodeNode()], MIX, arrival_rate=0.1)

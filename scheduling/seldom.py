@@ -1,0 +1,130 @@
+"""A predictor of instances that tell seldom or never: it believes its own forecasts meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ode import DURATION, START
+from scheduling.answering import LATEST, NUMBER, ORIGIN, STEPS
+from scheduling.instance_state import InstanceState
+from scheduling.lengths import LengthModel
+from scheduling.messages import BatchTrace, RequestMeta
+from scheduling.predictions import Predictions
+from scheduling.predictor import ALL, Predictor
+from scheduling.silence import Forecast, Moved
+from serving import Instance, RequestMix
+
+USED = 0.5
+"""Share of a forecast after which a belief is moved on and forecast anew: its end knows less."""
+
+MOST_MOVES = 100
+"""Forecasts that are made one after another at most, to move on a belief that is old."""
+
+
+class SeldomToldPredictor(Predictor):
+    """Predicts for instances whose reports do not come with every batch.
+
+    :class:`Predictor` takes silence for a batch that goes on. This one takes batches to end as its
+    forecast says until a report comes; then it believes the report. What it believes meanwhile is
+    in parts of requests.
+
+    Parameters
+    ----------
+    instances, mix, options
+        As of a :class:`Predictor`.
+    """
+
+    def __init__(self, instances: Sequence[Instance], mix: RequestMix, **options: Any) -> None:
+        super().__init__(instances, mix, **options)
+        self._survive = _survive(mix, self.lengths)
+        self._beliefs: list[InstanceState | None] = [None] * len(self.instances)
+        self._is_marched = [False] * len(self.instances)
+        self._used_at = np.full(len(self.instances), np.inf)
+
+    def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
+        """Note that a request was sent; see :meth:`Predictor.enqueue_request`."""
+        self._state(instance_id)
+        belief = self.believed(instance_id, ts)
+        super().enqueue_request(instance_id, request_meta, ts)
+        if belief is not self.states[instance_id]:
+            of = 1 + self.lengths.part_of(request_meta.prefill_length)
+            belief.enqueue(request_meta, of, ts)
+        self._is_marched[instance_id] = False
+
+    def sync_batch_result(
+        self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
+    ) -> None:
+        """Take a report, which is believed; see :meth:`Predictor.sync_batch_result`."""
+        super().sync_batch_result(instance_id, batch_trace, ts)
+        self._beliefs[instance_id], self._is_marched[instance_id] = None, False
+        self._dirty.add(instance_id)
+
+    def predict(
+        self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str = ALL
+    ) -> Predictions:
+        """Say what would happen to a request now; see :meth:`Predictor.predict`."""
+        self._dirty.update((self._used_at < ts).nonzero()[0].tolist())
+        return super().predict(instance_id, request_meta, ts, action_hint)
+
+    def believed(self, instance_id: int, ts: float) -> InstanceState:
+        """Return what an instance is believed to be at ``ts`` [time].
+
+        It is the reported state where no batch is believed to have ended since.
+        """
+        i = instance_id
+        for _ in range(MOST_MOVES):
+            state = self._beliefs[i] or self.states[i]
+            if state.is_idle or ts <= state.boundary:
+                break
+            if not self._is_marched[i]:
+                self._march_from(state, i, state.boundary, even=ts - state.boundary)
+                if i in self.record.failed:
+                    break
+            moved = self._moved(i, state, ts)
+            if moved.batches == 0:
+                break
+            self._beliefs[i], self._is_marched[i] = moved.state(), False
+            self._dirty.add(i)
+            if moved.batches < self._about[i, STEPS] * self._forecasters[i].batches:
+                break
+        return self._beliefs[i] or self.states[i]
+
+    def in_system(self, ts: float) -> NDArray[np.float64]:
+        """Return how many requests are believed to be on each instance, shape (N,) [requests]."""
+        found = np.zeros(len(self.states))
+        for i in range(found.size):
+            state = self._beliefs[i] or self.states[i]
+            is_known = state.is_idle or not self._is_marched[i]
+            found[i] = state.in_system if is_known else self._moved(i, state, ts).in_system
+        return found
+
+    def _moved(self, i: int, state: InstanceState, until: float) -> Moved:
+        about, of = self._about[i], self._forecasters[i]
+        forecast = Forecast(
+            self._curves[i], int(about[STEPS]), of.batches, of.again, about[ORIGIN],
+            about[NUMBER], of.unit,
+        )  # fmt: skip
+        return Moved(state, forecast, self._survive, until)
+
+    def _march(self, i: int, now: float) -> None:
+        """Make the forecast of an instance anew, from what it is believed to be."""
+        state = self.believed(i, now)
+        self._march_from(state, i, now)
+        self._is_marched[i] = True
+        about, steps = self._about[i], int(self._about[i, STEPS])
+        about[LATEST] = np.inf
+        if steps:
+            end = self._curves[i, START, steps - 1] + self._curves[i, DURATION, steps - 1]
+            self._used_at[i] = now + USED * max(end - (now - about[ORIGIN]), 0.0)
+
+
+def _survive(mix: RequestMix, lengths: LengthModel) -> NDArray[np.float64]:
+    """Return the chance of more than so many tokens, of any request and of each class."""
+    longest = lengths.survive.shape[1]
+    share = np.bincount(np.minimum(mix.decode, longest - 1), mix.probability, minlength=longest)
+    whole = np.maximum(1.0 - np.cumsum(share / share.sum()), 0.0)
+    return np.vstack([whole, lengths.survive[: len(lengths.parts)]])

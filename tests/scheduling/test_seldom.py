@@ -1,0 +1,104 @@
+"""A predictor whose instances tell seldom or never moves its belief on by its own forecasts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from discrete import simulate
+from ode import DECIDED, DURATION, FORECAST_ROWS, REACH, START
+from scheduling import BatchTrace, Predictor, RequestMeta, SeldomToldPredictor, Signals
+from scheduling.experiment import Routing, row_of
+from scheduling.silence import follow
+from serving import BatchTimeLaw, DecodeNode, RequestTable, VllmV1
+from studies import Question
+from workload import describe
+
+MIX = describe("normal").mix
+SERVER = VllmV1(
+    batch_time=BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_kv=1e-7, d_prefill=5e-5),
+    num_gpu_blocks=4000,
+)
+ALIKE = RequestTable.validated(np.zeros(40), np.full(40, 30), np.full(40, 50))
+
+
+def test_tokens_come_with_the_batches_that_reach_a_request():
+    curve = np.zeros((FORECAST_ROWS, 3))
+    curve[START] = curve[DECIDED] = 0.0, 2.0, 4.0
+    curve[DURATION], curve[REACH] = 2.0, (1.0, 5.0, 1.5)
+    number, at = np.array([1.0, 3.0, 4.0]), np.array([-math.inf, -math.inf, 3.0])
+    for again, expected in ((False, [16.0, 2.0, 0.0]), (True, [16.0, 0.0, 0.0])):
+        age, ever, taken = np.array([10.0, 0.0, 0.0]), np.array([10.0, 0.0, 0.0]), np.zeros(3)
+        found = follow(curve, 3, 2, again, 6.5, number, at, age, ever, taken)
+        assert found == (6, 6.0, 1.0)
+        assert age.tolist() == expected
+        assert ever.tolist() == [16.0, 2.0, 0.0] and taken.tolist() == [6.0, 2.0, 0.0]
+    age = np.zeros(3)
+    assert follow(curve, 3, 2, False, 2.9, number, at, age, np.zeros(3), np.zeros(3))[0] == 2
+    assert age.tolist() == [2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("until", [3.0, 20.0, 41.0])
+def test_where_lengths_are_alike_the_belief_is_what_the_engine_does(until):
+    node = DecodeNode(B=None, M_total=100_000)
+    predictor = SeldomToldPredictor([node], ALIKE.mix(), arrival_rate=0.0)
+    for k in range(len(ALIKE)):
+        predictor.enqueue_request(0, RequestMeta(k, 30), 0.0)
+    batches = simulate(ALIKE, node).batches["time"]
+    done = int((batches <= until).sum())
+    state = predictor.believed(0, until)
+    assert state.running.total == pytest.approx(40) and not state.waiting
+    assert state.running.rows[:, 1] == pytest.approx(done, abs=1)
+    assert state.boundary == pytest.approx(batches[done - 1], rel=0.03)
+
+
+def test_an_instance_that_never_tells_is_empty_in_the_end_and_a_plain_predictor_never_knows():
+    for kind in (SeldomToldPredictor, Predictor):
+        predictor = kind([DecodeNode()] * 2, MIX, arrival_rate=0.001)
+        for k in range(60):
+            predictor.enqueue_request(0, RequestMeta(k, 60), 0.1 * k)
+        ttft, there = [], []
+        for now in (7.0, 60.0, 300.0, 4000.0):
+            ttft.append(predictor.predict(None, RequestMeta(99, 60), now).ttft)
+            there.append(predictor.in_system(now)[0])
+        assert ttft[0][0] > 5 * ttft[0][1]
+        if kind is Predictor:
+            assert there == [60.0] * 4
+        else:
+            assert ttft[3][0] == pytest.approx(ttft[3][1], rel=0.01)
+            assert (np.diff(there[:3]) < 0).all() and there[3] == 0.0
+
+
+def test_a_report_is_believed():
+    predictor = SeldomToldPredictor([DecodeNode()], MIX, arrival_rate=0.1)
+    for k in range(20):
+        predictor.enqueue_request(0, RequestMeta(k, 60), 0.0)
+    predictor.predict(0, RequestMeta(99, 60), 50.0)
+    assert predictor.in_system(50.0)[0] != round(predictor.in_system(50.0)[0])
+    trace = BatchTrace(0, 3.0, 3.0, 0, 0, started=tuple(range(15)), finished=(3, 4))
+    predictor.sync_batch_result(0, trace)
+    assert predictor.in_system(3.0)[0] == 18.0
+    predictor.predict(0, RequestMeta(99, 60), 50.0)
+    assert 0.0 < predictor.in_system(50.0)[0] < 18.0
+
+
+@pytest.mark.parametrize("node", [DecodeNode(), SERVER], ids=["decode_node", "vllm_v1"])
+def test_without_any_report_prediction_is_better_than_turns_and_drifts_no_further(node):
+    question = Question(describe("normal"), node, num_requests=900)
+    rows = {}
+    for period in (None, math.inf):
+        routing = Routing(
+            question, (node,) * 3, ("round-robin", "predicted-ttft"), (0.85,),
+            signals=Signals(period),
+        )  # fmt: skip
+        rows[period] = {name: row_of(routing, (0.85, 1, name)) for name in routing.policies}
+    told, never = rows[None]["predicted-ttft"], rows[math.inf]["predicted-ttft"]
+    turns = rows[math.inf]["round-robin"]["mean_ttft"]
+    assert told["mean_ttft"] <= 1.1 * never["mean_ttft"]
+    # requests that are alike on a server that is hardly ever full are dealt out best in turns
+    assert never["mean_ttft"] < (1.1 if node is SERVER else 0.8) * turns
+    assert told["drift"] < 0.2 and never["applied"] == 0
+    # those who left unheard are not believed to be there for ever
+    assert never["drift"] < 4 and never["drift_at_end"] < 2 * never["drift"] + 1
