@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 START, DURATION, REACH, DECIDED = range(4)
 """Rows of a forecast: begin and duration of each step [time], the largest number in the order of
-arrival that takes part [requests], and when it is decided who does [time]."""
+arrival for which it has room, whether or not so many are there [requests], and when it is decided
+who takes part [time]."""
 
 FORECAST_ROWS = 4
 """Rows of a forecast [rows]."""
@@ -73,12 +74,14 @@ class Present:
         Who has a first token and runs, who was evicted, and who waits for a first token, in the
         order of arrival. Columns: requests, tokens since the latest start, tokens ever, class of
         lengths.
+    arriving : shape (A, 4)
+        Who was sent since time 0, in the same columns.
     queued : [requests]
         Who waits at time 0, as counted in the order of arrival (:attr:`Forecaster.unit`).
     late : [requests]
         The part of ``queued`` that came after the batch under way was decided.
     fresh : [requests]
-        Who was sent since time 0, counted alike.
+        ``arriving``, counted alike.
     now : [time]
         The present; arrivals up to then are ``fresh``, later ones are expected.
     before : [time]
@@ -94,6 +97,7 @@ class Present:
     running: NDArray
     stopped: NDArray
     waiting: NDArray
+    arriving: NDArray
     queued: float
     late: float
     fresh: float
@@ -122,12 +126,16 @@ class Forecaster(Protocol):
     unit : [tokens]
         Prompt of one request in the order of arrival, where a longer prompt counts for more
         requests; 0 where each request counts as one.
+    mean_prompt : [tokens]
+        Prompt of an expected request: one that arrives takes as many places in the order of
+        arrival as its own prompt has room of it.
     """
 
     batches: int
     again: bool
     ahead: bool
     unit: float
+    mean_prompt: float
 
     def march(self, out: NDArray, present: Present, tokens: float) -> Marched:
         """Write a forecast from time 0.

@@ -48,12 +48,17 @@ ANSWER_COLUMNS = 6
 """Columns of the answers [columns]."""
 
 
+EARLY_BY = 0.75
+"""Requests [requests] by which one begins before the fluid has room for it, on average: the room
+comes and goes by whole requests, and the first time that it is enough counts."""
+
+
 @compiled
 def _place(about, prompt, now):
     """Return the time in the forecast, the number in the order, and what a batch costs more."""
     at = 0.0 if about[IDLE] > 0.0 else min(now - about[ORIGIN], about[LATEST])
     own_size = prompt / about[UNIT] if about[UNIT] > 0.0 else 1.0
-    number = about[NUMBER] + WHOLE * own_size
+    number = about[NUMBER] + max(0.0, own_size - EARLY_BY)
     own = about[FIXED] + about[PER_PROMPT] * prompt
     return max(at, 0.0), number, own
 
@@ -66,11 +71,6 @@ def _prompt_time(about, prompt):
     near = min(prompt, about[UNIT])
     linear = about[FIRST_PER_PROMPT] * near + about[FIRST_BEYOND] * (prompt - near)
     return first + linear + about[FIRST_PER_SQUARE] * prompt * prompt
-
-
-WHOLE = 0.5
-"""Part of a request that has room when it begins on average: the fluid begins by parts, requests
-begin whole."""
 
 
 @compiled

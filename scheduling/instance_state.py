@@ -256,6 +256,12 @@ class InstanceState:
         first = islice(self.waiting.values(), max(begun, 0))
         return float(sum(each.prompt for each in first))
 
+    def fresh_rows(self) -> NDArray[np.float64]:
+        """Return the histogram of those sent since the boundary, shape (F, 4)."""
+        waiting = self.waiting
+        rows = [(1.0, 0.0, 0.0, waiting[each].of) for each in self.fresh if each in waiting]
+        return np.array(rows, float).reshape(-1, 4)
+
     def stopped_rows(self) -> NDArray[np.float64]:
         """Return the histogram of the requests that were stopped, shape (S, 4)."""
         rows = [

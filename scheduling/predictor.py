@@ -128,10 +128,10 @@ class Predictor:
         self._curves = np.zeros((size, FORECAST_ROWS, MOST_STEPS))
         self._about = np.zeros((size, ABOUT_COLUMNS))
         self._under_way = [0] * size
-        self._marched_running = [0.0] * size
+        self._marched_running, self._marched_number = [0.0] * size, [0.0] * size
         self._dirty = set(range(size))
         least = 2 * (len(self.lengths.parts) + 1)
-        self._rows, self._queued = np.zeros((2, max(HISTOGRAM_ROWS, least), 4))
+        self._rows, self._queued, self._arriving = np.zeros((3, max(HISTOGRAM_ROWS, least), 4))
         self._all = np.arange(size)
         self.record = Record()
         self._last: Predictions | None = None
@@ -139,7 +139,7 @@ class Predictor:
         self.marches = 0
         for i, each in enumerate(self._forecasters):
             self._about[i, BATCHES], self._about[i, AGAIN] = each.batches, each.again
-            self._about[i, UNIT] = each.unit
+            self._about[i, UNIT] = each.mean_prompt
 
     def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
         """Note that a request was sent to an instance.
@@ -211,11 +211,10 @@ class Predictor:
         part = (done % batches) / batches
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
-        reach = curve[REACH, step]
-        waiting = self._waiting(i, state)
-        if reach == math.inf:
-            return waiting <= self.reuse.requests
-        about[NUMBER] = reach + waiting
+        waiting, begun = self._waiting(i, state), min(curve[REACH, step], self._marched_number[i])
+        if begun == self._marched_number[i] and waiting > self.reuse.requests:
+            return False
+        about[NUMBER] = begun + waiting
         return True
 
     def _size(self, i: int, prompt: float) -> float:
@@ -261,12 +260,13 @@ class Predictor:
         fresh = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
                     if each in state.waiting)  # fmt: skip
         classes = len(self.lengths.parts) + 1
-        rows, queued = self._rows, self._queued
+        rows, queued, arriving = self._rows, self._queued, self._arriving
         before = state.last_duration if state.last_duration == state.last_duration else 0.0
         present = Present(
             rows[: binned(state.running.rows, classes, rows)],
             state.stopped_rows(),
             queued[: binned(state.queue.rows, classes, queued)],
+            arriving[:0] if even else arriving[: binned(state.fresh_rows(), classes, arriving)],
             max(0.0, self._waiting(i, state) - fresh),
             self._late(i, state, origin - before) if of.ahead else 0.0,
             0.0 if even else fresh,
@@ -298,6 +298,7 @@ class Predictor:
         about[LATEST] = self._latest(i)
         about[EXECUTING] = found.executing
         self._under_way[i], self._marched_running[i] = 0, state.running.total
+        self._marched_number[i] = found.number
         self.marches += 1
 
     def predict(

@@ -15,7 +15,7 @@ from scheduling.record import Record
 from scheduling.running_set import GROUPS, RunningSet
 from serving import FluidServeError
 
-VERSION = 1
+VERSION = 2
 """Of the arrays."""
 
 COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
@@ -49,6 +49,7 @@ def to_arrays(predictor: Predictor) -> Arrays:
         "dirty": dirty,
         "under_way": np.array(predictor._under_way, np.int64),
         "marched_running": np.array(predictor._marched_running, float),
+        "marched_number": np.array(predictor._marched_number, float),
         "rates": np.array([getattr(predictor._inflow.fleet, name) for name in RATES]),
         "sent": predictor._inflow._sent.copy(),
         "marches": np.array([predictor.marches]),
@@ -170,6 +171,7 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     predictor._dirty = set(np.flatnonzero(arrays["dirty"]).tolist())
     predictor._under_way[:] = arrays["under_way"].tolist()
     predictor._marched_running[:] = arrays["marched_running"].tolist()
+    predictor._marched_number[:] = arrays["marched_number"].tolist()
     predictor.marches = int(arrays["marches"][0])
     for name, value in zip(RATES, arrays["rates"].tolist(), strict=True):
         setattr(predictor._inflow.fleet, name, value)
@@ -178,7 +180,7 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
 
 def _is_per_instance(name: str) -> bool:
     return name in {
-        "about", "curves", "dirty", "under_way", "marched_running", "sent", "batch_id", "times",
+        "about", "curves", "dirty", "under_way", "marched_running", "marched_number", "sent", "batch_id", "times",
         "counts", *(f"{each}_{part}" for each in SETS for part in ("first", "total")),
     }  # fmt: skip
 

@@ -57,18 +57,24 @@ def first_token(curve, steps, batches, at, number):
 
 @compiled
 def _beyond(curve, steps, number):
-    """Return when a reach beyond the end of a forecast is expected, at the pace of its half."""
+    """Return when a reach beyond the end of a forecast is expected, at the pace of its half.
+
+    Where the half gained nothing, all of it tells the pace; where that gained nothing either, a
+    request of this number never begins.
+    """
     last = steps - 1
     if last < 0:
         return 0.0
-    half, reach = last // 2, curve[REACH]
+    since, reach = last // 2, curve[REACH]
     end = curve[START, last] + curve[DURATION, last]
     if reach[last] == np.inf:
         return end
-    gained = reach[last] - reach[half]
+    if not reach[last] > reach[since]:
+        since = 0
+    gained = reach[last] - reach[since]
     if not gained > 0.0:
         return np.inf
-    return end + (number - reach[last]) * (end - curve[START, half]) / gained
+    return end + max(0.0, number - reach[last]) * (end - curve[START, since]) / gained
 
 
 @compiled

@@ -29,6 +29,9 @@ NOBODY = 1e-12
 """Rate that stands for none [requests/time]: without any, a node with nobody on it would make no
 batch that could tell how long one takes."""
 
+LONG_SHARE = 0.9
+"""Share of the prompts for which a forecast goes on until they have begun."""
+
 FILLED = 0.999
 """Share of the token budget from which it is taken to fill a batch."""
 
@@ -42,6 +45,8 @@ class DecodeNodeForecaster:
         self.batches = max(1, int(mix.mean_decode / SHORTEST_RESOLVED))
         self.again = instance.mode == "sacrifice"
         self.ahead, self.unit = False, 0.0
+        self.mean_prompt = mix.mean_prefill
+        self._long = _long_prompt(mix) / max(self.mean_prompt, 1.0)
         self._node = instance
         oldest = [mix.longest_decode - 1.0, *(each.longest_decode - 1.0 for each in classes)]
         self._oldest = np.array(oldest)
@@ -56,9 +61,13 @@ class DecodeNodeForecaster:
         space, most = self._workspace, out.shape[1]
         while len(space.rows) < most:
             space.grow(Answer.ROWS_FULL)
+        # where a step is one batch, those who came since join it by their classes; where it is
+        # several, they come by the arrival curve, which lets them join within a step
+        joins = self.batches == 1 and present.fresh > 0.0
+        by_curve = 0.0 if joins else present.fresh
         space.knots[1:3] = present.now
-        space.cumulative[2] = present.fresh
-        space.cumulative[3] = present.fresh + max(present.rate, NOBODY) * FOREVER
+        space.cumulative[2] = by_curve
+        space.cumulative[3] = by_curve + max(present.rate, NOBODY) * FOREVER
         record = space.record
         begin = self._within(present.running), self._within(present.stopped)
         queued = np.ascontiguousarray(present.waiting[:, [0, 3]])
@@ -68,18 +77,38 @@ class DecodeNodeForecaster:
         ):
             space.grow(Answer.QUEUE_FULL)
         first = number_of_last(record)
+        number = first + present.fresh
+        if joins:
+            self._go_on(out, 1, first, number, tokens)
+            arriving = np.ascontiguousarray(present.arriving[:, [0, 3]])
+            while push_waiting(record, arriving) != Answer.DONE:
+                space.grow(Answer.QUEUE_FULL)
+            first = number
+        self._go_on(out, most, first, number, tokens)
+        steps = int(record[0]["steps"])
+        rows = space.rows[:steps]
+        out[START, :steps] = out[DECIDED, :steps] = rows[:, R_START]
+        out[DURATION, :steps] = rows[:, R_DURATION]
+        return self._marched(rows, number)
+
+    def _go_on(self, out: NDArray, most: int, first: float, number: float, tokens: float) -> None:
+        """March up to so many steps; see :func:`ode.lagrangian.reach.march_reach`."""
+        space = self._workspace
         while True:
-            answer = march_reach(record, first, out[REACH], most, first + present.fresh, tokens)
+            answer = march_reach(
+                space.record,
+                first,
+                out[REACH],
+                most,
+                number + self._long,
+                tokens,
+                1.0 + self.mean_prompt,
+            )
             if answer == Answer.STALLED:
                 raise SolveError("lagrangian", "stalled", "a batch takes no time; give d_0 > 0")
             if answer in (Answer.DONE, Answer.STEP_LIMIT):
                 break
             space.grow(Answer(answer))
-        steps = int(record[0]["steps"])
-        rows = space.rows[:steps]
-        out[START, :steps] = out[DECIDED, :steps] = rows[:, R_START]
-        out[DURATION, :steps] = rows[:, R_DURATION]
-        return self._marched(rows, first + present.fresh)
 
     def _within(self, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a histogram of which nobody is older than the mix allows: longer answers come."""
@@ -110,6 +139,13 @@ class DecodeNodeForecaster:
             slope,
             float(middle[R_SIZE]),
         )
+
+
+def _long_prompt(mix: RequestMix) -> float:
+    """Return a prompt [tokens] that a share :data:`LONG_SHARE` of the requests does not exceed."""
+    order = np.argsort(mix.prefill)
+    below = np.cumsum(mix.probability[order])
+    return float(mix.prefill[order][min(int(np.searchsorted(below, LONG_SHARE)), len(mix) - 1)])
 
 
 @answers("decode_node")

@@ -7,11 +7,9 @@ that arrives now, or behind others, gets its tokens: :mod:`scheduling.tagged` fo
 
 from __future__ import annotations
 
-import numpy as np
-
 from ode.lagrangian.kernel import advance
-from ode.lagrangian.layout import FURTHEST, MASS, Answer
-from ode.lagrangian.memory import parcels_of, running_of, swapped_of, waiting_of
+from ode.lagrangian.layout import FURTHEST, MASS, R_MEMORY, R_RUNNING, R_TOKENS, Answer
+from ode.lagrangian.memory import parcels_of, row_of, running_of, swapped_of, waiting_of
 from serving.compilation import compiled
 
 DONE, STEP_LIMIT = int(Answer.DONE), int(Answer.STEP_LIMIT)
@@ -40,6 +38,16 @@ def number_of_last(workspace):
 
 
 @compiled
+def _row(w, k):
+    """Return the row of a step."""
+    kept = w.steps
+    w.steps = k
+    row = row_of(w)
+    w.steps = kept
+    return row
+
+
+@compiled
 def _left_out(w):
     """Return the requests [requests, at arrival] that do not execute: not begun, or stopped."""
     left = mass_of(waiting_of(w)) + mass_of(swapped_of(w))
@@ -55,7 +63,17 @@ def _left_out(w):
 
 
 @compiled
-def march_reach(workspace, first, reach, most, number, tokens):
+def _spare(w, row, size):
+    """Return how many requests [requests] of a size [tokens] a step has room for beyond its own."""
+    held = row[R_MEMORY] + row[R_RUNNING]
+    left = min(
+        w.B - row[R_TOKENS], w.M_total - held, w.admission_threshold * w.M_total - row[R_MEMORY]
+    )
+    return max(0.0, left) / size
+
+
+@compiled
+def march_reach(workspace, first, reach, most, number, tokens, size):
     """March and note the reach of each step.
 
     Parameters
@@ -65,12 +83,13 @@ def march_reach(workspace, first, reach, most, number, tokens):
     first : [requests]
         What :func:`number_of_last` said after the seeding.
     reach : shape (most,) [requests]
-        Filled: the largest number in the order of arrival that takes part; infinity where all take
-        part who have arrived.
+        Filled: the largest number in the order of arrival for which there is room.
     most
         Steps to make at most [steps].
     number, tokens : [requests], [tokens]
         The march ends when a request of this number has had so many batches as tokens.
+    size : [tokens]
+        Room that an expected request takes.
 
     Returns
     -------
@@ -90,7 +109,8 @@ def march_reach(workspace, first, reach, most, number, tokens):
         answer = advance(workspace)
         if w.steps > begun:
             left = _left_out(w)
-            reach[begun : w.steps] = np.inf
+            for k in range(begun, w.steps):
+                reach[k] = first + w.arrived + _spare(w, _row(w, k), size)
             if left > NOBODY:
                 reach[w.steps - 1] = first + w.arrived - left
             for k in range(begun, w.steps):

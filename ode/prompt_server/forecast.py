@@ -47,7 +47,7 @@ class PromptServerForecaster:
         of = life(mix, instance)
         # who is preempted keeps its answer so far, and computes its KV again
         self.again, self.ahead = False, instance.is_ahead
-        self.unit = max(1.0, of.prompt.tokens)
+        self.unit = self.mean_prompt = max(1.0, of.prompt.tokens)
         self._server, self._context = instance, of.context / max(of.stay, 1e-12)
         self._fade = max(of.stay, 1.0)
         self._attention = of.prompt.attention / max(of.prompt.tokens, 1e-12)

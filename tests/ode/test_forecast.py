@@ -27,7 +27,8 @@ SERVER = VllmV1(
 
 
 def present(rate, now=0.0, fresh=0.0, running=RUNNING, waiting=WAITING, queued=20.0):
-    return Present(running, NONE, waiting, queued, 0.0, fresh, now, 0.0, rate)
+    arriving = np.array([[fresh, 0.0, 0.0, 0.0]]) if fresh else NONE
+    return Present(running, NONE, waiting, arriving, queued, 0.0, fresh, now, 0.0, rate)
 
 
 def followed(node, rate, at, number, steps=1000):
@@ -92,9 +93,9 @@ def test_a_class_of_short_answers_leaves_sooner():
         running[:, 1:3] = 10.0
         running[:, 3] = number
         out = np.zeros((FORECAST_ROWS, 400))
-        forecaster(MIX, node, parts).march(out, present(0.0, running=running), 60.0)
+        marched = forecaster(MIX, node, parts).march(out, present(0.0, running=running), 60.0)
         # when twenty who wait have all begun
-        ends.append(out[START, np.argmax(out[REACH] >= 1e6)])
+        ends.append(out[START, np.argmax(out[REACH] >= marched.number)])
     assert ends[0] < 0.7 * ends[1]
 
 

@@ -16,6 +16,7 @@ from serving import (
     ConfigError,
     DecodeNode,
     FluidServeError,
+    RequestMix,
     RequestTable,
     UnsupportedError,
     VllmV1,
@@ -300,3 +301,44 @@ def test_requests_of_thousands_become_few_groups():
     for k in range(3000):
         assert state.running.end(k)
     assert state.running.total == pytest.approx(0.0, abs=1e-9)
+
+
+ALIKE = RequestMix.from_lengths([100, 20, 600], [40, 40, 40])
+"""Answers all as long, so that nothing is left to chance."""
+
+
+def first_token_beside(arrivals, prompts):
+    """Return the predicted TTFT of the last of some requests to one node, and the true one."""
+    node = DecodeNode(B=1000, M_total=100_000)
+    table = RequestTable.validated(arrivals, prompts, [40] * len(prompts))
+    predictor = Predictor([node], ALIKE, level="lightweight", arrival_rate=0.0)
+    said = []
+
+    def ask(view, request):
+        said.append(predictor.predict(None, request, view.time)[0].ttft)
+        return 0
+
+    run = route(table, [node], ask, predictor=predictor, capacity=[1.0])
+    return said[-1], run.samples.ttft[-1]
+
+
+@pytest.mark.parametrize("prompt", [20, 90, 350, 700])
+def test_a_prompt_waits_for_the_room_that_it_takes_itself(prompt):
+    # eight hold 880 of 1,000 tokens when it comes, and end together
+    said, true = first_token_beside([0.0] * 8 + [15.5], [100] * 8 + [prompt])
+    batch = 1.9
+    assert said == pytest.approx(true, abs=1.5 * batch)
+    assert (true > 20 * batch) == (prompt > 120)
+
+
+def test_a_prompt_sent_in_this_batch_holds_up_who_comes_behind_it():
+    behind, true = first_token_beside([0.0] * 8 + [15.5, 15.6], [100] * 8 + [600, 20])
+    assert behind == pytest.approx(true, abs=3.0) and true > 30.0
+
+
+def test_a_prompt_that_no_batch_has_room_for_never_gets_a_token():
+    node = DecodeNode(B=1000, M_total=100_000)
+    predictor = Predictor([node], ALIKE, arrival_rate=0.0)
+    assert np.isfinite(predictor.predict(None, RequestMeta(1, 600), 0.0).ttft[0])
+    never = predictor.predict(None, RequestMeta(1, 2000), 0.0)[0]
+    assert never.ttft == math.inf and never.confidence == "failed"
