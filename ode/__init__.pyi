@@ -2,6 +2,7 @@ from ._caveats import policy_labels as policy_labels
 from ._forecast import DECIDED as DECIDED
 from ._forecast import DURATION as DURATION
 from ._forecast import FORECAST_ROWS as FORECAST_ROWS
+from ._forecast import PROMPT_KNOTS as PROMPT_KNOTS
 from ._forecast import REACH as REACH
 from ._forecast import START as START
 from ._forecast import Forecaster as Forecaster

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 START, DURATION, REACH, DECIDED = range(4)
@@ -19,6 +20,13 @@ who takes part [time]."""
 
 FORECAST_ROWS = 4
 """Rows of a forecast [rows]."""
+
+
+PROMPT_KNOTS = 24
+"""Prompts whose first step is priced [prompts]."""
+
+NO_PROMPT = np.linspace(0.0, 1.0, PROMPT_KNOTS), np.zeros(PROMPT_KNOTS)
+"""Prices of an instance that computes no prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +39,9 @@ class Marched:
         Steps written.
     number : [requests]
         Number in the order of arrival of the last who is there.
-    first_fixed, first_per_prompt, first_beyond : [time], [time/token], [time/token]
-        What a request adds to the step of its first token by having a prompt to compute, by each
-        token of it up to :attr:`Forecaster.unit`, and by each beyond.
-    first_per_square : [time/token^2]
-        And by the square of its tokens.
+    prompts, first : shape (PROMPT_KNOTS,), shape (PROMPT_KNOTS,) [tokens], [time]
+        What a prompt of so many tokens to compute adds to the step of the first token; ascending,
+        from 0, straight between two and beyond the last.
     room, first_per_room : [tokens], [time]
         Prompt tokens that a step has room for, and what each further step costs a prompt.
     fixed, per_prompt, per_token : [time], [time/token], [time/token]
@@ -50,10 +56,8 @@ class Marched:
 
     steps: int
     number: float
-    first_fixed: float
-    first_per_prompt: float
-    first_beyond: float
-    first_per_square: float
+    prompts: NDArray
+    first: NDArray
     room: float
     first_per_room: float
     fixed: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ode import PROMPT_KNOTS
 from scheduling.tagged import first_token, stay
 from serving.compilation import compiled
 
@@ -14,10 +15,6 @@ from serving.compilation import compiled
     ORIGIN,
     NUMBER,
     UNIT,
-    FIRST_FIXED,
-    FIRST_PER_PROMPT,
-    FIRST_BEYOND,
-    FIRST_PER_SQUARE,
     ROOM,
     FIRST_PER_ROOM,
     FIXED,
@@ -28,17 +25,20 @@ from serving.compilation import compiled
     LATEST,
     IDLE,
     EXECUTING,
-) = range(20)
+) = range(16)
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
 NUMBER [requests]: of the last who is there, those sent since included. UNIT [tokens]: see
-:class:`ode.Forecaster`. FIRST_FIXED to COST_PER_TOKEN: see :class:`ode.Marched`. LATEST: when
+:class:`ode.Forecaster`. ROOM to COST_PER_TOKEN: see :class:`ode.Marched`. LATEST: when
 the batch under way ends at the latest, as far as anybody can believe, in the time of the forecast.
 IDLE: 1 where a request begins at once. EXECUTING [requests]: who bears what a request
 costs others."""
 
-ABOUT_COLUMNS = 20
+PROMPTS, FIRST = 16, 16 + PROMPT_KNOTS
+"""Where the columns of :attr:`ode.Marched.prompts` begin, and those of ``first``."""
+
+ABOUT_COLUMNS = 16 + 2 * PROMPT_KNOTS
 """Columns of a forecast besides its steps [columns]."""
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
@@ -67,10 +67,25 @@ def _place(about, prompt, now):
 def _prompt_time(about, prompt):
     """Return what computing its own prompt adds to the TTFT of a request [time]."""
     steps = np.floor(prompt / about[ROOM]) if about[ROOM] > 0.0 else 0.0
-    first = about[FIRST_FIXED] + about[FIRST_PER_ROOM] * steps
-    near = min(prompt, about[UNIT])
-    linear = about[FIRST_PER_PROMPT] * near + about[FIRST_BEYOND] * (prompt - near)
-    return first + linear + about[FIRST_PER_SQUARE] * prompt * prompt
+    last = _first_step_time(about, prompt - steps * about[ROOM] if steps > 0.0 else prompt)
+    if steps == 0.0:
+        return last
+    return last + steps * (about[FIRST_PER_ROOM] + _first_step_time(about, about[ROOM]))
+
+
+@compiled
+def _first_step_time(about, prompt):
+    """Return what so many tokens of a prompt add to a step [time]."""
+    low, high = 0, PROMPT_KNOTS - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if about[PROMPTS + middle] <= prompt:
+            low = middle
+        else:
+            high = middle
+    begin, width = about[PROMPTS + low], about[PROMPTS + high] - about[PROMPTS + low]
+    rise = about[FIRST + high] - about[FIRST + low]
+    return about[FIRST + low] + (prompt - begin) * (rise / width if width > 0.0 else 0.0)
 
 
 @compiled

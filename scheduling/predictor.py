@@ -24,11 +24,8 @@ from scheduling.answering import (
     COST,
     COST_PER_TOKEN,
     EXECUTING,
-    FIRST_BEYOND,
-    FIRST_FIXED,
-    FIRST_PER_PROMPT,
+    FIRST,
     FIRST_PER_ROOM,
-    FIRST_PER_SQUARE,
     FIXED,
     IDLE,
     LATEST,
@@ -36,6 +33,7 @@ from scheduling.answering import (
     ORIGIN,
     PER_PROMPT,
     PER_TOKEN,
+    PROMPTS,
     ROOM,
     STEPS,
     UNIT,
@@ -289,9 +287,7 @@ class Predictor:
         self.record.failed.discard(i)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number + (fresh if even else 0.0)
-        about[FIRST_FIXED], about[FIRST_PER_PROMPT] = found.first_fixed, found.first_per_prompt
-        about[FIRST_BEYOND] = found.first_beyond
-        about[FIRST_PER_SQUARE], about[FIXED] = found.first_per_square, found.fixed
+        about[PROMPTS:FIRST], about[FIRST:], about[FIXED] = found.prompts, found.first, found.fixed
         about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token

@@ -179,9 +179,10 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
 
 
 def _is_per_instance(name: str) -> bool:
+    of_sets = (f"{each}_{part}" for each in SETS for part in ("first", "total"))
     return name in {
-        "about", "curves", "dirty", "under_way", "marched_running", "marched_number", "sent", "batch_id", "times",
-        "counts", *(f"{each}_{part}" for each in SETS for part in ("first", "total")),
+        "about", "curves", "dirty", "under_way", "marched_running", "marched_number", "sent",
+        "batch_id", "times", "counts", *of_sets,
     }  # fmt: skip
 
 

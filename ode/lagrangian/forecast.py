@@ -12,6 +12,7 @@ from ode._forecast import (
     DECIDED,
     DURATION,
     FOREVER,
+    NO_PROMPT,
     REACH,
     START,
     Forecaster,
@@ -119,7 +120,7 @@ class DecodeNodeForecaster:
 
     def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
         if not len(rows):
-            return Marched(0, first, 0.0, 0.0, 0.0, 0.0, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return Marched(0, first, *NO_PROMPT, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         middle = rows[len(rows) // 2]
         line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
         cost, slope = line.per_request + line.per_token, line.per_token
@@ -128,10 +129,7 @@ class DecodeNodeForecaster:
         return Marched(
             len(rows),
             first,
-            0.0,
-            0.0,
-            0.0,
-            0.0,
+            *NO_PROMPT,
             np.inf,
             0.0,
             *own,

@@ -12,6 +12,7 @@ from ode._forecast import (
     DECIDED,
     DURATION,
     FOREVER,
+    PROMPT_KNOTS,
     START,
     Forecaster,
     Marched,
@@ -27,12 +28,6 @@ from serving.kinds.prompt_server import MODEL, PromptServer
 
 KNOWN_STEPS = 8
 """Steps [steps] whose prompts may be those of who is there."""
-
-LONG = 8.0
-"""Of a mean prompt, a prompt that is long."""
-
-MANY = 1e6
-"""Pairs of tokens that attend to one another, whose time is told from none."""
 
 BEFORE = -1e9
 """Before the decision of any batch under way [time]."""
@@ -86,11 +81,29 @@ class PromptServerForecaster:
             if answer != Answer.FULL:
                 break
             space.enlarge()
-        self._price_known(out, int(s["steps"]), present, queued - late, late)
-        return self._marched(int(s["steps"]), last, present)
+        steps = int(s["steps"])
+        self._read_surplus(out, steps, surplus)
+        self._price_known(out, steps, present, queued - late, late, surplus)
+        return self._marched(steps, last, present, surplus)
+
+    def _read_surplus(self, out: NDArray, steps: int, surplus: float) -> None:
+        """Let the steps read the KV that the march does not know of; it goes with its owners."""
+        per_token = self._server.batch_time.tangent(surplus, 1.0).per_token
+        fading = np.maximum(0.0, 1.0 - np.arange(steps) / self._fade)
+        longer = per_token * surplus * fading
+        late = np.concatenate(([0.0], np.cumsum(longer)))
+        out[DURATION, :steps] += longer
+        out[START, :steps] += late[:steps]
+        out[DECIDED, self.ahead : steps] += late[: max(steps - self.ahead, 0)]
 
     def _price_known(
-        self, out: NDArray, steps: int, present: Present, early: float, late: float
+        self,
+        out: NDArray,
+        steps: int,
+        present: Present,
+        early: float,
+        late: float,
+        surplus: float,
     ) -> None:
         """Price the first steps by the prompts that are known to be in them, where they fit.
 
@@ -107,57 +120,55 @@ class PromptServerForecaster:
                 continue
             left -= taken
             running = max(0.0, float(self._space.rows[k, R_RUNNING]) - began)
-            duration = self._step(running, taken * self.unit)
+            duration = self._step(running, taken * self.unit, surplus)
             out[START, k + 1 : steps] += duration - out[DURATION, k]
             out[DECIDED, k + 1 + self.ahead : steps] += duration - out[DURATION, k]
             out[DURATION, k] = duration
 
-    def _step(self, decodes: float, prefill: float) -> float:
+    def _step(self, decodes: float, prefill: float, surplus: float) -> float:
         """Return the time of a step with so many decodes and prompt tokens."""
         attention = prefill * self._attention
-        context = decodes * self._context
+        context = decodes * self._context + prefill + surplus
         return float(
             self._server.batch_time.step_duration(decodes, context, prefill, attention, 0.0)
         )
 
-    def _square(self, decodes: float) -> float:
-        """Return what the square of a prompt adds to a step [time/token^2].
+    def _first(
+        self, decodes: float, known: float, room: float, surplus: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return prompts [tokens], and what each adds to a step with known prompt tokens [time].
 
-        Each of its tokens attends to half of them.
+        Each token of a prompt attends to half of it. Among the prompts are those at which the law
+        of the step changes its slope, since that may be a jump.
         """
-        law, context = self._server.batch_time, decodes * self._context
-        with_it, without = (
-            float(law.step_duration(decodes, context, 1.0, pairs, 0.0)) for pairs in (MANY, 0.0)
-        )
-        return 0.5 * (with_it - without) / MANY
+        law = self._server.batch_time
+        there = decodes + known
+        bends = np.array([at for at, _ in law.d_prefill_table or ()]) - there
+        grid = np.concatenate(([0.0, room], bends[(bends > 0) & (bends < room)]))[:PROMPT_KNOTS]
+        even = np.geomspace(1.0, max(room, 2.0), PROMPT_KNOTS - grid.size + 1)[:-1]
+        prompts = np.sort(np.concatenate((grid, even)))
+        attention = known * self._attention + 0.5 * prompts * prompts
+        context = decodes * self._context + known + prompts + surplus
+        first = law.step_duration(decodes, context, known + prompts, attention, 0.0)
+        without = self._step(decodes, known, surplus)
+        return prompts, np.where(prompts > 0.0, first - without, 0.0)
 
-    def _marched(self, steps: int, number: float, present: Present) -> Marched:
-        law, size = self._server.batch_time, 1.0
+    def _marched(self, steps: int, number: float, present: Present, surplus: float) -> Marched:
+        law, size, joined = self._server.batch_time, 1.0, 0.0
         if steps:
             size = max(1.0, float(self._space.rows[steps // 2, R_RUNNING]))
+            # a request that comes now joins the next step but one where steps are decided ahead
+            joined = float(self._space.rows[min(1 + self.ahead, steps - 1), R_RUNNING])
         line = law.tangent(size * self._context, size)
-        one, whole = self._step(size, 1.0), self._step(size, self.unit)
-        square = self._square(size)
-        whole -= 2.0 * self._attention * self.unit * square
-        slope = (whole - one) / max(self.unit - 1.0, 1.0)
-        # who computes a prompt anyhow has paid for there being one
-        alone = np.exp(-(present.fresh + present.rate * one)) if self.unit > 1.0 else 0.0
-        fixed = float(alone) * max(0.0, one - self._step(size, 0.0) - slope)
         per_token = line.per_token
         decode = line.per_request + per_token
         room = max(1.0, self._server.step_tokens - size)
-        far = max(min(room, LONG * self.unit), self.unit + 1.0)
-        beyond = (self._step(size, far) - self._step(size, self.unit)) / (far - self.unit)
-        beyond -= 2.0 * self._attention * square
         return Marched(
             steps,
             number,
-            fixed,
-            slope,
-            beyond,
-            square,
+            *self._first(joined, present.fresh * self.unit, room, surplus),
             room,
-            one - slope,
+            self._step(size, 0.0, 0.0),
             decode,
             per_token,
             per_token,

@@ -342,3 +342,36 @@ def test_a_prompt_that_no_batch_has_room_for_never_gets_a_token():
     assert np.isfinite(predictor.predict(None, RequestMeta(1, 600), 0.0).ttft[0])
     never = predictor.predict(None, RequestMeta(1, 2000), 0.0)[0]
     assert never.ttft == math.inf and never.confidence == "failed"
+
+
+JUMPING = VllmV1(
+    batch_time=BatchTimeLaw(
+        d_0=0.02,
+        d_decode=4e-5,
+        d_kv=2e-7,
+        d_mixed_decode=4e-5,
+        d_prefill_attention=3e-9,
+        d_prefill_table=((16.0, 0.02), (256.0, 0.03), (272.0, 0.04), (2048.0, 0.2)),
+    ),
+    num_gpu_blocks=4000,
+    max_num_batched_tokens=2048,
+)
+
+
+@pytest.mark.parametrize("prompt", [10, 230, 270, 900, 3000])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_prompt_costs_a_server_what_the_law_of_its_steps_says(prompt, ahead):
+    from dataclasses import replace
+
+    server = replace(JUMPING, async_scheduling=ahead)
+    table = RequestTable.validated([0.0] * 10 + [1.0], [100] * 10 + [prompt], [200] * 11)
+    mix = RequestMix.from_lengths([100, 100, prompt], [200] * 3)
+    predictor = Predictor([server], mix, level="lightweight", arrival_rate=0.0)
+    said = []
+
+    def ask(view, request):
+        said.append(predictor.predict(None, request, view.time)[0].ttft)
+        return 0
+
+    run = route(table, [server], ask, predictor=predictor, capacity=[1.0])
+    assert said[-1] == pytest.approx(run.samples.ttft[-1], rel=0.03)
