@@ -90,7 +90,7 @@ def test_arrays_of_another_fleet_version_or_kind_are_refused():
     answers(predictor, 0.2)
     arrays = to_arrays(predictor)
     wrong = [
-        (arrays | {"version": np.array([2])}, "version"),
+        (arrays | {"version": np.array([1])}, "version"),
         ({name: each for name, each in arrays.items() if name != "fresh"}, "fresh"),
         (arrays | {"about": arrays["about"].astype(np.float32)}, "about"),
         (arrays | {"batch_id": arrays["batch_id"][:2]}, "3 instances"),
