@@ -180,6 +180,11 @@ class BatchTimeLaw:
         return self.d_prefill_table is not None or self.d_mixed_kv_table is not None
 
     @property
+    def computed_bends(self) -> tuple[float, ...]:
+        """Tokens computed in a step at which the time of a step with prompts changes its slope."""
+        return tuple(at for at, _ in self.d_prefill_table or ())
+
+    @property
     def most_requests(self) -> float:
         """Requests [requests] up to which the law was measured; infinite where that is unknown."""
         table = inf if self.d_decode_table is None else self.d_decode_table[-1][0]

@@ -101,6 +101,7 @@ class DecodeNodeForecaster:
                 first,
                 out[REACH],
                 most,
+                number,
                 number + self._long,
                 tokens,
                 1.0 + self.mean_prompt,

@@ -73,7 +73,7 @@ def _spare(w, row, size):
 
 
 @compiled
-def march_reach(workspace, first, reach, most, number, tokens, size):
+def march_reach(workspace, first, reach, most, number, last, tokens, size):
     """March and note the reach of each step.
 
     Parameters
@@ -86,7 +86,9 @@ def march_reach(workspace, first, reach, most, number, tokens, size):
         Filled: the largest number in the order of arrival for which there is room.
     most
         Steps to make at most [steps].
-    number, tokens : [requests], [tokens]
+    number : [requests]
+        Of the last who was sent.
+    last, tokens : [requests], [tokens]
         The march ends when a request of this number has had so many batches as tokens.
     size : [tokens]
         Room that an expected request takes.
@@ -100,7 +102,7 @@ def march_reach(workspace, first, reach, most, number, tokens, size):
     w = workspace[0]
     had = 0.0
     for k in range(w.steps):
-        had += w.batches_per_step if reach[k] >= number else 0.0
+        had += w.batches_per_step if reach[k] >= last else 0.0
     left = _left_out(w)
     while w.steps < most and had < tokens:
         begun = w.steps
@@ -114,7 +116,7 @@ def march_reach(workspace, first, reach, most, number, tokens, size):
             if left > NOBODY:
                 reach[w.steps - 1] = first + w.arrived - left
             for k in range(begun, w.steps):
-                had += w.batches_per_step if reach[k] >= number else 0.0
+                had += w.batches_per_step if reach[k] >= last else 0.0
         if answer != STEP_LIMIT:
             return answer
     return STEP_LIMIT

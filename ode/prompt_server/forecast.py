@@ -143,7 +143,7 @@ class PromptServerForecaster:
         """
         law = self._server.batch_time
         there = decodes + known
-        bends = np.array([at for at, _ in law.d_prefill_table or ()]) - there
+        bends = np.array(law.computed_bends) - there
         grid = np.concatenate(([0.0, room], bends[(bends > 0) & (bends < room)]))[:PROMPT_KNOTS]
         even = np.geomspace(1.0, max(room, 2.0), PROMPT_KNOTS - grid.size + 1)[:-1]
         prompts = np.sort(np.concatenate((grid, even)))
