@@ -41,10 +41,14 @@ PROMPTS, FIRST = 16, 16 + PROMPT_KNOTS
 ABOUT_COLUMNS = 16 + 2 * PROMPT_KNOTS
 """Columns of a forecast besides its steps [columns]."""
 
-TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY = range(6)
-"""Columns of the answers [time]; EARLY to LATE are those at :data:`scheduling.lengths.MARKS`."""
+TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY, BEHIND = range(7)
+"""Columns of the answers [time]; EARLY to LATE are those at :data:`scheduling.lengths.MARKS`,
+BEHIND is what :func:`answer_behind` says."""
 
-ANSWER_COLUMNS = 6
+NEXT = (1.0, 2.0, 4.0)
+"""How many expected requests behind one the last of those comes whose TTFT counts as BEHIND."""
+
+ANSWER_COLUMNS = 7
 """Columns of the answers [columns]."""
 
 
@@ -108,6 +112,27 @@ def answer_ttft(curves, about, instances, prompts, now, out):
         at, number, own = _place(each, prompts[c], now)
         time, _ = first_token(curves[i], int(each[STEPS]), int(each[BATCHES]), at, number)
         out[c, TTFT] = time - at + own + _prompt_time(each, prompts[c])
+
+
+@compiled
+def answer_behind(curves, about, instances, prompts, now, out):
+    """Write the TTFT of candidates, and those of who would come right behind them, summed.
+
+    Behind a candidate come one, two and four requests with the mean prompt; the TTFT of the last
+    of each counts. It tells how crowded the candidate leaves an instance.
+
+    Parameters
+    ----------
+    curves, about, instances, prompts, now, out
+        See :func:`answer_ttft`.
+    """
+    answer_ttft(curves, about, instances, prompts, now, out)
+    first = out[:, TTFT].copy()
+    out[:, BEHIND] = 0.0
+    for number in NEXT:
+        answer_ttft(curves, about, instances, prompts + number * about[instances, UNIT], now, out)
+        out[:, BEHIND] += out[:, TTFT]
+    out[:, TTFT] = first
 
 
 @compiled

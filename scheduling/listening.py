@@ -46,6 +46,11 @@ class Answers(Protocol):
         """Time that the request adds to all others, shape (C,) [time]."""
         ...
 
+    @property
+    def behind(self) -> NDArray[np.float64]:
+        """Times to the first token of who would come right behind, summed, shape (C,) [time]."""
+        ...
+
     def __iter__(self) -> Iterator[Prediction]:
         """Go through the predictions one by one."""
         ...

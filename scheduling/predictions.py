@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.answering import E2EL, EARLY, EXTERNALITY, LATE, TTFT
+from scheduling.answering import BEHIND, E2EL, EARLY, EXTERNALITY, LATE, TTFT
 from scheduling.messages import Prediction, RequestMeta
 from scheduling.truths import Truths
 
@@ -70,6 +70,11 @@ class Predictions:
     def externality(self) -> NDArray[np.float64]:
         """Time that the request adds to all others on each instance, shape (C,) [time]."""
         return self._answers[:, EXTERNALITY]
+
+    @property
+    def behind(self) -> NDArray[np.float64]:
+        """Expected TTFT of those who would come right behind, summed, shape (C,) [time]."""
+        return self._answers[:, BEHIND]
 
     def interval(self, c: int) -> tuple[float, float]:
         """Return between what the unknown length alone leaves an E2EL [time]."""

@@ -38,6 +38,7 @@ from scheduling.answering import (
     STEPS,
     UNIT,
     answer_all,
+    answer_behind,
     answer_ttft,
 )
 from scheduling.arrival_rate import Inflow
@@ -56,8 +57,9 @@ MOST_STEPS = 512
 HISTOGRAM_ROWS = 96
 """Rows that a forecast begins with at most: neighbours in the order of entry become one."""
 
-TTFT_ONLY, ALL = "ttft", "all"
-"""What :meth:`Predictor.predict` is asked for: first tokens only, or everything."""
+TTFT_ONLY, WITH_NEXT, ALL = "ttft", "behind", "all"
+"""What :meth:`Predictor.predict` is asked for: first tokens only, also of who would come right
+behind, or everything about the request itself."""
 
 
 class Predictor:
@@ -315,7 +317,7 @@ class Predictor:
         ts : [time]
             Now.
         action_hint
-            ``ttft`` asks for first tokens only, which costs less; ``all`` for everything.
+            ``ttft`` asks for first tokens, ``behind`` for those of the next ones too, ``all`` for all.
 
         Returns
         -------
@@ -329,8 +331,8 @@ class Predictor:
         ConfigError
             If there is no such hint.
         """
-        if action_hint not in (TTFT_ONLY, ALL):
-            raise ConfigError("action_hint", action_hint, f"{TTFT_ONLY} or {ALL}")
+        if action_hint not in (TTFT_ONLY, WITH_NEXT, ALL):
+            raise ConfigError("action_hint", action_hint, f"{TTFT_ONLY}, {WITH_NEXT} or {ALL}")
         if instance_id is None:
             asked = self._all
         else:
@@ -344,6 +346,8 @@ class Predictor:
         tokens = None
         if action_hint == TTFT_ONLY:
             answer_ttft(self._curves, self._about, asked, prompts, ts, out)
+        elif action_hint == WITH_NEXT:
+            answer_behind(self._curves, self._about, asked, prompts, ts, out)
         else:
             of = self.lengths
             number = of.class_of(request_meta)

@@ -54,8 +54,12 @@ def predicted_e2el(view: View, request: RequestMeta) -> NDArray:
 
 
 def predicted_cost(view: View, request: RequestMeta) -> NDArray:
-    """Predicted time to the first token, and what the request costs all others together."""
-    return _scores(view, request, "all", lambda answers: answers.ttft + answers.externality)
+    """Predicted TTFT, and what would be left for those who come right behind, if they did.
+
+    An instance that serves the request at once may have no room for the next one then. What the
+    request costs those who run is next to nothing beside that where batches are long.
+    """
+    return _scores(view, request, "behind", lambda answers: answers.ttft + answers.behind)
 
 
 def slo_headroom(view: View, request: RequestMeta) -> NDArray:

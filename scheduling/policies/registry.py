@@ -63,7 +63,7 @@ POLICIES: dict[str, Entry] = {
     "predicted-ttft": Entry("lowest predicted TTFT", predicted.predicted_ttft, asks=True),
     "predicted-e2el": Entry("lowest predicted E2EL", predicted.predicted_e2el, asks=True),
     "predicted-cost": Entry(
-        "lowest predicted TTFT and cost to others", predicted.predicted_cost, asks=True
+        "lowest predicted TTFT, also of those behind", predicted.predicted_cost, asks=True
     ),
     "slo-headroom": Entry(
         "the tightest that keeps the promises", predicted.slo_headroom, asks=True

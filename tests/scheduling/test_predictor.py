@@ -375,3 +375,22 @@ def test_a_prompt_costs_a_server_what_the_law_of_its_steps_says(prompt, ahead):
 
     run = route(table, [server], ask, predictor=predictor, capacity=[1.0])
     assert said[-1] == pytest.approx(run.samples.ttft[-1], rel=0.03)
+
+
+def test_what_is_left_for_those_behind_is_the_ttft_of_larger_prompts():
+    predictor = Predictor([DecodeNode(), SERVER], MIX, arrival_rate=0.0)
+    for k in range(40):
+        predictor.enqueue_request(k % 2, RequestMeta(k, 60), 0.0)
+    asked = RequestMeta(99, 60)
+    found = predictor.predict(None, asked, 1.0, "behind")
+    for i, of in enumerate((MIX.mean_prefill, predictor._forecasters[1].unit)):
+        behind = 0.0
+        for number in (1.0, 2.0, 4.0):
+            prompt = 60 + number * of
+            low, high = (
+                predictor.predict(i, RequestMeta(99, each), 1.0, "ttft").ttft[0]
+                for each in (math.floor(prompt), math.ceil(prompt))
+            )
+            behind += low + (high - low) * (prompt - math.floor(prompt))
+        assert found.behind[i] == pytest.approx(behind, rel=0.02)
+    assert found.ttft.tolist() == predictor.predict(None, asked, 1.0, "ttft").ttft.tolist()
