@@ -172,13 +172,17 @@ def main() -> None:
     parser.add_argument("--engine", default="decode_node", choices=sorted(REQUESTS))
     parser.add_argument("--lengths", help="file of lengths instead of the scenario 'normal'")
     parser.add_argument("--trace", help="file whose arrivals are a further kind of arrivals")
+    parser.add_argument("--loads", type=float, nargs="+", help="instead of .7 .8 .9 .95")
     parser.add_argument("--quick", action="store_true", help="one load, 3 seeds, a third as many")
-    parser.add_argument("--all", action="store_true", help="print every load, not .9 alone")
+    parser.add_argument(
+        "--all", action="store_true", help="list the cells of every load, not of .9"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args()
     requests = REQUESTS[given.engine] // (3 if given.quick else 1)
     loads, seeds = (QUICK_LOADS, 3) if given.quick else (LOADS, len(JUDGED))
+    loads = tuple(given.loads or loads)
     study = study_of(given, loads, requests)
     points = points_of(study, loads, seeds)
     journal = Journal(f"{given.out}.journal", identity(given, points, requests), len(points))

@@ -204,11 +204,23 @@ def row_of(routing: Routing, point: tuple[float, int, str]) -> dict[str, Any]:
     return row if beliefs is None else row | beliefs.row(run, first)
 
 
-def capacity_of(routing: Routing, point: tuple[str, Slo]) -> dict[str, Any]:
+def capacity_of(
+    routing: Routing,
+    point: tuple[str, Slo],
+    loads: tuple[float, float] = LOADS,
+    exact: float = EXACT,
+) -> dict[str, Any]:
     """Return the largest load at which a policy meets an objective, found by bisection.
 
     The objective is to hold for the mean of the statistic over the seeds. Every load is judged by
     requests of the same seeds.
+
+    Parameters
+    ----------
+    routing, point
+        The experiment; policy and objective.
+    loads, exact
+        Between which the load is sought, and the relative width of the answer.
 
     Returns
     -------
@@ -228,14 +240,14 @@ def capacity_of(routing: Routing, point: tuple[str, Slo]) -> dict[str, Any]:
         ]  # fmt: skip
         return bool(np.mean(values) < slo.limit)
 
-    low, high = LOADS
+    low, high = loads
     found: float | None
     if not meets(low):
         found = None
     elif meets(high):
         found = high
     else:
-        while high - low > EXACT * low:
+        while high - low > exact * low:
             middle = (low + high) / 2
             low, high = (middle, high) if meets(middle) else (low, middle)
         found = low
