@@ -41,11 +41,13 @@ def _rows(problem: EulerianProblem, step: float, max_steps: int) -> NDArray[np.f
     edge, rate, jump = _padded(problem)
     totals = np.zeros(1 + len(problem.model.integrals))
     totals[0] = problem.Q + jump[0]
-    carry: Any = (0.0, 0, totals, problem.X, problem.pool)
+    # with types of their own: plain numbers would have the scan compiled once more for its results
+    begun = (np.float64(0.0), np.int64(0), totals, problem.X, problem.pool)
     end = np.inf if problem.drain else problem.segments.edge[-1]
     model = problem.model.equations
     advance = _chunk(model.mode, model.transport, model.tabulated)
     # on the device once: converting the arguments would cost more than some chunks
+    carry: Any = jax.device_put(begun)
     fixed = jax.device_put((problem.values, edge, rate, jump, step, end, problem.nobody))
     chunks: list[NDArray[np.float64]] = []
     peak = 0.0

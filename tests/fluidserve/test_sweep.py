@@ -25,6 +25,12 @@ grid:
 zip:
   - {mode: [swapping, sacrifice], admission_threshold: [1.0, 0.5]}
 """
+GRID_40 = """\
+base: {num_requests: 500}
+grid:
+  load: {from: 0.5, to: 0.95, steps: 10}
+  seed: [1, 2, 3, 4]
+"""
 GRID_200 = """\
 base: {num_requests: 500}
 grid:
@@ -124,7 +130,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(run, grid, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_two_hundred_points_killed_in_the_middle_lose_and_double_none(tmp_path):
+def test_two_hundred_points_killed_in_the_middle_lose_and_double_none(run, tmp_path):
     (tmp_path / "g.yaml").write_text(GRID_200)
     journal = tmp_path / "killed.csv.journal"
     process = started(tmp_path, "sweep", "g.yaml", "--output", "killed.csv", "--workers", "2")
@@ -143,7 +149,7 @@ def test_two_hundred_points_killed_in_the_middle_lose_and_double_none(tmp_path):
     rows = rows_of(tmp_path / "killed.csv")
     assert [int(row["point"]) for row in rows] == list(range(200))
     assert len({(row["load"], row["seed"]) for row in rows}) == 200
-    finished(tmp_path, "sweep", "g.yaml", "--output", "whole.csv", "--workers", "1")
+    assert run("sweep", "g.yaml", "--output", "whole.csv", "--workers", 1).exit_code == 0
     assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -151,8 +157,8 @@ def test_two_hundred_points_killed_in_the_middle_lose_and_double_none(tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask.distributed is not installed"
 )
-def test_a_dask_cluster_of_two_workers_gives_the_same_bytes(tmp_path):
-    (tmp_path / "g.yaml").write_text(GRID_200)
+def test_a_dask_cluster_of_two_workers_gives_the_same_bytes(run, tmp_path):
+    (tmp_path / "g.yaml").write_text(GRID_40)
     script = (
         "import subprocess, sys\n"
         "from distributed import LocalCluster\n"
@@ -165,9 +171,9 @@ def test_a_dask_cluster_of_two_workers_gives_the_same_bytes(tmp_path):
     subprocess.run(
         [sys.executable, "cluster.py"], cwd=tmp_path, check=True, timeout=240, capture_output=True
     )
-    finished(tmp_path, "sweep", "g.yaml", "--output", "here.csv", "--workers", "2")
+    assert run("sweep", "g.yaml", "--output", "here.csv", "--workers", 1).exit_code == 0
     assert (tmp_path / "cluster.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
-    assert len(rows_of(tmp_path / "cluster.csv")) == 200
+    assert len(rows_of(tmp_path / "cluster.csv")) == 40
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(run, grid, monkeypatch):

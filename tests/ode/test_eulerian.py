@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fluid import capacity
 from ode import InitialState, solve
+from ode.eulerian.march_jax import CHUNK, _chunk
 from serving import (
     BatchTimeLaw,
     ConfigError,
@@ -55,7 +56,10 @@ def distance(one, other, horizon, name="in_system"):
 @pytest.mark.parametrize("transport", ["superbee", "upwind"])
 def test_check_1_equilibrium_is_the_closed_form(transport):
     profile = RateProfile.constant(0.495868, 3000.0)
+    scan = _chunk(ROOMY.mode, transport, False)
+    compiled = scan._cache_size()
     flow = solve(profile, CHECK_1, ROOMY, method="eulerian_jax", drain=False, transport=transport)
+    assert flow.trajectory.time.size > 2 * CHUNK and scan._cache_size() <= compiled + 1
     assert flow("batch_duration", 2900.0) == pytest.approx(2.5, rel=1e-4)
     assert flow("batch_tokens", 2900.0) == pytest.approx(1500, rel=1e-4)
     assert flow("running", 2900.0) == pytest.approx(24.793, rel=1e-4)

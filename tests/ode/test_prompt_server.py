@@ -118,8 +118,16 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vllm_v1", "vllm_v0", "vllm_v0 chunked"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        *((case, "vllm_v1") for case in CASES),
+        ("bursty", "vllm_v0"),
+        ("long prompts", "vllm_v0"),
+        ("heavy with preemption", "vllm_v0 chunked"),
+        ("moderate", "vllm_v0 chunked"),
+    ],
+)
 def test_a_large_server_is_the_fluid(name, case):
     source, rate, change = CASES[case]
     question = Question(source.at_rate(rate), replace(SERVERS[name], **change), horizon=6.0)
