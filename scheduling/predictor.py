@@ -317,7 +317,7 @@ class Predictor:
         ts : [time]
             Now.
         action_hint
-            ``ttft`` asks for first tokens, ``behind`` for those of the next ones too, ``all`` for all.
+            ``ttft`` asks for first tokens, ``behind`` for those of the next ones too, or ``all``.
 
         Returns
         -------
