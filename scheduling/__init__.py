@@ -5,6 +5,7 @@
 requests out to the instances of a fleet by one of :data:`POLICIES`.
 """
 
+from scheduling.corrected import CorrectedPredictor as CorrectedPredictor
 from scheduling.fleet_run import FleetRun as FleetRun
 from scheduling.lengths import LengthModel as LengthModel
 from scheduling.listening import Faults as Faults

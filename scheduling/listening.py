@@ -73,7 +73,7 @@ class Predicts(Listener, Protocol):
         ts : [time]
             The present.
         action_hint
-            What is wanted: ``ttft`` or ``all``.
+            What is wanted: ``ttft``, ``behind`` or ``all``.
         """
         ...
 

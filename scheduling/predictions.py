@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.answering import BEHIND, E2EL, EARLY, EXTERNALITY, LATE, TTFT
+from scheduling.answering import BEHIND, E2EL, EARLY, EXTERNALITY, LATE, MIDDLE, TTFT
 from scheduling.messages import Prediction, RequestMeta
 from scheduling.truths import Truths
 
@@ -75,6 +75,16 @@ class Predictions:
     def behind(self) -> NDArray[np.float64]:
         """Expected TTFT of those who would come right behind, summed, shape (C,) [time]."""
         return self._answers[:, BEHIND]
+
+    def scaled(self, ttft: NDArray[np.float64], e2el: NDArray[np.float64]) -> Predictions:
+        """Return the same with TTFT and E2EL multiplied by factors, shape (C,) each."""
+        answers = self._answers.copy()
+        answers[:, TTFT] *= ttft
+        answers[:, [E2EL, EARLY, MIDDLE, LATE]] *= e2el[:, None]
+        return Predictions(
+            self.instances, answers, self._tokens, self.level, self.request, self._record,
+            self._stale,
+        )  # fmt: skip
 
     def interval(self, c: int) -> tuple[float, float]:
         """Return between what the unknown length alone leaves an E2EL [time]."""
