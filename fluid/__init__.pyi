@@ -21,6 +21,7 @@ from ._equilibrium_gradients import equilibrium_gradients as equilibrium_gradien
 from ._first_passage import mean_time_to_full as mean_time_to_full
 from ._flows import Flow as Flow
 from ._flows import balance as balance
+from ._least_times import least_node_times as least_node_times
 from ._length_classes import LengthClasses as LengthClasses
 from ._length_classes import classes_by_length as classes_by_length
 from ._length_classes import classes_of_mix as classes_of_mix

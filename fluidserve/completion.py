@@ -96,7 +96,7 @@ def knobs() -> Iterable[str]:
     from serving import CARD_KNOBS, KINDS
 
     own = dict.fromkeys(knob.name for kind in KINDS.values() for knob in kind.knobs)
-    return ["max-rate", *own, *CARD_KNOBS]
+    return ["max-rate", *own, *CARD_KNOBS, "replicas"]
 
 
 def script(shell: str, cli: Any, program: str) -> str:

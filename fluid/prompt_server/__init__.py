@@ -4,6 +4,7 @@ from fluid.prompt_server.certificate import certificate as certificate
 from fluid.prompt_server.equilibrium import ServerEquilibrium as ServerEquilibrium
 from fluid.prompt_server.equilibrium import equilibrium as equilibrium
 from fluid.prompt_server.gradients import equilibrium_gradients as equilibrium_gradients
+from fluid.prompt_server.least_times import least_node_times as least_node_times
 from fluid.prompt_server.life import Life as Life
 from fluid.prompt_server.life import life as life
 from fluid.prompt_server.node_work import work_closure as work_closure

@@ -35,6 +35,9 @@ def help_text() -> str:
     paragraphs += [
         f"of a model on a card (--model, --hardware): {named}. There every value of a knob is the "
         "server that starts with it, KV and law included.",
+        "replicas: fewest instances that serve the requests, of a trace or at --arrival-rate, with "
+        "GPU-hours beside the least that any system needs; every number that decides is run, the "
+        "answer and one instance less among them.",
         "In steady state: the first 10 % of each run are dropped and the backlog must not grow; "
         "without --slo that is all. The fluid model says where to look, the engine what is true. "
         "Where no fluid model reads the engine, max-rate needs --bracket.",
@@ -70,6 +73,12 @@ def help_text() -> str:
 @option("--confidence", type=float, help="of a verdict  [default: 0.95]")
 @option("--scan", type=int, help="points of the engine's first look  [default: 4]")
 @option(
+    "--policy", metavar="NAME",
+    help="of replicas: who deals the requests out, as in fluidserve route  [default: jsq]",
+    shell_complete=completion.of_words(completion.routing_policies),
+)  # fmt: skip
+@option("--gpu-price", type=float, help="of replicas: price of a GPU for an hour")
+@option(
     "--run-length", type=int, help="least requests of a run  [default: 20000; of two knobs 100000]"
 )
 @option("--max-run-length", type=int, help="most requests of a run  [default: 1000000]")
@@ -99,11 +108,8 @@ def command(knob: str, slos: tuple[str, ...], bracket: str | None, **params: Any
     return status
 
 
-OF_OTHERS = (
-    "request_file", "trace", "format", "columns", "trace_time_unit", "hash_block_size",
-    "drop_oversized", "limit", "start", "rate_scale", "num_requests", "horizon",
-)  # fmt: skip
-"""Options of a workload that ends: refused with a message of their own, and not in the help."""
+OF_OTHERS = ("num_requests", "horizon")
+"""Options of a stream that ends: refused with a message of their own, and not in the help."""
 
 for _param in command.params:
     if isinstance(_param, click.Option) and _param.name in OF_OTHERS:

@@ -5,33 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-import click
 
 from fluidserve.config import flat, load_config, resolved_yaml
 from fluidserve.flags import FlagError
 from fluidserve.fleets import fleet_of
 from fluidserve.folders import Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
+from fluidserve.jobs.kept import content_of, journal_at
 from fluidserve.pictures import ROUTING, draw
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, write_rows
 from fluidserve.text import for_people, instance_line
-from serving import FluidServeError, Instance, unfinished
+from serving import FluidServeError, Instance
 
 if TYPE_CHECKING:
     from scheduling.experiment import Routing
     from scheduling.listening import Faults
     from scheduling.signals import Signals
-    from studies.sweeps import Journal
     from studies.tuning import Slo
 
 RUNS = "routing_runs.csv"
@@ -219,7 +214,7 @@ def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dic
         line.say(f"run {done} of {total}", final=done >= total)
 
     place = final.with_name(final.name + ".journal") if config.output_dir is not None else None
-    with watch("route"), _journal(place, _identity(ask), len(points)) as journal:
+    with watch("route"), journal_at(place, _identity(ask), len(points)) as journal:
         rows = sweep(
             answer_of, ask.routing, points, journal, workers=workers,
             progress=told if config.verbose else None,
@@ -240,34 +235,6 @@ def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dic
     return result
 
 
-@contextmanager
-def _journal(place: Path | None, identity: str, size: int) -> Iterator[Journal]:
-    """Yield a journal that goes when all is done; without a place nothing is kept."""
-    from studies.sweeps import Journal
-
-    if place is None:
-        with tempfile.TemporaryDirectory() as folder:
-            journal = Journal(Path(folder) / "journal", identity, size)
-            try:
-                yield journal
-            finally:
-                journal.close()
-        return
-
-    with unfinished.whole():
-        journal = Journal(place, identity, size)
-    kept = partial(journal.kept, size, "runs")
-    with unfinished.told(kept):
-        try:
-            yield journal
-        except BaseException:
-            if said := kept():
-                click.echo(f"note: {said}", err=True)
-            journal.close()
-            raise
-    journal.remove()
-
-
 def _identity(ask: Asked) -> str:
     """Return a digest of everything that the rows depend on."""
     routing, question = ask.routing, ask.routing.question
@@ -281,15 +248,9 @@ def _identity(ask: Asked) -> str:
         routing.loads, routing.seeds, asdict(routing.signals), routing.decision_time,
         routing.predicted_lengths, asdict(routing.faults), routing.goodput,
         [str(slo) for slo in ask.slos],
-        [_content(name) for name in routing.policies], digest.hexdigest(),
+        [content_of(name) for name in routing.policies], digest.hexdigest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _content(policy: str) -> str:
-    """Return a digest of the file of a user's policy."""
-    path = Path(policy.rpartition(":")[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _result(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fluidserve.config import flat
 from fluidserve.folders import Stopwatch
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
+from fluidserve.jobs.tune_flags import FLAGS, flags_named, parse_brackets, said_why
 from fluidserve.jobs.tune_folder import write_tuning
+from fluidserve.jobs.tune_replicas import is_replicas, refuse_of_fleets, replicas_tuned
 from fluidserve.jobs.tune_servers import (
     checked_card_knobs,
     refuse_a_default_rate,
@@ -21,33 +20,13 @@ from fluidserve.jobs.tune_servers import (
     that_starts,
     turned_knobs,
 )
-from fluidserve.options import FlagError
 from fluidserve.progress import ProgressLine
 from fluidserve.results import as_typed, parse_goodput
-from serving import ConfigError, FluidServeError, kind_of
+from serving import FluidServeError, kind_of
 
 if TYPE_CHECKING:
     from studies import Question
     from studies.tuning import Knob, Tuning
-
-NO_ANSWER = 1
-"""Exit status where no value meets the objectives."""
-
-FLAGS = {
-    "knob": "KNOB",
-    "bracket": "--bracket",
-    "tolerance": "--tolerance",
-    "replications": "--replications",
-    "confidence": "--confidence",
-    "method": "--method",
-    "within": "--within",
-    "scan": "--scan",
-    "least_requests": "--run-length",
-    "most_requests": "--max-run-length",
-    "requests": "--run-length",
-    "rate_shape": "--rate-shape",
-}
-"""What a user types for each parameter of tuning."""
 
 GOODPUT_SETTINGS = {
     "replications": "replications",
@@ -74,6 +53,8 @@ def tuned(
         ``bracket`` as given, ``method`` and ``within`` of :func:`studies.tuning.tune`, and the
         fields of :class:`studies.tuning.SearchSettings`; those that are None are left out.
     """
+    if is_replicas(knob):
+        return replicas_tuned(params, slos, options)
     return _search(params, knob, slos, options)[:2]
 
 
@@ -96,6 +77,8 @@ def tune_into(
     """
     from studies.tuning import latency_curve
 
+    if is_replicas(knob):
+        return replicas_tuned(params, slos, options, (folder, final))
     watch = Stopwatch()
     with watch("tune"):
         result, status, found, inputs = _search(params, knob, slos, options)
@@ -114,6 +97,7 @@ def _search(
     params: Mapping[str, Any], knob: str, slos: tuple[str, ...], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, Tuning | None, Inputs]:
     """Return what the command prints, its exit status, the answer to one knob, and the inputs."""
+    refuse_of_fleets(params)
     names = knob.split(",")
     if len(names) > 2:
         raise FluidServeError("KNOB: one knob, or two with a comma between them")
@@ -127,7 +111,7 @@ def _search(
     refuse_a_default_rate(inputs, cards, names)
     question, told, found = _steady(params, inputs), _told(inputs), None
     _refuse_a_given_rate(params, names)
-    with _flags_named():
+    with flags_named():
         knobs = turned_knobs(params, inputs, names)
         if len(names) == 2:
             result, status = _two_knobs(knobs, question, params["goodput"], brackets, given, told)
@@ -177,7 +161,7 @@ def _one_knob(
     whom = {key: given[key] for key in ("method", "within") if key in given}
     settings = SearchSettings(**{key: each for key, each in given.items() if key not in whom})
     found = tune(knob, question, parsed, bracket=bracket, settings=settings, told=told, **whom)
-    return found, _said(found.value is not None, found.reason)
+    return found, said_why(found.value is not None, found.reason)
 
 
 def _two_knobs(
@@ -200,7 +184,7 @@ def _two_knobs(
         knobs, question, thresholds, brackets=brackets, settings=settings, told=told
     )
     result = found.to_json() | {"thresholds": as_typed(goodput)}
-    return result, _said(found.best is not None, str(result["reason"]))
+    return result, said_why(found.best is not None, str(result["reason"]))
 
 
 def _affordable(question: Question) -> dict[str, Any]:
@@ -230,25 +214,6 @@ def _steady(params: Mapping[str, Any], inputs: Inputs) -> Question:
     return inputs.question
 
 
-@contextmanager
-def _flags_named() -> Iterator[None]:
-    """Let an error about a parameter of tuning name the flag that a user typed, or lacks."""
-    try:
-        yield
-    except ConfigError as wrong:
-        flag = FLAGS.get(wrong.key)
-        if flag is None:
-            raise
-        if wrong.value is None:
-            raise FluidServeError(f"{flag} is needed: {wrong.allowed}") from None
-        raise FlagError(flag, _typed(wrong.value), wrong.allowed) from None
-
-
-def _typed(value: Any) -> str:
-    """Return a value as a user would type it."""
-    return ":".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
-
-
 def _context(inputs: Inputs, question: Question, *, is_rate_tuned: bool) -> dict[str, Any]:
     """Return what was tuned: the rate counts, with the note on it, only where it is no knob."""
     rate: dict[str, Any] = {}
@@ -266,35 +231,3 @@ def _context(inputs: Inputs, question: Question, *, is_rate_tuned: bool) -> dict
             **mean_lengths(question.mix),
         },
     }
-
-
-def _said(found: bool, reason: str) -> int:
-    """Say on stderr why nothing was found; return the exit status."""
-    if found:
-        return 0
-    click.echo(f"fluidserve: {reason}", err=True)
-    return NO_ANSWER
-
-
-def parse_brackets(text: str | None, knobs: int) -> list[tuple[float, float] | None]:
-    """Return the two numbers of ``LOW:HIGH`` for each knob; None where nothing is given.
-
-    Raises
-    ------
-    FlagError
-        If ``text`` is not one bracket per knob, with a comma between them.
-    """
-    if text is None:
-        return [None] * knobs
-    if knobs == 1 and not text:
-        raise FlagError("--bracket", text, "LOW:HIGH, two numbers")
-    try:
-        brackets: list[Any] = [
-            tuple(map(float, part.split(":"))) if part else None for part in text.split(",")
-        ]
-    except ValueError:
-        brackets = []
-    if len(brackets) != knobs or any(each is not None and len(each) != 2 for each in brackets):
-        allowed = "LOW:HIGH, two numbers" if knobs == 1 else "LOW:HIGH,LOW:HIGH, one per knob"
-        raise FlagError("--bracket", text, allowed)
-    return brackets

@@ -16,8 +16,8 @@ from fluidserve.text import for_people, instance_line
 if TYPE_CHECKING:
     from studies.tuning import LatencyCurve
 
-LONG = ("points", "crossings", "confirmed", "met_ranges")
-"""What of an answer is a table of its own, and no line of a summary for people."""
+LONG = ("points", "crossings", "confirmed", "met_ranges", "sizes")
+"""Lists of an answer that are a table of their own, and no line of a summary for people."""
 
 
 def write_tuning(
@@ -46,7 +46,10 @@ def write_tuning(
     node = inputs.instance
     if curve is not None:
         write_rows(folder / RATE_LATENCY, curve.columns(node.time_unit))
-    shown = {key: value for key, value in result.items() if key not in LONG}
+    shown = {
+        key: value for key, value in result.items()
+        if not (key in LONG and isinstance(value, list))
+    }  # fmt: skip
     write_common(
         folder, final,
         config_yaml=resolved_yaml(inputs.config, node),

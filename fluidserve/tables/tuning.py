@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluidserve.tables.layout import pairs
+from fluidserve.tables.replicas import replicas_table
 from fluidserve.text import number
 from fluidserve.words import instance_words, measured_words, per_time, source_words
 
@@ -13,7 +14,9 @@ Rows = list[tuple[str, str | None]]
 
 
 def tuning_table(result: Mapping[str, Any]) -> str:
-    """Return the table of ``tune``, of one knob or of two."""
+    """Return the table of ``tune``, of one knob, of two, or of the instances of a fleet."""
+    if "sizes" in result:
+        return replicas_table(result)
     workload, unit = result["workload"], result["time_unit"]
     capacity = workload["capacity"] if "capacity" in workload else result.get("capacity")
     answer = _two(result, unit) if "knobs" in result else _one(result, unit)

@@ -117,13 +117,13 @@ class Journal:
         Parameters
         ----------
         size, what
-            How many there are in all, and of what: ``points``.
+            How many there are in all, 0 where nobody knows, and of what: ``points``.
         """
         if not self.rows:
             self.remove()
             return ""
         return (
-            f"{len(self.rows)} of {size} {what} are kept in {self.path}; "
+            f"{len(self.rows)}{f' of {size}' if size else ''} {what} are kept in {self.path}; "
             "the same command goes on from there"
         )
 

@@ -167,7 +167,11 @@ def measure(
         drain=bool(slos),
         record_batches=any(slo.latency == "itl" for slo in slos),
     )
-    growth, settled = _growth(question, steady)
+    run = steady.run
+    growth, settled = growth_of(
+        run.table.arrival_time, run.requests["completion_time"], steady.first,
+        question.stream.shape.period,
+    )  # fmt: skip
     values = {BACKLOG_GROWTH: growth}
     margins = {BACKLOG_GROWTH: (growth - MOST_GROWTH) / GROWTH_SCALE}
     parts = {}
@@ -176,7 +180,7 @@ def measure(
         measured = {slo: _statistic(slo, samples, requests) for slo in slos}
         values |= {slo.name: slo.told(value) for slo, value in measured.items()}
         margins |= {str(slo): slo.margin(value) for slo, value in measured.items()}
-        parts = {str(slo): _margins_in_parts(slo, samples) for slo in slos}
+        parts = {str(slo): margins_in_parts(slo, samples) for slo in slos}
     for slo in slos:  # where the run was swamped
         values.setdefault(slo.name, math.nan)
         margins.setdefault(str(slo), math.inf)
@@ -201,18 +205,34 @@ def _statistic(slo: Slo, samples: LatencySamples, requests: int) -> float:
     return value
 
 
-def _growth(question: Question, steady: SteadyRun) -> tuple[float, bool]:
-    """Return the growth of the backlog per arrival, and whether the backlog is settled."""
-    arrival = steady.run.table.arrival_time
+def growth_of(
+    arrival: NDArray[np.float64],
+    completion: NDArray[np.float64],
+    first: int,
+    period: float | None,
+) -> tuple[float, bool]:
+    """Return the growth of the backlog per arrival, and whether the backlog is settled.
+
+    Parameters
+    ----------
+    arrival, completion : shape (R,) [time]
+        Of each request, in order of arrival; NaN where it did not complete.
+    first
+        Row of the first request after the warm-up.
+    period : [time]
+        Of the rate; None for a constant one.
+    """
     end = float(arrival[-1])
-    begin = _same_phase(question.stream.shape.period, float(arrival[steady.first]), end)
+    begin = _same_phase(period, float(arrival[first]), end)
     arrivals = int((arrival > begin).sum())
-    before, after = _backlogs(steady.run, begin, end)
+    before, after = (
+        int((arrival <= time).sum() - (completion <= time).sum()) for time in (begin, end)
+    )
     settled = max(before, after) < 0.5 * MOST_GROWTH * arrivals
     return (after - before) / max(arrivals, 1), settled
 
 
-def _margins_in_parts(slo: Slo, samples: LatencySamples) -> NDArray[np.float64]:
+def margins_in_parts(slo: Slo, samples: LatencySamples) -> NDArray[np.float64]:
     """Return the margin in each part of a run, whose requests are in order of arrival."""
     if slo.latency == "itl":
         return np.empty(0)
@@ -225,12 +245,6 @@ def _same_phase(period: float | None, begin: float, end: float) -> float:
     if not period or end - begin < period:
         return begin
     return end - math.floor((end - begin) / period) * period
-
-
-def _backlogs(run: discrete.Run, *times: float) -> list[int]:
-    """Return the requests that have arrived and not completed at each time."""
-    arrived, completed = run.table.arrival_time, run.requests["completion_time"]
-    return [int((arrived <= time).sum() - (completed <= time).sum()) for time in times]
 
 
 @dataclass(slots=True)

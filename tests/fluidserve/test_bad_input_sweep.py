@@ -33,7 +33,7 @@ NUMBERS = {
     "--tolerance", "--confidence", "--interval", "--kv-capacity", "--think-time",
     "--answer-token-time", "--within", "--budget", "--signal-period", "--signal-delay",
     "--decision-time", "--patience", "--snapshot-every", "--stale-after", "--lost-reports",
-    "--doubled-reports", "--reordered-reports",
+    "--doubled-reports", "--reordered-reports", "--gpu-price",
 }  # fmt: skip
 FILES = {
     "--requests", "--trace", "--lengths", "--config", "--resume", "--inject", "--token-file",
