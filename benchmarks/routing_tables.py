@@ -92,7 +92,7 @@ def tables(
     about, rows
         Of the study.
     predicted
-        Policies that ask the predictor: the first is for TTFT, the second for E2EL.
+        Policies that ask the predictor: for TTFT, for E2EL, and for both.
     every_load
         Whether cells of every load are listed.
     """
@@ -154,24 +154,30 @@ def by_cell(
 
 
 def no_help(runs: Runs, predicted: Sequence[str]) -> str:
-    """Return the cells in which the best heuristic is better than prediction, worst first."""
-    found = []
-    for measure, policy in zip(MEASURES, predicted, strict=False):
-        for cell in runs.cells:
-            best = runs.best(cell, measure)
-            found.append((runs.change(cell, policy, best, measure), measure, policy, cell, best))
-    worse = sorted((each for each in found if each[0][0] > 0), key=lambda each: -each[0][0])
-    certain = sum(change > half for (change, half), *_ in worse)
-    better = sum(change < -half for (change, half), *_ in found)
+    """Return how often prediction beats the best heuristic, and where it does not, worst first."""
+    words, worse = [], []
+    for measure, own in zip(MEASURES, predicted, strict=False):
+        for policy in (own, predicted[-1]):
+            found = []
+            for cell in runs.cells:
+                best = runs.best(cell, measure)
+                found.append((runs.change(cell, policy, best, measure), cell, best))
+            better = [change for change, *_ in found if change[0] < 0]
+            words.append([
+                MEASURES[measure], f"`{policy}`", f"{len(found)}", f"{len(better)}",
+                f"{sum(change < -half for change, half in better)}",
+                f"{sum(change > half for (change, half), *_ in found)}",
+            ])  # fmt: skip
+            worse += [(*each, measure, policy) for each in found if each[0][0] > 0]
+    worse.sort(key=lambda each: -each[0][0])
     rows = [
         [f"{cell[0]}, {cell[1]}, {cell[2]:g}", MEASURES[measure], f"`{policy}`", f"`{best}`",
          percent(change)]
-        for change, measure, policy, cell, best in worse[:WORST]
+        for change, cell, best, measure, policy in worse[:WORST]
     ]  # fmt: skip
-    words = (
-        f"Of {len(found)} comparisons with the best heuristic prediction is better in "
-        f"{len(found) - len(worse)} (in {better} beyond the interval), and worse in {len(worse)} "
-        f"(in {certain} beyond it)."
-    )
-    head = ["worst: cell", "", "policy", "best heuristic", "change"]
-    return words + ("\n\n" + grid(head, rows, left=4) if rows else "")
+    head = ["", "against the best heuristic", "cells", "better", "surely better", "surely worse"]
+    parts = [grid(head, words, left=2)]
+    if rows:
+        head = ["where prediction is no help", "", "policy", "best heuristic", "change"]
+        parts.append(grid(head, rows, left=4))
+    return "\n\n".join(parts)
