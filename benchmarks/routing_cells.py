@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--lengths", help="file of lengths instead of the scenario 'normal'")
     parser.add_argument("--trace", help="file whose arrivals are a further kind of arrivals")
     parser.add_argument("--loads", type=float, nargs="+", help="instead of .7 .8 .9 .95")
+    parser.add_argument("--requests", type=int, help="of a run, instead of 3000 or 1000")
     parser.add_argument("--quick", action="store_true", help="one load, 3 seeds, a third as many")
     parser.add_argument(
         "--all", action="store_true", help="list the cells of every load, not of .9"
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args()
-    requests = REQUESTS[given.engine] // (3 if given.quick else 1)
+    requests = given.requests or REQUESTS[given.engine] // (3 if given.quick else 1)
     loads, seeds = (QUICK_LOADS, 3) if given.quick else (LOADS, len(JUDGED))
     loads = tuple(given.loads or loads)
     study = study_of(given, loads, requests)

@@ -55,72 +55,77 @@ SLO = "p99_ttft<1"
 LOADS, EXACT = (0.5, 1.2), 0.015
 """Loads between which a capacity is sought, and its relative width."""
 
-FIXED = 0.8
-"""Load of the run that tells drift."""
+FIXED = 0.9
+"""Load of the runs that tell latencies and drift."""
+
+LATENCIES = ("mean_ttft", "p99_ttft", "mean_e2el")
 
 INSTANCES, REQUESTS, SEEDS = 4, 1500, 2
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """An experiment for every way to hear."""
+    """An experiment for every way to hear, and whether capacities are sought."""
 
     heard: Mapping[str, Routing]
+    seeks: bool
 
 
 def point_in(study: Study, point: tuple[str, str]) -> dict[str, Any]:
     """Return the capacity of a policy that hears in a way, and its runs at the fixed load."""
     heard, policy = point
     routing, began = study.heard[heard], time.process_time()
-    found = capacity_of(routing, (policy, parse_slo(SLO, "s")), LOADS, EXACT)
     rows = [row_of(routing, (FIXED, seed, policy)) for seed in range(routing.seeds)]
     told = reports_of(rows)
-    return {
-        "heard": heard, "policy": policy, "load": found["load"], "rate": found["rate"],
-        "p99_ttft": sum(row["p99_ttft"] for row in rows) / len(rows),
-        "cpu": time.process_time() - began, **(told[0] if told else {}),
-    } | {"load": found["load"]}  # fmt: skip
+    found = dict(told[0]) if told else {}
+    for name in LATENCIES:
+        found[name] = sum(row[name] for row in rows) / len(rows)
+    if study.seeks:
+        slo = parse_slo(SLO, "s")
+        found["capacity"] = capacity_of(routing, (policy, slo), LOADS, EXACT)["load"]
+    return found | {"heard": heard, "policy": policy, "cpu": time.process_time() - began}
 
 
-def study_of(lengths: str, requests: int, seeds: int) -> Study:
+def study_of(lengths: str, requests: int, seeds: int, *, seeks: bool) -> Study:
     """Return the experiments."""
     named = {"model": "Llama-3.1-8B", "hardware": "RTX4090"}
     one = config.instance_of(load_config_of(named))
     question = Question(describe(lengths=lengths), one, num_requests=requests)
-    return Study({
+    heard = {
         name: Routing(question, (one,) * INSTANCES,
                       tuple(p for p in POLICIES if not faults.share or listens(p)),
                       (FIXED,), seeds=seeds, signals=signals, faults=faults)
         for name, (signals, faults) in HEARD.items()
-    })  # fmt: skip
+    }  # fmt: skip
+    return Study(heard, seeks)
 
 
 def capacities(rows: Sequence[Mapping[str, Any]], policies: Sequence[str]) -> str:
     """Return the table of capacities, beside those of the same policy that hears every batch."""
-    load = {(row["heard"], row["policy"]): row["load"] for row in rows}
+    load = {(row["heard"], row["policy"]): row["capacity"] for row in rows}
 
     def cell(heard: str, policy: str) -> str:
         if (heard, policy) not in load:
             return "-"
         mine, whole = load[heard, policy], load["every batch", policy]
-        if mine is None or whole is None:
+        if mine is None:
             return f"below {LOADS[0]:g}"
-        if mine >= LOADS[1]:
-            return f"above {LOADS[1]:g}"
-        return f"{mine:.3f} ({100 * (mine / whole - 1):+.0f} %)"
+        said = f"{mine:.3f}" if mine < LOADS[1] else f"above {LOADS[1]:g}"
+        is_known = whole is not None and max(mine, whole) < LOADS[1]
+        return f"{said} ({100 * (mine / whole - 1):+.0f} %)" if is_known else said
 
     lines = [[heard, *(cell(heard, policy) for policy in policies)] for heard in HEARD]
     return grid([f"largest load with {SLO}", *(f"`{each}`" for each in policies)], lines)
 
 
-def drifts(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of reports and drifts."""
-    names = (*COUNTS, *DRIFTS)
+def at_fixed_load(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of latencies, of reports and of drifts at one load."""
+    names = (*LATENCIES, *COUNTS, *DRIFTS)
     lines = [
-        [row["heard"], f"`{row['policy']}`", *(f"{row[name]:,.4g}" for name in names)]
+        [row["heard"], f"`{row['policy']}`",
+         *("-" if row.get(name) is None else f"{row[name]:,.4g}" for name in names)]
         for row in rows
-        if DRIFTS[0] in row
-    ]
+    ]  # fmt: skip
     head = [f"at load {FIXED:g}", "policy", *(each.replace("_", " ") for each in names)]
     return grid(head, lines, left=2)
 
@@ -134,12 +139,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", required=True, help="file of lengths, such as ShareGPT's")
     parser.add_argument("--quick", action="store_true", help="half of the requests, one seed")
+    parser.add_argument("--fixed", action="store_true", help="seek no capacities")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args()
     requests, seeds = (REQUESTS // 2, 1) if given.quick else (REQUESTS, SEEDS)
-    study = study_of(given.lengths, requests, seeds)
+    study = study_of(given.lengths, requests, seeds, seeks=not given.fixed)
     points = [
         (heard, policy)
         for heard, routing in study.heard.items()
@@ -147,7 +153,8 @@ def main() -> None:
         if policy in given.policies
     ]
     content = Path(given.lengths).read_bytes()
-    name = hashlib.sha256(json.dumps([SLO, requests, seeds, points]).encode() + content).hexdigest()
+    what = json.dumps([None if given.fixed else SLO, requests, seeds, points]).encode()
+    name = hashlib.sha256(what + content).hexdigest()
     journal = Journal(f"{given.out}.journal", name, len(points))
     rows = sweep(point_in, study, points, journal, workers=given.workers,
                  progress=partial(told, time.monotonic()))  # fmt: skip
@@ -156,7 +163,9 @@ def main() -> None:
     minutes = math.fsum(row["cpu"] for row in rows) / 60
     print(f"{INSTANCES} servers, {requests} requests a run, {seeds} seeds, {minutes:.0f} minutes "
           "of one core.")  # fmt: skip
-    print(f"\n{capacities(rows, given.policies)}\n\n{drifts(rows)}")
+    if study.seeks:
+        print(f"\n{capacities(rows, given.policies)}")
+    print(f"\n{at_fixed_load(rows)}")
 
 
 if __name__ == "__main__":
