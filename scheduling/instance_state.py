@@ -42,7 +42,7 @@ class SyncCounts:
 
 
 class Waiting(NamedTuple):
-    """A request without a first token: prompt [tokens], class of lengths, when it was sent."""
+    """A request without a first token: prompt to compute [tokens], class of lengths, when sent."""
 
     prompt: int
     of: int
@@ -63,7 +63,8 @@ class InstanceState:
         Pattern of those who waited at the boundary, and ids of those sent after it: they do not
         take part in the batch under way.
     waiting_tokens, computed_ahead : [tokens]
-        Prompts that wait, and what batches have computed of them.
+        Prompts that wait, less what is expected in the prefix cache, and what batches have computed
+        of them.
     boundary : [time]
         End of the last batch known, or when an idle instance got work.
     batch_id
@@ -111,8 +112,9 @@ class InstanceState:
             self.queue.put(request.request_id, of, 0.0)
         else:
             self.fresh.append(request.request_id)
-        self.waiting[request.request_id] = Waiting(request.prefill_length, of, at)
-        self.waiting_tokens += request.prefill_length
+        prompt = request.prefill_length - request.prefix_hit
+        self.waiting[request.request_id] = Waiting(prompt, of, at)
+        self.waiting_tokens += prompt
 
     def sync(self, trace: BatchTrace, at: float) -> bool:
         """Take a report; return whether it was a new one, the next or a later batch."""

@@ -17,6 +17,7 @@ def test_there_are_notebooks():
         "fluid_vs_discrete",
         "full_memory",
         "one_node",
+        "online_predictor",
         "phase_diagram",
         "vllm_server",
     }

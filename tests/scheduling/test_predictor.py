@@ -394,3 +394,13 @@ def test_what_is_left_for_those_behind_is_the_ttft_of_larger_prompts():
             behind += low + (high - low) * (prompt - math.floor(prompt))
         assert found.behind[i] == pytest.approx(behind, rel=0.02)
     assert found.ttft.tolist() == predictor.predict(None, asked, 1.0, "ttft").ttft.tolist()
+
+
+def test_what_is_expected_in_the_prefix_cache_is_not_computed():
+    ttft = []
+    for hit in (0, 55):
+        predictor = Predictor([SERVER], MIX, arrival_rate=0.0)
+        for k in range(30):
+            predictor.enqueue_request(0, RequestMeta(k, 60, prefix_hit=hit), 0.0)
+        ttft.append(predictor.predict(None, RequestMeta(99, 60), 0.0).ttft[0])
+    assert ttft[1] < ttft[0] - 30 * 50 * 5e-5
