@@ -1,0 +1,36 @@
+"""Compile the engines and solvers that most tests use, by one small answer of each.
+
+Numba keeps what it compiled beside the sources. Tests that run side by side would each compile it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from click.testing import CliRunner
+
+from fluidserve.cli import cli
+
+FEW = "--num-requests 30 --no-verbose --no-pictures --replications 2 --workers 1 --out run"
+LAW = "--num-gpu-blocks 300 --d-0 0.01 --d-decode 1e-4 --d-kv 1e-7 --d-prefill 1e-4"
+LINES = (
+    f"compare {FEW} --load 0.9 --methods lagrangian,node_work",
+    f"compare {FEW} --engine vllm_v1 {LAW} --arrival-rate 10",
+    f"compare {FEW} --engine vllm_v0 {LAW} --arrival-rate 10",
+)
+
+
+def main() -> None:
+    """Run every line in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for line in LINES:
+            done = CliRunner().invoke(cli, line.split())
+            if done.exit_code != 0:
+                sys.exit(f"fluidserve {line}: {done.stderr}{done.exception or ''}")
+
+
+if __name__ == "__main__":
+    main()
