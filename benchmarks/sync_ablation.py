@@ -123,11 +123,18 @@ def at_fixed_load(rows: Sequence[Mapping[str, Any]]) -> str:
     names = (*LATENCIES, *COUNTS, *DRIFTS)
     lines = [
         [row["heard"], f"`{row['policy']}`",
-         *("-" if row.get(name) is None else f"{row[name]:,.4g}" for name in names)]
+         *(_told(row.get(name)) for name in names)]
         for row in rows
     ]  # fmt: skip
     head = [f"at load {FIXED:g}", "policy", *(each.replace("_", " ") for each in names)]
     return grid(head, lines, left=2)
+
+
+def _told(value: float | None) -> str:
+    """Return a number in words, counts whole."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
 
 
 def told(began: float, done: int, total: int) -> None:
