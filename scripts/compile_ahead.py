@@ -5,6 +5,7 @@ Numba keeps what it compiled beside the sources. Tests that run side by side wou
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -22,14 +23,21 @@ LINES = (
 )
 
 
-def main() -> None:
-    """Run every line in a folder that is thrown away."""
+def answer(line: str) -> str:
+    """Run a line in a folder that is thrown away; return what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for line in LINES:
-            done = CliRunner().invoke(cli, line.split())
-            if done.exit_code != 0:
-                sys.exit(f"fluidserve {line}: {done.stderr}{done.exception or ''}")
+        done = CliRunner().invoke(cli, line.split())
+        os.chdir("/")
+    return "" if done.exit_code == 0 else f"fluidserve {line}: {done.stderr}{done.exception or ''}"
+
+
+def main() -> None:
+    """Run every line, on as many processes as the tests."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        failed = list(filter(None, pool.map(answer, LINES, chunksize=1)))
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":
