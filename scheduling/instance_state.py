@@ -49,6 +49,11 @@ class Waiting(NamedTuple):
     at: float
 
 
+def _size(entry: Waiting, unit: float) -> float:
+    """Return for how many requests one counts in the order of arrival."""
+    return entry.prompt / unit if unit > 0.0 else 1.0
+
+
 @dataclass(slots=True, eq=False)
 class InstanceState:
     """Pattern of one instance: no blocks, no requests but their place in the order.
@@ -251,6 +256,32 @@ class InstanceState:
         for request_id in self.running.oldest(excess):
             self.running.end(request_id)
             self.counts.silent_corrections += 1
+
+    def waiting_size(self, unit: float) -> float:
+        """Return who waits [requests], as counted in the order of arrival.
+
+        Parameters
+        ----------
+        unit : [tokens]
+            Prompt that counts as one request; 0 where each request counts as one.
+        """
+        if unit <= 0.0:
+            return float(len(self.waiting))
+        return max(0.0, self.waiting_tokens - self.computed_ahead) / unit
+
+    def fresh_size(self, unit: float) -> float:
+        """Return who was sent since the boundary [requests], counted alike."""
+        waiting = self.waiting
+        return sum(_size(waiting[each], unit) for each in self.fresh if each in waiting)
+
+    def late_size(self, unit: float, decided: float) -> float:
+        """Return who was sent after a time, up to the boundary [requests], counted alike."""
+        total = 0.0
+        for each in reversed(self.waiting.values()):
+            if each.at <= decided:
+                break
+            total += _size(each, unit) if each.at <= self.boundary else 0.0
+        return total
 
     def begun_tokens(self) -> float:
         """Return the prompts [tokens] of those who run without a first token, as was reported."""

@@ -54,6 +54,9 @@ from serving import ConfigError, FluidServeError, Instance, RequestMix, SolveErr
 MOST_STEPS = 512
 """Steps of a forecast at most; its pace is carried on beyond."""
 
+FIRST_TOKENS = 32.0
+"""Batches that a forecast follows a request that arrives now, where only first tokens are asked."""
+
 HISTOGRAM_ROWS = 96
 """Rows that a forecast begins with at most: neighbours in the order of entry become one."""
 
@@ -135,7 +138,9 @@ class Predictor:
         self._all = np.arange(size)
         self.record = Record()
         self._last: Predictions | None = None
-        self._tokens = float(np.quantile(self.lengths.marks[:, -1], 0.5))
+        self._tokens = self._goal = float(np.quantile(self.lengths.marks[:, -1], 0.5))
+        self._first_tokens = min(FIRST_TOKENS, self._tokens)
+        self._short: set[int] = set()
         self.marches = 0
         for i, each in enumerate(self._forecasters):
             self._about[i, BATCHES], self._about[i, AGAIN] = each.batches, each.again
@@ -211,32 +216,14 @@ class Predictor:
         part = (done % batches) / batches
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
-        waiting, begun = self._waiting(i, state), min(curve[REACH, step], self._marched_number[i])
+        waiting, begun = (
+            state.waiting_size(self._forecasters[i].unit),
+            min(curve[REACH, step], self._marched_number[i]),
+        )
         if begun == self._marched_number[i] and waiting > self.reuse.requests:
             return False
         about[NUMBER] = begun + waiting
         return True
-
-    def _size(self, i: int, prompt: float) -> float:
-        """Return for how many requests a prompt counts in the order of arrival."""
-        unit = self._forecasters[i].unit
-        return prompt / unit if unit > 0.0 else 1.0
-
-    def _waiting(self, i: int, state: InstanceState) -> float:
-        """Return who waits, as counted in the order of arrival."""
-        unit = self._forecasters[i].unit
-        if unit <= 0.0:
-            return float(len(state.waiting))
-        return max(0.0, state.waiting_tokens - state.computed_ahead) / unit
-
-    def _late(self, i: int, state: InstanceState, decided: float) -> float:
-        """Return who waits at the boundary and was sent after a time."""
-        total = 0.0
-        for each in reversed(state.waiting.values()):
-            if each.at <= decided:
-                break
-            total += self._size(i, each.prompt) if each.at <= state.boundary else 0.0
-        return total
 
     def _latest(self, i: int) -> float:
         """Return until when the first batch of a forecast goes on, as far as anybody can tell."""
@@ -257,8 +244,7 @@ class Predictor:
         about, of = self._about[i], self._forecasters[i]
         idle = state.is_idle
         origin = now if idle else state.boundary
-        fresh = sum(self._size(i, state.waiting[each].prompt) for each in state.fresh
-                    if each in state.waiting)  # fmt: skip
+        fresh = state.fresh_size(of.unit)
         classes = len(self.lengths.parts) + 1
         rows, queued, arriving = self._rows, self._queued, self._arriving
         before = state.last_duration if state.last_duration == state.last_duration else 0.0
@@ -267,8 +253,8 @@ class Predictor:
             state.stopped_rows(),
             queued[: binned(state.queue.rows, classes, queued)],
             arriving[:0] if even else arriving[: binned(state.fresh_rows(), classes, arriving)],
-            max(0.0, self._waiting(i, state) - fresh),
-            self._late(i, state, origin - before) if of.ahead else 0.0,
+            max(0.0, state.waiting_size(of.unit) - fresh),
+            state.late_size(of.unit, origin - before) if of.ahead else 0.0,
             0.0 if even else fresh,
             max(0.0, now - origin),
             before,
@@ -277,11 +263,12 @@ class Predictor:
             state.begun_tokens(),
         )
         self._dirty.discard(i)
+        (self._short.add if self._goal < self._tokens else self._short.discard)(i)
         try:
-            found = of.march(self._curves[i], present, self._tokens)
+            found = of.march(self._curves[i], present, self._goal)
             latest = self._latest(i)
             if even is None and fresh and present.now > latest:  # who was sent waits for its end
-                found = of.march(self._curves[i], replace(present, now=latest), self._tokens)
+                found = of.march(self._curves[i], replace(present, now=latest), self._goal)
         except SolveError:
             self.record.failed.add(i)
             about[STEPS] = 0.0
@@ -338,8 +325,10 @@ class Predictor:
         else:
             self._state(instance_id)
             asked = self._all[instance_id : instance_id + 1]
-        if self._dirty:
-            for i in self._dirty.intersection(asked.tolist()):
+        wanted = self._dirty | self._short if action_hint == ALL else self._dirty
+        if wanted:
+            self._goal = self._tokens if action_hint == ALL else self._first_tokens
+            for i in wanted.intersection(asked.tolist()):
                 self._march(i, ts)
         out = np.empty((asked.size, ANSWER_COLUMNS))
         prompts = np.full(asked.size, float(request_meta.prefill_length - request_meta.prefix_hit))

@@ -40,6 +40,7 @@ class SeldomToldPredictor(Predictor):
 
     def __init__(self, instances: Sequence[Instance], mix: RequestMix, **options: Any) -> None:
         super().__init__(instances, mix, **options)
+        self._first_tokens = self._tokens  # a belief moves on by the whole of a forecast
         self._survive = _survive(mix, self.lengths)
         self._beliefs: list[InstanceState | None] = [None] * len(self.instances)
         self._is_marched = [False] * len(self.instances)

@@ -42,11 +42,14 @@ def to_arrays(predictor: Predictor) -> Arrays:
     steps = int(predictor._about[:, 0].max(initial=0.0))
     dirty = np.zeros(size, bool)
     dirty[sorted(predictor._dirty)] = True
+    short = np.zeros(size, bool)
+    short[sorted(predictor._short)] = True
     out: Arrays = {
         "version": np.array([VERSION]),
         "about": predictor._about.copy(),
         "curves": predictor._curves[:, :, :steps].copy(),
         "dirty": dirty,
+        "short": short,
         "under_way": np.array(predictor._under_way, np.int64),
         "marched_running": np.array(predictor._marched_running, float),
         "marched_number": np.array(predictor._marched_number, float),
@@ -169,6 +172,7 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     predictor._curves[:, :, : curves.shape[2]] = curves
     predictor._about[:] = arrays["about"]
     predictor._dirty = set(np.flatnonzero(arrays["dirty"]).tolist())
+    predictor._short = set(np.flatnonzero(arrays["short"]).tolist())
     predictor._under_way[:] = arrays["under_way"].tolist()
     predictor._marched_running[:] = arrays["marched_running"].tolist()
     predictor._marched_number[:] = arrays["marched_number"].tolist()
@@ -181,8 +185,8 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
 def _is_per_instance(name: str) -> bool:
     of_sets = (f"{each}_{part}" for each in SETS for part in ("first", "total"))
     return name in {
-        "about", "curves", "dirty", "under_way", "marched_running", "marched_number", "sent",
-        "batch_id", "times", "counts", *of_sets,
+        "about", "curves", "dirty", "short", "under_way", "marched_running", "marched_number",
+        "sent", "batch_id", "times", "counts", *of_sets,
     }  # fmt: skip
 
 

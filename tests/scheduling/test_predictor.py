@@ -404,3 +404,17 @@ def test_what_is_expected_in_the_prefix_cache_is_not_computed():
             predictor.enqueue_request(0, RequestMeta(k, 60, prefix_hit=hit), 0.0)
         ttft.append(predictor.predict(None, RequestMeta(99, 60), 0.0).ttft[0])
     assert ttft[1] < ttft[0] - 30 * 50 * 5e-5
+
+
+def test_a_forecast_for_first_tokens_is_shorter_and_says_the_same_of_them():
+    made = [Predictor([DecodeNode(), SERVER], MIX, arrival_rate=0.1) for _ in range(2)]
+    for predictor in made:
+        for k in range(60):
+            predictor.enqueue_request(k % 2, RequestMeta(k, 60), 0.0)
+    asked = RequestMeta(99, 60)
+    short = made[0].predict(None, asked, 1.0, "ttft").ttft.tolist()
+    whole = made[1].predict(None, asked, 1.0)
+    assert short == pytest.approx(whole.ttft.tolist())
+    assert (made[0].forecasts[1][:, 0] < made[1].forecasts[1][:, 0]).any()
+    # who asks for more gets it from a longer one
+    assert made[0].predict(None, asked, 1.0).e2el.tolist() == pytest.approx(whole.e2el.tolist())
