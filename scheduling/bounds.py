@@ -2,7 +2,9 @@
 
 Each truth leaves a score: by how many times its prediction it lies outside of the interval that was
 known beforehand, negative inside (conformal prediction). The quantile of the latest scores widens,
-or narrows, the next intervals; it follows a drift, because old scores are forgotten.
+or narrows, the next intervals; it follows a drift, because old scores are forgotten. Which quantile
+that is follows what the intervals have covered lately (adaptive conformal inference, Gibbs and
+Candes 2021), so that they cover what they promise where scores come in runs, as in a busy period.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ REMEMBERED = 1000
 
 FEWEST = 50
 """Scores from which on bounds are given [requests]."""
+
+STEP = 0.01
+"""By how much of a miss the next quantile is higher, and of a hit lower."""
+
+LEAST, MOST = 0.5, 0.995
+"""Quantiles between which it moves."""
 
 EVERY = 16
 """Scores after which the quantile is worked out again."""
@@ -39,10 +47,10 @@ class Track:
         :data:`FEWEST` truths are known.
     """
 
-    __slots__ = ("_covers", "_off", "_ranked", "_scores", "_since", "widening")
+    __slots__ = ("_covers", "_off", "_ranked", "_scores", "_share", "_since", "widening")
 
     def __init__(self, covers: float = COVERS) -> None:
-        self._covers, self._since = covers, 0
+        self._covers, self._share, self._since = covers, covers, 0
         self._scores: deque[float] = deque(maxlen=REMEMBERED)
         self._off: deque[float] = deque(maxlen=REMEMBERED)
         self._ranked: list[float] | None = None
@@ -56,14 +64,19 @@ class Track:
         """Take in what became of a prediction, whose interval was ``low`` to ``high``; [time]."""
         if not 0.0 < predicted < np.inf:
             return
-        self._scores.append(max(low - truth, truth - high) / predicted)
+        score = max(low - truth, truth - high) / predicted
+        self._scores.append(score)
+        if self.widening == self.widening:
+            is_covered = score <= self.widening
+            self._share += STEP * (self._covers - is_covered)
+            self._share = min(max(self._share, LEAST), MOST)
         self._off.append(truth / predicted)
         self._ranked = None
         self._since += 1
         size = len(self._scores)
         if size >= FEWEST and (self._since >= EVERY or size == FEWEST):
             self._since = 0
-            share = min(1.0, self._covers * (1.0 + 1.0 / size))
+            share = min(1.0, self._share * (1.0 + 1.0 / size))
             self.widening = float(np.quantile(np.fromiter(self._scores, float, size), share))
 
     def bounds(self, predicted: float, low: float, high: float) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from scheduling.record import Record
 from scheduling.running_set import GROUPS, RunningSet
 from serving import FluidServeError
 
-VERSION = 2
+VERSION = 3
 """Of the arrays."""
 
 COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
@@ -95,7 +95,7 @@ def _of_record(record: Record) -> Arrays:
     for name in TRACKS:
         track: Track = getattr(record, name)
         out[f"{name}_scores"] = np.array([track._scores, track._off], float).reshape(2, -1).T
-        out[f"{name}_widening"] = np.array([track._since, track.widening], float)
+        out[f"{name}_widening"] = np.array([track._since, track.widening, track._share], float)
     return out
 
 
@@ -111,7 +111,7 @@ def _record(arrays: Mapping[str, NDArray[Any]]) -> Record:
         for score, off in arrays[f"{name}_scores"].tolist():
             track._scores.append(score)
             track._off.append(off)
-        since, track.widening = arrays[f"{name}_widening"].tolist()
+        since, track.widening, track._share = arrays[f"{name}_widening"].tolist()
         track._since = int(since)
     return made
 
@@ -216,7 +216,7 @@ def _check(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> None:
     fits &= len(arrays["open_predictions"]) == len(arrays["open"])
     for name in TRACKS:
         about = arrays[f"{name}_widening"]
-        fits &= len(about) == 2 and bool(about[0] >= 0)
+        fits &= len(about) == 3 and bool(about[0] >= 0) and bool(0 < about[2] < 1)
     if not fits:
         raise FluidServeError("the state is damaged")
 

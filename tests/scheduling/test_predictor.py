@@ -121,14 +121,16 @@ def test_shared_forecasts_are_nearly_as_good_and_fewer():
     assert found["reuse"][1] < 0.85 * jsq
 
 
-def test_bounds_hold_as_often_as_they_say():
-    _, answers, truth = asked(DecodeNode(), 0.95, 1500)
-    inside = [
-        low <= e2el <= high
-        for (_, _, answer), e2el in zip(answers[500:], truth.e2el[500:], strict=True)
-        for low, high in [answer.e2el_bounds]
-    ]
-    assert 0.86 <= np.mean(inside) <= 0.94
+@pytest.mark.parametrize("load", [0.8, 0.95, 1.1])
+def test_bounds_hold_as_often_as_they_say(load):
+    _, answers, truth = asked(DecodeNode(), load, 1500, level="reuse")
+    for name in ("ttft", "e2el"):
+        inside = [
+            low <= true <= high
+            for (_, _, answer), true in zip(answers[400:], getattr(truth, name)[400:], strict=True)
+            for low, high in [getattr(answer, f"{name}_bounds")]
+        ]
+        assert 0.86 <= np.mean(inside) <= 0.94, name
 
 
 def test_lost_doubled_and_reordered_reports_are_counted_and_do_no_lasting_harm():
