@@ -44,6 +44,9 @@ class Marched:
         from 0, straight between two and beyond the last.
     room, first_per_room : [tokens], [time]
         Prompt tokens that a step has room for, and what each further step costs a prompt.
+    first_per_held, first_per_pair : [time/token], [time/token^2]
+        What a further step costs besides by the tokens that were computed before, and by the
+        product of these and of its own.
     fixed, per_prompt, per_token : [time], [time/token], [time/token]
         What a request adds to each of its batches: in any case, by its prompt, and by the tokens
         that it has decoded. Nothing where a budget fills the batches in any case.
@@ -60,6 +63,8 @@ class Marched:
     first: NDArray
     room: float
     first_per_room: float
+    first_per_held: float
+    first_per_pair: float
     fixed: float
     per_prompt: float
     per_token: float
@@ -80,6 +85,11 @@ class Present:
         lengths.
     arriving : shape (A, 4)
         Who was sent since time 0, in the same columns.
+    prompts : shape (P,) [tokens]
+        Prompts of those who wait and of those who were sent since, in the order of arrival; as many
+        of the first as are known.
+    computed : [tokens]
+        What was computed of the first of them.
     queued : [requests]
         Who waits at time 0, as counted in the order of arrival (:attr:`Forecaster.unit`).
     late : [requests]
@@ -102,6 +112,8 @@ class Present:
     stopped: NDArray
     waiting: NDArray
     arriving: NDArray
+    prompts: NDArray
+    computed: float
     queued: float
     late: float
     fresh: float

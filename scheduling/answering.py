@@ -17,6 +17,8 @@ from serving.compilation import compiled
     UNIT,
     ROOM,
     FIRST_PER_ROOM,
+    FIRST_PER_HELD,
+    FIRST_PER_PAIR,
     FIXED,
     PER_PROMPT,
     PER_TOKEN,
@@ -25,7 +27,7 @@ from serving.compilation import compiled
     LATEST,
     IDLE,
     EXECUTING,
-) = range(16)
+) = range(18)
 """Columns of what is known of a forecast besides its steps.
 
 STEPS, BATCHES, AGAIN: see :mod:`scheduling.tagged`. ORIGIN [time]: clock time of its time 0.
@@ -35,10 +37,10 @@ the batch under way ends at the latest, as far as anybody can believe, in the ti
 IDLE: 1 where a request begins at once. EXECUTING [requests]: who bears what a request
 costs others."""
 
-PROMPTS, FIRST = 16, 16 + PROMPT_KNOTS
+PROMPTS, FIRST = 18, 18 + PROMPT_KNOTS
 """Where the columns of :attr:`ode.Marched.prompts` begin, and those of ``first``."""
 
-ABOUT_COLUMNS = 16 + 2 * PROMPT_KNOTS
+ABOUT_COLUMNS = 18 + 2 * PROMPT_KNOTS
 """Columns of a forecast besides its steps [columns]."""
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY, BEHIND = range(7)
@@ -70,11 +72,16 @@ def _place(about, prompt, now):
 @compiled
 def _prompt_time(about, prompt):
     """Return what computing its own prompt adds to the TTFT of a request [time]."""
-    steps = np.floor(prompt / about[ROOM]) if about[ROOM] > 0.0 else 0.0
-    last = _first_step_time(about, prompt - steps * about[ROOM] if steps > 0.0 else prompt)
+    room = about[ROOM]
+    steps = np.floor(prompt / room) if room > 0.0 else 0.0
+    rest = prompt - steps * room if steps > 0.0 else prompt
+    last = _first_step_time(about, rest)
     if steps == 0.0:
         return last
-    return last + steps * (about[FIRST_PER_ROOM] + _first_step_time(about, about[ROOM]))
+    whole = about[FIRST_PER_ROOM] + _first_step_time(about, room)
+    held = 0.5 * steps * (steps + 1.0) * room  # before each of its later chunks, summed
+    pairs = room * (held - steps * room) + rest * steps * room
+    return last + steps * whole + about[FIRST_PER_HELD] * held + about[FIRST_PER_PAIR] * pairs
 
 
 @compiled

@@ -41,6 +41,10 @@ class SyncCounts:
     silent_corrections: float = 0.0
 
 
+KNOWN_PROMPTS = 64
+"""Prompts that wait and are told one by one [prompts]."""
+
+
 class Waiting(NamedTuple):
     """A request without a first token: prompt to compute [tokens], class of lengths, when sent."""
 
@@ -282,6 +286,11 @@ class InstanceState:
                 break
             total += _size(each, unit) if each.at <= self.boundary else 0.0
         return total
+
+    def prompts(self) -> NDArray[np.float64]:
+        """Return the first prompts that wait, in the order of arrival, shape (P,) [tokens]."""
+        first = islice(self.waiting.values(), KNOWN_PROMPTS)
+        return np.fromiter((each.prompt for each in first), float)
 
     def begun_tokens(self) -> float:
         """Return the prompts [tokens] of those who run without a first token, as was reported."""

@@ -25,6 +25,8 @@ from scheduling.answering import (
     COST_PER_TOKEN,
     EXECUTING,
     FIRST,
+    FIRST_PER_HELD,
+    FIRST_PER_PAIR,
     FIRST_PER_ROOM,
     FIXED,
     IDLE,
@@ -253,6 +255,8 @@ class Predictor:
             state.stopped_rows(),
             queued[: binned(state.queue.rows, classes, queued)],
             arriving[:0] if even else arriving[: binned(state.fresh_rows(), classes, arriving)],
+            state.prompts(),
+            state.computed_ahead,
             max(0.0, state.waiting_size(of.unit) - fresh),
             state.late_size(of.unit, origin - before) if of.ahead else 0.0,
             0.0 if even else fresh,
@@ -278,6 +282,7 @@ class Predictor:
         about[NUMBER] = found.number + (fresh if even else 0.0)
         about[PROMPTS:FIRST], about[FIRST:], about[FIXED] = found.prompts, found.first, found.fixed
         about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
+        about[FIRST_PER_HELD], about[FIRST_PER_PAIR] = found.first_per_held, found.first_per_pair
         about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
         about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
         about[LATEST] = self._latest(i)

@@ -121,7 +121,7 @@ class DecodeNodeForecaster:
 
     def _marched(self, rows: NDArray[np.float64], first: float) -> Marched:
         if not len(rows):
-            return Marched(0, first, *NO_PROMPT, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return Marched(0, first, *NO_PROMPT, np.inf, *[0.0] * 9)
         middle = rows[len(rows) // 2]
         line = self._node.batch_time.tangent(middle[R_TOKENS], middle[R_SIZE])
         cost, slope = line.per_request + line.per_token, line.per_token
@@ -132,6 +132,8 @@ class DecodeNodeForecaster:
             first,
             *NO_PROMPT,
             np.inf,
+            0.0,
+            0.0,
             0.0,
             *own,
             cost,

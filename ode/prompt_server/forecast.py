@@ -21,6 +21,7 @@ from ode._forecast import (
 from ode.lagrangian.layout import R_RUNNING
 from ode.prompt_server.labels import policy_labels
 from ode.prompt_server.layout import Answer
+from ode.prompt_server.prompts import Prompts
 from ode.prompt_server.reach import held_by, march_reach, seed
 from ode.prompt_server.workspace import Workspace
 from serving import RateProfile, RequestMix, SolveError, answers
@@ -28,6 +29,9 @@ from serving.kinds.prompt_server import MODEL, PromptServer
 
 KNOWN_STEPS = 8
 """Steps [steps] whose prompts may be those of who is there."""
+
+MANY = 1e6
+"""Tokens, or pairs of them, whose time is told from that of none."""
 
 BEFORE = -1e9
 """Before the decision of any batch under way [time]."""
@@ -83,7 +87,9 @@ class PromptServerForecaster:
             space.enlarge()
         steps = int(s["steps"])
         self._read_surplus(out, steps, surplus)
-        self._price_known(out, steps, present, queued - late, late, surplus)
+        waiting = np.concatenate((np.full(round(again), self.unit), present.prompts))
+        prompts = Prompts(waiting, 0.0 if again else present.computed)
+        self._price_known(out, steps, present, queued - late, late, surplus, prompts)
         return self._marched(steps, last, present, surplus)
 
     def _read_surplus(self, out: NDArray, steps: int, surplus: float) -> None:
@@ -104,6 +110,7 @@ class PromptServerForecaster:
         early: float,
         late: float,
         surplus: float,
+        prompts: Prompts,
     ) -> None:
         """Price the first steps by the prompts that are known to be in them, where they fit.
 
@@ -120,17 +127,26 @@ class PromptServerForecaster:
                 continue
             left -= taken
             running = max(0.0, float(self._space.rows[k, R_RUNNING]) - began)
-            duration = self._step(running, taken * self.unit, surplus)
+            duration = self._step(running, taken * self.unit, surplus, prompts)
             out[START, k + 1 : steps] += duration - out[DURATION, k]
             out[DECIDED, k + 1 + self.ahead : steps] += duration - out[DURATION, k]
             out[DURATION, k] = duration
 
-    def _step(self, decodes: float, prefill: float, surplus: float) -> float:
-        """Return the time of a step with so many decodes and prompt tokens."""
-        attention = prefill * self._attention
+    def _step(
+        self, decodes: float, prefill: float, surplus: float, prompts: Prompts | None = None
+    ) -> float:
+        """Return the time of a step with so many decodes and prompt tokens.
+
+        The tokens are the next ones of known prompts, or those of prompts like all.
+        """
+        attention = held = 0.0
+        unknown = prefill
+        if prompts is not None:
+            attention, held, unknown = prompts.take(prefill)
+        attention += unknown * self._attention
         context = decodes * self._context + prefill + surplus
         return float(
-            self._server.batch_time.step_duration(decodes, context, prefill, attention, 0.0)
+            self._server.batch_time.step_duration(decodes, context, prefill, attention, held)
         )
 
     def _first(
@@ -153,6 +169,14 @@ class PromptServerForecaster:
         without = self._step(decodes, known, surplus)
         return prompts, np.where(prompts > 0.0, first - without, 0.0)
 
+    def _per_held(self, decodes: float) -> tuple[float, float]:
+        """Return what a chunk costs by what its prompt held before, and by each pair of tokens."""
+        law, context = self._server.batch_time, decodes * self._context
+        without = law.step_duration(decodes, context, 1.0)
+        held = law.step_duration(decodes, context, 1.0, 0.0, MANY) - without
+        pairs = law.step_duration(decodes, context, 1.0, MANY) - without
+        return float(held) / MANY, float(pairs) / MANY
+
     def _marched(self, steps: int, number: float, present: Present, surplus: float) -> Marched:
         law, size, joined = self._server.batch_time, 1.0, 0.0
         if steps:
@@ -169,6 +193,7 @@ class PromptServerForecaster:
             *self._first(joined, present.fresh * self.unit, room, surplus),
             room,
             self._step(size, 0.0, 0.0),
+            *self._per_held(size),
             decode,
             per_token,
             per_token,

@@ -28,7 +28,9 @@ SERVER = VllmV1(
 
 def present(rate, now=0.0, fresh=0.0, running=RUNNING, waiting=WAITING, queued=20.0):
     arriving = np.array([[fresh, 0.0, 0.0, 0.0]]) if fresh else NONE
-    return Present(running, NONE, waiting, arriving, queued, 0.0, fresh, now, 0.0, rate)
+    return Present(
+        running, NONE, waiting, arriving, np.empty(0), 0.0, queued, 0.0, fresh, now, 0.0, rate
+    )
 
 
 def followed(node, rate, at, number, steps=1000):
