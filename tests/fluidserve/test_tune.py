@@ -133,7 +133,7 @@ def test_an_engine_that_no_fluid_model_reads_needs_a_bracket(run, unread):
     assert failed.exit_code == 2 and len(failed.stderr.splitlines()) == 1
     assert "--bracket is needed" in failed.stderr and "no fluid model reads" in failed.stderr
     knob = run("tune", "B", "--engine", "unread", *QUICK)
-    assert "KNOB B: not allowed; allowed: max-rate | M-total\n" in knob.stderr
+    assert "KNOB B: not allowed; allowed: max-rate | M-total | replicas\n" in knob.stderr
 
 
 def test_an_engine_that_no_fluid_model_reads_is_tuned_in_a_bracket(run, unread):
@@ -208,10 +208,13 @@ def test_a_search_of_two_knobs_or_without_an_answer_leaves_a_folder_too(run, tmp
 
 def test_the_help_lists_no_option_that_is_refused(run):
     shown = run("tune", "--help").stdout
-    for flag in ("--requests ", "--trace", "--num-requests", "--horizon", "--rate-scale",
-                 "--limit", "--start", "--format"):  # fmt: skip
+    for flag in ("--num-requests", "--horizon"):
         assert flag not in shown
     assert "--lengths" in shown and "--out" in shown
+    # a fleet serves a file as it is; a rate is sought of streams alone
+    assert "--requests " in shown
+    refused = run("tune", "max-rate", "--requests", "some.csv")
+    assert refused.exit_code == 2 and len(refused.stderr.splitlines()) == 1
 
 
 def test_thresholds_are_told_as_they_were_given(run):

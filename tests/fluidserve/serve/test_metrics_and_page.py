@@ -26,7 +26,8 @@ def test_metrics_count_what_happened():
     found = metrics_of(client)
     assert found["fluidserve_predictions_total"] == 2
     assert found["fluidserve_marches_total"] == 2
-    for name, count in (("applied", 2), ("duplicate", 1), ("late", 1), ("lost", 8)):
+    # of the eight between 0 and 9 one came late
+    for name, count in (("applied", 2), ("duplicate", 1), ("late", 1), ("lost", 7)):
         assert found[f'fluidserve_syncs_total{{result="{name}"}}'] == count, name
     assert found["fluidserve_stale_instances"] == 1
     assert found["fluidserve_waiting_requests"] == 2
