@@ -43,7 +43,7 @@ HEURISTICS = (
 )
 """Policies that ask no predictor; no request here has a prefix."""
 
-PREDICTED = ("predicted-ttft", "predicted-e2el", "predicted-cost")
+PREDICTED = ("predicted-ttft", "predicted-e2el", "predicted-cost", "predicted-total")
 
 REQUESTS = {"decode_node": 3000, "vllm_v1": 1000}
 """Requests of a run, the first tenth of which no latency counts."""

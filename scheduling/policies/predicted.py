@@ -19,6 +19,10 @@ from serving import FluidServeError
 RISK = 0.1
 """Largest chance to miss what a request was promised with which an instance still fits it."""
 
+DECODING, OTHERS = 0.3, 2.0
+"""What a unit of decode time counts beside one of TTFT, and one of others beside its own. Chosen on
+eight decode nodes of which four take twice as long, at load .9."""
+
 NO_FIT = 1e9
 """Above the time that is left on any instance that a request fits [time]."""
 
@@ -60,6 +64,21 @@ def predicted_cost(view: View, request: RequestMeta) -> NDArray:
     request costs those who run is next to nothing beside that where batches are long.
     """
     return _scores(view, request, "behind", lambda answers: answers.ttft + answers.behind)
+
+
+def predicted_total(view: View, request: RequestMeta) -> NDArray:
+    """As :func:`predicted_cost`, and a share of the time that the request takes after that.
+
+    That is what it decodes for itself, and twice what it makes all others decode longer: those who
+    run now, and as many who come while it is there.
+    """
+    behind = _scores(view, request, "behind", lambda answers: answers.behind)
+    return behind + _scores(
+        view, request, "all",
+        lambda answers: answers.ttft + DECODING * (
+            answers.e2el - answers.ttft + OTHERS * answers.externality
+        ),
+    )  # fmt: skip
 
 
 def slo_headroom(view: View, request: RequestMeta) -> NDArray:

@@ -65,6 +65,11 @@ POLICIES: dict[str, Entry] = {
     "predicted-cost": Entry(
         "lowest predicted TTFT, also of those behind", predicted.predicted_cost, asks=True
     ),
+    "predicted-total": Entry(
+        "lowest predicted TTFT, of those behind too, and decode time of all",
+        predicted.predicted_total,
+        asks=True,
+    ),
     "slo-headroom": Entry(
         "the tightest that keeps the promises", predicted.slo_headroom, asks=True
     ),
