@@ -45,7 +45,7 @@ ABOUT_COLUMNS = 18 + 2 * PROMPT_KNOTS
 
 TTFT, E2EL, EARLY, MIDDLE, LATE, EXTERNALITY, BEHIND = range(7)
 """Columns of the answers [time]; EARLY to LATE are those at :data:`scheduling.lengths.MARKS`,
-BEHIND is what :func:`answer_behind` says."""
+BEHIND is the TTFT of who would come right behind, summed."""
 
 NEXT = (1.0, 2.0, 4.0)
 """How many expected requests behind one the last of those comes whose TTFT counts as BEHIND."""
@@ -73,7 +73,7 @@ def _place(about, prompt, now):
 def _prompt_time(about, prompt):
     """Return what computing its own prompt adds to the TTFT of a request [time]."""
     room = about[ROOM]
-    steps = np.floor(prompt / room) if room > 0.0 else 0.0
+    steps = max(0.0, np.ceil(prompt / room) - 1.0) if room > 0.0 else 0.0
     rest = prompt - steps * room if steps > 0.0 else prompt
     last = _first_step_time(about, rest)
     if steps == 0.0:
@@ -100,8 +100,29 @@ def _first_step_time(about, prompt):
 
 
 @compiled
+def _ttft(curve, about, prompt, now):
+    """Return the TTFT of a candidate [time]."""
+    at, number, own = _place(about, prompt, now)
+    time, _ = first_token(curve, int(about[STEPS]), int(about[BATCHES]), at, number)
+    return time - at + own + _prompt_time(about, prompt)
+
+
+@compiled
+def _behind(curve, about, prompt, now):
+    """Return the TTFT of who would come right behind a candidate, summed [time].
+
+    Behind it come one, two and four requests with the mean prompt; the TTFT of the last of each
+    counts. It tells how crowded the candidate leaves an instance.
+    """
+    total = 0.0
+    for number in NEXT:
+        total += _ttft(curve, about, prompt + number * about[UNIT], now)
+    return total
+
+
+@compiled
 def answer_ttft(curves, about, instances, prompts, now, out):
-    """Write the TTFT [time] of candidates.
+    """Write the TTFT [time] of candidates; what was not asked for is not-a-number.
 
     Parameters
     ----------
@@ -115,18 +136,13 @@ def answer_ttft(curves, about, instances, prompts, now, out):
     """
     for c in range(instances.size):
         i = instances[c]
-        each = about[i]
-        at, number, own = _place(each, prompts[c], now)
-        time, _ = first_token(curves[i], int(each[STEPS]), int(each[BATCHES]), at, number)
-        out[c, TTFT] = time - at + own + _prompt_time(each, prompts[c])
+        out[c, :] = np.nan
+        out[c, TTFT] = _ttft(curves[i], about[i], prompts[c], now)
 
 
 @compiled
 def answer_behind(curves, about, instances, prompts, now, out):
     """Write the TTFT of candidates, and those of who would come right behind them, summed.
-
-    Behind a candidate come one, two and four requests with the mean prompt; the TTFT of the last
-    of each counts. It tells how crowded the candidate leaves an instance.
 
     Parameters
     ----------
@@ -134,12 +150,9 @@ def answer_behind(curves, about, instances, prompts, now, out):
         See :func:`answer_ttft`.
     """
     answer_ttft(curves, about, instances, prompts, now, out)
-    first = out[:, TTFT].copy()
-    out[:, BEHIND] = 0.0
-    for number in NEXT:
-        answer_ttft(curves, about, instances, prompts + number * about[instances, UNIT], now, out)
-        out[:, BEHIND] += out[:, TTFT]
-    out[:, TTFT] = first
+    for c in range(instances.size):
+        i = instances[c]
+        out[c, BEHIND] = _behind(curves[i], about[i], prompts[c], now)
 
 
 @compiled
@@ -171,3 +184,4 @@ def answer_all(curves, about, instances, prompts, classes, survive, rest, marks,
         held = prompts[c] * tokens + 0.5 * tokens * (tokens + 1.0)
         cost = first + each[COST] * tokens + each[COST_PER_TOKEN] * held
         out[c, EXTERNALITY] = each[EXECUTING] * cost
+        out[c, BEHIND] = _behind(curves[i], each, prompts[c], now)

@@ -73,7 +73,10 @@ class Predictions:
 
     @property
     def behind(self) -> NDArray[np.float64]:
-        """Expected TTFT of those who would come right behind, summed, shape (C,) [time]."""
+        """Expected TTFT of those who would come right behind, summed, shape (C,) [time].
+
+        Not-a-number where first tokens alone were asked for, as all else but TTFT is.
+        """
         return self._answers[:, BEHIND]
 
     def scaled(self, ttft: NDArray[np.float64], e2el: NDArray[np.float64]) -> Predictions:

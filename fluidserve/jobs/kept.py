@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def journal_at(
-    place: Path | None, identity: str, size: int, total: int | None = None
+    place: Path | None,
+    identity: str,
+    size: int,
+    total: int | None = None,
+    what: str = "runs",
 ) -> Iterator[Journal]:
     """Yield a journal of runs that goes when all is done; without a place nothing is kept.
 
@@ -34,6 +38,8 @@ def journal_at(
         One above the largest number of a run.
     total
         Runs in all, ``size`` by default; 0 where nobody knows.
+    what
+        Word for the runs.
     """
     from studies.sweeps import Journal
 
@@ -46,10 +52,11 @@ def journal_at(
                 journal.close()
         return
 
-    with unfinished.whole():
-        journal = Journal(place, identity, size)
-    kept = partial(journal.kept, size if total is None else total, "runs")
-    with unfinished.told(kept):
+    with ExitStack() as stack:
+        with unfinished.whole():
+            journal = Journal(place, identity, size)
+            kept = partial(journal.kept, size if total is None else total, what)
+            stack.enter_context(unfinished.told(kept))
         try:
             yield journal
         except BaseException:

@@ -8,18 +8,17 @@ import importlib.util
 import io
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluidserve.jobs.kept import journal_at
 from fluidserve.jobs.points import KINDS, check_key, files_of, parameters, row_of
 from fluidserve.progress import ProgressLine
 from fluidserve.yaml_keys import read_keys
-from serving import FileAccessError, FluidServeError, unfinished
+from serving import FileAccessError, FluidServeError
 from serving.files import atomic_write
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def swept(
     verbose
         Whether to tell progress on stderr.
     """
-    from studies.sweeps import Journal, sweep
+    from studies.sweeps import sweep
 
     result = Path(output)
     _check_output(result)
@@ -55,29 +54,18 @@ def swept(
     def told(done: int, total: int) -> None:
         line.say(f"point {done} of {total}", final=done >= total)
 
-    with ExitStack() as stack:
-        with unfinished.whole():
-            journal = Journal(place, identity, len(grid.points))
-            kept = partial(journal.kept, len(grid.points), "points")
-            stack.enter_context(unfinished.told(kept))
+    with journal_at(place, identity, len(grid.points), what="points") as journal:
         resumed = len(journal.rows)
-        try:
-            rows = sweep(
-                row_of,
-                (grid.kind, str(folder), dict(grid.base)),
-                grid.points,
-                journal,
-                workers=workers,
-                scheduler=scheduler,
-                progress=told if verbose else None,
-            )
-            _write(result, grid, rows)
-        except BaseException:
-            if said := kept():
-                click.echo(f"note: {said}", err=True)
-            journal.close()
-            raise
-    journal.remove()
+        rows = sweep(
+            row_of,
+            (grid.kind, str(folder), dict(grid.base)),
+            grid.points,
+            journal,
+            workers=workers,
+            scheduler=scheduler,
+            progress=told if verbose else None,
+        )
+        _write(result, grid, rows)
     failed = [row["error"] for row in rows if row["error"] is not None]
     if failed:
         click.echo(

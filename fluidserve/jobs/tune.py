@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluidserve.config import flat
 from fluidserve.folders import Stopwatch
-from fluidserve.inputs import Inputs, load_inputs, mean_lengths
-from fluidserve.jobs.tune_flags import FLAGS, flags_named, parse_brackets, said_why
+from fluidserve.inputs import Inputs, load_inputs
+from fluidserve.jobs.tune_flags import FLAGS, context_of, flags_named, parse_brackets, said_why
 from fluidserve.jobs.tune_folder import write_tuning
 from fluidserve.jobs.tune_replicas import is_replicas, refuse_of_fleets, replicas_tuned
 from fluidserve.jobs.tune_servers import (
@@ -219,15 +218,4 @@ def _context(inputs: Inputs, question: Question, *, is_rate_tuned: bool) -> dict
     rate: dict[str, Any] = {}
     if not is_rate_tuned:
         rate = {"mean_arrival_rate": question.stream.mean_rate, **inputs.rate_note}
-    return {
-        "time_unit": question.instance.time_unit,
-        "seed": question.seed,
-        "capacity": question.capacity,
-        "capacity_error": question.capacity_error.to_json(),
-        "instance": flat(question.instance),
-        "workload": {
-            **inputs.source,
-            **rate,
-            **mean_lengths(question.mix),
-        },
-    }
+    return context_of(question, {**inputs.source, **rate})

@@ -1,15 +1,20 @@
-"""What searches of ``tune`` share: the flags behind their parameters, brackets, the exit status."""
+"""What searches of ``tune`` share: the flags behind parameters, brackets, and what was tuned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluidserve.config import flat
 from fluidserve.flags import FlagError
+from fluidserve.inputs import mean_lengths
 from serving import ConfigError, FluidServeError
+
+if TYPE_CHECKING:
+    from studies import Question
 
 REPLICAS = "replicas"
 """The knob that counts the instances of a fleet."""
@@ -52,6 +57,18 @@ def flags_named() -> Iterator[None]:
         if wrong.key == "knob":  # that of fleets, of which who knows the others does not know
             allowed = f"{allowed} | {REPLICAS}"
         raise FlagError(flag, _typed(wrong.value), allowed) from None
+
+
+def context_of(question: Question, workload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was tuned: the instance, what it can serve, and its workload."""
+    return {
+        "time_unit": question.instance.time_unit,
+        "seed": question.seed,
+        "capacity": question.capacity,
+        "capacity_error": question.capacity_error.to_json(),
+        "instance": flat(question.instance),
+        "workload": {**workload, **mean_lengths(question.mix)},
+    }
 
 
 def _typed(value: Any) -> str:

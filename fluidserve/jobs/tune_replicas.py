@@ -11,12 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fluidserve.config import flat
 from fluidserve.flags import FlagError
 from fluidserve.folders import Stopwatch
-from fluidserve.inputs import Inputs, load_inputs, mean_lengths
+from fluidserve.inputs import Inputs, load_inputs
 from fluidserve.jobs.kept import content_of, journal_at
-from fluidserve.jobs.tune_flags import FLAGS, REPLICAS, flags_named, parse_brackets, said_why
+from fluidserve.jobs.tune_flags import (
+    FLAGS,
+    REPLICAS,
+    context_of,
+    flags_named,
+    parse_brackets,
+    said_why,
+)
 from fluidserve.jobs.tune_folder import write_tuning
 from fluidserve.profiled import profile_of
 from fluidserve.progress import ProgressLine
@@ -200,16 +206,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
     question = inputs.question
     rate = question.mean_rate if question.is_file else question.stream.mean_rate
     size = {"requests": question.size, "horizon": question.end} if question.is_file else {}
-    return {
-        "time_unit": question.instance.time_unit,
-        "seed": question.seed,
-        "capacity": question.capacity,
-        "capacity_error": question.capacity_error.to_json(),
-        "instance": flat(question.instance),
-        "workload": {
-            **inputs.source, **size, "mean_arrival_rate": rate, **mean_lengths(question.mix),
-        },
-    }  # fmt: skip
+    return context_of(question, {**inputs.source, **size, "mean_arrival_rate": rate})
 
 
 def _costs(

@@ -82,7 +82,13 @@ def row_of(w):
     """Return the row of the next step, shape (ROW_SIZE,); a spare one where none are kept."""
     if w.rows_size == 0:
         return vector_at(w.spare_row_at, ROW_SIZE)
-    return vector_at(w.rows_at + w.steps * ROW_BYTES, ROW_SIZE)
+    return row_at(w, w.steps)
+
+
+@compiled
+def row_at(w, k):
+    """Return the row of step ``k``, shape (ROW_SIZE,), where rows are kept."""
+    return vector_at(w.rows_at + k * ROW_BYTES, ROW_SIZE)
 
 
 @compiled

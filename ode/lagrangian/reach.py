@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ode.lagrangian.kernel import advance
 from ode.lagrangian.layout import FURTHEST, MASS, R_MEMORY, R_RUNNING, R_TOKENS, Answer
-from ode.lagrangian.memory import parcels_of, row_of, running_of, swapped_of, waiting_of
+from ode.lagrangian.memory import parcels_of, row_at, running_of, swapped_of, waiting_of
 from serving.compilation import compiled
 
 DONE, STEP_LIMIT = int(Answer.DONE), int(Answer.STEP_LIMIT)
@@ -35,16 +35,6 @@ def number_of_last(workspace):
     """Return the number [requests] in the order of arrival of the last who is there."""
     w = workspace[0]
     return mass_of(running_of(w)) + mass_of(swapped_of(w)) + mass_of(waiting_of(w))
-
-
-@compiled
-def _row(w, k):
-    """Return the row of a step."""
-    kept = w.steps
-    w.steps = k
-    row = row_of(w)
-    w.steps = kept
-    return row
 
 
 @compiled
@@ -112,7 +102,7 @@ def march_reach(workspace, first, reach, most, number, last, tokens, size):
         if w.steps > begun:
             left = _left_out(w)
             for k in range(begun, w.steps):
-                reach[k] = first + w.arrived + _spare(w, _row(w, k), size)
+                reach[k] = first + w.arrived + _spare(w, row_at(w, k), size)
             if left > NOBODY:
                 reach[w.steps - 1] = first + w.arrived - left
             for k in range(begun, w.steps):

@@ -39,7 +39,13 @@ def parcels_of(w, number):
 @compiled
 def row_of(w):
     """Return the row of the next step."""
-    return vector_at(w.rows_at + w.steps * ROW_SIZE * 8, ROW_SIZE)
+    return row_at(w, w.steps)
+
+
+@compiled
+def row_at(w, k):
+    """Return the row of step ``k``."""
+    return vector_at(w.rows_at + k * ROW_SIZE * 8, ROW_SIZE)
 
 
 @compiled

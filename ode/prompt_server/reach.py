@@ -11,7 +11,7 @@ from ode._forecast import DECIDED, DURATION, REACH, START
 from ode.lagrangian.layout import R_DURATION, R_START
 from ode.prompt_server.kernel import advance
 from ode.prompt_server.layout import MASS, PREEMPTED, QUEUES, SWAPPED, Answer
-from ode.prompt_server.memory import lane, masses_of, parcels_of, queue_of, row_of, totals
+from ode.prompt_server.memory import lane, masses_of, parcels_of, queue_of, row_at, totals
 from serving.compilation import compiled
 
 DONE, FULL, STEP_LIMIT = int(Answer.DONE), int(Answer.FULL), int(Answer.STEP_LIMIT)
@@ -115,7 +115,7 @@ def march_reach(workspace, out, most, number, tokens, surplus, fade):
             all_in = w.arrived - w.admitted <= NOBODY * (1.0 + w.arrived) and left <= NOBODY
             edge = np.inf if all_in else w.admitted - left
             for k in range(begun, w.steps):
-                row = _row(w, k)
+                row = row_at(w, k)
                 out[START, k], out[DURATION, k] = row[R_START], row[R_DURATION]
                 out[DECIDED, k] = min(decided, row[R_START])
                 out[REACH, k] = edge
@@ -123,12 +123,3 @@ def march_reach(workspace, out, most, number, tokens, surplus, fade):
         if answer != STEP_LIMIT:
             return answer
     return STEP_LIMIT
-
-
-@compiled
-def _row(w, k):
-    kept = w.steps
-    w.steps = k
-    row = row_of(w)
-    w.steps = kept
-    return row

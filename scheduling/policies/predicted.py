@@ -72,12 +72,10 @@ def predicted_total(view: View, request: RequestMeta) -> NDArray:
     That is what it decodes for itself, and twice what it makes all others decode longer: those who
     run now, and as many who come while it is there.
     """
-    behind = _scores(view, request, "behind", lambda answers: answers.behind)
-    return behind + _scores(
+    return _scores(
         view, request, "all",
-        lambda answers: answers.ttft + DECODING * (
-            answers.e2el - answers.ttft + OTHERS * answers.externality
-        ),
+        lambda answers: answers.ttft + answers.behind
+        + DECODING * (answers.e2el - answers.ttft + OTHERS * answers.externality),
     )  # fmt: skip
 
 

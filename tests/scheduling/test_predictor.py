@@ -361,7 +361,9 @@ JUMPING = VllmV1(
 )
 
 
-@pytest.mark.parametrize("prompts", [[10], [230], [270], [900], [5500], [2500, 40], [700, 20, 9]])
+@pytest.mark.parametrize(
+    "prompts", [[10], [230], [270], [900], [2038], [5500], [2500, 40], [700, 20, 9]]
+)
 @pytest.mark.parametrize("ahead", [True, False])
 def test_prompts_cost_a_server_what_the_law_of_its_steps_says(prompts, ahead):
     from dataclasses import replace
@@ -397,7 +399,11 @@ def test_what_is_left_for_those_behind_is_the_ttft_of_larger_prompts():
             )
             behind += low + (high - low) * (prompt - math.floor(prompt))
         assert found.behind[i] == pytest.approx(behind, rel=0.02)
-    assert found.ttft.tolist() == predictor.predict(None, asked, 1.0, "ttft").ttft.tolist()
+    whole, first = (predictor.predict(None, asked, 1.0, each) for each in ("all", "ttft"))
+    assert found.ttft.tolist() == first.ttft.tolist()
+    assert whole.behind.tolist() == pytest.approx(found.behind.tolist())
+    # nobody reads a number that was not asked for
+    assert np.isnan([*first.behind, *first.e2el, *first.externality, *found.e2el]).all()
 
 
 def test_what_is_expected_in_the_prefix_cache_is_not_computed():
