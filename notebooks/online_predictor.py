@@ -226,11 +226,11 @@ def measured(view, request):
 
 route(question.replication(0), fleet, measured, predictor=predictor)
 single = np.array(single)[100:]
-draw = np.random.default_rng(3)
 
 
 def decided(work, rate):
     """Return p99 [s] of waits and decisions that take ``work`` [s] and come at a rate [1/s]."""
+    draw = np.random.default_rng(3)  # the same arrivals for both ways to ask
     gaps, waits, wait = draw.exponential(1.0 / rate, work.size), [], 0.0
     for took, gap in zip(work, gaps, strict=True):
         waits.append(wait + took)

@@ -59,8 +59,8 @@ def first_token(curve, steps, batches, at, number):
 def _beyond(curve, steps, number):
     """Return when a reach beyond the end of a forecast is expected, at the pace of its half.
 
-    Where the half gained nothing, all of it tells the pace; where that gained nothing either, a
-    request of this number never begins.
+    Where the half gained nothing, all of it tells the pace; where that gained nothing either, the
+    forecast cannot say when: infinity, as for a prompt that no batch has room for.
     """
     last = steps - 1
     if last < 0:
