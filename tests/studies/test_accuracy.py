@@ -89,8 +89,8 @@ def test_score_reaches_the_noise_floor_that_is_asked_for():
 )
 def test_both_clocks_are_close_at_n_100(profile, unlimited):
     case = load_case(profile, 100, unlimited=unlimited)
-    found = score(case, ("lagrangian", "eulerian_jax"), noise_floor=0.0035).comparison
-    assert found.noise_floor["in_system"] <= 0.0035
+    found = score(case, ("lagrangian", "eulerian_jax"), noise_floor=0.0025).comparison
+    assert found.noise_floor["in_system"] <= 0.0025
     assert found.methods["lagrangian"].nrmse["in_system"] <= 0.005
     assert found.methods["eulerian_jax"].nrmse["in_system"] <= 0.02
 
@@ -98,8 +98,8 @@ def test_both_clocks_are_close_at_n_100(profile, unlimited):
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", LOADS)
 def test_iteration_clock_is_within_two_and_a_half_percent_at_n_10(profile):
-    found = score(load_case(profile, 10), noise_floor=0.01).comparison
-    assert found.noise_floor["in_system"] <= 0.01
+    found = score(load_case(profile, 10), noise_floor=0.005).comparison
+    assert found.noise_floor["in_system"] <= 0.005
     assert found.methods["lagrangian"].nrmse["in_system"] <= 0.025
 
 
