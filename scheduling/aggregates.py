@@ -8,18 +8,20 @@ and as many come as leave.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduling.answering import E2EL, TTFT, answer_all
 from scheduling.instance_state import InstanceState, Waiting
 from scheduling.lengths import LengthModel
-from scheduling.messages import Prediction, RequestMeta
+from scheduling.messages import RequestMeta
 from scheduling.predictor import Predictor
 from scheduling.running_set import AGE, COUNT, FURTHEST, OF
-from serving import Instance, RequestMix, kind_of
+from serving import ConfigError, FluidServeError, Instance, RequestMix, kind_of
 
 SLOTS = 128
 """Forecasts that are kept: states that were asked about lately."""
@@ -34,8 +36,7 @@ KV_STEPS = 200
 """Steps of the share of KV in use: states that differ by less are one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregates:
+class Aggregates(NamedTuple):
     """What is known of an instance.
 
     Parameters
@@ -51,6 +52,35 @@ class Aggregates:
     waiting: int
     kv_share: float = 0.0
     waiting_prompts: int | None = None
+
+
+class Candidate(NamedTuple):
+    """A request on an instance: what is known of it, and the prompt to compute [tokens].
+
+    ``prefix_hit`` [tokens] of the prompt are in the prefix cache there.
+    """
+
+    about: Aggregates
+    prompt: int
+    prefix_hit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """What candidates would see.
+
+    Parameters
+    ----------
+    ttft, tpot, e2el : shape (C,) [time]
+        Not finite where there is no answer.
+    failed
+        Why there is none, by the place of the candidate.
+    """
+
+    ttft: NDArray[np.float64]
+    tpot: NDArray[np.float64]
+    e2el: NDArray[np.float64]
+    failed: Mapping[int, str]
 
 
 class AggregatePredictor:
@@ -75,63 +105,79 @@ class AggregatePredictor:
         limits = kind_of(instance).limits(instance)
         self._capacity = float(limits["memory"].value) if "memory" in limits else 0.0
         self._rows = _equilibrium_rows(lengths, mix)
-        self._slots: OrderedDict[Aggregates, tuple[int, float]] = OrderedDict()
+        self._slots: OrderedDict[Aggregates, int] = OrderedDict()
 
     @property
     def marches(self) -> int:
         """Forecasts that were made."""
         return self._predictor.marches
 
-    def predict(self, about: Aggregates, prompt: int, prefix_hit: int = 0) -> Prediction:
-        """Say what would happen to a request.
+    def predict(self, asked: Sequence[Candidate]) -> Latencies:
+        """Say what would happen to candidates, none of which knows of the others.
 
         Parameters
         ----------
-        about
-            The instance.
-        prompt, prefix_hit : [tokens]
-            Of the request, and what of it the instance has in its prefix cache.
+        asked
+            At most :data:`SLOTS`.
 
         Raises
         ------
-        SolveError
-            If the model cannot march from this state.
+        ConfigError
+            If there are more.
         """
-        slot, at = self._slot(about)
-        meta = RequestMeta(0, prompt, prefix_hit=prefix_hit)
-        return self._predictor.predict(slot, meta, at)[0]
+        size = len(asked)
+        if size > SLOTS:
+            raise ConfigError("asked", size, f"at most {SLOTS} candidates")
+        slots, failed = np.zeros(size, np.int64), {}
+        for c, each in enumerate(asked):
+            try:
+                slots[c] = self._slot(each.about)
+            except FluidServeError as wrong:
+                failed[c] = str(wrong)
+        of = self.lengths
+        classes = np.array([of.part_of(each.prompt) for each in asked], np.int64)
+        prompts = np.array([each.prompt - each.prefix_hit for each in asked], float)
+        out = self._predictor.room_for(size)
+        answer_all(
+            *self._predictor.forecasts, slots, prompts, classes, of.survive, of.rest, of.marks,
+            of.mean, 0.0, out,
+        )  # fmt: skip
+        for c, slot in enumerate(slots.tolist()):
+            if slot in self._predictor.record.failed:
+                failed.setdefault(c, "the model has no answer for an instance in this state")
+        out[list(failed)] = np.nan
+        more = of.mean[classes] - 1.0
+        after = np.maximum(0.0, out[:, E2EL] - out[:, TTFT])
+        tpot = np.divide(after, more, out=np.zeros(size), where=more > 0.0)
+        return Latencies(out[:, TTFT], tpot, out[:, E2EL], failed)
 
-    def tpot(self, found: Prediction, prompt: int) -> float:
-        """Return the expected time between two tokens after the first [time]."""
-        more = float(self.lengths.mean[self.lengths.class_of(RequestMeta(0, prompt))]) - 1.0
-        assert found.e2el is not None
-        return max(0.0, found.e2el - found.ttft) / more if more > 0 else 0.0
-
-    def _slot(self, about: Aggregates) -> tuple[int, float]:
-        """Return the place of a state in the fleet of states, and the time to ask at."""
+    def _slot(self, about: Aggregates) -> int:
+        """Return the place of a state in the fleet of states, with its forecast."""
         share = round(about.kv_share * KV_STEPS) / KV_STEPS
         key = Aggregates(about.running, about.waiting, share, about.waiting_prompts)
         found = self._slots.get(key)
         if found is not None:
             self._slots.move_to_end(key)
             return found
+        state, duration = self.state_of(key)
         slot = len(self._slots)
         if slot == SLOTS:
-            _, (slot, _) = self._slots.popitem(last=False)
-        state, duration = self.state_of(key)
+            _, slot = self._slots.popitem(last=False)
         self._predictor.states[slot] = state
-        self._predictor._dirty.add(slot)
+        self._predictor.forget(slot)
         leaves = key.running / (duration * self._mix.mean_decode) if duration > 0 else 0.0
         self._predictor._rate = leaves if self._rate is None else self._rate
-        # nobody says how long the batch under way has run: half of it, on average
-        at = 0.0 if state.is_idle else 0.5 * duration
-        self._predictor.predict(slot, RequestMeta(0, 1), at, "ttft")
-        self._slots[key] = slot, at
-        return slot, at
+        self._predictor.predict(slot, RequestMeta(0, 1), 0.0)
+        self._slots[key] = slot
+        return slot
 
     def state_of(self, about: Aggregates) -> tuple[InstanceState, float]:
-        """Return the state that aggregates stand for, and how long its batches take [time]."""
-        state = InstanceState(boundary=0.0, batch_id=0)
+        """Return the state that aggregates stand for, and how long its batches take [time].
+
+        It is asked about at time 0. Nobody says how long the batch under way has run: half of it,
+        on average.
+        """
+        state = InstanceState(batch_id=0)
         tokens = 0.0
         if about.running:
             groups = self._groups(about)
@@ -140,9 +186,12 @@ class AggregatePredictor:
             state.running.total = float(groups[:, COUNT].sum())
             tokens = float(groups[:, COUNT] @ (self._prompts[groups[:, OF].astype(int)]
                                                + groups[:, AGE] + 1.0))  # fmt: skip
+        duration = float(self.instance.batch_time.duration(tokens, about.running))
+        if about.running or about.waiting:
+            state.boundary, state.last_duration = -0.5 * duration, duration
         if about.waiting:
             prompt, of = self._waiting_prompt(about)
-            entry = Waiting(prompt, of, 0.0)
+            entry = Waiting(prompt, of, state.boundary)
             state.waiting = dict.fromkeys(range(1, about.waiting + 1), entry)
             state.waiting_tokens = float(prompt * about.waiting)
             state.queue.groups[0] = about.waiting, 0.0, 0.0, of
@@ -150,9 +199,6 @@ class AggregatePredictor:
         if about.kv_share > 0 and self._capacity > 0:
             state.kv_used = about.kv_share * self._capacity
         state.num_running = float(about.running)
-        duration = float(self.instance.batch_time.duration(tokens, about.running))
-        if not state.is_idle:
-            state.last_duration = duration
         return state, duration
 
     @property

@@ -103,10 +103,10 @@ def asked(params: Mapping[str, Any]) -> Asked:
     from fluidserve.serve.keeper import Keeper
     from fluidserve.serve.llmd_service import LlmdService
     from fluidserve.serve.service import Service
-    from scheduling.aggregates import AggregatePredictor, Aggregates
+    from scheduling.aggregates import AggregatePredictor, Aggregates, Candidate
 
     llmd = LlmdService(AggregatePredictor(fleet[0], inputs.question.mix, rate), fleet[0].time_unit)
-    llmd.predictor.predict(Aggregates(1, 1), 1)
+    llmd.predictor.predict([Candidate(Aggregates(1, 1), 1)])
     service = Service(predictor, inputs.instance.time_unit)
     keeper = None
     if params["state"] is not None:

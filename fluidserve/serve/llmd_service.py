@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fluidserve.serve.bodies import Refusal
 from fluidserve.serve.llmd_messages import PredictionRequest, TrainingEntry
-from scheduling.aggregates import AggregatePredictor, Aggregates
+from scheduling.aggregates import AggregatePredictor, Aggregates, Candidate
 from scheduling.messages import COVERS
 from scheduling.residuals import Residuals
-from serving import FluidServeError
 
 MS = {"s": 1000.0, "ms": 1.0}
 """Milliseconds of a unit of time."""
@@ -51,49 +52,39 @@ class LlmdService:
         Refusal
             If times have no unit, or the model cannot answer.
         """
-        ttft, tpot = self._predicted(asked)
-        out: dict[str, Any] = {}
-        for name, value, of in (("ttft", ttft, self.ttft), ("tpot", tpot, self.tpot)):
-            value *= of.factor
-            spread = of.spread(0.5 * (1 - COVERS), 0.5 * (1 + COVERS))
-            low, high = value * spread[0], value * spread[1]
-            out |= {
-                f"{name}_ms": value, f"{name}_uncertainty": (high - low) / DEVIATIONS,
-                f"{name}_prediction_bounds": (low, high),
-            }  # fmt: skip
-        return out | {
-            "predicted_at": datetime.now(UTC).isoformat(), **self._about(),
-            "last_model_load": self._loaded,
-        }  # fmt: skip
+        found, failed = self._told([asked])
+        for why in failed.values():
+            raise Refusal(409, why)
+        return found[0]
 
     def predict_all(self, asked: Sequence[PredictionRequest], strict: bool) -> dict[str, Any]:
         """Return predictions; what fails is told, or refuses all if ``strict``."""
         began = time.perf_counter()
-        found: list[dict[str, Any]] = []
-        errors: list[dict[str, Any]] = []
-        for index, each in enumerate(asked):
-            try:
-                found.append(self.predict(each))
-            except Refusal as wrong:
-                if strict:
-                    raise Refusal(wrong.status, f"requests.{index}: {wrong.why}") from wrong
-                errors.append({"index": index, "error": wrong.why})
+        found, failed = self._told(asked)
+        if strict and failed:
+            index = min(failed)
+            raise Refusal(409, f"requests.{index}: {failed[index]}")
         return {
-            "predictions": found, "errors": errors, "total_requests": len(asked),
-            "successful_predictions": len(found), "failed_predictions": len(errors),
+            "predictions": found,
+            "errors": [{"index": index, "error": failed[index]} for index in sorted(failed)],
+            "total_requests": len(asked), "successful_predictions": len(found),
+            "failed_predictions": len(failed),
             "processing_time_ms": 1e3 * (time.perf_counter() - began),
         }  # fmt: skip
 
     def train(self, entries: Sequence[TrainingEntry]) -> None:
         """Learn from measurements, of a long list from some that are evenly spread over it."""
         every = max(1, -(-len(entries) // LEARNT_OF_A_CALL))
-        for each in entries[::every]:
-            ttft, tpot = self._predicted(each)
-            learnt = self.ttft.learn(ttft, each.actual_ttft_ms)
-            learnt |= self.tpot.learn(tpot, each.actual_tpot_ms)
+        taken = entries[::every]
+        ttft, tpot, failed = self._predicted(taken)
+        for why in failed.values():
+            raise Refusal(409, why)
+        for each, *predicted in zip(taken, ttft.tolist(), tpot.tolist(), strict=True):
+            learnt = self.ttft.learn(predicted[0], each.actual_ttft_ms)
+            learnt |= self.tpot.learn(predicted[1], each.actual_tpot_ms)
             self.learnt += learnt
         self.received += len(entries)
-        self.passed_over += len(entries) - len(entries[::every])
+        self.passed_over += len(entries) - len(taken)
 
     def status(self) -> dict[str, Any]:
         """Return what answers, and what it has learnt."""
@@ -109,22 +100,52 @@ class LlmdService:
     def _about() -> dict[str, Any]:
         return {"model_type": "fluid", "objective_type": "mean", "quantile": None}
 
-    def _predicted(self, asked: PredictionRequest) -> tuple[float, float]:
-        """Return TTFT and TPOT [ms], not corrected."""
-        if self._ms is None:
-            raise Refusal(409, "answers are in ms, but the configuration says no time_unit")
-        prompt = asked.input_token_length
-        about = Aggregates(
-            asked.num_request_running, asked.num_request_waiting, asked.kv_cache_percentage,
-            asked.prefill_tokens_in_flight or None,
-        )  # fmt: skip
-        try:
-            found = self.predictor.predict(about, prompt, round(asked.prefix_cache_score * prompt))
-        except FluidServeError as wrong:
-            raise Refusal(409, str(wrong)) from wrong
-        if not math.isfinite(found.ttft):
-            raise Refusal(409, "the model has no answer for an instance in this state")
-        return self._ms * max(0.0, found.ttft), self._ms * self.predictor.tpot(found, prompt)
+    def _told(
+        self, asked: Sequence[PredictionRequest]
+    ) -> tuple[list[dict[str, Any]], Mapping[int, str]]:
+        """Return predictions in the order of those that have one, and why others have none."""
+        ttft, tpot, failed = self._predicted(asked)
+        columns: list[list[float]] = []
+        for values, of in ((ttft, self.ttft), (tpot, self.tpot)):
+            values = np.delete(values, list(failed)) * of.factor
+            spread = of.spread(0.5 * (1 - COVERS), 0.5 * (1 + COVERS))
+            low, high = values * spread[0], values * spread[1]
+            columns += [each.tolist() for each in (values, (high - low) / DEVIATIONS, low, high)]
+        end = {
+            "predicted_at": datetime.now(UTC).isoformat(), **self._about(),
+            "last_model_load": self._loaded,
+        }  # fmt: skip
+        return [
+            {
+                "ttft_ms": ttft_ms, "ttft_uncertainty": ttft_off,
+                "ttft_prediction_bounds": (ttft_low, ttft_high),
+                "tpot_ms": tpot_ms, "tpot_uncertainty": tpot_off,
+                "tpot_prediction_bounds": (tpot_low, tpot_high), **end,
+            }
+            for ttft_ms, ttft_off, ttft_low, ttft_high, tpot_ms, tpot_off, tpot_low, tpot_high in
+            zip(*columns, strict=True)
+        ], failed  # fmt: skip
+
+    def _predicted(
+        self, asked: Sequence[PredictionRequest]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Mapping[int, str]]:
+        """Return TTFT and TPOT, shape (C,) [ms], not corrected, and why some have none."""
+        ms = self._ms
+        if ms is None:
+            why = "answers are in ms, but the configuration says no time_unit"
+            nothing = np.full(len(asked), np.nan)
+            return nothing, nothing, dict.fromkeys(range(len(asked)), why)
+        found = self.predictor.predict([_candidate(each) for each in asked])
+        return ms * np.maximum(0.0, found.ttft), ms * found.tpot, found.failed
+
+
+def _candidate(asked: PredictionRequest) -> Candidate:
+    prompt = asked.input_token_length
+    about = Aggregates(
+        asked.num_request_running, asked.num_request_waiting, asked.kv_cache_percentage,
+        asked.prefill_tokens_in_flight or None,
+    )  # fmt: skip
+    return Candidate(about, prompt, round(asked.prefix_cache_score * prompt))
 
 
 def _corrector(of: Residuals) -> dict[str, Any]:

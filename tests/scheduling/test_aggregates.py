@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from scheduling import BatchTrace, Predictor, RequestMeta
-from scheduling.aggregates import SLOTS, AggregatePredictor, Aggregates
+from scheduling.aggregates import SLOTS, AggregatePredictor, Aggregates, Candidate
 from scheduling.running_set import AGE, COUNT, OF
-from serving import BatchTimeLaw, DecodeNode, RequestMix, VllmV1
+from serving import BatchTimeLaw, ConfigError, DecodeNode, RequestMix, SolveError, VllmV1
 
 MIX = RequestMix.from_lengths([20, 60, 120], [10, 25, 40])
 NODE = DecodeNode(M_total=20_000, B=2_000, batch_time=BatchTimeLaw(d_0=0.01, d_kv=1e-5))
+
+
+def said(predictor, about, prompt, prefix_hit=0):
+    """Return TTFT and E2EL of one candidate."""
+    found = predictor.predict([Candidate(about, prompt, prefix_hit)])
+    assert not found.failed
+    return SimpleNamespace(ttft=found.ttft[0], e2el=found.e2el[0])
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +29,7 @@ def predictor():
 
 
 def test_an_empty_instance_serves_a_request_alone(predictor):
-    found = predictor.predict(Aggregates(0, 0), 60)
+    found = said(predictor, Aggregates(0, 0), 60)
     assert found.ttft == pytest.approx(NODE.batch_time.duration(61, 1), rel=1e-6)
 
 
@@ -29,11 +38,11 @@ def test_an_empty_server_that_computes_prompts_is_that_of_the_predictor():
     server = VllmV1(batch_time=law, num_gpu_blocks=2000, block_size=16, max_num_batched_tokens=512,
                     max_num_seqs=64, time_unit="s")  # fmt: skip
     mine = AggregatePredictor(server, MIX, 1.0)
-    found = mine.predict(Aggregates(0, 0), 600)
+    found = said(mine, Aggregates(0, 0), 600)
     theirs = Predictor([server], MIX, arrival_rate=1.0).predict(0, RequestMeta(1, 600), 0.0)[0]
     assert found.ttft == pytest.approx(theirs.ttft) and found.ttft > 0.06
-    assert mine.predict(Aggregates(0, 0), 600, prefix_hit=500).ttft < 0.6 * found.ttft
-    assert mine.predict(Aggregates(30, 10, 0.5), 600).ttft > 1.5 * found.ttft
+    assert said(mine, Aggregates(0, 0), 600, prefix_hit=500).ttft < 0.6 * found.ttft
+    assert said(mine, Aggregates(30, 10, 0.5), 600).ttft > 1.5 * found.ttft
 
 
 def test_who_runs_is_as_old_as_in_equilibrium(predictor):
@@ -62,10 +71,10 @@ def test_kv_in_use_sets_how_old_they_are(predictor):
 
 def test_more_that_wait_run_or_hold_memory_take_longer(predictor):
     def ttft(*about):
-        return predictor.predict(Aggregates(*about), 60).ttft
+        return said(predictor, Aggregates(*about), 60).ttft
 
     def e2el(*about):
-        return predictor.predict(Aggregates(*about), 60).e2el
+        return said(predictor, Aggregates(*about), 60).e2el
 
     assert e2el(10, 0) < e2el(50, 0) < e2el(150, 0)
     assert e2el(100, 0, 0.49) > e2el(100, 0, 0.52)  # the older leave sooner
@@ -98,18 +107,65 @@ def test_it_says_what_one_who_followed_the_requests_says(predictor):
         left = {each: n for each, n in left.items() if each not in done}
         if k > 300 and k % 20 == 0:
             theirs = followed.predict(0, RequestMeta(10**6, 60), now + duration / 2)[0].e2el
-            mine = predictor.predict(Aggregates(len(left), len(waiting)), 60).e2el
+            mine = said(predictor, Aggregates(len(left), len(waiting)), 60).e2el
             ratios.append(mine / theirs)
     assert np.median(ratios) == pytest.approx(1.0, abs=0.05)
     assert 0.8 < min(ratios) and max(ratios) < 1.25
 
 
+def test_many_at_once_get_what_each_gets_alone():
+    """Bit for bit, whoever else is asked about, more prompts and states than are kept included."""
+    draw, alone = np.random.default_rng(1), AggregatePredictor(NODE, MIX)
+    together = AggregatePredictor(NODE, MIX)
+    for _ in range(3):
+        asked = [
+            Candidate(
+                Aggregates(int(draw.integers(0, 200)), int(draw.integers(0, 3)), draw.random()),
+                int(draw.integers(0, 150)), int(draw.integers(0, 2)),
+            )
+            for _ in range(100)
+        ]  # fmt: skip
+        found = together.predict(asked)
+        for c, each in enumerate(asked):
+            one = alone.predict([each])
+            assert [one.ttft[0], one.tpot[0], one.e2el[0]] == [
+                found.ttft[c], found.tpot[c], found.e2el[c],
+            ]  # fmt: skip
+    assert together.predict([]).ttft.size == 0
+    with pytest.raises(ConfigError, match=str(SLOTS)):
+        alone.predict([asked[0]] * (SLOTS + 1))
+
+
+def test_what_a_predictor_of_requests_says_of_the_state_is_said():
+    about = Aggregates(40, 2, 0.3)
+    mine, theirs = AggregatePredictor(NODE, MIX, 5.0), Predictor([NODE], MIX, arrival_rate=5.0)
+    found = mine.predict([Candidate(about, prompt) for prompt in (20, 60, 120)])
+    theirs.states[0], _ = mine.state_of(about)
+    for c, prompt in enumerate((20, 60, 120)):
+        each = theirs.predict(0, RequestMeta(1, prompt), 0.0)[0]
+        assert (found.ttft[c], found.e2el[c]) == (each.ttft, each.e2el)
+        assert found.tpot[c] == pytest.approx(each.tpot, rel=1e-12)
+
+
+def test_one_without_an_answer_leaves_the_others_theirs(monkeypatch):
+    mine = AggregatePredictor(NODE, MIX)
+    good = mine.predict([Candidate(Aggregates(5, 0), 60)])
+
+    def breaks(*_):
+        raise SolveError("march", "failed", "no")
+
+    monkeypatch.setattr(mine._predictor._forecasters[0], "march", breaks)
+    found = mine.predict([Candidate(Aggregates(6, 0), 60), Candidate(Aggregates(5, 0), 60)])
+    assert list(found.failed) == [0] and np.isnan(found.ttft[0])
+    assert found.ttft[1] == good.ttft[0] and found.e2el[1] == good.e2el[0]
+
+
 def test_a_state_that_was_asked_about_lately_is_not_marched_again(predictor):
     before = predictor.marches
-    first = predictor.predict(Aggregates(33, 3, 0.2), 60)
-    assert predictor.predict(Aggregates(33, 3, 0.2001), 60).e2el == first.e2el
+    first = said(predictor, Aggregates(33, 3, 0.2), 60)
+    assert said(predictor, Aggregates(33, 3, 0.2001), 60).e2el == first.e2el
     assert predictor.marches == before + 1
     for k in range(SLOTS + 5):
-        predictor.predict(Aggregates(34 + k, 3, 0.2), 60)
-    again = predictor.predict(Aggregates(33, 3, 0.2), 60)
+        said(predictor, Aggregates(34 + k, 3, 0.2), 60)
+    again = said(predictor, Aggregates(33, 3, 0.2), 60)
     assert again.e2el == first.e2el and predictor.marches == before + SLOTS + 7
