@@ -17,9 +17,10 @@ from typing import Any
 
 from fluidserve.inputs import load_inputs
 from fluidserve.text import number
-from scheduling.fleet_size import Sizing, measured, sized
+from scheduling.fleet_size import sized
 from scheduling.gpu_time import gpu_time
 from scheduling.replicas import least_replicas
+from scheduling.sizing import Sizing, measured
 from studies.question import Question
 from studies.tuning import parse_slo
 

@@ -35,6 +35,7 @@ FILES = frozenset(
         "system_dynamics.png", "fluid_vs_discrete.png", "request_timeline.png", "report.html",
         "analysis.html", "elasticities.png", "rate_latency.csv", "rate_latency.png",
         "validation.csv", "validation.png", "routing.csv", "routing_runs.csv", "routing.png",
+        "replicas.csv", "replicas.png",
     }
 )  # fmt: skip
 """Every file that a command may write into an experiment folder."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 COMPARISON, TRAJECTORY = "comparison.csv", "trajectory.csv"
 RATE_LATENCY, VALIDATION = "rate_latency.csv", "validation.csv"
-ROUTING = "routing.csv"
+ROUTING, FLEETS = "routing.csv", "replicas.csv"
 SNAPSHOTS, TRACES, EVENTS = "batch_snapshots.csv", "request_traces.csv", "events.csv"
 STATISTICS = ("mean", "sd", "low", "high")
 PLACES = ("waiting", "running", "swapped")
@@ -73,6 +73,8 @@ def draw(folder: Path) -> list[str]:
         drawn += _draw_latencies(folder, summary)
     elif (folder / ROUTING).exists():
         drawn += _draw_routing(folder, summary)
+    elif (folder / FLEETS).exists():
+        drawn += _draw_fleets(folder, summary)
     elif (folder / VALIDATION).exists():
         from fluidserve.report.validation import draw_validation
 
@@ -280,6 +282,45 @@ def _draw_routing(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         title=f"{summary['fleet']}\n{said}", time_unit=summary["time_unit"],
     )  # fmt: skip
     return ["routing.png"]
+
+
+def _draw_fleets(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    from fluidserve.plots.fleet_sizes import fleet_sizes
+    from studies.tuning import parse_slo
+    from studies.tuning.engine import BACKLOG_GROWTH, MOST_GROWTH
+
+    unit, gpu = summary["time_unit"], summary["gpu"]
+    columns = read_columns(folder / FLEETS)
+    is_stream = BACKLOG_GROWTH in columns
+    slos = [parse_slo(text, unit) for text in summary["slo"]]
+    limits = [(slo.name, slo.told(slo.limit)) for slo in slos]
+    if is_stream and (not slos or BACKLOG_GROWTH in columns["binding"]):
+        limits.append((BACKLOG_GROWTH, MOST_GROWTH))
+    named = "GPU time [time units" if unit == "none" else "GPU time [GPU-hours"
+    per = (" per unit of time]" if unit == "none" else " per hour]") if is_stream else "]"
+    fleet_sizes(
+        columns, folder / "replicas.png",
+        title=f"{_tuning_title(summary, is_rate=False)}, policy {summary['policy']}",
+        time_unit=unit, limits=limits, answer=summary["value"],
+        interval=f"{100 * summary['confidence']:g} % interval by {summary['certainty_from']}",
+        gpu=named + per,
+        bounds={} if gpu is None else _gpu_bounds(gpu, hours=unit != "none"),
+        unknown=gpu is not None and gpu["perfect_system"]["gpu_time"] is None,
+    )  # fmt: skip
+    return ["replicas.png"]
+
+
+def _gpu_bounds(gpu: Mapping[str, Any], *, hours: bool) -> dict[str, float]:
+    """Return what GPU time is held against, by words for it."""
+    best = gpu["perfect_system"]
+    of_gpu = gpu["gpu_hours" if hours else "gpu_time"] / gpu["gpus"]
+    fixed = None if best["replicas"] is None else best["replicas"] * gpu["gpus_per_replica"]
+    shown = {
+        "perfect system": best["gpu_hours" if hours else "gpu_time"],
+        "perfect, of a fixed number": None if fixed is None else fixed * of_gpu,
+        "perfect, switched by the minute": best["switched_gpu_hours"],
+    }
+    return {f"{name}: {number(x)}": x for name, x in shown.items() if x is not None}
 
 
 def _draw_timeline(folder: Path, summary: Mapping[str, Any]) -> list[str]:

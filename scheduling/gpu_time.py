@@ -148,6 +148,21 @@ class GpuTime:
         }
 
 
+def lasts_of(size: FleetSize) -> float:
+    """Return for how long a fleet is there, as :class:`GpuTime` has it [time]."""
+    question = size.sizing.question
+    if question.is_file:
+        return float(size.rows[0]["lasts"])
+    return HOUR.get(question.instance.time_unit, 1.0)
+
+
+def spent(size: FleetSize, gpus_per_replica: int = 1) -> dict[str, float | None]:
+    """Return the time of GPUs of a fleet that was run, and in hours where times have a unit."""
+    time = size.replicas * gpus_per_replica * lasts_of(size)
+    hour = HOUR.get(size.sizing.question.instance.time_unit)
+    return {"gpu_time": time, "gpu_hours": time / hour if hour else None}
+
+
 def gpu_time(size: FleetSize, gpus_per_replica: int = 1) -> GpuTime:
     """Return what a fleet that was run takes.
 
@@ -165,12 +180,11 @@ def gpu_time(size: FleetSize, gpus_per_replica: int = 1) -> GpuTime:
     busy = sum(row["busy"] for row in rows)
     prefill: float | None = sum(row["prefill_time"] for row in rows)
     share = prefill / busy if prefill and busy else None
+    lasts = lasts_of(size)
     if isinstance(source, RequestTable):
-        lasts = rows[0]["lasts"]
         tokens = rows[0]["prompt_tokens"], rows[0]["output_tokens"]
         perfect = _of_trace(size, source, lasts, hour)
     else:
-        lasts = hour or 1.0
         served, mix = lasts * question.stream.mean_rate, question.mix
         mean = float(mix.probability @ mix.prefill)
         tokens = served * mean, served * mix.mean_decode

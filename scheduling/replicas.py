@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.fleet_size import FleetSize, Measure, Sizing, measured, sized
+from scheduling.fleet_size import FleetSize, Measure, sized
+from scheduling.sizing import Sizing, measured
 from serving import ConfigError, FluidServeError, RequestTable, UnsupportedError
 from studies.question import Question
 from studies.tuning.engine import BACKLOG_GROWTH, MOST_GROWTH
@@ -135,7 +136,7 @@ def least_replicas(
     bracket
         Least and most instances that are tried; 1 to :data:`LARGEST` by default.
     measure
-        Where rows of runs come from, :func:`scheduling.fleet_size.measured` by default.
+        Where rows of runs come from, :func:`scheduling.sizing.measured` by default.
     told
         Called with a word on progress.
 

@@ -42,7 +42,8 @@ def help_text() -> str:
         "without --slo that is all. The fluid model says where to look, the engine what is true. "
         "Where no fluid model reads the engine, max-rate needs --bracket.",
         "With --out the answer is written into a folder, and for one knob a curve of TTFT, TPOT "
-        "and E2EL over it: rate_latency.csv and rate_latency.png.",
+        "and E2EL over it: rate_latency.csv and rate_latency.png. Of replicas it has the fleets: "
+        "replicas.csv and replicas.png.",
         "Two knobs with a comma between them and --goodput: the pair at which most requests meet "
         "the thresholds. Exit status 1 where no value meets the objectives.",
     ]

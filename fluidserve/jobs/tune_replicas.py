@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,17 +24,15 @@ from fluidserve.jobs.tune_flags import (
     said_why,
 )
 from fluidserve.jobs.tune_folder import write_tuning
+from fluidserve.pictures import FLEETS, draw
 from fluidserve.profiled import profile_of
 from fluidserve.progress import ProgressLine
 from fluidserve.results import write_rows
 from serving import FluidServeError
 
 if TYPE_CHECKING:
-    from scheduling.fleet_size import Sizing
     from scheduling.replicas import Replicas
-
-SIZES = "replicas.csv"
-"""File of the fleets that were run."""
+    from scheduling.sizing import Sizing
 
 RUNS = 10_000
 """Runs of one number of instances that a journal can tell apart."""
@@ -88,8 +86,8 @@ def replicas_tuned(
         Folder to write into, and what it will be called; a journal of its runs lies beside it until
         all is done.
     """
-    from scheduling.fleet_size import measured
     from scheduling.replicas import LARGEST, least_replicas
+    from scheduling.sizing import measured
 
     given = {name: value for name, value in options.items() if value is not None}
     price = _price(params)
@@ -123,8 +121,9 @@ def replicas_tuned(
     result |= _costs(found, params, inputs, price)
     result["warnings"] = [*inputs.assumed, *result["warnings"], *result.pop("doubts")]
     if place is not None:
-        write_rows(place[0] / SIZES, _columns(found))
+        write_rows(place[0] / FLEETS, _columns(result["sizes"]))
         write_tuning(*place, inputs, {"kind": "tuning", **result}, None, watch.seconds)
+        draw(place[0])
     return result, said_why(found.value is not None, found.reason)
 
 
@@ -158,7 +157,7 @@ def _sizing(
     params: Mapping[str, Any], inputs: Inputs, slos: tuple[str, ...], given: Mapping[str, Any]
 ) -> Sizing:
     """Return what is asked, checked."""
-    from scheduling.fleet_size import Sizing
+    from scheduling.sizing import Sizing
     from studies.tuning import parse_slo
 
     question = inputs.question
@@ -212,29 +211,39 @@ def _context(inputs: Inputs) -> dict[str, Any]:
 def _costs(
     found: Replicas, params: Mapping[str, Any], inputs: Inputs, price: float | None
 ) -> dict[str, Any]:
-    """Return GPU time, its bound, what tokens cost, and what was assumed for them."""
-    from scheduling.gpu_time import gpu_time
+    """Return the fleets with their GPU time, its bound, what tokens cost, and what was assumed."""
+    from scheduling.gpu_time import gpu_time, spent
 
-    if found.answer is None:
-        return {"gpu": None, "price": None, "doubts": []}
     profile = profile_of(params)
     stages = getattr(inputs.config, "pipeline_parallel_size", None) or 1
-    used = gpu_time(found.answer, stages * (1 if profile is None else profile.tp))
+    gpus = stages * (1 if profile is None else profile.tp)
+    sizes = [size.to_json() | spent(size, gpus) for size in found.sizes]
+    if found.answer is None:
+        return {"sizes": sizes, "gpu": None, "price": None, "doubts": []}
+    used = gpu_time(found.answer, gpus)
     doubts = []
     if profile is None and price is not None:
         doubts = ["an instance is taken for one GPU: no --model and --hardware say how many it has"]
     return {
+        "sizes": sizes,
         "gpu": used.to_json(),
         "price": None if price is None else used.price(price),
         "doubts": doubts,
     }
 
 
-def _columns(found: Replicas) -> dict[str, list[Any]]:
-    """Return the fleets that were run as columns; standard errors end in ``_se``."""
+def _columns(sizes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the fleets that were run as columns.
+
+    Standard errors end in ``_se``, both ends of intervals in ``_low`` and ``_high``.
+    """
     rows = []
-    for size in found.sizes:
-        told = size.to_json()
+    for size in sizes:
+        told = dict(size)
         values, errors = told.pop("measured"), told.pop("standard_error")
-        rows.append(told | values | {f"{name}_se": error for name, error in errors.items()})
+        ends = {name: pair or (None, None) for name, pair in told.pop("interval").items()}
+        told |= values | {f"{name}_se": error for name, error in errors.items()}
+        for k, end in enumerate(("low", "high")):
+            told |= {f"{name}_{end}": pair[k] for name, pair in ends.items()}
+        rows.append(told)
     return {name: ["" if row[name] is None else row[name] for row in rows] for name in rows[0]}

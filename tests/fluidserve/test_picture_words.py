@@ -247,3 +247,100 @@ def test_the_picture_of_a_measured_run_keeps_its_legend_off_the_data(drawn, tmp_
     assert overlaps(figure) == []
     legend = figure.legends[0].get_window_extent()
     assert legend.y0 >= figure.axes[0].bbox.y1 - 1
+
+
+REQUESTS = "arrival_time,prefill_length,decode_length\n" + "".join(
+    f"{0.5 * i},{20 + 7 * (i % 5)},{10 + 5 * (i % 7)}\n" for i in range(300)
+)
+
+
+def fleets_of(axes):
+    """Return (instances, value, whether the point is full) of the fleets in a panel."""
+    return sorted(
+        (x, y, line.get_markerfacecolor() != "white")
+        for line in axes.lines
+        if line.get_marker() == "o"
+        for x, y in zip(*line.get_data(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("slos", [("mean_ttft<2",), ("mean_ttft<2", "p90_e2el<60", "p90_e2el<70")])
+def test_the_picture_of_a_least_fleet_is_the_answer(run, drawn, tmp_path, slos):
+    (tmp_path / "r.csv").write_text(REQUESTS)
+    given = [word for slo in slos for word in ("--slo", slo)]
+    done = run("tune", "replicas", "--requests", "r.csv", "--B", 600, "--time-unit", "s", *given,
+               "--no-verbose", "--out", "x")  # fmt: skip
+    found = json.loads(done.stdout)
+    *panels, gpu = drawn["replicas.png"].axes
+    names = dict.fromkeys(slo.partition("<")[0] for slo in slos)
+    shown = [axes for axes in panels if axes.axison]
+    assert len(shown) == len(names)
+    for name, axes in zip(names, shown, strict=True):
+        assert fleets_of(axes) == [
+            (size["replicas"], pytest.approx(size["measured"][name]), size["met"])
+            for size in found["sizes"]
+        ]
+        lines = {float(line.get_ydata()[0]) for line in axes.lines if line.get_linestyle() == "--"}
+        assert lines == {float(slo.partition("<")[2]) for slo in slos if slo.startswith(name)}
+        (bars,) = axes.collections
+        ends = [sorted(bar[:, 1]) for bar in bars.get_segments()]
+        assert ends == [
+            pytest.approx(s["interval"][name]) for s in found["sizes"] if s["interval"][name]
+        ]
+        assert axes.get_ylabel().endswith("[s]")
+    assert [y for _, y, _ in fleets_of(gpu)] == [
+        pytest.approx(size["replicas"] * found["gpu"]["gpu_hours"] / found["value"], rel=0.2)
+        for size in found["sizes"]
+    ]
+    best = found["gpu"]["perfect_system"]
+    lines = [float(each.get_ydata()[0]) for each in gpu.lines if each.get_marker() != "o"]
+    assert lines == [
+        pytest.approx(best[key])
+        for key in ("gpu_hours", "replicas_gpu_hours", "switched_gpu_hours")
+    ]
+    check_fleets(drawn["replicas.png"], found)
+    said = [text.get_text() for text in words_of(drawn["replicas.png"])]
+    assert "95 % interval by blocks of the trace" in said and "GPU time [GPU-hours]" in said
+
+
+def check_fleets(figure, found):
+    """Node, requests, policy and answer are named; no words lie on others."""
+    said = "\n".join(text.get_text() for text in words_of(figure))
+    assert "M_total" in said and f"policy {found['policy']}" in said
+    answer = found["value"]
+    assert ("answer: " in said) == (answer is not None)
+    assert (f"answer: {answer}" if answer else "replicas not found") in said
+    for axes in figure.axes:
+        strips = [each for each in axes.patches if each.get_width() < 2]
+        assert len(strips) == (answer is not None and axes.axison)
+        assert all(each.get_x() < answer < each.get_x() + each.get_width() for each in strips)
+        assert not axes.axison or all(tick == round(tick) for tick in axes.get_xticks())
+    assert overlaps(figure) == []
+
+
+STREAM = (
+    "tune", "replicas", "--arrival-rate", 0.3, "--run-length", 2000, "--replications", 4,
+    "--no-verbose", "--out", "x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (("--slo", "p99_ttft<40"), ("p99 TTFT [time units]", "backlog growth [requests per")),
+        (("--bracket", "4:9"), ("backlog growth [requests per arrival]",)),
+        (("--slo", "p99_ttft<0.01", "--bracket", "3:100"), ("p99 TTFT [time units]",)),
+    ],
+)
+def test_the_picture_of_a_fleet_for_a_stream(run, drawn, given, names):
+    """The growth of the backlog is shown where it decides."""
+    found = json.loads(run(*STREAM, *given).stdout)
+    figure = drawn["replicas.png"]
+    check_fleets(figure, found)
+    shown = [axes.get_ylabel() for axes in figure.axes if axes.axison]
+    assert len(shown) == len(names) + 1
+    assert all(label.startswith(name) for label, name in zip(shown, names, strict=False))
+    assert shown[-1] == "GPU time [time units per unit of time]"
+    assert [y for _, y, _ in fleets_of(figure.axes[len(names)])] == [
+        size["replicas"] for size in found["sizes"]
+    ]

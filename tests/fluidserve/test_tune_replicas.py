@@ -38,6 +38,29 @@ def test_an_answer_is_json_and_a_folder(run, folder):
     summary = json.loads((folder / "o" / "summary.json").read_text())
     assert summary["value"] == found["value"]
     assert not (folder / "o.journal").exists()
+    picture = folder / "o" / "replicas.png"
+    drawn = picture.read_bytes()
+    picture.unlink()
+    assert json.loads(run("plot", "o").stdout)["written"] == ["replicas.png"]
+    assert picture.read_bytes() == drawn
+
+
+def test_another_experiment_leaves_no_fleets_behind(run, folder):
+    assert run(*BASE, "--out", "o").exit_code == 0
+    assert {"replicas.csv", "replicas.png"} <= {file.name for file in (folder / "o").iterdir()}
+    done = run("simulate", "--num-requests", 20, "--no-verbose", "--out", "o")
+    assert done.exit_code == 0, done.stderr
+    assert not {file.name for file in (folder / "o").iterdir() if "replicas" in file.name}
+
+
+def test_an_interval_holds_the_limit_where_a_verdict_is_not_certain(run, folder):
+    for limit in (1.0, 2.0, 4.0):
+        found = json.loads(run(*without(BASE, "--slo"), "--slo", f"mean_ttft<{limit}").stdout)
+        for size in found["sizes"]:
+            low, high = size["interval"]["mean_ttft"]
+            assert low < size["measured"]["mean_ttft"] < high
+            assert (low < limit < high) == (not size["certain"])
+            assert size["gpu_time"] > 0 and size["gpu_hours"] is None
 
 
 def test_a_table_shows_every_fleet(run, folder):
@@ -47,10 +70,10 @@ def test_a_table_shows_every_fleet(run, folder):
 
 
 def test_an_interrupted_search_goes_on_where_it_was(run, folder, monkeypatch):
-    from scheduling import fleet_size
+    from scheduling import sizing
 
     whole = json.loads(run(*BASE, "--out", "whole").stdout)
-    known, runs = fleet_size.measured, []
+    known, runs = sizing.measured, []
 
     def interrupted(sizing, replicas, number):
         if len(runs) == 2:
@@ -58,14 +81,12 @@ def test_an_interrupted_search_goes_on_where_it_was(run, folder, monkeypatch):
         runs.append(replicas)
         return known(sizing, replicas, number)
 
-    monkeypatch.setattr(fleet_size, "measured", interrupted)
+    monkeypatch.setattr(sizing, "measured", interrupted)
     stopped = run(*BASE, "--out", "o")
     assert stopped.exit_code != 0 and "2 runs are kept in" in stopped.stderr
     assert not (folder / "o").exists()
     further = []
-    monkeypatch.setattr(
-        fleet_size, "measured", lambda s, n, k: (further.append(n), known(s, n, k))[1]
-    )
+    monkeypatch.setattr(sizing, "measured", lambda s, n, k: (further.append(n), known(s, n, k))[1])
     again = json.loads(run(*BASE, "--out", "o").stdout)
     assert not set(further) & set(runs)
     again.pop("output_dir"), whole.pop("output_dir")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from discrete import simulate
 from fluid import least_node_times
-from scheduling.fleet_size import Sizing, measured
 from scheduling.gpu_time import gpu_time
 from scheduling.replicas import guessed, least_replicas
+from scheduling.sizing import Sizing, measured
 from serving import (
     BatchTimeLaw,
     ConfigError,
