@@ -13,7 +13,6 @@ Prints Markdown; OUT.json has every run. The same command goes on where it was i
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -30,6 +29,7 @@ from routing_tables import tables
 
 from fluidserve import config
 from fluidserve.inputs import load_config_of
+from fluidserve.jobs.kept import digest_of_file, identity_of, identity_of_routing
 from scheduling.experiment import Routing, row_of
 from scheduling.policies import POLICIES
 from serving import DecodeNode, Instance, RequestTable
@@ -153,13 +153,11 @@ def points_of(study: Study, loads: Sequence[float], seeds: int) -> list[Any]:
     ]
 
 
-def identity(given: argparse.Namespace, points: Sequence[Any], requests: int) -> str:
+def identity(given: argparse.Namespace, study: Study, points: Sequence[Any]) -> str:
     """Return what names this study, so that a journal of another one is refused."""
-    files = [Path(each).read_bytes() for each in (given.lengths, given.trace) if each]
-    digest = hashlib.sha256(json.dumps([given.engine, requests, points]).encode())
-    for content in files:
-        digest.update(content)
-    return digest.hexdigest()
+    files = [digest_of_file(each) for each in (given.lengths, given.trace) if each]
+    cells = [[cell, identity_of_routing(routing)] for cell, routing in study.cells.items()]
+    return identity_of(files, points, cells)
 
 
 def told(began: float, done: int, total: int) -> None:
@@ -167,8 +165,8 @@ def told(began: float, done: int, total: int) -> None:
     print(f"{done} of {total} runs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", default="decode_node", choices=sorted(REQUESTS))
     parser.add_argument("--lengths", help="file of lengths instead of the scenario 'normal'")
     parser.add_argument("--trace", help="file whose arrivals are a further kind of arrivals")
@@ -180,13 +178,13 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     requests = given.requests or REQUESTS[given.engine] // (3 if given.quick else 1)
     loads, seeds = (QUICK_LOADS, 3) if given.quick else (LOADS, len(JUDGED))
     loads = tuple(given.loads or loads)
     study = study_of(given, loads, requests)
     points = points_of(study, loads, seeds)
-    journal = Journal(f"{given.out}.journal", identity(given, points, requests), len(points))
+    journal = Journal(f"{given.out}.journal", identity(given, study, points), len(points))
     rows = sweep(row_in, study, points, journal, workers=given.workers,
                  progress=partial(told, time.monotonic()))  # fmt: skip
     journal.close()

@@ -12,7 +12,6 @@ numbers. The same command goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -27,6 +26,7 @@ from routing_tables import grid
 
 from fluidserve import config
 from fluidserve.inputs import load_config_of
+from fluidserve.jobs.kept import digest_of_file, identity_of, identity_of_routing
 from scheduling import Faults, Signals
 from scheduling.drift import COUNTS, DRIFTS, reports_of
 from scheduling.experiment import Routing, capacity_of, row_of
@@ -100,6 +100,13 @@ def study_of(lengths: str, requests: int, seeds: int, *, seeks: bool) -> Study:
     return Study(heard, seeks)
 
 
+def identity(lengths: str, study: Study, points: Sequence[tuple[str, str]]) -> str:
+    """Return what names this study, so that a journal of another one is refused."""
+    heard = [[name, identity_of_routing(routing)] for name, routing in study.heard.items()]
+    sought = [SLO, LOADS, EXACT] if study.seeks else None
+    return identity_of(digest_of_file(lengths), points, heard, sought)
+
+
 def capacities(rows: Sequence[Mapping[str, Any]], policies: Sequence[str]) -> str:
     """Return the table of capacities, beside those of the same policy that hears every batch."""
     load = {(row["heard"], row["policy"]): row["capacity"] for row in rows}
@@ -142,15 +149,15 @@ def told(began: float, done: int, total: int) -> None:
     print(f"{done} of {total}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--lengths", required=True, help="file of lengths, such as ShareGPT's")
     parser.add_argument("--quick", action="store_true", help="half of the requests, one seed")
     parser.add_argument("--fixed", action="store_true", help="seek no capacities")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     requests, seeds = (REQUESTS // 2, 1) if given.quick else (REQUESTS, SEEDS)
     study = study_of(given.lengths, requests, seeds, seeks=not given.fixed)
     points = [
@@ -159,10 +166,7 @@ def main() -> None:
         for policy in routing.policies
         if policy in given.policies
     ]
-    content = Path(given.lengths).read_bytes()
-    what = json.dumps([None if given.fixed else SLO, requests, seeds, points]).encode()
-    name = hashlib.sha256(what + content).hexdigest()
-    journal = Journal(f"{given.out}.journal", name, len(points))
+    journal = Journal(f"{given.out}.journal", identity(given.lengths, study, points), len(points))
     rows = sweep(point_in, study, points, journal, workers=given.workers,
                  progress=partial(told, time.monotonic()))  # fmt: skip
     journal.close()

@@ -154,7 +154,12 @@ class Sizing:
 
 
 def measured(sizing: Sizing, replicas: int, number: int) -> dict[str, Any]:
-    """Run so many instances once and return what came out, as numbers that JSON can hold.
+    """Run so many instances once and return what came out; see :func:`row_of`."""
+    return row_of(sizing, sizing.run(replicas, number), number)
+
+
+def row_of(sizing: Sizing, run: FleetRun, number: int) -> dict[str, Any]:
+    """Return what came out of a run of a fleet, as numbers that JSON can hold.
 
     Returns
     -------
@@ -168,7 +173,6 @@ def measured(sizing: Sizing, replicas: int, number: int) -> dict[str, Any]:
     SolveError
         If no request of the run has a latency that an objective is about.
     """
-    run = sizing.run(replicas, number)
     table = run.requests
     first = 0 if sizing.is_trace else int(WARM_UP * len(table))
     samples = run.after(first)
@@ -179,7 +183,7 @@ def measured(sizing: Sizing, replicas: int, number: int) -> dict[str, Any]:
             raise SolveError("tune", "undefined", f"{slo}: no request of a run has a {slo.latency}")
     completion = table.arrival_time + run.samples.e2el
     row: dict[str, Any] = {
-        "replicas": replicas,
+        "replicas": len(run.runs),
         "run": number,
         "requests": len(table),
         "values": values,
@@ -221,10 +225,23 @@ def _times(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _block_error(slo: Slo, values: NDArray[np.float64]) -> float | None:
-    """Return the standard error of the log of a statistic, by leaving out each block in turn.
+    """Return the standard error of the log of a statistic; None where nobody can tell."""
+    without = margins_without(slo, values)
+    return None if without is None else jackknife_error(without)
+
+
+def margins_without(slo: Slo, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the margins that are left without each block of requests, shape (BLOCKS,).
 
     None where there are too few requests to tell. Requests come in blocks because those that come
     together fare alike.
+
+    Parameters
+    ----------
+    slo
+        Whose statistic.
+    values : shape (R,) [time]
+        A latency of each request, in order of arrival.
     """
     if values.size < BLOCKS * LEAST_BLOCK:
         return None
@@ -233,6 +250,10 @@ def _block_error(slo: Slo, values: NDArray[np.float64]) -> float | None:
         slo.margin(slo.statistic_of(left[np.isfinite(left)]))
         for left in (np.delete(values, block) for block in blocks)
     ])  # fmt: skip
-    if not np.isfinite(without).all():
-        return None
-    return float(np.sqrt((BLOCKS - 1) / BLOCKS * ((without - without.mean()) ** 2).sum()))
+    return without if np.isfinite(without).all() else None
+
+
+def jackknife_error(without: NDArray[np.float64]) -> float:
+    """Return the standard error of a number from what it is without each block."""
+    share = (without.size - 1) / without.size
+    return float(np.sqrt(share * ((without - without.mean()) ** 2).sum()))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from serving import unfinished
 
 if TYPE_CHECKING:
+    from scheduling.experiment import Routing
+    from studies.question import Question
     from studies.sweeps import Journal
 
 
@@ -70,4 +75,34 @@ def journal_at(
 def content_of(policy: str) -> str:
     """Return a digest of the file of a user's policy."""
     path = Path(policy.rpartition(":")[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return digest_of_file(path) if path.is_file() else ""
+
+
+def digest_of_file(path: str | Path) -> str:
+    """Return a digest of what a file holds."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def identity_of(*what: Any) -> str:
+    """Return a digest of this version and of anything that JSON, or words, can tell."""
+    told = json.dumps([version("fluidserve"), *what], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def identity_of_requests(question: Question) -> str:
+    """Return a digest of the requests of a question."""
+    digest, table = hashlib.sha256(), question.requests.arrays()
+    for name in sorted(table):
+        digest.update(name.encode() + table[name].tobytes())
+    return identity_of(question.seed, question.num_requests, question.horizon, digest.hexdigest())
+
+
+def identity_of_routing(routing: Routing, *more: Any) -> str:
+    """Return a digest of everything that runs of an experiment depend on, and of ``more``."""
+    return identity_of(
+        identity_of_requests(routing.question),
+        [[each.engine, asdict(cast(Any, each))] for each in routing.instances],
+        [[name, content_of(name)] for name in routing.policies],
+        routing.loads, routing.seeds, asdict(routing.signals), routing.decision_time,
+        routing.predicted_lengths, asdict(routing.faults), routing.goodput, more,
+    )  # fmt: skip

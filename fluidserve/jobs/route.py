@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fluidserve.config import flat, load_config, resolved_yaml
 from fluidserve.flags import FlagError
 from fluidserve.fleets import fleet_of
 from fluidserve.folders import Stopwatch, write_common
 from fluidserve.inputs import Inputs, load_inputs, mean_lengths
-from fluidserve.jobs.kept import content_of, journal_at
+from fluidserve.jobs.kept import identity_of_routing, journal_at
 from fluidserve.pictures import ROUTING, draw
 from fluidserve.progress import ProgressLine
 from fluidserve.results import parse_goodput, write_rows
@@ -214,7 +211,8 @@ def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dic
         line.say(f"run {done} of {total}", final=done >= total)
 
     place = final.with_name(final.name + ".journal") if config.output_dir is not None else None
-    with watch("route"), journal_at(place, _identity(ask), len(points)) as journal:
+    identity = identity_of_routing(ask.routing, [str(slo) for slo in ask.slos])
+    with watch("route"), journal_at(place, identity, len(points)) as journal:
         rows = sweep(
             answer_of, ask.routing, points, journal, workers=workers,
             progress=told if config.verbose else None,
@@ -233,24 +231,6 @@ def routed(folder: Path, final: Path, ask: Asked, *, workers: int | None) -> dic
         )  # fmt: skip
         draw(folder)
     return result
-
-
-def _identity(ask: Asked) -> str:
-    """Return a digest of everything that the rows depend on."""
-    routing, question = ask.routing, ask.routing.question
-    digest = hashlib.sha256()
-    table = question.requests.arrays()
-    for name in sorted(table):
-        digest.update(name.encode() + table[name].tobytes())
-    what = [
-        version("fluidserve"), question.seed, question.num_requests, question.horizon,
-        [[each.engine, asdict(cast(Any, each))] for each in routing.instances], routing.policies,
-        routing.loads, routing.seeds, asdict(routing.signals), routing.decision_time,
-        routing.predicted_lengths, asdict(routing.faults), routing.goodput,
-        [str(slo) for slo in ask.slos],
-        [content_of(name) for name in routing.policies], digest.hexdigest(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _result(

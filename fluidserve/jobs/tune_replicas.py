@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fluidserve.flags import FlagError
 from fluidserve.folders import Stopwatch
 from fluidserve.inputs import Inputs, load_inputs
-from fluidserve.jobs.kept import content_of, journal_at
+from fluidserve.jobs.kept import content_of, identity_of, identity_of_requests, journal_at
 from fluidserve.jobs.tune_flags import (
     FLAGS,
     REPLICAS,
@@ -187,17 +184,13 @@ def _sizing(
 
 def _identity(sizing: Sizing, inputs: Inputs) -> str:
     """Return a digest of everything that the rows depend on."""
-    digest, question = hashlib.sha256(), sizing.question
-    table = question.requests.arrays()
-    for name in sorted(table):
-        digest.update(name.encode() + table[name].tobytes())
-    what = [
-        version("fluidserve"), question.seed, dict(inputs.source), question.mean_rate,
+    question = sizing.question
+    return identity_of(
+        identity_of_requests(question), dict(inputs.source), question.mean_rate,
         [question.instance.engine, asdict(cast(Any, question.instance))],
         [str(slo) for slo in sizing.slos], sizing.policy, content_of(sizing.policy),
-        sizing.run_length, sizing.max_run_length, digest.hexdigest(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        sizing.run_length, sizing.max_run_length,
+    )  # fmt: skip
 
 
 def _context(inputs: Inputs) -> dict[str, Any]:

@@ -165,6 +165,39 @@ def test_an_interrupted_run_goes_on_where_it_was(run, folder, monkeypatch):
     assert not (folder / "part.journal").exists()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("--lost-reports", 0.1), ("--lost-reports", 0.2)),
+        (("--lost-reports", 0.1), ("--doubled-reports", 0.1)),
+        (("--doubled-reports", 0.1), ("--reordered-reports", 0.1)),
+        (("--reordered-reports", 0.1), ()),
+        ((), ("--signal-delay", 1)),
+        ((), ("--M-total", 9000)),
+    ],
+)
+def test_a_journal_of_other_faults_or_fleets_is_refused(run, folder, monkeypatch, before, after):
+    import scheduling.experiment as experiment
+
+    line = (*without(BASE, "--policies"), "--policies", "regression")
+    row_of, calls = experiment.row_of, []
+
+    def stops(routing, point):
+        calls.append(point)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return row_of(routing, point)
+
+    monkeypatch.setattr(experiment, "row_of", stops)
+    assert run(*line, *before, "--out", "part").exit_code == 130
+    kept = (folder / "part.journal").read_bytes()
+    other = run(*line, *after, "--out", "part")
+    assert other.exit_code == 2 and "another sweep" in other.stderr
+    assert (folder / "part.journal").read_bytes() == kept and len(calls) == 2
+    assert told(run, *line, *before, out="part") == told(run, *line, *before, out="whole")
+    assert len(calls) == 2 + 1 + 2  # one run was kept
+
+
 def test_the_capacity_is_where_the_objective_stops_being_met(run, folder):
     found = told(run, *BASE, "--slo", "mean_e2el<80")
     for each in found["capacity"]:
