@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ode import PROMPT_KNOTS
+from ode import PROMPT_KNOTS, Marched
 from scheduling.tagged import first_token, stay
 from serving.compilation import compiled
 
@@ -57,6 +58,16 @@ ANSWER_COLUMNS = 7
 EARLY_BY = 0.75
 """Requests [requests] by which one begins before the fluid has room for it, on average: the room
 comes and goes by whole requests, and the first time that it is enough counts."""
+
+
+def note_march(about: NDArray[np.float64], found: Marched) -> None:
+    """Write into the columns of a forecast what its march says of a candidate."""
+    about[PROMPTS:FIRST], about[FIRST:], about[FIXED] = found.prompts, found.first, found.fixed
+    about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
+    about[FIRST_PER_HELD], about[FIRST_PER_PAIR] = found.first_per_held, found.first_per_pair
+    about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
+    about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
+    about[EXECUTING] = found.executing
 
 
 @compiled

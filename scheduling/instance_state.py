@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -176,6 +177,15 @@ class InstanceState:
                 if entry is not None:
                     self.running.put(request_id, entry.of, 1.0 + since)
         self._leave(trace)
+
+    def leave_unheard(self, request_ids: Iterable[int]) -> int:
+        """Let requests go that wait here, as far as was reported; return how many there were."""
+        gone = sum(self._pop_waiting(each) is not None for each in request_ids)
+        if len(self.fresh) > 2 * len(self.waiting):
+            self.fresh = [each for each in self.fresh if each in self.waiting]
+        if not self.waiting:
+            self.computed_ahead = 0.0
+        return gone
 
     def _pop_waiting(self, request_id: int) -> Waiting | None:
         """Take a request out of those who wait; None where it is not among them."""

@@ -79,15 +79,10 @@ class Predictions:
         """
         return self._answers[:, BEHIND]
 
-    def scaled(self, ttft: NDArray[np.float64], e2el: NDArray[np.float64]) -> Predictions:
-        """Return the same with TTFT and E2EL multiplied by factors, shape (C,) each."""
-        answers = self._answers.copy()
-        answers[:, TTFT] *= ttft
-        answers[:, [E2EL, EARLY, MIDDLE, LATE]] *= e2el[:, None]
-        return Predictions(
-            self.instances, answers, self._tokens, self.level, self.request, self._record,
-            self._stale,
-        )  # fmt: skip
+    def place(self, instance_id: int) -> int | None:
+        """Return where an instance is among those that were asked for; None if it was not."""
+        c = int(np.searchsorted(self.instances, instance_id))
+        return c if c < len(self) and self.instances[c] == instance_id else None
 
     def interval(self, c: int) -> tuple[float, float]:
         """Return between what the unknown length alone leaves an E2EL [time]."""
@@ -144,3 +139,35 @@ class Predictions:
         ]
         known = [each for each in found if each is not None]
         return max(known) if known and len(known) == len(found) else None
+
+
+class CorrectedPredictions(Predictions):
+    """The same predictions with TTFT and E2EL multiplied by factors.
+
+    Parameters
+    ----------
+    plain
+        As they are without.
+    regimes : shape (C,)
+        Regime of each instance, see :mod:`scheduling.corrected`.
+    ttft, e2el : shape (C,)
+        Factors.
+    """
+
+    __slots__ = ("plain", "regimes")
+
+    def __init__(
+        self,
+        plain: Predictions,
+        regimes: NDArray[np.int64],
+        ttft: NDArray[np.float64],
+        e2el: NDArray[np.float64],
+    ) -> None:
+        answers = plain._answers.copy()
+        answers[:, TTFT] *= ttft
+        answers[:, [E2EL, EARLY, MIDDLE, LATE]] *= e2el[:, None]
+        super().__init__(
+            plain.instances, answers, plain._tokens, plain.level, plain.request, plain._record,
+            plain._stale,
+        )  # fmt: skip
+        self.plain, self.regimes = plain, regimes

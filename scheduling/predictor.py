@@ -21,27 +21,16 @@ from scheduling.answering import (
     AGAIN,
     ANSWER_COLUMNS,
     BATCHES,
-    COST,
-    COST_PER_TOKEN,
-    EXECUTING,
-    FIRST,
-    FIRST_PER_HELD,
-    FIRST_PER_PAIR,
-    FIRST_PER_ROOM,
-    FIXED,
     IDLE,
     LATEST,
     NUMBER,
     ORIGIN,
-    PER_PROMPT,
-    PER_TOKEN,
-    PROMPTS,
-    ROOM,
     STEPS,
     UNIT,
     answer_all,
     answer_behind,
     answer_ttft,
+    note_march,
 )
 from scheduling.arrival_rate import Inflow
 from scheduling.instance_state import InstanceState
@@ -172,8 +161,17 @@ class Predictor:
             return
         self._inflow.note(instance_id, ts)
         if self._last is not None:
-            self.record.remember(self._last, instance_id, request_meta, ts)
+            self.remember(self._last, instance_id, request_meta, ts)
         self._dirty.add(instance_id)
+
+    def remember(
+        self, last: Predictions, instance_id: int, request_meta: RequestMeta, ts: float
+    ) -> None:
+        """Keep what was predicted for a request that was sent at ``ts`` [time], to learn of it.
+
+        :meth:`enqueue_request` does so with the latest predictions; others can be given here.
+        """
+        self.record.remember(last, instance_id, request_meta, ts)
 
     def sync_batch_result(
         self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
@@ -280,13 +278,8 @@ class Predictor:
         self.record.failed.discard(i)
         about[STEPS], about[ORIGIN], about[IDLE] = found.steps, origin, float(idle)
         about[NUMBER] = found.number + (fresh if even else 0.0)
-        about[PROMPTS:FIRST], about[FIRST:], about[FIXED] = found.prompts, found.first, found.fixed
-        about[ROOM], about[FIRST_PER_ROOM] = found.room, found.first_per_room
-        about[FIRST_PER_HELD], about[FIRST_PER_PAIR] = found.first_per_held, found.first_per_pair
-        about[PER_PROMPT], about[PER_TOKEN] = found.per_prompt, found.per_token
-        about[COST], about[COST_PER_TOKEN] = found.cost, found.cost_per_token
+        note_march(about, found)
         about[LATEST] = self._latest(i)
-        about[EXECUTING] = found.executing
         self._under_way[i], self._marched_running[i] = 0, state.running.total
         self._marched_number[i] = found.number
         self.marches += 1
@@ -366,6 +359,11 @@ class Predictor:
     def room_for(candidates: int) -> NDArray[np.float64]:
         """Return an array for the answers of so many candidates."""
         return np.empty((candidates, ANSWER_COLUMNS))
+
+    @property
+    def present(self) -> list[InstanceState]:
+        """What each instance is believed to be."""
+        return self.states
 
     def in_system(self, ts: float) -> NDArray[np.float64]:
         """Return how many requests are believed to be on each instance, shape (N,) [requests]."""

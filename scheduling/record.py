@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
 from scheduling.truths import Truths
@@ -33,8 +31,8 @@ class Record(Truths):
         """
         if last.request.request_id != request.request_id:
             return
-        c = int(np.searchsorted(last.instances, instance_id))
-        if c < len(last) and last.instances[c] == instance_id:
+        c = last.place(instance_id)
+        if c is not None:
             e2el = (float(last.e2el[c]), *last.interval(c)) if last.has_e2el else None
             if len(self._open) >= MOST_OPEN:  # of the oldest nobody will hear any more
                 self._open.pop(next(iter(self._open)))

@@ -143,6 +143,23 @@ class RunningSet:
         self.total += count
         return serial
 
+    def gather(self, names: Sequence[int], row: Sequence[float]) -> None:
+        """Append a group as a row of :attr:`groups`, of whom these are known by name."""
+        serial = self.put(None, int(row[OF]), row[AGE], row[FURTHEST])
+        self.groups[serial - self._base, COUNT] = row[COUNT]
+        self.total += row[COUNT]
+        for each in names:
+            self._group_of[each] = serial
+
+    def names(self) -> list[list[int]]:
+        """Return who is known by name in each of :attr:`rows`."""
+        found: list[list[int]] = [[] for _ in self.rows]
+        for each, serial in self._group_of.items():
+            i = serial - self._base - self._front
+            if 0 <= i < len(found):
+                found[i].append(each)
+        return found
+
     def end(self, request_id: int) -> bool:
         """Remove a request; return whether it was there."""
         serial = self._group_of.pop(request_id, None)

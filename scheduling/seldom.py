@@ -30,12 +30,19 @@ class SeldomToldPredictor(Predictor):
 
     :class:`Predictor` takes silence for a batch that goes on. This one takes batches to end as its
     forecast says until a report comes; then it believes the report. What it believes meanwhile is
-    in parts of requests.
+    in parts of requests. Who waits as far as was reported, but is believed to have left with all
+    but certainty (:data:`scheduling.silence.SURE`), is followed by name no longer, so that silence
+    costs no memory.
 
     Parameters
     ----------
     instances, mix, options
         As of a :class:`Predictor`.
+
+    Attributes
+    ----------
+    left_unheard
+        Requests that are followed no longer, because they are believed to have left.
     """
 
     def __init__(self, instances: Sequence[Instance], mix: RequestMix, **options: Any) -> None:
@@ -45,13 +52,17 @@ class SeldomToldPredictor(Predictor):
         self._beliefs: list[InstanceState | None] = [None] * len(self.instances)
         self._is_marched = [False] * len(self.instances)
         self._used_at = np.full(len(self.instances), np.inf)
+        self.left_unheard = 0
 
     def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
         """Note that a request was sent; see :meth:`Predictor.enqueue_request`."""
-        self._state(instance_id)
+        state = self._state(instance_id)
         belief = self.believed(instance_id, ts)
+        before = len(state.waiting)
         super().enqueue_request(instance_id, request_meta, ts)
-        if belief is not self.states[instance_id]:
+        if len(state.waiting) == before:
+            return
+        if belief is not state:
             of = 1 + self.lengths.part_of(request_meta.prefill_length)
             belief.enqueue(request_meta, of, ts)
         self._is_marched[instance_id] = False
@@ -60,9 +71,16 @@ class SeldomToldPredictor(Predictor):
         self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
     ) -> None:
         """Take a report, which is believed; see :meth:`Predictor.sync_batch_result`."""
+        counts = self._state(instance_id).counts
+        doubled = counts.duplicate
         super().sync_batch_result(instance_id, batch_trace, ts)
+        if counts.duplicate == doubled:
+            self.forget(instance_id)
+
+    def forget(self, instance_id: int) -> None:
+        """Let what is believed beyond the reports be worked out anew; see :class:`Predictor`."""
+        super().forget(instance_id)
         self._beliefs[instance_id], self._is_marched[instance_id] = None, False
-        self._dirty.add(instance_id)
 
     def predict(
         self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str = ALL
@@ -89,10 +107,16 @@ class SeldomToldPredictor(Predictor):
             if moved.batches == 0:
                 break
             self._beliefs[i], self._is_marched[i] = moved.state(), False
+            self.left_unheard += self.states[i].leave_unheard(moved.gone)
             self._dirty.add(i)
             if moved.batches < self._about[i, STEPS] * self._forecasters[i].batches:
                 break
         return self._beliefs[i] or self.states[i]
+
+    @property
+    def present(self) -> list[InstanceState]:
+        """What each instance is believed to be, as of the latest time that it was asked about."""
+        return [mine or told for mine, told in zip(self._beliefs, self.states, strict=True)]
 
     def in_system(self, ts: float) -> NDArray[np.float64]:
         """Return how many requests are believed to be on each instance, shape (N,) [requests]."""

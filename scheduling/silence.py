@@ -21,6 +21,9 @@ from serving.compilation import compiled
 FEW = 0.05
 """Requests of which it is believed that none is left [requests]: the tail of an expectation."""
 
+SURE = 0.01
+"""Chance to be there still below which a request is believed to have left, by name."""
+
 WHOLE = 0.5
 """Part of a request that has room when it begins on average."""
 
@@ -114,6 +117,11 @@ class Moved:
         Chance that an answer has more than so many tokens, of any request and of each class.
     until : [time]
         On the clock.
+
+    Attributes
+    ----------
+    gone
+        Ids of those who are believed to have left, once :meth:`state` was asked for.
     """
 
     def __init__(
@@ -148,6 +156,7 @@ class Moved:
         self._left = weight * np.where(alive > 0.0, left / np.maximum(alive, 1e-300), 0.0)
         self._begun = taken > 0.0
         self._age, self._ever, self._of = age, ever, of
+        self.gone: list[int] = []
 
     @property
     def in_system(self) -> float:
@@ -166,7 +175,7 @@ class Moved:
             last_duration=self._duration,
             restarts=was.restarts,
         )
-        out.running = self._running(running)
+        out.running = self._running()
         stopped = len(was.stopped)
         out.stopped = {
             key: value
@@ -189,6 +198,7 @@ class Moved:
             else:
                 out.fresh.append(key)
         if out.running.total < FEW:
+            self.gone += [each for of_row in out.running.names() for each in of_row]
             out.running = RunningSet()
             if out.fresh and not out.queue.total and not out.stopped:
                 key = out.fresh.pop(0)  # it finds nobody, and begins when it comes
@@ -197,12 +207,19 @@ class Moved:
         out.num_running = out.running.total
         return out
 
-    def _running(self, rows: int) -> RunningSet:
+    def _running(self) -> RunningSet:
         """Return who runs: those who did, and then those who have begun."""
-        found = RunningSet()
-        for m in range(self._left.size):
-            if self._left[m] > 0.0 and (m < rows or self._begun[m]):
-                serial = found.put(None, int(self._of[m]), self._age[m], self._ever[m])
-                found.groups[serial - found._base, COUNT] = self._left[m]
-                found.total += self._left[m]
+        was, found = self._state, RunningSet()
+        names = was.running.names()
+        rows = len(names)
+        names += [[each] for each in (*was.stopped, *was.waiting)]
+        for m, mine in enumerate(names):
+            if m >= rows and not self._begun[m]:
+                continue
+            left = float(self._left[m])
+            if left <= SURE * len(mine):
+                self.gone += mine
+                mine = []
+            if left > 0.0:
+                found.gather(mine, (left, self._age[m], self._ever[m], self._of[m]))
         return found

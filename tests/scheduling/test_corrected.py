@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scheduling import CorrectedPredictor, Predictor, RequestMeta, route
+from scheduling import BatchTrace, CorrectedPredictor, Predictor, RequestMeta, route
 from scheduling.residuals import LARGEST
 from serving import BatchTimeLaw, DecodeNode
 from studies import Question
@@ -27,7 +27,7 @@ def errors(true, size=900, load=0.6, instances=1):
 
     def ask(view, request):
         better = corrected.predict(None, request, view.time)
-        first = plain._last
+        first = better.plain
         chosen = request.request_id % instances
         for k, each in enumerate((first, better)):
             said[k, request.request_id] = each.ttft[chosen], each.e2el[chosen]
@@ -44,8 +44,10 @@ def test_a_law_that_is_too_fast_is_mended():
     assert (off[1] < 0.8 * off[0]).all()
     assert corrected.factors[1, 0].max() == pytest.approx(1.4, rel=0.15)
     for latency in ("ttft", "e2el"):
-        known = [each for each in corrected.errors(latency) if each is not None]
-        assert known and any(with_it < without for without, with_it in known)
+        known = [each for each in corrected.corrections() if each.latency == latency]
+        used = [each for each in known if each.is_on]
+        assert used and {each.factor for each in known if not each.is_on} <= {1.0}
+        assert all(each.held_out_error_corrected < each.held_out_error for each in used)
 
 
 def test_a_law_that_is_right_is_left_alone():
@@ -73,4 +75,23 @@ def test_only_requests_that_were_sent_and_asked_for_teach():
     assert not corrected._open
     corrected.predict(None, RequestMeta(3, 60), 0.0, "ttft")
     corrected.enqueue_request(0, RequestMeta(3, 60), 0.0)
-    assert corrected._open[3].plain[1] is None and corrected.errors("e2el") == [None, None]
+    assert corrected._open[3].plain[1] is None and corrected.corrections() == []
+    for number in range(2):  # doubled, it teaches once
+        corrected.sync_batch_result(0, BatchTrace(number, 1.0, 1.0, 0, 0, started=(2, 3)))
+    (learnt,) = corrected.corrections()
+    assert (learnt.latency, learnt.regime, learnt.measured) == ("ttft", "queued", 1)
+    assert not learnt.is_on and learnt.factor == 1.0
+    corrected.forget(0)
+    assert not corrected._open
+
+
+def test_bounds_and_risks_are_those_of_the_corrected_answers():
+    """A risk by the ratios of plain answers would count the factor twice."""
+    _, corrected = errors(SLOW, size=1500)
+    record = corrected.predictor.record
+    ratios = np.array(record.e2el._off)[-500:]
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.12)
+    found = corrected.predict(None, RequestMeta(10**6, 60, slo_e2el=1e-9), 1e6)[0]
+    assert found.slo_risk == 1.0
+    fair = corrected.predict(None, RequestMeta(10**6, 60, slo_e2el=found.e2el), 1e6)[0]
+    assert fair.slo_risk is not None and 0.3 < fair.slo_risk < 0.7

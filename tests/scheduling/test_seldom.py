@@ -9,7 +9,7 @@ import pytest
 
 from discrete import simulate
 from ode import DECIDED, DURATION, FORECAST_ROWS, REACH, START
-from scheduling import BatchTrace, Predictor, RequestMeta, SeldomToldPredictor, Signals
+from scheduling import BatchTrace, Predictor, RequestMeta, SeldomToldPredictor, Signals, silence
 from scheduling.experiment import Routing, row_of
 from scheduling.silence import follow
 from serving import BatchTimeLaw, DecodeNode, RequestTable, VllmV1
@@ -69,6 +69,35 @@ def test_an_instance_that_never_tells_is_empty_in_the_end_and_a_plain_predictor_
         else:
             assert ttft[3][0] == pytest.approx(ttft[3][1], rel=0.01)
             assert (np.diff(there[:3]) < 0).all() and there[3] == 0.0
+
+
+def test_who_has_left_unheard_costs_no_memory_and_changes_no_answer(monkeypatch):
+    """As many as are believed to be there are followed by name, and the answers are the same."""
+    said, followed = [], []
+    for sure in (silence.SURE, -1.0):  # -1 follows everyone for ever
+        monkeypatch.setattr(silence, "SURE", sure)
+        predictor = SeldomToldPredictor([DecodeNode()], MIX)
+        most = 0
+        for k in range(1500):
+            predictor.enqueue_request(0, RequestMeta(k, 60), 4.0 * k)
+            state = predictor.states[0]
+            most = max(most, len(state.waiting), len(state.fresh) // 2, len(state.queue))
+        told = predictor.predict(0, RequestMeta(10**6, 60), 6010.0)
+        said.append((told.ttft[0], told.e2el[0], predictor.in_system(6010.0)[0]))
+        followed.append(most)
+        assert predictor.left_unheard + len(state.waiting) == 1500
+        belief = predictor.present[0]
+        assert set(belief.running._group_of) | set(belief.waiting) <= set(state.waiting)
+    assert said[0] == said[1]
+    there = said[0][2]
+    assert 5 < there < 200 and followed[0] < 6 * there < followed[1]
+
+
+def test_a_request_that_is_told_twice_is_there_once():
+    predictor = SeldomToldPredictor([DecodeNode()], MIX)
+    for now in (0.0, 0.0, 8.0):
+        predictor.enqueue_request(0, RequestMeta(1, 60), now)
+    assert predictor.present[0].in_system <= 1.0 and predictor.states[0].counts.duplicate == 2
 
 
 def test_a_report_is_believed():

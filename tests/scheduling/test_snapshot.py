@@ -7,7 +7,14 @@ import io
 import numpy as np
 import pytest
 
-from scheduling import BatchTrace, Predictor, RequestMeta
+from scheduling import (
+    BatchTrace,
+    CorrectedPredictor,
+    Predictor,
+    RequestMeta,
+    SeldomToldPredictor,
+)
+from scheduling.corrector_arrays import KEPT, corrector_from_arrays, corrector_to_arrays
 from scheduling.snapshot import forget, from_arrays, to_arrays
 from serving import BatchTimeLaw, DecodeNode, FluidServeError, RequestMix
 
@@ -15,8 +22,8 @@ MIX = RequestMix.from_lengths([20, 60, 120], [10, 25, 40])
 NODE = DecodeNode(M_total=900, B=300, batch_time=BatchTimeLaw(d_0=0.01, d_kv=1e-5))
 
 
-def made(**options):
-    return Predictor([NODE] * 3, MIX, **options)
+def made(kind=Predictor, **options):
+    return kind([NODE] * 3, MIX, **options)
 
 
 def driven(predictor, first, last, seed=1):
@@ -60,14 +67,22 @@ def through_a_file(arrays):
         return {name: kept[name] for name in kept.files}
 
 
-@pytest.mark.parametrize("level", ["reuse", "lightweight"])
+KINDS = {
+    "reuse": {"level": "reuse"}, "lightweight": {"level": "lightweight"},
+    "seldom": {"kind": SeldomToldPredictor},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batches", [0, 1, 7, 90])
-def test_answers_after_a_restore_are_equal(level, batches):
-    old = driven(made(level=level), 0, batches)
-    answers(old, 0.01 * batches)  # so that forecasts are there to be shared
-    new = made(level=level)
+def test_answers_after_a_restore_are_equal(kind, batches):
+    old = driven(made(**KINDS[kind]), 0, batches)
+    answers(old, 0.01 * batches + 0.1)  # so that forecasts are there to be shared, and beliefs
+    assert kind != "seldom" or batches < 7 or old.present[0] is not old.states[0]
+    new = made(**KINDS[kind])
     from_arrays(new, through_a_file(to_arrays(old)))
-    assert answers(new, 0.01 * batches + 0.003) == answers(old, 0.01 * batches + 0.003)
+    assert answers(new, 0.01 * batches + 0.103) == answers(old, 0.01 * batches + 0.103)
+    assert [each.gaps for each in new.states] == [each.gaps for each in old.states]
     assert [each.counts for each in new.states] == [each.counts for each in old.states]
     driven(old, batches, batches + 9)
     driven(new, batches, batches + 9)  # and so are those after both have gone on
@@ -111,6 +126,65 @@ def test_arrays_of_another_fleet_version_or_kind_are_refused():
         assert all(state.is_idle for state in new.states)
     with pytest.raises(FluidServeError, match="1 instances"):
         from_arrays(Predictor([NODE], MIX), arrays)
+
+
+def test_a_report_that_was_missing_may_come_late_after_a_restore():
+    old = driven(made(), 0, 10)
+    old.sync_batch_result(0, BatchTrace(12, 0.13, 0.01, 0, 5))
+    new = made()
+    from_arrays(new, through_a_file(to_arrays(old)))
+    for each in (old, new):
+        assert each.states[0].gaps == [10, 11] and each.states[0].counts.lost == 2
+        each.sync_batch_result(0, BatchTrace(11, 0.12, 0.01, 0, 5))
+        assert each.states[0].gaps == [10] and each.states[0].counts.lost == 1
+
+
+def test_beliefs_that_are_damaged_or_of_another_kind_are_refused():
+    old = driven(made(SeldomToldPredictor), 0, 20)
+    answers(old, 0.4)
+    arrays = to_arrays(old)
+    assert arrays["is_believed"].any()
+    wrong = [
+        (arrays | {"is_believed": ~arrays["is_believed"]}, "damaged"),
+        (arrays | {"left_unheard": np.array([], np.int64)}, "damaged"),
+        ({key: each for key, each in arrays.items() if key != "belief_times"}, "belief_times"),
+        (arrays | {"used_at": arrays["used_at"][:1]}, "3 instances"),
+    ]
+    for each, words in wrong:
+        new = made(SeldomToldPredictor)
+        with pytest.raises(FluidServeError, match=words):
+            from_arrays(new, each)
+        assert all(state.is_idle for state in new.present)
+    with pytest.raises(FluidServeError, match="report seldom"):
+        from_arrays(made(), arrays)
+    with pytest.raises(FluidServeError, match="with every batch"):
+        from_arrays(made(SeldomToldPredictor), to_arrays(driven(made(), 0, 20)))
+
+
+def test_what_a_corrector_had_learnt_is_refused_where_it_is_damaged():
+    old = CorrectedPredictor(made())
+    driven(old, 0, 60)
+    arrays = corrector_to_arrays(old)
+    assert arrays[KEPT].max() > 3 and len(arrays["corrector_open"])
+    other = CorrectedPredictor(made())
+    corrector_from_arrays(other, through_a_file(arrays))
+    again = corrector_to_arrays(other)
+    assert arrays.keys() == again.keys()
+    for name, each in arrays.items():
+        np.testing.assert_array_equal(again[name], each, err_msg=name)
+    lost = arrays["corrector_open"].copy()
+    lost[0, 1] = 3
+    for wrong in (
+        {KEPT: arrays[KEPT] + 1}, {"corrector_logs": arrays["corrector_logs"][1:]},
+        {"corrector_about": arrays["corrector_about"] * 9}, {"corrector_open": lost},
+        {KEPT: -arrays[KEPT]}, {"corrector_logs": arrays["corrector_logs"] * np.nan},
+    ):  # fmt: skip
+        new = CorrectedPredictor(made())
+        with pytest.raises(FluidServeError, match="damaged"):
+            corrector_from_arrays(new, arrays | wrong)
+        assert new.corrections() == [] and not new._open
+    with pytest.raises(FluidServeError, match="lacks corrector_logs"):
+        corrector_from_arrays(new, {KEPT: arrays[KEPT]})
 
 
 def test_an_instance_that_is_forgotten_is_empty_and_keeps_its_counts():
