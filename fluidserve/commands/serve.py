@@ -22,6 +22,12 @@ from fluidserve.options import instance_options, length_options
         help="requests per time that reach each instance  [default: measured]")  # fmt: skip
 @option("--signal-delay", type=float, default=0.0, show_default=True,
         help="time until a report arrives")  # fmt: skip
+@option("--reports", type=click.Choice(["every-batch", "seldom"]), default="every-batch",
+        show_default=True, help="how often instances report; seldom, which may be never: meanwhile "
+        "batches are believed to end as forecast")  # fmt: skip
+@option("--corrector", is_flag=True,
+        help="learn factors from what came true, each used while it makes held-out predictions "
+        "better")  # fmt: skip
 @option("--stale-after", type=float,
         help="an instance with work that is silent so long is stale  [default: never]")  # fmt: skip
 @option("--host", default="127.0.0.1", show_default=True,

@@ -19,7 +19,13 @@ from fluidserve.flags import FlagError
 from fluidserve.fleets import fleet_of
 from fluidserve.inputs import load_inputs
 from fluidserve.progress import tell
-from scheduling import BatchTrace, Predictor, RequestMeta
+from scheduling import (
+    BatchTrace,
+    CorrectedPredictor,
+    Predictor,
+    RequestMeta,
+    SeldomToldPredictor,
+)
 from serving import FileAccessError, FluidServeError
 
 if TYPE_CHECKING:
@@ -89,11 +95,17 @@ def asked(params: Mapping[str, Any]) -> Asked:
     rate = params["arrival_rate"]
     if rate is not None and not 0 <= rate < float("inf"):
         raise FlagError("--arrival-rate", rate, "a finite number >= 0")
+    is_seldom = params["reports"] == "seldom"
+    if is_seldom and params["level"] == "lightweight":
+        raise FluidServeError(
+            "--level lightweight: with --reports seldom each report makes a new forecast anyway"
+        )
     inputs = load_inputs({key: value for key, value in params.items() if key != "arrival_rate"})
     fleet = fleet_of(params, inputs.instance)
 
     def made(instances: Any) -> Predictor:
-        return Predictor(
+        kind = SeldomToldPredictor if is_seldom else Predictor
+        return kind(
             instances, inputs.question.mix, level=params["level"], arrival_rate=rate,
             signal_delay=delay, stale_after=stale,
         )  # fmt: skip
@@ -107,7 +119,8 @@ def asked(params: Mapping[str, Any]) -> Asked:
 
     llmd = LlmdService(AggregatePredictor(fleet[0], inputs.question.mix, rate), fleet[0].time_unit)
     llmd.predictor.predict([Candidate(Aggregates(1, 1), 1)])
-    service = Service(predictor, inputs.instance.time_unit)
+    corrector = CorrectedPredictor(predictor) if params["corrector"] else None
+    service = Service(predictor, inputs.instance.time_unit, corrector)
     keeper = None
     if params["state"] is not None:
         keeper = Keeper(Path(params["state"]), 5.0 if every is None else every)
@@ -182,7 +195,7 @@ def _warm(predictor: Predictor) -> None:
     predictor.predict(None, RequestMeta(1, 1), 0.0, "ttft")
     predictor.sync_batch_result(0, BatchTrace(0, 1.0, 1.0, 0, 1, started=(0,)))
     predictor.sync_batch_result(0, BatchTrace(1, 2.0, 1.0, 0, 1))
-    predictor.predict(None, RequestMeta(1, 1), 2.0)
+    predictor.predict(None, RequestMeta(1, 1), 3.0)
 
 
 def serve(ask: Asked) -> None:

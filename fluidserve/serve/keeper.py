@@ -20,6 +20,7 @@ import numpy as np
 
 from fluidserve.serve.service import Service
 from scheduling import Predictor
+from scheduling.corrector_arrays import KEPT, corrector_from_arrays, corrector_to_arrays
 from scheduling.snapshot import from_arrays, to_arrays
 from serving import FileAccessError, FluidServeError
 
@@ -76,8 +77,11 @@ class Keeper:
                     "it is the state of another fleet, other lengths or another level; give "
                     "another file, or delete this one to begin anew"
                 )
+            latest = float(arrays["latest"])
+            if service.corrector is not None and KEPT in arrays:
+                corrector_from_arrays(service.corrector, arrays)
             from_arrays(service.predictor, arrays)
-            service.latest = float(arrays["latest"])
+            service.latest = latest
         except FileNotFoundError:
             return
         except FluidServeError as wrong:
@@ -94,6 +98,8 @@ class Keeper:
         about = {"format": FORMAT, "identity": self._identity}
         arrays: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
         arrays |= to_arrays(service.predictor) | {"latest": np.array(service.latest)}
+        if service.corrector is not None:
+            arrays |= corrector_to_arrays(service.corrector)
         file = io.BytesIO()
         np.savez(file, **arrays)
         return file.getvalue()

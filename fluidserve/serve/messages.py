@@ -167,6 +167,26 @@ class Predicted(BaseModel):
     time_unit: str
 
 
+class CorrectionOut(BaseModel):
+    """What was learnt for one latency of an instance, while somebody waits there or nobody does."""
+
+    instance: int
+    latency: Literal["ttft", "e2el"]
+    regime: Literal["free", "queued"] = Field(description="Whether requests wait for a first token")
+    measured: int = Field(description="Predictions that came true.")
+    is_on: bool = Field(description="Whether answers are corrected.")
+    factor: float = Field(description="What they are multiplied by, 0.5 to 2; 1 while not on.")
+    held_out_error: float = Field(description="Mean error of the logarithm without a factor.")
+    held_out_error_corrected: float = Field(description="And with it.")
+
+
+class Corrections(BaseModel):
+    """What was learnt, where anything came true."""
+
+    corrector: bool = Field(description="Whether the service was started with --corrector.")
+    corrections: list[CorrectionOut]
+
+
 class Health(BaseModel):
     """The service is there."""
 

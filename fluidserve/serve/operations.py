@@ -11,6 +11,7 @@ from fluidserve.serve.bodies import Body, answer, reasons
 from fluidserve.serve.messages import (
     Accepted,
     Ask,
+    Corrections,
     Enqueue,
     Enqueues,
     Forget,
@@ -69,6 +70,14 @@ def operations(service: Service) -> APIRouter:
         """Let an instance be empty and its batches count from 0 again, after it was restarted."""
         service.forget((await FORGET.of(request)).instance_id)
         return answer({"accepted": 1})
+
+    @router.get(
+        "/v1/corrections", response_model=Corrections, responses=reasons(),
+        summary="What was learnt from predictions that came true?",
+    )  # fmt: skip
+    async def corrections() -> Response:
+        """Say by how much answers are corrected, and what that has gained."""
+        return answer(service.corrections())
 
     @router.get("/healthz", response_model=Health, summary="Is the service there?")
     async def healthz() -> Response:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fluidserve.serve.bodies import Refusal
 from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
-from scheduling import Prediction, Predictions, Predictor
+from scheduling import CorrectedPredictor, Prediction, Predictions, Predictor
 from scheduling.snapshot import forget
 
 MOST_PRESENT = 100_000
@@ -35,18 +35,26 @@ class Service:
         Of the fleet.
     time_unit
         Of all times.
+    corrector
+        Of the predictor's answers, or None.
     restored
         Whether its state came from a snapshot.
     """
 
     predictor: Predictor
     time_unit: str
+    corrector: CorrectedPredictor | None = None
     restored: bool = False
     changes: int = 0
     predictions: int = 0
     failed: int = 0
     latest: float = -math.inf
     _recent: OrderedDict[int, list[Predictions]] = field(default_factory=OrderedDict)
+
+    @property
+    def _asked_of(self) -> Predictor | CorrectedPredictor:
+        """Who hears and answers."""
+        return self.predictor if self.corrector is None else self.corrector
 
     def enqueue(self, messages: Sequence[Enqueue]) -> int:
         """Note that requests were sent; all of them or none.
@@ -68,11 +76,11 @@ class Service:
         for each in messages:
             self._at(each.ts)
             meta, state = each.request_meta.meta(), self.predictor.states[each.instance_id]
-            before = len(state.waiting)
-            self.predictor.enqueue_request(each.instance_id, meta, each.ts)
+            was_there = meta.request_id in state.waiting or meta.request_id in state.running
+            self._asked_of.enqueue_request(each.instance_id, meta, each.ts)
             found = self._foretold(meta.request_id, each.instance_id)
-            if found is not None and len(state.waiting) > before:
-                self.predictor.record.remember(found, each.instance_id, meta, each.ts)
+            if found is not None and not was_there:
+                self._asked_of.remember(found, each.instance_id, meta, each.ts)
         self.changes += 1
         return len(messages)
 
@@ -91,12 +99,12 @@ class Service:
             before = {name: getattr(state.counts, name) for name in told}
             if state.batch_id >= 0 and trace.batch_id - state.batch_id > MOST_LOST:
                 lost = trace.batch_id - state.batch_id - 1
-                forget(self.predictor, each.instance_id)
+                self._forget(each.instance_id)
                 state = self.predictor.states[each.instance_id]
                 state.counts.lost += lost
             at = trace.end if each.ts is None else each.ts
             self._at(at)
-            self.predictor.sync_batch_result(each.instance_id, trace, at)
+            self._asked_of.sync_batch_result(each.instance_id, trace, at)
             for name in told:
                 told[name] += getattr(state.counts, name) - before[name]
         self.changes += 1
@@ -105,8 +113,13 @@ class Service:
     def forget(self, instance_id: int) -> None:
         """Let an instance begin anew."""
         self._known(instance_id)
-        forget(self.predictor, instance_id)
+        self._forget(instance_id)
         self.changes += 1
+
+    def _forget(self, instance_id: int) -> None:
+        forget(self.predictor, instance_id)
+        if self.corrector is not None:
+            self.corrector.forget(instance_id)
 
     def predict(self, ask: Ask) -> list[dict[str, Any]]:
         """Return predictions, request by request.
@@ -126,7 +139,7 @@ class Service:
         out: list[dict[str, Any]] = []
         for each in requests:
             meta = each.meta()
-            found = [self.predictor.predict(i, meta, ask.ts, ask.action_hint) for i in asked]
+            found = [self._asked_of.predict(i, meta, ask.ts, ask.action_hint) for i in asked]
             out += [_told(each.request_id, one) for of in found for one in of]
             self._recent.pop(meta.request_id, None)
             self._recent[meta.request_id] = found
@@ -135,6 +148,14 @@ class Service:
         self.predictions += len(out)
         self.failed += sum(each["confidence"] == "failed" for each in out)
         return out
+
+    def corrections(self) -> dict[str, Any]:
+        """Return what the corrector has learnt."""
+        learnt = [] if self.corrector is None else self.corrector.corrections()
+        return {
+            "corrector": self.corrector is not None,
+            "corrections": [asdict(each) for each in learnt],
+        }
 
     def stale(self) -> list[int]:
         """Return instances whose reports stay away, as of the latest time that anybody told."""

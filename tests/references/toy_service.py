@@ -8,7 +8,7 @@ from fluidserve.serve.application import application
 from fluidserve.serve.guard import Limits
 from fluidserve.serve.llmd_service import LlmdService
 from fluidserve.serve.service import Service
-from scheduling import Predictor
+from scheduling import CorrectedPredictor, Predictor
 from scheduling.aggregates import AggregatePredictor
 from serving import BatchTimeLaw, DecodeNode, RequestMix
 
@@ -20,8 +20,9 @@ def node_of(unit="s"):
     return DecodeNode(M_total=20_000, B=2_000, batch_time=law, time_unit=unit)
 
 
-def service_of(size=2, unit="s", **options):
-    return Service(Predictor([node_of(unit)] * size, MIX, **options), unit)
+def service_of(size=2, unit="s", kind=Predictor, has_corrector=False, **options):
+    predictor = kind([node_of(unit)] * size, MIX, **options)
+    return Service(predictor, unit, CorrectedPredictor(predictor) if has_corrector else None)
 
 
 def application_of(service, token=None, keeper=None, **limits):
@@ -44,3 +45,11 @@ def sent(number, instance=0, ts=0.0, **more):
 def batch(number, instance=0, end=1.0, **more):
     trace = {"batch_id": number, "end": end, "duration": 0.01, "decode_len": 1, **more}
     return {"instance_id": instance, "batch_trace": trace}
+
+
+def metrics_of(client):
+    """Return what Prometheus is told, by name."""
+    done = client.get("/metrics")
+    assert done.status_code == 200 and done.headers["content-type"].startswith("text/plain")
+    rows = (line.rpartition(" ") for line in done.text.splitlines() if line[0] != "#")
+    return {name: float(value) for name, _, value in rows}

@@ -35,6 +35,7 @@ REFUSED = [
     (("--signal-delay", -1), "--signal-delay"),
     (("--stale-after", 0), "--stale-after"),
     (("--arrival-rate", "nan"), "--arrival-rate"),
+    (("--reports", "seldom", "--level", "lightweight"), "--level lightweight"),
     (("--replicas", 0), "--replicas"),
     (("--fleet", "nope.yaml:2"), "nope.yaml"),
     (("--replicas", 2, "--fleet", "nope.yaml:2"), "give one"),

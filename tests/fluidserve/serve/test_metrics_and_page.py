@@ -5,14 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from toy_service import batch, client_of, request, sent, service_of
-
-
-def metrics_of(client):
-    done = client.get("/metrics")
-    assert done.status_code == 200 and done.headers["content-type"].startswith("text/plain")
-    rows = (line.rpartition(" ") for line in done.text.splitlines() if line[0] != "#")
-    return {name: float(value) for name, _, value in rows}
+from toy_service import batch, client_of, metrics_of, request, sent, service_of
 
 
 def test_metrics_count_what_happened():
