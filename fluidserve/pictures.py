@@ -294,8 +294,10 @@ def _draw_fleets(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     is_stream = BACKLOG_GROWTH in columns
     slos = [parse_slo(text, unit) for text in summary["slo"]]
     limits = [(slo.name, slo.told(slo.limit)) for slo in slos]
-    if is_stream and (not slos or BACKLOG_GROWTH in columns["binding"]):
-        limits.append((BACKLOG_GROWTH, MOST_GROWTH))
+    if is_stream:  # shown where it decides, or might
+        might = (columns[f"{BACKLOG_GROWTH}_high"] > MOST_GROWTH).any()
+        if not slos or might or BACKLOG_GROWTH in columns["binding"]:
+            limits.append((BACKLOG_GROWTH, MOST_GROWTH))
     named = "GPU time [time units" if unit == "none" else "GPU time [GPU-hours"
     per = (" per unit of time]" if unit == "none" else " per hour]") if is_stream else "]"
     fleet_sizes(

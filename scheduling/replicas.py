@@ -169,7 +169,7 @@ def _with_doubts(answer: Replicas) -> Replicas:
         said = [
             f"for another trace like this one {verdict} {sure}, by {ends[0].binding}"
             if answer.sizing.is_trace
-            else f"{verdict} {sure} after {len(ends[0].rows)} runs; see standard_error"
+            else f"{verdict} {sure} after {len(ends[0].rows)} runs; see interval"
         ]
     asked = sum(row["predictions"] for size in answer.sizes for row in size.rows)
     failed = sum(row["failed_predictions"] for size in answer.sizes for row in size.rows)
