@@ -33,6 +33,9 @@ KNOWN_STEPS = 8
 MANY = 1e6
 """Tokens, or pairs of them, whose time is told from that of none."""
 
+RARE = float(np.log(2.0))
+"""Requests [requests] expected by a step below which it is more likely that none has come."""
+
 BEFORE = -1e9
 """Before the decision of any batch under way [time]."""
 
@@ -115,15 +118,17 @@ class PromptServerForecaster:
         """Price the first steps by the prompts that are known to be in them, where they fit.
 
         The march takes the requests of a step as a mean about which chance scatters them. Who is
-        there already is no chance.
+        there already is no chance, and who is still to come is mostly not there yet: a long prompt
+        that comes into the same step is rare and dear, so that a mean would be above most truths.
         """
         known = (early, late, present.fresh) if self.ahead else (early + late, present.fresh)
-        left = 0.0
+        left = expected = 0.0
         for k in range(min(steps, KNOWN_STEPS)):
             left += known[k] if k < len(known) else 0.0
             began = self._space.admitted(k)
             taken = min(left, began)
-            if taken <= 1e-9:
+            expected += began - taken
+            if taken <= 1e-9 and expected > RARE:
                 continue
             left -= taken
             running = max(0.0, float(self._space.rows[k, R_RUNNING]) - began)

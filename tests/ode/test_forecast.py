@@ -121,6 +121,17 @@ def test_a_server_computes_the_prompts_that_it_has_and_no_others(ahead):
     assert quiet[DURATION, 0] == pytest.approx(0.01 + 20 * 1e-4, rel=0.05)
 
 
+@pytest.mark.parametrize(("rate", "is_priced"), [(2.0, False), (100.0, True)])
+def test_the_next_steps_compute_prompts_to_come_only_where_some_are_likely(rate, is_priced):
+    of = forecaster(MIX, SERVER)
+    quiet, busy = np.zeros((FORECAST_ROWS, 64)), np.zeros((FORECAST_ROWS, 64))
+    of.march(quiet, present(0.0, waiting=NONE, queued=0.0), 20.0)
+    of.march(busy, present(rate, waiting=NONE, queued=0.0), 20.0)
+    longer = busy[DURATION, 3:8] - quiet[DURATION, 3:8]
+    mean = 5e-5 * of.unit * rate * quiet[DURATION, 3:8]  # of the prompts that come in a step
+    assert (longer > 0.8 * mean).all() if is_priced else (longer < 0.2 * mean).all()
+
+
 def test_a_full_server_admits_as_requests_end():
     node = VllmV1(batch_time=SERVER.batch_time, num_gpu_blocks=4000, max_num_seqs=20)
     of = forecaster(MIX, node)
