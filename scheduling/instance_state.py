@@ -83,6 +83,8 @@ class InstanceState:
         Numbers of batches before the last one known whose reports have not come.
     restarts
         Whether who was evicted decodes its tokens again.
+    in_parts
+        Whether those who run are an expectation: a request counts as the chance that it is there.
     """
 
     running: RunningSet = field(default_factory=RunningSet)
@@ -101,6 +103,7 @@ class InstanceState:
     num_running: float = 0.0
     gaps: list[int] = field(default_factory=list)
     restarts: bool = False
+    in_parts: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -135,10 +138,8 @@ class InstanceState:
         if trace.batch_id < self.batch_id:
             self._take_late(trace)
             return False
-        missed = trace.batch_id - self.batch_id - 1
-        if self.batch_id >= 0 and missed > 0:
-            self.counts.lost += missed
-            self.gaps = [*self.gaps, *range(self.batch_id + 1, trace.batch_id)][-MOST_GAPS:]
+        missed = self._miss(trace.batch_id)
+        if missed:
             self.running.age(math.inf, missed)
         for request_id in trace.preempted:
             if request_id in self.running:
@@ -164,6 +165,24 @@ class InstanceState:
             self.computed_ahead = 0.0
         return True
 
+    def _miss(self, batch_id: int) -> int:
+        """Count the reports that have not come before one, and return how many."""
+        missed = batch_id - self.batch_id - 1 if self.batch_id >= 0 else 0
+        self.counts.lost += missed
+        first = max(self.batch_id + 1, batch_id - MOST_GAPS)
+        if missed:
+            self.gaps = [*self.gaps, *range(first, batch_id)][-MOST_GAPS:]
+        return missed
+
+    def go_on_from(self, belief: InstanceState, batch_id: int) -> None:
+        """Be what is believed when a batch begins that is reported, while those before were not."""
+        self._miss(batch_id)
+        self.batch_id, self.boundary = batch_id - 1, belief.boundary
+        self.running, self.stopped = belief.running, belief.stopped
+        self.waiting, self.queue, self.fresh = belief.waiting, belief.queue, belief.fresh
+        self.waiting_tokens, self.computed_ahead = belief.waiting_tokens, belief.computed_ahead
+        self.in_parts = True
+
     def _take_late(self, trace: BatchTrace) -> None:
         """Take beginnings and ends from the report of a batch that is not the latest."""
         self.counts.late += 1
@@ -179,8 +198,14 @@ class InstanceState:
         self._leave(trace)
 
     def leave_unheard(self, request_ids: Iterable[int]) -> int:
-        """Let requests go that wait here, as far as was reported; return how many there were."""
-        gone = sum(self._pop_waiting(each) is not None for each in request_ids)
+        """Let requests go that are here, as far as was reported; return how many there were.
+
+        Who runs goes only where that is in parts: then nobody may ever report its end.
+        """
+        gone = sum(
+            self._pop_waiting(each) is not None or (self.in_parts and self.running.end(each))
+            for each in request_ids
+        )
         if len(self.fresh) > 2 * len(self.waiting):
             self.fresh = [each for each in self.fresh if each in self.waiting]
         if not self.waiting:
@@ -259,10 +284,15 @@ class InstanceState:
 
     def _set_right(self, trace: BatchTrace) -> None:
         """Believe the counts of an instance where reports were lost."""
-        if self.is_sure or trace.num_waiting is None or trace.num_running is None:
+        if self.is_sure and not self.in_parts:
+            return
+        if trace.num_waiting is None or trace.num_running is None:
             return
         there = trace.num_waiting + trace.num_running
         sent_since = sum(1 for each in self.waiting.values() if each.at > trace.end)
+        if self.in_parts:
+            self._set_parts_right(there - len(self.stopped), sent_since)
+            return
         excess = len(self.waiting) + len(self.running) + len(self.stopped) - sent_since - there
         if excess <= 0:
             return
@@ -270,6 +300,17 @@ class InstanceState:
         for request_id in self.running.oldest(excess):
             self.running.end(request_id)
             self.counts.silent_corrections += 1
+
+    def _set_parts_right(self, there: int, sent_since: int) -> None:
+        """Let as many be there as an instance says, but for those sent since its report."""
+        waited = len(self.waiting) - sent_since
+        for request_id in list(islice(self.waiting, max(waited - there, 0))):
+            self._pop_waiting(request_id)
+            self.counts.silent_corrections += 1
+            waited -= 1
+        target = float(max(there - waited, 0))
+        self.counts.silent_corrections += abs(float(self.running.total) - target)
+        self.running.scale(target)
 
     def waiting_size(self, unit: float) -> float:
         """Return who waits [requests], as counted in the order of arrival.

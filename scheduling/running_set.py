@@ -151,6 +151,16 @@ class RunningSet:
         for each in names:
             self._group_of[each] = serial
 
+    def scale(self, total: float) -> None:
+        """Let so many requests run, in the shares of the groups."""
+        if total <= 0.0:
+            self._move(self._size)
+            self._group_of.clear()
+            self.total = 0.0
+        elif self.total > 0.0:
+            self.rows[:, COUNT] *= total / self.total
+            self.total = total
+
     def names(self) -> list[list[int]]:
         """Return who is known by name in each of :attr:`rows`."""
         found: list[list[int]] = [[] for _ in self.rows]

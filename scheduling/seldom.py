@@ -29,10 +29,11 @@ class SeldomToldPredictor(Predictor):
     """Predicts for instances whose reports do not come with every batch.
 
     :class:`Predictor` takes silence for a batch that goes on. This one takes batches to end as its
-    forecast says until a report comes; then it believes the report. What it believes meanwhile is
-    in parts of requests. Who waits as far as was reported, but is believed to have left with all
-    but certainty (:data:`scheduling.silence.SURE`), is followed by name no longer, so that silence
-    costs no memory.
+    forecast says until a report comes. Then it believes the report; where those before it have not
+    come, it applies the report to what it believes, and the counts in it set this right. What it
+    believes is in parts of requests. Who waits as far as was reported, but is believed to have left
+    with all but certainty (:data:`scheduling.silence.SURE`), is followed by name no longer, so that
+    silence costs no memory.
 
     Parameters
     ----------
@@ -71,8 +72,13 @@ class SeldomToldPredictor(Predictor):
         self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
     ) -> None:
         """Take a report, which is believed; see :meth:`Predictor.sync_batch_result`."""
-        counts = self._state(instance_id).counts
+        state = self._state(instance_id)
+        counts = state.counts
         doubled = counts.duplicate
+        if batch_trace.batch_id > state.batch_id + 1:  # of those in between nobody has told
+            belief = self.believed(instance_id, batch_trace.end - batch_trace.duration)
+            if belief is not state:
+                state.go_on_from(belief, batch_trace.batch_id)
         super().sync_batch_result(instance_id, batch_trace, ts)
         if counts.duplicate == doubled:
             self.forget(instance_id)

@@ -22,7 +22,7 @@ SETS = ("running", "queue")
 Arrays = dict[str, NDArray[Any]]
 
 PER_STATE = frozenset(
-    ["batch_id", "times", "counts", *(f"{each}_{part}" for each in SETS
+    ["batch_id", "times", "counts", "in_parts", *(f"{each}_{part}" for each in SETS
                                       for part in ("first", "total"))]
 )  # fmt: skip
 """Arrays with a row for each state."""
@@ -44,6 +44,7 @@ def states_to_arrays(states: Sequence[InstanceState]) -> Arrays:
         "counts": np.array(
             [[float(getattr(each.counts, name)) for name in COUNTS] for each in states]
         ).reshape(-1, len(COUNTS)),
+        "in_parts": np.array([each.in_parts for each in states], bool),
         "gaps": whole([(i, each) for i, of in enumerate(states) for each in of.gaps], 2),
         "waiting": whole(
             [(i, key, each.prompt, each.of)
@@ -165,7 +166,8 @@ def state_of(arrays: Mapping[str, NDArray[Any]], i: int, restarts: bool) -> Inst
         running=_set(arrays, "running", i), queue=_set(arrays, "queue", i), waiting=waiting,
         stopped=stopped, counts=SyncCounts(**counts), batch_id=int(arrays["batch_id"][i]),
         fresh=arrays["fresh"][arrays["fresh"][:, 0] == i, 1].tolist(),
-        gaps=arrays["gaps"][arrays["gaps"][:, 0] == i, 1].tolist(), restarts=restarts, **times,
+        gaps=arrays["gaps"][arrays["gaps"][:, 0] == i, 1].tolist(), restarts=restarts,
+        in_parts=bool(arrays["in_parts"][i]), **times,
     )  # fmt: skip
 
 

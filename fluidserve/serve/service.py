@@ -10,14 +10,22 @@ from typing import Any
 
 from fluidserve.serve.bodies import Refusal
 from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
-from scheduling import CorrectedPredictor, Prediction, Predictions, Predictor
+from scheduling import (
+    CorrectedPredictor,
+    Prediction,
+    Predictions,
+    Predictor,
+    SeldomToldPredictor,
+)
 from scheduling.snapshot import forget
 
 MOST_PRESENT = 100_000
 """Requests of an instance of which nobody has said that they ended."""
 
 MOST_LOST = 10_000
-"""Reports in a row that may be missing: after more, nobody is believed to be there any longer."""
+"""Reports in a row that may be missing: after more, nobody is believed to be there any longer.
+
+Of instances that report seldom any number may be."""
 
 MOST_RECENT = 2000
 """Requests whose predictions are remembered until they are sent: their truth teaches bounds."""
@@ -94,11 +102,12 @@ class Service:
         for each in messages:
             self._known(each.instance_id)
         told: dict[str, int] = dict.fromkeys(TOLD, 0)
+        is_seldom = isinstance(self.predictor, SeldomToldPredictor)
         for each in messages:
             state, trace = self.predictor.states[each.instance_id], each.batch_trace.trace()
             before = {name: getattr(state.counts, name) for name in told}
-            if state.batch_id >= 0 and trace.batch_id - state.batch_id > MOST_LOST:
-                lost = trace.batch_id - state.batch_id - 1
+            lost = trace.batch_id - state.batch_id - 1
+            if not is_seldom and state.batch_id >= 0 and lost >= MOST_LOST:
                 self._forget(each.instance_id)
                 state = self.predictor.states[each.instance_id]
                 state.counts.lost += lost

@@ -9,8 +9,18 @@ import pytest
 
 from discrete import simulate
 from ode import DECIDED, DURATION, FORECAST_ROWS, REACH, START
-from scheduling import BatchTrace, Predictor, RequestMeta, SeldomToldPredictor, Signals, silence
+from scheduling import (
+    BatchTrace,
+    Predictor,
+    RequestMeta,
+    SeldomToldPredictor,
+    Signals,
+    route,
+    silence,
+)
+from scheduling.drift import Beliefs
 from scheduling.experiment import Routing, row_of
+from scheduling.instance_state import MOST_GAPS
 from scheduling.silence import follow
 from serving import BatchTimeLaw, DecodeNode, RequestTable, VllmV1
 from studies import Question
@@ -91,6 +101,62 @@ def test_who_has_left_unheard_costs_no_memory_and_changes_no_answer(monkeypatch)
     assert said[0] == said[1]
     there = said[0][2]
     assert 5 < there < 200 and followed[0] < 6 * there < followed[1]
+
+
+class Some:
+    """Hands every ``every``-th report on to a predictor; 0 hands on none."""
+
+    def __init__(self, predictor, every):
+        self._predictor, self._every = predictor, every
+        self.predict, self.enqueue_request = predictor.predict, predictor.enqueue_request
+
+    def sync_batch_result(self, instance_id, batch_trace):
+        if self._every and batch_trace.batch_id % self._every == 0:
+            self._predictor.sync_batch_result(instance_id, batch_trace)
+
+
+@pytest.mark.parametrize("every", [5, 40])
+def test_reports_that_come_now_and_then_are_better_than_none(every):
+    """What happened in between is believed as forecast, and counts set it right."""
+    question = Question(describe("normal"), DecodeNode(), num_requests=900, seed=3).at_load(0.8)
+    off, drift = {}, {}
+    for each in (1, every, 0):
+        predictor = SeldomToldPredictor([DecodeNode()], question.mix)
+        beliefs, said = Beliefs(predictor), []
+
+        def ask(view, request, predictor=predictor, said=said):
+            said.append(predictor.predict(None, request, view.time).ttft[0])
+            return 0
+
+        run = route(
+            question.requests, [DecodeNode()], ask, predictor=Some(predictor, each),
+            capacity=[1.0], listeners=[beliefs],
+        )  # fmt: skip
+        off[each] = np.abs(np.array(said) - run.samples.ttft)[200:].mean()
+        drift[each] = beliefs.drift(run)[20:].mean()
+    assert drift[1] < 0.1 and off[1] < off[every] < 1.15 * off[0]
+    assert drift[every] < 1.1 * drift[0] < 2.5
+
+
+def test_counts_of_a_report_set_a_belief_right():
+    predictor = SeldomToldPredictor([DecodeNode()], MIX)
+    for k in range(12):
+        predictor.enqueue_request(0, RequestMeta(k, 60), 0.5 * k)
+    state = predictor.states[0]
+    trace = BatchTrace(30, 40.0, 1.2, 0, 6, finished=(0,), num_waiting=0, num_running=7)
+    predictor.sync_batch_result(0, trace)
+    assert state.in_parts and state.running.total == pytest.approx(7.0) and not state.waiting
+    assert state.batch_id == 30 and state.counts.silent_corrections > 0
+    predictor.enqueue_request(0, RequestMeta(50, 60), 41.0)
+    trace = BatchTrace(2**50, 60.0, 1.2, 0, 0, num_waiting=0, num_running=0)
+    predictor.sync_batch_result(0, trace)
+    assert state.is_idle and len(state.running) == 0 and len(state.gaps) == MOST_GAPS
+    assert state.counts.lost == 2**50 - 31
+    for k in range(51, 54):
+        predictor.enqueue_request(0, RequestMeta(k, 60), 70.0)
+    trace = BatchTrace(2**50 + 9, 70.1, 0.1, 0, 0, num_waiting=1, num_running=0)
+    predictor.sync_batch_result(0, trace)
+    assert list(state.waiting) == [53] and state.in_system == 1.0
 
 
 def test_a_request_that_is_told_twice_is_there_once():
