@@ -142,9 +142,11 @@ class AggregatePredictor:
             *self._predictor.forecasts, slots, prompts, classes, of.survive, of.rest, of.marks,
             of.mean, 0.0, out,
         )  # fmt: skip
-        for c, slot in enumerate(slots.tolist()):
-            if slot in self._predictor.record.failed:
-                failed.setdefault(c, "the model has no answer for an instance in this state")
+        lost = ~np.isfinite(out[:, [TTFT, E2EL]]).all(axis=1)
+        if self._predictor.record.failed:
+            lost |= [slot in self._predictor.record.failed for slot in slots.tolist()]
+        for c in np.flatnonzero(lost).tolist():
+            failed.setdefault(c, "the model has no answer for an instance in this state")
         out[list(failed)] = np.nan
         more = of.mean[classes] - 1.0
         after = np.maximum(0.0, out[:, E2EL] - out[:, TTFT])

@@ -160,6 +160,13 @@ def test_one_without_an_answer_leaves_the_others_theirs(monkeypatch):
     assert found.ttft[1] == good.ttft[0] and found.e2el[1] == good.e2el[0]
 
 
+def test_a_prompt_that_never_fits_has_no_answer_and_the_others_theirs(predictor):
+    about = Aggregates(0, 0)
+    found = predictor.predict([Candidate(about, 10**7), Candidate(about, 60)])
+    assert list(found.failed) == [0] and np.isnan(found.tpot[0])
+    assert found.ttft[1] == predictor.predict([Candidate(about, 60)]).ttft[0]
+
+
 def test_a_state_that_was_asked_about_lately_is_not_marched_again(predictor):
     before = predictor.marches
     first = said(predictor, Aggregates(33, 3, 0.2), 60)
