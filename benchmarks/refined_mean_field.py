@@ -9,13 +9,15 @@ it: with J and H the derivatives of the drift and W the covariance of the linear
 interior
     On the clock of batches the drift of a node that never fills is linear: V is 0 there (Gast,
     Latella, Massink, 2018), and in time V is what the change of clock adds, ``Cov(x, tau) / tau``.
-    Exact, and in FluidServe since its first version as :func:`fluid.equilibrium`.
+    Exact for a node that is never empty, and in FluidServe already: :func:`fluid.equilibrium`.
 smoothed
     The kink at the constraint is averaged over a normal law: the work in system and its variance
     such that the drift and the balance of the variance vanish on average (Ko, Gautam, 2013).
 boundary
     The law of the work in system is that of a diffusion whose drift bends where the node is
     full (Halfin, Whitt, 1981); all else follows it as the interior's covariances say.
+
+A fourth one, *grafted*, takes the law of the work in system from :func:`ode.stationary`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from refined_mean_field import (
     interior,
     refined,
     smoothed,
-)  # fmt: skip
+)
 
 import discrete
 from fluid import equilibrium, saturation
