@@ -84,6 +84,58 @@ def test_it_goes_on_where_it_was_killed(tmp_path):
         assert predictions(client) == after
 
 
+def test_what_is_learnt_and_believed_outlives_a_kill(tmp_path):
+    state = tmp_path / "state.npz"
+    options = ("--reports", "seldom", "--corrector", "--state", state)
+    with served(*options, "--snapshot-every", 0.1) as (process, client):
+        for k in range(60):
+            now = 3.0 * k
+            ask = {"request_meta": request(k), "ts": now, "instance_id": 0}
+            (said,) = client.post("/v1/predict", json=ask).json()["predictions"]
+            client.post("/v1/enqueue_request", json=[sent(k, 0, now), sent(1000 + k, 1, now)])
+            end = now + 1.5 * said["ttft"]
+            client.post("/v1/sync_batch_result", json=batch(9 * k, end=end, started=[k]))
+            end = now + 1.3
+            client.post("/v1/sync_batch_result", json=batch(9 * k + 8, end=end, finished=[k]))
+        learnt = client.get("/v1/corrections").json()
+        used = [each for each in learnt["corrections"] if each["is_on"]]
+        assert used and {each["instance"] for each in learnt["corrections"]} == {0}
+        ask = {"request_meta": request(99, 80), "ts": 180.5}
+        before = client.post("/v1/predict", json=ask).json()
+        left = metric(client, "left_unheard_total")
+        assert left > 40  # of instance 1 nobody has told anything
+        time.sleep(0.5)
+        process.kill()
+        process.wait()
+    with served(*options) as (process, client):
+        assert client.get("/healthz").json()["restored"] is True
+        assert client.get("/v1/corrections").json() == learnt
+        assert metric(client, "left_unheard_total") == left
+        assert client.post("/v1/predict", json=ask).json() == before
+        assert ended(process)[0] == 0
+    line = [
+        sys.executable,
+        "-m",
+        "fluidserve",
+        "serve",
+        *FLEET,
+        "--port",
+        "0",
+        "--state",
+        str(state),
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and not done.stdout and "report seldom" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def metric(client, name):
+    """Return a metric without labels."""
+    lines = client.get("/metrics").text.splitlines()
+    (found,) = [line for line in lines if line.startswith(f"fluidserve_{name} ")]
+    return float(found.rpartition(" ")[2])
+
+
 def raw(client, head, *, wait=10.0):
     """Send bytes as they are; return what comes back until the server closes, and how long."""
     address = urlsplit(str(client.base_url))
