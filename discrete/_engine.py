@@ -159,6 +159,10 @@ class Reporting(Protocol):
     """Whether those that decode in a batch, as reported, have those in it that get their first
     token."""
 
+    counts_returned: bool
+    """Whether those that decode in a batch, as reported, have those in it that were evicted and get
+    a token again. A server that computes their prompts again counts them among prompts."""
+
     members: ClassVar[Callable[..., tuple[int, int, int]]]
     """Compiled function of ``(state, batch, oldest, started, finished)``: it lists the numbers of
     those whose first and whose last token came with a batch, and returns how many these are, and

@@ -85,6 +85,8 @@ class Present:
         lengths.
     arriving : shape (A, 4)
         Who was sent since time 0, in the same columns.
+    again : shape (S,) [tokens]
+        What each of ``stopped`` computes again, where prompts are computed at all.
     prompts : shape (P,) [tokens]
         Prompts of those who wait and of those who were sent since, in the order of arrival; as many
         of the first as are known.
@@ -112,6 +114,7 @@ class Present:
     stopped: NDArray
     waiting: NDArray
     arriving: NDArray
+    again: NDArray
     prompts: NDArray
     computed: float
     queued: float

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduling.fleet_run import FleetRun
-from scheduling.instance_state import SyncCounts
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictor import Predictor
+from scheduling.sync_counts import SyncCounts
 
 EVERY = 10
 """Requests between two looks at what is believed."""

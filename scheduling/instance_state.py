@@ -11,35 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduling.computed import left_of_begun, without
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.running_set import RunningSet
+from scheduling.sync_counts import SyncCounts
 
 MOST_GAPS = 1000
 """Batches of which a report may still come late; of older ones only ends of requests are taken."""
-
-
-@dataclass(slots=True)
-class SyncCounts:
-    """How the reports of an instance came in.
-
-    Parameters
-    ----------
-    applied, duplicate, late, lost
-        Reports taken; that had come before; that came after a newer one, of which only beginnings
-        and ends of requests are taken; and that have not come as far as the numbers of the batches
-        tell.
-    unknown
-        Requests in reports that nobody had announced.
-    silent_corrections : [requests]
-        By how many requests the state was set right by counts that an instance reported.
-    """
-
-    applied: int = 0
-    duplicate: int = 0
-    late: int = 0
-    lost: int = 0
-    unknown: int = 0
-    silent_corrections: float = 0.0
 
 
 KNOWN_PROMPTS = 64
@@ -68,7 +46,10 @@ class InstanceState:
     waiting
         Requests without a first token, by id, in the order of arrival.
     stopped
-        Tokens since the latest start, tokens ever and class of requests that were evicted, by id.
+        Tokens since the latest start, tokens ever, class and prompt of requests that were evicted,
+        by id.
+    computed_again : [tokens]
+        Prompts and answers of theirs that batches have computed again since.
     queue, fresh
         Pattern of those who waited at the boundary, and ids of those sent after it: they do not
         take part in the batch under way.
@@ -89,12 +70,13 @@ class InstanceState:
 
     running: RunningSet = field(default_factory=RunningSet)
     waiting: dict[int, Waiting] = field(default_factory=dict)
-    stopped: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    stopped: dict[int, tuple[float, float, int, int]] = field(default_factory=dict)
     queue: RunningSet = field(default_factory=RunningSet)
     fresh: list[int] = field(default_factory=list)
     counts: SyncCounts = field(default_factory=SyncCounts)
     waiting_tokens: float = 0.0
     computed_ahead: float = 0.0
+    computed_again: float = 0.0
     boundary: float = 0.0
     batch_id: int = -1
     last_heard: float = -math.inf
@@ -142,16 +124,16 @@ class InstanceState:
         if missed:
             self.running.age(math.inf, missed)
         for request_id in trace.preempted:
-            if request_id in self.running:
-                self.stopped[request_id] = self.running.where(request_id)
-                self.running.end(request_id)
+            self._stop(request_id)
+        self._compute(trace)
         for request_id in trace.resumed:
             was = self.stopped.pop(request_id, None)
             if was is not None:  # who never had a token still waits for the first
-                age, furthest, of = was
-                self.running.put(request_id, of, 0.0 if self.restarts else age, furthest)
+                age, furthest, of, prompt = was
+                self.computed_again = max(0.0, self.computed_again - prompt - age)
+                age = 0.0 if self.restarts else age
+                self.running.put(request_id, of, age, furthest, prompt)
         self.running.age(trace.decode_len)
-        self.computed_ahead += trace.prefill_len
         self._begin(trace.started)
         self._leave(trace)
         self._join(trace.end)
@@ -161,8 +143,8 @@ class InstanceState:
         self.last_duration = trace.duration
         self.kv_used = math.nan if trace.kv_used is None else trace.kv_used
         self.num_running = trace.num_running or 0.0
-        if not self.waiting:
-            self.computed_ahead = 0.0
+        self.computed_ahead = self.computed_ahead if self.waiting else 0.0
+        self.computed_again = self.computed_again if self.stopped else 0.0
         return True
 
     def _miss(self, batch_id: int) -> int:
@@ -189,13 +171,50 @@ class InstanceState:
         if trace.batch_id in self.gaps:
             self.gaps.remove(trace.batch_id)
             self.counts.lost -= 1
-            self.computed_ahead += trace.prefill_len
+            self._compute(trace)
             since = self.batch_id - trace.batch_id
             for request_id in trace.started:
                 entry = self._pop_waiting(request_id)
                 if entry is not None:
-                    self.running.put(request_id, entry.of, 1.0 + since)
+                    self.running.put(request_id, entry.of, 1.0 + since, 0.0, entry.prompt)
         self._leave(trace)
+
+    def _stop(self, request_id: int) -> None:
+        """Let a request be evicted; one without a first token loses what was computed of it."""
+        if request_id in self.running:
+            self.stopped[request_id] = self.running.where(request_id)
+            self.running.end(request_id)
+        elif request_id in self.waiting:
+            prompts = {key: each.prompt for key, each in self.waiting.items()}
+            self.computed_ahead = without(prompts, self.computed_ahead, request_id)
+        elif request_id in self.stopped:
+            self.computed_again = 0.0
+
+    def _compute(self, trace: BatchTrace) -> None:
+        """Note what a batch computed of prompts: of whom, tells the order of the queue.
+
+        Who got a first token had all of its prompt computed, and a prompt that was begun goes on.
+        Then come those who were evicted, who compute prompt and answer again, and then all others.
+        """
+        tokens = float(trace.prefill_len)
+        if self.stopped:
+            began = sum(self.waiting[i].prompt for i in trace.started if i in self.waiting)
+            own = max(0.0, began - self.computed_ahead)
+            if not began:
+                prompts = (each.prompt for each in self.waiting.values())
+                own = left_of_begun(prompts, self.computed_ahead)
+            own = min(tokens, own)
+            again = min(tokens - own, float(self.again_tokens().sum()))
+            self.computed_ahead += own
+            self.computed_again += again
+            tokens -= own + again
+        self.computed_ahead += tokens
+
+    def again_tokens(self) -> NDArray[np.float64]:
+        """Return what each who was evicted still has to compute again, shape (S,) [tokens]."""
+        tokens = np.array([prompt + age for age, _, _, prompt in self.stopped.values()], float)
+        done = np.minimum(np.cumsum(tokens), self.computed_again)
+        return tokens - np.diff(done, prepend=0.0)
 
     def leave_unheard(self, request_ids: Iterable[int]) -> int:
         """Let requests go that are here, as far as was reported; return how many there were.
@@ -236,12 +255,12 @@ class InstanceState:
                 if request_id in self.running:
                     continue
                 self.counts.unknown += 1
-                known.append((request_id, 0))
+                known.append((request_id, 0, 0))
                 continue
-            known.append((request_id, entry.of))
+            known.append((request_id, entry.of, entry.prompt))
         self.running.begin(known)
 
-    def _begun_unheard(self, request_ids: set[int]) -> list[tuple[int, int]]:
+    def _begun_unheard(self, request_ids: set[int]) -> list[tuple[int, int, int]]:
         """Return who must have had a first token in a report that got lost, and let them go on.
 
         First tokens come in the order of arrival, so whoever waits before one who has begun has
@@ -258,7 +277,7 @@ class InstanceState:
             entry = self.waiting.pop(request_id)
             self.queue.end(request_id)
             self.waiting_tokens -= entry.prompt
-            found.append((request_id, entry.of))
+            found.append((request_id, entry.of, entry.prompt))
         self.counts.silent_corrections += len(found)
         return found
 
@@ -359,6 +378,6 @@ class InstanceState:
         """Return the histogram of the requests that were stopped, shape (S, 4)."""
         rows = [
             (1.0, 0.0 if self.restarts else age, furthest, of)
-            for age, furthest, of in self.stopped.values()
+            for age, furthest, of, _ in self.stopped.values()
         ]
         return np.array(rows, float).reshape(-1, 4)

@@ -114,13 +114,17 @@ class _Writer:
                 engine.state, k, self._oldest, self._started, self._finished
             )
             back, gone = self._exchanged(k, evicted)
+            if engine.counts_newcomers:
+                decoded -= starts
+            if not engine.counts_returned:
+                decoded += len(back)
             found.append(
                 BatchTrace(
                     k,
                     end,
                     duration,
                     prefill,
-                    decoded - starts if engine.counts_newcomers else decoded,
+                    decoded,
                     finished=tuple(ids[self._finished[:ends]].tolist()),
                     started=tuple(ids[self._started[:starts]].tolist()),
                     preempted=tuple(ids[gone].tolist()) if gone else (),

@@ -253,6 +253,7 @@ class Predictor:
             state.stopped_rows(),
             queued[: binned(state.queue.rows, classes, queued)],
             arriving[:0] if even else arriving[: binned(state.fresh_rows(), classes, arriving)],
+            state.again_tokens(),
             state.prompts(),
             state.computed_ahead,
             max(0.0, state.waiting_size(of.unit) - fresh),

@@ -6,7 +6,7 @@ the same with ten requests and with ten thousand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,12 +87,13 @@ def binned(groups, classes, rows):
 class RunningSet:
     """Groups of running requests, the oldest first, and who belongs to which."""
 
-    __slots__ = ("_base", "_front", "_group_of", "_size", "groups", "total")
+    __slots__ = ("_base", "_front", "_group_of", "_prompt_of", "_size", "groups", "total")
 
     def __init__(self) -> None:
         self.groups: NDArray[np.float64] = np.zeros((GROUPS, 4))
         self._size, self._base, self._front, self.total = 0, 0, 0, 0.0
         self._group_of: dict[int, int] = {}
+        self._prompt_of: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Return how many requests are known by name."""
@@ -116,21 +117,25 @@ class RunningSet:
         for _ in range(batches):
             _age(self.rows, self._size - self._front, float(executed))
 
-    def begin(self, requests: Sequence[tuple[int, int]]) -> None:
-        """Append requests that have their first token, as (id, class), in their order."""
+    def begin(self, requests: Sequence[tuple[int, int, int]]) -> None:
+        """Append requests that have their first token, as (id, class, prompt), in their order."""
         if len(requests) <= PARTS:
-            for request_id, of in requests:
-                self.put(request_id, of)
+            for request_id, of, prompt in requests:
+                self.put(request_id, of, prompt=prompt)
             return
-        for of in sorted({of for _, of in requests}):
+        for of in sorted({of for _, of, _ in requests}):
             serial = self.put(None, of)
-            for request_id, of_request in requests:
+            for request_id, of_request, prompt in requests:
                 if of_request == of:
                     self._group_of[request_id] = serial
+                    self._prompt_of[request_id] = prompt
                     self.groups[serial - self._base, COUNT] += 1.0
                     self.total += 1.0
 
-    def put(self, request_id: int | None, of: int, tokens: float = 1.0, ever: float = 0.0) -> int:
+    def put(
+        self, request_id: int | None, of: int, tokens: float = 1.0, ever: float = 0.0,
+        prompt: int = 0,
+    ) -> int:  # fmt: skip
         """Append a group of one request, or of none yet; return its serial number."""
         if self._size == GROUPS:
             self._make_room()
@@ -139,40 +144,43 @@ class RunningSet:
         serial = self._base + self._size
         if request_id is not None:
             self._group_of[request_id] = serial
+            self._prompt_of[request_id] = prompt
         self._size += 1
         self.total += count
         return serial
 
-    def gather(self, names: Sequence[int], row: Sequence[float]) -> None:
-        """Append a group as a row of :attr:`groups`, of whom these are known by name."""
+    def gather(self, names: Mapping[int, int], row: Sequence[float]) -> None:
+        """Append a group as a row of :attr:`groups`; of these names and prompts are known."""
         serial = self.put(None, int(row[OF]), row[AGE], row[FURTHEST])
         self.groups[serial - self._base, COUNT] = row[COUNT]
         self.total += row[COUNT]
-        for each in names:
-            self._group_of[each] = serial
+        self._group_of.update(dict.fromkeys(names, serial))
+        self._prompt_of.update(names)
 
     def scale(self, total: float) -> None:
         """Let so many requests run, in the shares of the groups."""
         if total <= 0.0:
             self._move(self._size)
             self._group_of.clear()
+            self._prompt_of.clear()
             self.total = 0.0
         elif self.total > 0.0:
             self.rows[:, COUNT] *= total / self.total
             self.total = total
 
-    def names(self) -> list[list[int]]:
-        """Return who is known by name in each of :attr:`rows`."""
-        found: list[list[int]] = [[] for _ in self.rows]
+    def names(self) -> list[dict[int, int]]:
+        """Return who is known by name in each of :attr:`rows`, with prompts [tokens]."""
+        found: list[dict[int, int]] = [{} for _ in self.rows]
         for each, serial in self._group_of.items():
             i = serial - self._base - self._front
             if 0 <= i < len(found):
-                found[i].append(each)
+                found[i][each] = self._prompt_of.get(each, 0)
         return found
 
     def end(self, request_id: int) -> bool:
         """Remove a request; return whether it was there."""
         serial = self._group_of.pop(request_id, None)
+        self._prompt_of.pop(request_id, None)
         if serial is None:
             return False
         i = serial - self._base
@@ -187,10 +195,10 @@ class RunningSet:
         """Return who began first, so many at most."""
         return [each for each, _ in zip(self._group_of, range(count), strict=False)]
 
-    def where(self, request_id: int) -> tuple[float, float, int]:
-        """Return tokens since the latest start, tokens ever and class of a request's group."""
+    def where(self, request_id: int) -> tuple[float, float, int, int]:
+        """Return tokens since the latest start, tokens ever, class and prompt of a request."""
         _, age, furthest, of = self.groups[self._group_of[request_id] - self._base]
-        return float(age), float(furthest), int(of)
+        return float(age), float(furthest), int(of), self._prompt_of.get(request_id, 0)
 
     def _drop_front(self) -> None:
         front = self._front

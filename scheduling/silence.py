@@ -99,10 +99,6 @@ class Forecast:
         """Return for how many requests a prompt counts in the order of arrival."""
         return prompt / self.unit if self.unit > 0.0 else 1.0
 
-    def again_size(self, age: float) -> float:
-        """Return for how many requests one counts that computes its answer so far again."""
-        return 1.0 + age / self.unit if self.unit > 0.0 else 1.0
-
 
 class Moved:
     """A state after the batches that a forecast says have ended by a time.
@@ -130,8 +126,8 @@ class Moved:
         self._state, self._forecast = state, forecast
         rows, stopped = state.running.rows, list(state.stopped.values())
         waiting = list(state.waiting.values())
-        behind = np.array([forecast.again_size(age) for age, *_ in stopped]
-                          + [forecast.size(each.prompt) for each in waiting], float)  # fmt: skip
+        again = [forecast.size(each) for each in state.again_tokens().tolist()]
+        behind = np.array(again + [forecast.size(each.prompt) for each in waiting], float)
         first = forecast.number - float(behind.sum())
         counts = rows[:, COUNT]
         running = np.cumsum(counts) * (max(first, 0.0) / max(float(counts.sum()), 1e-12))
@@ -212,14 +208,15 @@ class Moved:
         was, found = self._state, RunningSet()
         names = was.running.names()
         rows = len(names)
-        names += [[each] for each in (*was.stopped, *was.waiting)]
+        names += [{key: each[-1]} for key, each in was.stopped.items()]
+        names += [{key: each.prompt} for key, each in was.waiting.items()]
         for m, mine in enumerate(names):
             if m >= rows and not self._begun[m]:
                 continue
             left = float(self._left[m])
             if left <= SURE * len(mine):
                 self.gone += mine
-                mine = []
+                mine = {}
             if left > 0.0:
                 found.gather(mine, (left, self._age[m], self._ever[m], self._of[m]))
         return found

@@ -24,7 +24,7 @@ from scheduling.state_arrays import (
 )
 from serving import FluidServeError
 
-VERSION = 4
+VERSION = 5
 """Of the arrays."""
 
 TRACKS = ("ttft", "e2el")

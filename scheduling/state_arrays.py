@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.instance_state import InstanceState, SyncCounts, Waiting
+from scheduling.instance_state import InstanceState, Waiting
 from scheduling.running_set import GROUPS, RunningSet
+from scheduling.sync_counts import SyncCounts
 from serving import FluidServeError
 
 COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
 TIMES = (
-    "boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead", "kv_used",
-    "num_running",
+    "boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead",
+    "computed_again", "kv_used", "num_running",
 )  # fmt: skip
 SETS = ("running", "queue")
 
@@ -54,8 +55,9 @@ def states_to_arrays(states: Sequence[InstanceState]) -> Arrays:
         "waiting_at": np.array([each.at for of in states for each in of.waiting.values()], float),
         "fresh": whole([(i, key) for i, of in enumerate(states) for key in of.fresh], 2),
         "stopped": whole(
-            [(i, key, each[2]) for i, of in enumerate(states) for key, each in of.stopped.items()],
-            3,
+            [(i, key, *each[2:])
+             for i, of in enumerate(states) for key, each in of.stopped.items()],
+            4,
         ),
         "stopped_tokens": np.array(
             [each[:2] for of in states for each in of.stopped.values()], float
@@ -70,10 +72,14 @@ def _of_sets(name: str, sets: list[RunningSet]) -> Arrays:
     """Return the groups of running sets, who belongs to which, and what holds them together."""
     groups = [np.column_stack([np.full(len(each.rows), i), each.rows])
               for i, each in enumerate(sets)]  # fmt: skip
-    members = [(i, *pair) for i, each in enumerate(sets) for pair in each._group_of.items()]
+    members = [
+        (i, key, serial, each._prompt_of[key])
+        for i, each in enumerate(sets)
+        for key, serial in each._group_of.items()
+    ]
     return {
         f"{name}_groups": np.concatenate([np.empty((0, 5)), *groups]),
-        f"{name}_members": whole(members, 3),
+        f"{name}_members": whole(members, 4),
         f"{name}_first": np.array([each._base + each._front for each in sets], np.int64),
         f"{name}_total": np.array([each.total for each in sets], float),
     }
@@ -157,8 +163,8 @@ def state_of(arrays: Mapping[str, NDArray[Any]], i: int, restarts: bool) -> Inst
     }
     mine = arrays["stopped"][:, 0] == i
     stopped = {
-        key: (age, ever, of)
-        for (_, key, of), (age, ever) in zip(
+        key: (age, ever, of, prompt)
+        for (_, key, of, prompt), (age, ever) in zip(
             arrays["stopped"][mine].tolist(), arrays["stopped_tokens"][mine].tolist(), strict=True
         )
     }
@@ -178,5 +184,7 @@ def _set(arrays: Mapping[str, NDArray[Any]], name: str, i: int) -> RunningSet:
     made.groups[: len(rows)] = rows
     made._base, made._size = int(arrays[f"{name}_first"][i]), len(rows)
     made.total = float(arrays[f"{name}_total"][i])
-    made._group_of = {key: serial for _, key, serial in members[members[:, 0] == i].tolist()}
+    mine = members[members[:, 0] == i].tolist()
+    made._group_of = {key: serial for _, key, serial, _ in mine}
+    made._prompt_of = {key: prompt for _, key, _, prompt in mine}
     return made

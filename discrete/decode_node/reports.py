@@ -156,6 +156,7 @@ class TellsOfItself:
     """The part of the engine that :class:`discrete.Reporting` is about."""
 
     counts_newcomers = True
+    counts_returned = True
 
     state: NDArray
     batches: NDArray

@@ -148,6 +148,11 @@ class TellsOfItself:
     _arrivals: NDArray[np.float64]
 
     @property
+    def counts_returned(self) -> bool:
+        """Whether those that decode in a batch have those in it that come back to it."""
+        return getattr(self.instance, "preemption_mode", "recompute") == "swap"
+
+    @property
     def num_spans(self) -> int:
         """Spans written so far."""
         return int(self.state["spans"][0])

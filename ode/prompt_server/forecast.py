@@ -64,8 +64,7 @@ class PromptServerForecaster:
         while s["rows_size"] < int(s["ages"]) + most + 2:
             space.enlarge()
         # who was preempted computes its prompt and its answer so far again, before all others
-        stopped = present.stopped
-        again = float((stopped[:, 0] * (1.0 + stopped[:, 1] / self.unit)).sum())
+        again = float(present.again.sum()) / self.unit
         queued, late = present.queued + again, present.late if self.ahead else 0.0
         last = queued + present.fresh
         space.knots[3:5] = present.now
@@ -90,7 +89,7 @@ class PromptServerForecaster:
             space.enlarge()
         steps = int(s["steps"])
         self._read_surplus(out, steps, surplus)
-        waiting = np.concatenate((np.full(round(again), self.unit), present.prompts))
+        waiting = np.concatenate((present.again, present.prompts))
         prompts = Prompts(waiting, 0.0 if again else present.computed)
         self._price_known(out, steps, present, queued - late, late, surplus, prompts)
         return self._marched(steps, last, present, surplus)

@@ -29,7 +29,19 @@ SERVER = VllmV1(
 def present(rate, now=0.0, fresh=0.0, running=RUNNING, waiting=WAITING, queued=20.0):
     arriving = np.array([[fresh, 0.0, 0.0, 0.0]]) if fresh else NONE
     return Present(
-        running, NONE, waiting, arriving, np.empty(0), 0.0, queued, 0.0, fresh, now, 0.0, rate
+        running,
+        NONE,
+        waiting,
+        arriving,
+        np.empty(0),
+        np.empty(0),
+        0.0,
+        queued,
+        0.0,
+        fresh,
+        now,
+        0.0,
+        rate,
     )
 
 
