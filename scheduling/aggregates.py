@@ -144,7 +144,7 @@ class AggregatePredictor:
         )  # fmt: skip
         lost = ~np.isfinite(out[:, [TTFT, E2EL]]).all(axis=1)
         if self._predictor.record.failed:
-            lost |= [slot in self._predictor.record.failed for slot in slots.tolist()]
+            lost |= np.isin(slots, list(self._predictor.record.failed))
         for c in np.flatnonzero(lost).tolist():
             failed.setdefault(c, "the model has no answer for an instance in this state")
         out[list(failed)] = np.nan

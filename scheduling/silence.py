@@ -25,7 +25,8 @@ SURE = 0.01
 """Chance to be there still below which a request is believed to have left, by name."""
 
 WHOLE = 0.5
-"""Part of a request that has room when it begins on average."""
+"""Part of a request that has room when it begins on average. When a prediction counts (see
+``answering.EARLY_BY``) it is the first time that the room is enough; what is believed is a mean."""
 
 
 @compiled
