@@ -157,6 +157,11 @@ class RunningSet:
         self._group_of.update(dict.fromkeys(names, serial))
         self._prompt_of.update(names)
 
+    def rewind(self, batches: int) -> None:
+        """Take the tokens of some batches from everybody, but for the first."""
+        rows = self.rows
+        rows[:, AGE:OF] = np.maximum(rows[:, AGE:OF] - batches, np.minimum(rows[:, AGE:OF], 1.0))
+
     def scale(self, total: float) -> None:
         """Let so many requests run, in the shares of the groups."""
         if total <= 0.0:

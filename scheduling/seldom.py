@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from serving import Instance, RequestMix
 
 USED = 0.5
 """Share of a forecast after which a belief is moved on and forecast anew: its end knows less."""
+
+BACK = 8.0
+"""Batches by which a belief goes back at most, to where a late report says how many were there."""
 
 MOST_MOVES = 100
 """Forecasts that are made one after another at most, to move on a belief that is old."""
@@ -75,13 +79,39 @@ class SeldomToldPredictor(Predictor):
         state = self._state(instance_id)
         counts = state.counts
         doubled = counts.duplicate
+        boundary = -np.inf
         if batch_trace.batch_id > state.batch_id + 1:  # of those in between nobody has told
-            belief = self.believed(instance_id, batch_trace.end - batch_trace.duration)
-            if belief is not state:
-                state.go_on_from(belief, batch_trace.batch_id)
+            batch_trace, boundary = self._go_on(instance_id, batch_trace)
         super().sync_batch_result(instance_id, batch_trace, ts)
+        state.boundary = max(state.boundary, boundary)
         if counts.duplicate == doubled:
             self.forget(instance_id)
+
+    def _go_on(self, i: int, trace: BatchTrace) -> tuple[BatchTrace, float]:
+        """Let the state before a batch be what is believed.
+
+        Where the report comes late the belief is ahead of it. If the instance tells how many were
+        there a few batches ago, it goes back to then; else only names of the report are of use.
+
+        Returns
+        -------
+        trace, boundary
+            What to apply to the state, and the earliest boundary after it [time].
+        """
+        state, begin = self.states[i], trace.end - trace.duration
+        belief = self.believed(i, begin)
+        if belief is state:
+            return trace, -np.inf
+        state.go_on_from(belief, trace.batch_id)
+        ahead = (state.boundary - begin) / trace.duration if trace.duration > 0.0 else 0.0
+        if ahead < 0.5:
+            return trace, -np.inf
+        if ahead <= BACK and trace.num_waiting is not None and trace.num_running is not None:
+            state.running.rewind(round(ahead))
+            return trace, -np.inf
+        state.running.rewind(1)  # the report adds a batch
+        names = replace(trace, num_waiting=None, num_running=None, kv_used=None)
+        return names, state.boundary
 
     def forget(self, instance_id: int) -> None:
         """Let what is believed beyond the reports be worked out anew; see :class:`Predictor`."""

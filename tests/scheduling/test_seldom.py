@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from scheduling import (
 from scheduling.drift import Beliefs
 from scheduling.experiment import Routing, row_of
 from scheduling.instance_state import MOST_GAPS
+from scheduling.seldom import BACK
 from scheduling.silence import follow
 from serving import BatchTimeLaw, DecodeNode, RequestTable, VllmV1
 from studies import Question
@@ -136,6 +138,29 @@ def test_reports_that_come_now_and_then_are_better_than_none(every):
         drift[each] = beliefs.drift(run)[20:].mean()
     assert drift[1] < 0.1 and off[1] < off[every] < 1.15 * off[0]
     assert drift[every] < 1.1 * drift[0] < 2.5
+
+
+def test_a_late_report_is_of_the_time_that_it_tells_of():
+    """It gives nobody the same tokens twice, and long ago is not now."""
+    for behind, has_counts in ((3, True), (3, False), (20, True), (20, False)):
+        predictor = SeldomToldPredictor([DecodeNode(B=None, M_total=100_000)], ALIKE.mix(),
+                                        arrival_rate=0.0)  # fmt: skip
+        for k in range(len(ALIKE)):
+            predictor.enqueue_request(0, RequestMeta(k, 30), 0.0)
+        before = predictor.believed(0, 40.0)
+        duration, boundary = before.last_duration, before.boundary
+        (age,) = set(before.running.rows[:, 1].tolist())
+        end = boundary - behind * duration
+        trace = BatchTrace(200, end, duration, 0, 40, started=(0, 1))
+        if has_counts:
+            trace = replace(trace, num_waiting=0, num_running=40)
+        predictor.sync_batch_result(0, trace)
+        state = predictor.states[0]
+        again = predictor.believed(0, 40.0)
+        assert again.running.total == pytest.approx(40)
+        assert again.running.rows[:, 1] == pytest.approx(age, abs=2)
+        goes_back = has_counts and behind < BACK
+        assert state.boundary == pytest.approx(end if goes_back else boundary)
 
 
 def test_counts_of_a_report_set_a_belief_right():
