@@ -110,8 +110,8 @@ def test_what_is_learnt_and_believed_outlives_a_kill(tmp_path):
     with served(*options) as (process, client):
         assert client.get("/healthz").json()["restored"] is True
         assert client.get("/v1/corrections").json() == learnt
-        assert metric(client, "left_unheard_total") == left
         assert client.post("/v1/predict", json=ask).json() == before
+        assert metric(client, "left_unheard_total") == left
         assert ended(process)[0] == 0
     line = [
         sys.executable,
