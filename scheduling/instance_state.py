@@ -163,6 +163,7 @@ class InstanceState:
         self.running, self.stopped = belief.running, belief.stopped
         self.waiting, self.queue, self.fresh = belief.waiting, belief.queue, belief.fresh
         self.waiting_tokens, self.computed_ahead = belief.waiting_tokens, belief.computed_ahead
+        self.computed_again = belief.computed_again
         self.in_parts = True
 
     def _take_late(self, trace: BatchTrace) -> None:
