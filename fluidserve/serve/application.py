@@ -21,6 +21,7 @@ from fluidserve.serve.metrics import Metrics
 from fluidserve.serve.operations import operations
 from fluidserve.serve.page import page
 from fluidserve.serve.service import Service
+from serving.errors import shortened
 
 WORDS = """Predicts for each instance of a fleet what one more request would see there.
 
@@ -99,9 +100,11 @@ async def _refused(_: Request, wrong: Any) -> Response:
     return answer({"error": wrong.why}, wrong.status)
 
 
-async def _not_there(_: Request, wrong: Any) -> Response:
+async def _not_there(request: Request, wrong: Any) -> Response:
     """Answer where there is no such endpoint, or not this method of it."""
-    response = answer({"error": str(wrong.detail)}, wrong.status_code)
+    allowed = (wrong.headers or {}).get("Allow")
+    why = f"takes {allowed}, not {request.method}" if allowed else "is no call; /docs lists them"
+    response = answer({"error": f"{shortened(request.url.path)} {why}"}, wrong.status_code)
     response.headers.update(wrong.headers or {})
     return response
 

@@ -15,6 +15,9 @@ REF = "#/components/schemas/{model}"
 LONGEST = 300
 """Characters of a reason."""
 
+SHOULD = "Input should be "
+"""What pydantic begins with where it says what a value should be."""
+
 REASONS = {
     401: "No token, or a wrong one.",
     404: "There is no such instance.",
@@ -93,19 +96,39 @@ class Body(Generic[T]):
 
 
 def _told(wrong: ValidationError) -> str:
-    """Return one line on the error that lies deepest: the others are of other readings."""
+    """Return one line on the error that lies deepest: the others are of other readings.
+
+    Where a place has several readings and none of them fits, it says all of them.
+    """
     errors = wrong.errors(include_url=False, include_context=False)
     first = max(errors, key=lambda each: (
-        len([part for part in each["loc"] if _is_place(part)]), not each["type"].endswith("_type")
+        len(_place(each)), not each["type"].endswith("_type")
     ))  # fmt: skip
-    where = ".".join(str(part) for part in first["loc"] if _is_place(part))
-    said = f"{where}: {first['msg']}" if where else first["msg"]
+    why = first["msg"]
+    if _is_reading(first):
+        here = [
+            each["msg"] for each in errors if _place(each) == _place(first) and _is_reading(each)
+        ]
+        why = SHOULD + " or ".join(dict.fromkeys(each.removeprefix(SHOULD) for each in here))
+    where = ".".join(map(str, _place(first)))
+    said = f"{where}: {why}" if where else why
     return f"{said[:LONGEST]}..." if len(said) > LONGEST else said
+
+
+def _is_reading(error: Any) -> bool:
+    """Return whether an error says that a value is not what one reading of it takes."""
+    of_kind = error["type"].endswith("_type") or error["type"] == "literal_error"
+    return of_kind and error["msg"].startswith(SHOULD)
+
+
+def _place(error: Any) -> list[int | str]:
+    """Return where in the message an error is."""
+    return [part for part in error["loc"] if _is_place(part)]
 
 
 def _is_place(part: int | str) -> bool:
     """Return whether part of a place is one in the message, not a reading of it."""
-    return isinstance(part, int) or (part.islower() and "[" not in part and part not in _TYPES)
+    return isinstance(part, int) or (part.islower() and part.isidentifier() and part not in _TYPES)
 
 
 _TYPES = {"int", "str", "float", "none"}

@@ -67,7 +67,7 @@ class BatchTraceIn(Message):
     end: Time = Field(description="When it ended.")
     duration: Latency = Field(description="How long it took.")
     prefill_len: Count = Field(0, description="Prompt tokens that it computed.")
-    decode_len: Count = Field(description="Requests that it gave a decoded token.")
+    decode_len: Count = Field(description="Requests that it gave a token after their first.")
     finished: Ids = Field([], description="Requests that ended with it.")
     started: Ids = Field([], description="Requests whose first token came with it.")
     preempted: Ids = Field([], description="Running requests that were evicted before it.")

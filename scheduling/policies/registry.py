@@ -15,7 +15,6 @@ from scheduling.policies.stateful import AtRandom, ByPrefix, InTurn, SomeOf
 from scheduling.policies.users import users_policy
 from scheduling.signals import View, lowest
 from serving import ConfigError
-from serving.errors import hint
 
 Policy = Callable[[View, RequestMeta], int]
 """From what the router sees and a request to the number of an instance."""
@@ -111,9 +110,7 @@ def policy_of(policy: str | Policy, seed: int) -> tuple[str, Policy]:
     entry = POLICIES.get(name)
     if entry is None:
         known = " | ".join(POLICIES)
-        raise ConfigError(
-            "policy", policy, f"{known} | NAME@K | file.py:function{hint(name, list(POLICIES))}"
-        )
+        raise ConfigError("policy", policy, f"{known} | NAME@K | file.py:function")
     if not at:
         return policy, _made(entry, seed)
     if entry.score is None:

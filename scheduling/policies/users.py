@@ -33,8 +33,9 @@ def users_policy(reference: str) -> Callable[..., int]:
     if not callable(found):
         known = [each for each, value in members.items() if inspect.isfunction(value)]
         raise ConfigError(
-            "policy", reference, f"{place} defines no function {name!r}{hint(name, known)}"
-        )
+            "policy", reference,
+            f"file.py:function; {place} defines no function {name!r}{hint(name, known)}",
+        )  # fmt: skip
     try:
         function: Any = found() if inspect.isclass(found) else found
         inspect.signature(function).bind(None, None)

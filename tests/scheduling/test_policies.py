@@ -302,6 +302,12 @@ def test_what_is_no_policy_is_said(policy, words):
     assert not needs_predictor(policy)
 
 
+def test_a_word_is_suggested_once():
+    with pytest.raises(ConfigError) as said:
+        policy_of("jsk", 0)
+    assert str(said.value).count("did you mean 'jsq'?") == 1
+
+
 def test_names():
     assert needs_predictor("predicted-ttft") and needs_predictor("predicted-ttft@2")
     with pytest.raises(ConfigError):

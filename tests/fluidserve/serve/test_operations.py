@@ -173,6 +173,24 @@ def test_a_wrong_body_is_refused_in_one_line(client, service, body, words):
     assert service.predictor.states[0].is_idle and service.predictor.states[1].is_idle
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"instance_id": None}, "instance_id: Input should be a valid integer or a valid array or"),
+        ({"instance_id": [0, "b"]}, "instance_id.1: Input should be a valid integer"),
+        ({"request_meta": 3}, "request_meta: Input should be an object or a valid array"),
+        (
+            {"request_meta": request(None)},
+            "request_meta.request_id: Input should be a valid integer or a valid string",
+        ),
+    ],
+)
+def test_a_place_that_takes_several_kinds_names_them_all(client, body, words):
+    ask = {"request_meta": request(1), "instance_id": "all", "ts": 0.0}
+    said = client.post("/v1/predict", json={**ask, **body})
+    assert said.status_code == 422 and said.json()["error"].startswith(words)
+
+
 def test_too_many_candidates_are_refused(client):
     ask = {"request_meta": [request(k) for k in range(1000)], "instance_id": [0] * 11, "ts": 0.0}
     done = client.post("/v1/predict", json=ask)
@@ -185,9 +203,12 @@ def test_a_body_of_another_type_is_refused(client):
 
 
 def test_what_is_not_there_says_so(client):
-    assert client.get("/nowhere").status_code == 404 and client.get("/nowhere").json()["error"]
+    done = client.get("/v1/predikt")
+    assert done.status_code == 404
+    assert done.json()["error"] == "/v1/predikt is no call; /docs lists them"
     done = client.get("/v1/predict")
     assert done.status_code == 405 and done.headers["allow"] == "POST"
+    assert done.json()["error"] == "/v1/predict takes POST, not GET"
 
 
 def test_what_breaks_inside_is_told_without_its_inside(client, service, monkeypatch):
