@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from serving import LatencySamples
 
+LOST = 0.1
+"""Share of those who are there at which the law of the work in system says nothing of them."""
+
 SEEN = 0.1
 """Share of the samples that has to be there about a time, for them to say how many are."""
 
@@ -59,13 +62,15 @@ def present(
 
     Returns
     -------
-    ``curve`` times what it is off on average about each time.
+    ``curve`` times what it is off on average about each time. Where it has next to nobody of those
+    who are there, their mean number about that time.
     """
     weight, whole = arrivals.samples.weight, edges[-1]
     if not (whole > 0 and weight.sum() > 0):
         return curve
     here = np.diff(_spent(arrivals.when, weight, edges))
     here -= np.diff(_spent(arrivals.when + stay, weight, edges))
+    curve = np.maximum(curve, 0.0)  # schemes of second order overshoot a little
     there = 0.5 * (curve[1:] + curve[:-1]) * np.diff(edges)
     windows = np.arange(here.size)
     inside = np.minimum(stay, np.maximum(whole - arrivals.when, 0.0))
@@ -74,8 +79,12 @@ def present(
     first, last = np.maximum(windows - reach, 0), np.minimum(windows + reach + 1, windows.size)
     found, held = (np.append(0.0, np.cumsum(each)) for each in (here, there))
     about = np.maximum(found[last] - found[first], 0.0)
-    factor = about / np.maximum(held[last] - held[first], 1e-300)
-    return curve * np.interp(edges, 0.5 * (edges[1:] + edges[:-1]), factor)
+    by_law, lasting = held[last] - held[first], edges[last] - edges[first]
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    is_lost = by_law <= LOST * about
+    factor = np.where(is_lost, 0.0, about / np.where(is_lost, 1.0, by_law))
+    number = np.where(is_lost, about / lasting, 0.0)
+    return curve * np.interp(edges, middle, factor) + np.interp(edges, middle, number)
 
 
 def _spent(

@@ -109,3 +109,26 @@ def test_nobody_is_there_if_nobody_comes():
     assert in_use(nobody, TWICE) == 0.0
     edges = np.linspace(0.0, 10.0, 5)
     assert (present(nobody, np.empty(0), edges, np.zeros(5)) == 0.0).all()
+
+
+def test_where_the_law_has_nobody_the_number_is_that_of_those_who_came():
+    arrivals, edges = drawn(3, 5000), np.linspace(0.0, 50.0, 51)
+    stay = arrivals.samples.e2el
+    alike = present(arrivals, stay, edges, np.ones(edges.size))
+    for little in (0.0, 1e-9, -1e-9):
+        lost = present(arrivals, stay, edges, little * (-1.0) ** np.arange(edges.size))
+        assert lost == pytest.approx(alike, rel=0.02)
+
+
+def test_a_rush_on_a_large_node_leaves_its_queue_short():
+    node = DecodeNode(B=2000).scaled(100)
+    rush = describe("normal", rate_shape="steps(0:0.5,1000:1.5,2000:0.5)")
+    question = Question(rush.at_rate(capacity(rush.mix, node)), node, seed=1).until(3000.0)
+    flow = solve(question.profile, question.mix, node, method="node_work").trajectory
+    grid = np.linspace(0.0, 3000.0, 301)
+    table = question.replication(0)
+    assert table is not None
+    truth = simulate(table, node, sample_times=grid, record_batches=False).trajectory(grid)
+    queue = flow("waiting", grid)
+    assert (queue >= 0.0).all() and (queue <= flow("in_system", grid)).all()
+    assert queue.mean() == pytest.approx(truth.outputs["waiting"].mean(), rel=0.2)
