@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduling.answering import E2EL, TTFT, answer_all
-from scheduling.instance_state import InstanceState, Waiting
+from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
 from scheduling.messages import RequestMeta
 from scheduling.predictor import Predictor
 from scheduling.running_set import AGE, COUNT, FURTHEST, OF
+from scheduling.waiting import Waiting
 from serving import ConfigError, FluidServeError, Instance, RequestMix, kind_of
 
 SLOTS = 128

@@ -9,6 +9,9 @@ import numpy as np
 MEMORY = 200.0
 """Requests after which one counts 1/e of a new one."""
 
+SET_BACK = 50
+"""Requests in a row that came before the latest time: then it is the clock that was set back."""
+
 
 class ArrivalRate:
     """Rate of a stream, by forgetting: requests over time, both weighted by how long ago.
@@ -21,15 +24,21 @@ class ArrivalRate:
         How many requests back the estimate reaches.
     """
 
-    __slots__ = ("_count", "_last", "_memory", "_time")
+    __slots__ = ("_behind", "_count", "_last", "_memory", "_time")
 
     def __init__(self, prior: float | None = None, memory: float = MEMORY) -> None:
-        self._memory, self._last = memory, math.nan
+        self._memory, self._last, self._behind = memory, math.nan, 0
         known = 0.25 * memory if prior else 0.0
         self._count, self._time = known, known / prior if prior else 0.0
 
     def note(self, at: float) -> None:
-        """Count a request that came at a time; one that is late counts at the latest time."""
+        """Count a request that came at a time; one that is late counts at the latest time.
+
+        Where all are late, the clock was set back, or had jumped ahead: it begins anew.
+        """
+        self._behind = self._behind + 1 if at < self._last else 0
+        if self._behind >= SET_BACK:
+            self._last, self._count, self._time, self._behind = at, 0.0, 0.0, 0
         gap = max(0.0, at - self._last) if self._last == self._last else 0.0
         self._last = at if self._last != self._last else max(self._last, at)
         keep = 1.0 - 1.0 / self._memory

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import NamedTuple
+from itertools import islice, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.computed import left_of_begun, without
+from scheduling.computed import left_of_begun, part_of, without
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.running_set import RunningSet
 from scheduling.sync_counts import SyncCounts
+from scheduling.waiting import Waiting, size_of
 
 MOST_GAPS = 1000
 """Batches of which a report may still come late; of older ones only ends of requests are taken."""
@@ -22,19 +22,6 @@ MOST_GAPS = 1000
 
 KNOWN_PROMPTS = 64
 """Prompts that wait and are told one by one [prompts]."""
-
-
-class Waiting(NamedTuple):
-    """A request without a first token: prompt to compute [tokens], class of lengths, when sent."""
-
-    prompt: int
-    of: int
-    at: float
-
-
-def _size(entry: Waiting, unit: float) -> float:
-    """Return for how many requests one counts in the order of arrival."""
-    return entry.prompt / unit if unit > 0.0 else 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +59,7 @@ class InstanceState:
     waiting: dict[int, Waiting] = field(default_factory=dict)
     stopped: dict[int, tuple[float, float, int, int]] = field(default_factory=dict)
     queue: RunningSet = field(default_factory=RunningSet)
-    fresh: list[int] = field(default_factory=list)
+    fresh: dict[int, None] = field(default_factory=dict)
     counts: SyncCounts = field(default_factory=SyncCounts)
     waiting_tokens: float = 0.0
     computed_ahead: float = 0.0
@@ -97,23 +84,28 @@ class InstanceState:
         """Requests that are believed to be there [requests]."""
         return len(self.waiting) + len(self.stopped) + self.running.total
 
+    def has(self, request_id: int) -> bool:
+        """Return whether a request is there, as far as was reported."""
+        return any(request_id in each for each in (self.waiting, self.running, self.stopped))
+
     def enqueue(self, request: RequestMeta, of: int, at: float) -> None:
         """Note that a request was sent; one that is there already is not counted twice."""
-        if request.request_id in self.waiting or request.request_id in self.running:
+        if self.has(request.request_id):
             self.counts.duplicate += 1
             return
         if self.is_idle or at <= self.boundary:
             self.boundary = max(self.boundary, at)
             self.queue.put(request.request_id, of, 0.0)
         else:
-            self.fresh.append(request.request_id)
+            self.fresh[request.request_id] = None
         prompt = request.prefill_length - request.prefix_hit
         self.waiting[request.request_id] = Waiting(prompt, of, at)
         self.waiting_tokens += prompt
 
     def sync(self, trace: BatchTrace, at: float) -> bool:
         """Take a report; return whether it was a new one, the next or a later batch."""
-        self.last_heard = max(self.last_heard, at)
+        is_newer = trace.batch_id > self.batch_id
+        self.last_heard = at if is_newer else max(self.last_heard, at)
         if trace.batch_id == self.batch_id:
             self.counts.duplicate += 1
             return False
@@ -126,7 +118,7 @@ class InstanceState:
         for request_id in trace.preempted:
             self._stop(request_id)
         self._compute(trace)
-        for request_id in trace.resumed:
+        for request_id in (*trace.resumed, *trace.started):
             was = self.stopped.pop(request_id, None)
             if was is not None:  # who never had a token still waits for the first
                 age, furthest, of, prompt = was
@@ -143,9 +135,16 @@ class InstanceState:
         self.last_duration = trace.duration
         self.kv_used = math.nan if trace.kv_used is None else trace.kv_used
         self.num_running = trace.num_running or 0.0
-        self.computed_ahead = self.computed_ahead if self.waiting else 0.0
-        self.computed_again = self.computed_again if self.stopped else 0.0
+        self._bound()
         return True
+
+    def _bound(self) -> None:
+        """Let no more be computed than prompts that could be, whatever an instance says."""
+        if self.computed_ahead:
+            known = self.waiting_tokens - self.fresh_size(1.0)
+            self.computed_ahead = min(self.computed_ahead, known)
+        if self.computed_again:
+            self.computed_again = min(self.computed_again, sum(self._again()))
 
     def _miss(self, batch_id: int) -> int:
         """Count the reports that have not come before one, and return how many."""
@@ -179,6 +178,7 @@ class InstanceState:
                 if entry is not None:
                     self.running.put(request_id, entry.of, 1.0 + since, 0.0, entry.prompt)
         self._leave(trace)
+        self._bound()
 
     def _stop(self, request_id: int) -> None:
         """Let a request be evicted; one without a first token loses what was computed of it."""
@@ -186,8 +186,7 @@ class InstanceState:
             self.stopped[request_id] = self.running.where(request_id)
             self.running.end(request_id)
         elif request_id in self.waiting:
-            prompts = {key: each.prompt for key, each in self.waiting.items()}
-            self.computed_ahead = without(prompts, self.computed_ahead, request_id)
+            self.computed_ahead = without(self._prompts(), self.computed_ahead, request_id)
         elif request_id in self.stopped:
             self.computed_again = 0.0
 
@@ -202,8 +201,7 @@ class InstanceState:
             began = sum(self.waiting[i].prompt for i in trace.started if i in self.waiting)
             own = max(0.0, began - self.computed_ahead)
             if not began:
-                prompts = (each.prompt for each in self.waiting.values())
-                own = left_of_begun(prompts, self.computed_ahead)
+                own = left_of_begun((each for _, each in self._prompts()), self.computed_ahead)
             own = min(tokens, own)
             again = min(tokens - own, float(self.again_tokens().sum()))
             self.computed_ahead += own
@@ -213,9 +211,13 @@ class InstanceState:
 
     def again_tokens(self) -> NDArray[np.float64]:
         """Return what each who was evicted still has to compute again, shape (S,) [tokens]."""
-        tokens = np.array([prompt + age for age, _, _, prompt in self.stopped.values()], float)
+        tokens = np.array(self._again(), float)
         done = np.minimum(np.cumsum(tokens), self.computed_again)
         return tokens - np.diff(done, prepend=0.0)
+
+    def _again(self) -> list[float]:
+        """Return prompt and answer [tokens] of each who was evicted."""
+        return [prompt + age for age, _, _, prompt in self.stopped.values()]
 
     def leave_unheard(self, request_ids: Iterable[int]) -> int:
         """Let requests go that are here, as far as was reported; return how many there were.
@@ -226,19 +228,28 @@ class InstanceState:
             self._pop_waiting(each) is not None or (self.in_parts and self.running.end(each))
             for each in request_ids
         )
-        if len(self.fresh) > 2 * len(self.waiting):
-            self.fresh = [each for each in self.fresh if each in self.waiting]
         if not self.waiting:
             self.computed_ahead = 0.0
         return gone
 
+    def _prompts(self) -> Iterator[tuple[int, int]]:
+        """Go through those who wait, with their prompts [tokens], in the order of arrival."""
+        return ((key, each.prompt) for key, each in self.waiting.items())
+
     def _pop_waiting(self, request_id: int) -> Waiting | None:
+        """Take a request whose prompt was computed out of those who wait; None if it is none."""
+        entry = self._drop_waiting(request_id)
+        if entry is not None:
+            self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
+        return entry
+
+    def _drop_waiting(self, request_id: int) -> Waiting | None:
         """Take a request out of those who wait; None where it is not among them."""
         entry = self.waiting.pop(request_id, None)
         if entry is not None:
             self.queue.end(request_id)
+            self.fresh.pop(request_id, None)
             self.waiting_tokens -= entry.prompt
-            self.computed_ahead = max(0.0, self.computed_ahead - entry.prompt)
         return entry
 
     @property
@@ -250,7 +261,7 @@ class InstanceState:
         known = []
         if request_ids and not self.is_sure:
             known += self._begun_unheard(set(request_ids))
-        for request_id in request_ids:
+        for request_id in dict.fromkeys(request_ids):
             entry = self._pop_waiting(request_id)
             if entry is None:
                 if request_id in self.running:
@@ -275,31 +286,32 @@ class InstanceState:
                 before.append(request_id)
         found = []
         for request_id in before[:passed]:
-            entry = self.waiting.pop(request_id)
-            self.queue.end(request_id)
-            self.waiting_tokens -= entry.prompt
+            entry = self._drop_waiting(request_id)
+            assert entry is not None
             found.append((request_id, entry.of, entry.prompt))
         self.counts.silent_corrections += len(found)
         return found
 
     def _join(self, boundary: float) -> None:
         """Let those join the queue who were sent up to a boundary."""
-        joined = 0
-        for request_id in self.fresh:
-            entry = self.waiting.get(request_id)
-            if entry is not None and entry.at > boundary:
-                break
-            if entry is not None:
-                self.queue.put(request_id, entry.of, 0.0)
-            joined += 1
-        del self.fresh[:joined]
+        joined = takewhile(lambda each: self.waiting[each].at <= boundary, self.fresh)
+        for request_id in list(joined):
+            self.queue.put(request_id, self.waiting[request_id].of, 0.0)
+            del self.fresh[request_id]
 
     def _leave(self, trace: BatchTrace) -> None:
         """Let the requests go that a report says have ended or were given up."""
         for request_id in (*trace.finished, *trace.cancelled):
             if self.running.end(request_id):
                 continue
-            if self._pop_waiting(request_id) is None and self.stopped.pop(request_id, None) is None:
+            if request_id in self.waiting:
+                self.computed_ahead -= part_of(self._prompts(), self.computed_ahead, request_id)
+                self._drop_waiting(request_id)
+            elif request_id in self.stopped:
+                again = zip(self.stopped, self._again(), strict=True)
+                self.computed_again -= part_of(again, self.computed_again, request_id)
+                del self.stopped[request_id]
+            else:
                 self.counts.unknown += 1
 
     def _set_right(self, trace: BatchTrace) -> None:
@@ -346,8 +358,7 @@ class InstanceState:
 
     def fresh_size(self, unit: float) -> float:
         """Return who was sent since the boundary [requests], counted alike."""
-        waiting = self.waiting
-        return sum(_size(waiting[each], unit) for each in self.fresh if each in waiting)
+        return sum(size_of(self.waiting[each], unit) for each in self.fresh)
 
     def late_size(self, unit: float, decided: float) -> float:
         """Return who was sent after a time, up to the boundary [requests], counted alike."""
@@ -355,7 +366,7 @@ class InstanceState:
         for each in reversed(self.waiting.values()):
             if each.at <= decided:
                 break
-            total += _size(each, unit) if each.at <= self.boundary else 0.0
+            total += size_of(each, unit) if each.at <= self.boundary else 0.0
         return total
 
     def prompts(self) -> NDArray[np.float64]:
@@ -371,8 +382,7 @@ class InstanceState:
 
     def fresh_rows(self) -> NDArray[np.float64]:
         """Return the histogram of those sent since the boundary, shape (F, 4)."""
-        waiting = self.waiting
-        rows = [(1.0, 0.0, 0.0, waiting[each].of) for each in self.fresh if each in waiting]
+        rows = [(1.0, 0.0, 0.0, self.waiting[each].of) for each in self.fresh]
         return np.array(rows, float).reshape(-1, 4)
 
     def stopped_rows(self) -> NDArray[np.float64]:

@@ -57,12 +57,18 @@ class SeldomToldPredictor(Predictor):
         self._beliefs: list[InstanceState | None] = [None] * len(self.instances)
         self._is_marched = [False] * len(self.instances)
         self._used_at = np.full(len(self.instances), np.inf)
+        self._earliest = np.full(len(self.instances), -np.inf)
+        self._moved_on = [True] * len(self.instances)
         self.left_unheard = 0
 
     def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
         """Note that a request was sent; see :meth:`Predictor.enqueue_request`."""
         state = self._state(instance_id)
+        self._go_back(ts)
+        if state.batch_id < 0 and ts < state.boundary:
+            state.boundary = ts  # it says when an idle instance got work, and was ahead
         belief = self.believed(instance_id, ts)
+        self._leave_unheard(instance_id)
         before = len(state.waiting)
         super().enqueue_request(instance_id, request_meta, ts)
         if len(state.waiting) == before:
@@ -102,6 +108,7 @@ class SeldomToldPredictor(Predictor):
         belief = self.believed(i, begin)
         if belief is state:
             return trace, -np.inf
+        self._leave_unheard(i)
         state.go_on_from(belief, trace.batch_id)
         ahead = (state.boundary - begin) / trace.duration if trace.duration > 0.0 else 0.0
         if ahead < 0.5:
@@ -117,11 +124,35 @@ class SeldomToldPredictor(Predictor):
         """Let what is believed beyond the reports be worked out anew; see :class:`Predictor`."""
         super().forget(instance_id)
         self._beliefs[instance_id], self._is_marched[instance_id] = None, False
+        self._earliest[instance_id] = -np.inf
+
+    def believe(self, instance_id: int, belief: InstanceState) -> None:
+        """Let this be what an instance is believed to be, beyond its reports."""
+        self._beliefs[instance_id], self._moved_on[instance_id] = belief, True
+        self._earliest[instance_id] = belief.boundary - BACK * belief.last_duration
+
+    def _go_back(self, ts: float) -> None:
+        """Believe anew from the reports what is believed of a time far after ``ts`` [time].
+
+        Somebody has asked about a far time; to ask changes nothing of what is known.
+        """
+        for i in (self._earliest > ts).nonzero()[0].tolist():
+            self.forget(i)
+
+    def _leave_unheard(self, i: int) -> None:
+        """Follow those by name no longer who are believed to have left."""
+        state, belief = self.states[i], self._beliefs[i]
+        if belief is None or not self._moved_on[i]:
+            return
+        self._moved_on[i] = False
+        here = [*state.waiting, *(state.running._group_of if state.in_parts else ())]
+        self.left_unheard += state.leave_unheard([each for each in here if not belief.has(each)])
 
     def predict(
         self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str = ALL
     ) -> Predictions:
         """Say what would happen to a request now; see :meth:`Predictor.predict`."""
+        self._go_back(ts)
         self._dirty.update((self._used_at < ts).nonzero()[0].tolist())
         return super().predict(instance_id, request_meta, ts, action_hint)
 
@@ -142,8 +173,8 @@ class SeldomToldPredictor(Predictor):
             moved = self._moved(i, state, ts)
             if moved.batches == 0:
                 break
-            self._beliefs[i], self._is_marched[i] = moved.state(), False
-            self.left_unheard += self.states[i].leave_unheard(moved.gone)
+            self.believe(i, moved.state())
+            self._is_marched[i] = False
             self._dirty.add(i)
             if moved.batches < self._about[i, STEPS] * self._forecasters[i].batches:
                 break

@@ -114,11 +114,6 @@ class Moved:
         Chance that an answer has more than so many tokens, of any request and of each class.
     until : [time]
         On the clock.
-
-    Attributes
-    ----------
-    gone
-        Ids of those who are believed to have left, once :meth:`state` was asked for.
     """
 
     def __init__(
@@ -153,7 +148,6 @@ class Moved:
         self._left = weight * np.where(alive > 0.0, left / np.maximum(alive, 1e-300), 0.0)
         self._begun = taken > 0.0
         self._age, self._ever, self._of = age, ever, of
-        self.gone: list[int] = []
 
     @property
     def in_system(self) -> float:
@@ -193,12 +187,12 @@ class Moved:
             if each.at <= out.boundary:
                 out.queue.put(key, each.of, 0.0)
             else:
-                out.fresh.append(key)
+                out.fresh[key] = None
         if out.running.total < FEW:
-            self.gone += [each for of_row in out.running.names() for each in of_row]
             out.running = RunningSet()
             if out.fresh and not out.queue.total and not out.stopped:
-                key = out.fresh.pop(0)  # it finds nobody, and begins when it comes
+                key = next(iter(out.fresh))  # it finds nobody, and begins when it comes
+                del out.fresh[key]
                 out.boundary = out.waiting[key].at
                 out.queue.put(key, out.waiting[key].of, 0.0)
         out.num_running = out.running.total
@@ -216,7 +210,6 @@ class Moved:
                 continue
             left = float(self._left[m])
             if left <= SURE * len(mine):
-                self.gone += mine
                 mine = {}
             if left > 0.0:
                 found.gather(mine, (left, self._age[m], self._ever[m], self._of[m]))

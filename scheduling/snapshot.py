@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from scheduling.bounds import Track
 from scheduling.instance_state import InstanceState
+from scheduling.messages import RequestMeta
 from scheduling.predictor import Predictor
 from scheduling.record import Record
 from scheduling.seldom import SeldomToldPredictor
@@ -24,11 +26,11 @@ from scheduling.state_arrays import (
 )
 from serving import FluidServeError
 
-VERSION = 5
+VERSION = 6
 """Of the arrays."""
 
 TRACKS = ("ttft", "e2el")
-RATES = ("_count", "_last", "_time")
+RATES = ("_count", "_last", "_time", "_behind")
 BELIEF = "belief_"
 """What the names of the arrays begin with that hold what instances are believed to be."""
 
@@ -170,7 +172,7 @@ def from_arrays(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> Non
     predictor._inflow._sent[:] = arrays["sent"]
     if isinstance(predictor, SeldomToldPredictor):
         for k, i in enumerate(np.flatnonzero(arrays["is_believed"]).tolist()):
-            predictor._beliefs[i] = state_of(beliefs, k, restarts[i])
+            predictor.believe(i, state_of(beliefs, k, restarts[i]))
         predictor._is_marched[:] = arrays["is_marched"].tolist()
         predictor._used_at[:] = arrays["used_at"]
         predictor.left_unheard = int(arrays["left_unheard"][0])
@@ -206,12 +208,19 @@ def _fits(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> bool:
     return fits
 
 
-def forget(predictor: Predictor, instance_id: int) -> None:
-    """Let an instance be empty again; what was counted of its reports stays."""
+def forget(predictor: Predictor, instance_id: int, since: float = math.inf) -> None:
+    """Let an instance be empty again; what was counted of its reports stays.
+
+    Who was sent at ``since`` [time] or later stays, too.
+    """
     state = predictor.states[instance_id]
+    kept = {key: each for key, each in state.waiting.items() if each.at >= since}
     for request_id in (*state.waiting, *state.running._group_of, *state.stopped):
-        predictor.record._open.pop(request_id, None)
-    counts = state.counts
+        if request_id not in kept:
+            predictor.record._open.pop(request_id, None)
     again = predictor._forecasters[instance_id].again
-    predictor.states[instance_id] = InstanceState(counts=counts, restarts=again)
+    anew = InstanceState(counts=state.counts, restarts=again)
+    for request_id, each in kept.items():
+        anew.enqueue(RequestMeta(request_id, each.prompt), each.of, each.at)
+    predictor.states[instance_id] = anew
     predictor.forget(instance_id)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.instance_state import InstanceState, Waiting
+from scheduling.instance_state import InstanceState
 from scheduling.running_set import GROUPS, RunningSet
 from scheduling.sync_counts import SyncCounts
+from scheduling.waiting import Waiting
 from serving import FluidServeError
 
 COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
@@ -171,7 +172,7 @@ def state_of(arrays: Mapping[str, NDArray[Any]], i: int, restarts: bool) -> Inst
     return InstanceState(
         running=_set(arrays, "running", i), queue=_set(arrays, "queue", i), waiting=waiting,
         stopped=stopped, counts=SyncCounts(**counts), batch_id=int(arrays["batch_id"][i]),
-        fresh=arrays["fresh"][arrays["fresh"][:, 0] == i, 1].tolist(),
+        fresh=dict.fromkeys(arrays["fresh"][arrays["fresh"][:, 0] == i, 1].tolist()),
         gaps=arrays["gaps"][arrays["gaps"][:, 0] == i, 1].tolist(), restarts=restarts,
         in_parts=bool(arrays["in_parts"][i]), **times,
     )  # fmt: skip

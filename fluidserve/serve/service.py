@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fluidserve.serve.bodies import Refusal
+from fluidserve.serve.fields import number_of
 from fluidserve.serve.messages import MOST_CANDIDATES, Ask, Enqueue, Sync
 from scheduling import (
+    BatchTrace,
     CorrectedPredictor,
     Prediction,
     Predictions,
     Predictor,
     SeldomToldPredictor,
 )
+from scheduling.instance_state import InstanceState
 from scheduling.snapshot import forget
 
 MOST_PRESENT = 100_000
@@ -29,6 +33,8 @@ Of instances that report seldom any number may be."""
 
 MOST_RECENT = 2000
 """Requests whose predictions are remembered until they are sent: their truth teaches bounds."""
+
+WARNINGS = logging.getLogger("fluidserve.serve")
 
 TOLD = ("applied", "duplicate", "late", "lost", "unknown")
 
@@ -75,16 +81,11 @@ class Service:
         for each in messages:
             self._known(each.instance_id)
         for each in messages:
-            state = self.predictor.states[each.instance_id]
-            if len(state.waiting) + len(state.running) >= MOST_PRESENT:
-                raise Refusal(
-                    409, f"instance {each.instance_id} has {MOST_PRESENT} requests that nobody has "
-                    "reported to end; send its reports, or call /v1/forget_instance",
-                )  # fmt: skip
+            self._has_room(each.instance_id)
         for each in messages:
             self._at(each.ts)
             meta, state = each.request_meta.meta(), self.predictor.states[each.instance_id]
-            was_there = meta.request_id in state.waiting or meta.request_id in state.running
+            was_there = state.has(meta.request_id)
             self._asked_of.enqueue_request(each.instance_id, meta, each.ts)
             found = self._foretold(meta.request_id, each.instance_id)
             if found is not None and not was_there:
@@ -92,20 +93,49 @@ class Service:
         self.changes += 1
         return len(messages)
 
+    def _has_room(self, instance_id: int, more: int = 0) -> None:
+        """Refuse what would let an instance have more requests than anybody can have."""
+        state = self.predictor.states[instance_id]
+        there = len(state.waiting) + len(state.running) + len(state.stopped)
+        if there + more >= MOST_PRESENT:
+            raise Refusal(
+                409, f"instance {instance_id} has {MOST_PRESENT} requests that nobody has "
+                "reported to end; send its reports, or call /v1/forget_instance",
+            )  # fmt: skip
+
     def _foretold(self, request_id: int, instance_id: int) -> Predictions | None:
         """Return what was predicted for a request, whoever else has asked since."""
         of_it = self._recent.pop(request_id, ())
         return next((each for each in of_it if instance_id in each.instances), None)
 
     def sync(self, messages: Sequence[Sync]) -> dict[str, int]:
-        """Take reports; return how they came in."""
+        """Take reports, all of them or none; return how they came in.
+
+        Raises
+        ------
+        Refusal
+            If there is no such instance, or too many begin that nobody had announced.
+        """
+        unknown: Counter[int] = Counter()
         for each in messages:
-            self._known(each.instance_id)
+            i = each.instance_id
+            self._known(i)
+            trace, has = each.batch_trace, self.predictor.states[i].has
+            unknown[i] += sum(not has(number_of(x)) for x in trace.started)
+            if unknown[i]:
+                self._has_room(i, unknown[i])
         told: dict[str, int] = dict.fromkeys(TOLD, 0)
         is_seldom = isinstance(self.predictor, SeldomToldPredictor)
         for each in messages:
             state, trace = self.predictor.states[each.instance_id], each.batch_trace.trace()
             before = {name: getattr(state.counts, name) for name in told}
+            if _is_anew(state, trace):
+                WARNINGS.warning(
+                    "instance %d numbers its batches anew, at %d after %d: who was sent before is "
+                    "believed to be gone", each.instance_id, trace.batch_id, state.batch_id,
+                )  # fmt: skip
+                self._forget(each.instance_id, since=state.boundary)
+                state = self.predictor.states[each.instance_id]
             lost = trace.batch_id - state.batch_id - 1
             if not is_seldom and state.batch_id >= 0 and lost >= MOST_LOST:
                 self._forget(each.instance_id)
@@ -125,8 +155,8 @@ class Service:
         self._forget(instance_id)
         self.changes += 1
 
-    def _forget(self, instance_id: int) -> None:
-        forget(self.predictor, instance_id)
+    def _forget(self, instance_id: int, since: float = math.inf) -> None:
+        forget(self.predictor, instance_id, since)
         if self.corrector is not None:
             self.corrector.forget(instance_id)
 
@@ -187,7 +217,12 @@ class Service:
                           f"{size - 1}")  # fmt: skip
 
     def _at(self, ts: float) -> None:
-        self.latest = max(self.latest, ts)
+        self.latest = ts  # a clock that was ahead once is not believed for ever
+
+
+def _is_anew(state: InstanceState, trace: BatchTrace) -> bool:
+    """Return whether an instance counts from 0 again: a late report tells of an earlier batch."""
+    return trace.batch_id <= state.batch_id and trace.end - trace.duration > state.boundary
 
 
 def _told(request_id: int | str, found: Prediction) -> dict[str, Any]:

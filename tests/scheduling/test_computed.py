@@ -69,7 +69,7 @@ def test_a_begun_prompt_is_the_one_in_which_what_was_computed_ends(prompts, data
     left = left_of_begun(prompts, computed)
     assert left == (0 if computed in (0, *ends) else ends[ends > computed][0] - computed)
     loser = data.draw(st.integers(0, len(prompts) - 1))
-    kept = without(dict(enumerate(prompts)), computed, loser)
+    kept = without(enumerate(prompts), computed, loser)
     assert kept == min(computed, ends[loser] - prompts[loser])
 
 

@@ -86,8 +86,10 @@ def test_an_instance_that_never_tells_is_empty_in_the_end_and_a_plain_predictor_
 def test_who_has_left_unheard_costs_no_memory_and_changes_no_answer(monkeypatch):
     """As many as are believed to be there are followed by name, and the answers are the same."""
     said, followed = [], []
-    for sure in (silence.SURE, -1.0):  # -1 follows everyone for ever
-        monkeypatch.setattr(silence, "SURE", sure)
+    for is_followed in (False, True):
+        if is_followed:  # everyone for ever
+            monkeypatch.setattr(silence, "SURE", -1.0)
+            monkeypatch.setattr(SeldomToldPredictor, "_leave_unheard", lambda self, i: None)
         predictor = SeldomToldPredictor([DecodeNode()], MIX)
         most = 0
         for k in range(1500):
@@ -222,3 +224,22 @@ def test_without_any_report_prediction_is_better_than_turns_and_drifts_no_furthe
     assert told["drift"] < 0.2 and never["applied"] == 0
     # those who left unheard are not believed to be there for ever
     assert never["drift"] < 4 and never["drift_at_end"] < 2 * never["drift"] + 1
+
+
+def test_to_ask_about_a_far_time_changes_nothing():
+    predictor, asked = SeldomToldPredictor([DecodeNode()], MIX), RequestMeta(999, 50)
+    for i in range(60):
+        predictor.enqueue_request(0, RequestMeta(i, 100), 0.01 * i)
+    before = predictor.predict(0, asked, 20.0).ttft[0]
+    assert predictor.predict(0, asked, 1.7e12).ttft[0] < 0.1 * before  # all have left by then
+    assert predictor.predict(0, asked, 20.0).ttft[0] == pytest.approx(before, rel=0.02)
+    assert len(predictor.states[0].waiting) == 60 and predictor.left_unheard == 0
+
+
+def test_an_instance_that_never_tells_outlives_a_clock_that_was_ahead_once():
+    predictor, asked = SeldomToldPredictor([DecodeNode()], MIX), RequestMeta(999, 50)
+    predictor.enqueue_request(0, RequestMeta(0, 100), 1.7e12)
+    for i in range(1, 60):
+        predictor.enqueue_request(0, RequestMeta(i, 100), 0.01 * i)
+    assert predictor.predict(0, asked, 20.0).ttft[0] > 20.0
+    assert predictor.predict(0, asked, 5000.0).ttft[0] < 10.0

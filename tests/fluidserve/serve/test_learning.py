@@ -153,7 +153,9 @@ def test_instances_that_never_report_are_believed_to_serve_and_cost_no_memory(tm
     assert busy["e2el"] > idle["e2el"]
     late = predicted(client, 10**6, 1000.0)
     assert late[0]["e2el"] == pytest.approx(late[1]["e2el"], rel=1e-3)
-    assert not state.waiting and not state.fresh
+    client.post("/v1/enqueue_request", json=sent(600, 1, 1000.0))
+    client.post("/v1/enqueue_request", json=sent(601, 0, 1000.0))
+    assert list(state.waiting) == [601] and not state.fresh
     keeper = Keeper(tmp_path / "state.npz", 5.0)
     client.post(
         "/v1/enqueue_request", json=[sent(k, 0, 1000.0 + 0.05 * k) for k in range(700, 720)]

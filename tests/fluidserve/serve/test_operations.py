@@ -8,7 +8,7 @@ import math
 import pytest
 from toy_service import batch, client_of, request, sent, service_of
 
-from scheduling import BatchTrace, RequestMeta
+from scheduling import BatchTrace, Predictor, RequestMeta, SeldomToldPredictor
 from serving import SolveError
 
 
@@ -112,6 +112,48 @@ def test_an_instance_whose_reports_stay_away_is_stale():
     found = client.post("/v1/predict", json=ask).json()["predictions"]
     assert [each["confidence"] == "stale" for each in found] == [True, False]
     assert client.get("/healthz").json()["stale"] == [0]
+
+
+@pytest.mark.parametrize("kind", [Predictor, SeldomToldPredictor])
+def test_an_instance_that_numbers_its_batches_anew_has_begun_anew(kind, caplog):
+    service = service_of(kind=kind)
+    client = client_of(service)
+    client.post("/v1/enqueue_request", json=[sent(k, ts=0.1) for k in range(5)])
+    reports = [batch(k, end=0.2 + 0.1 * k, started=[k]) for k in range(3)]
+    client.post("/v1/sync_batch_result", json=reports)
+    late = client.post("/v1/sync_batch_result", json=[batch(1, end=0.3), batch(2, end=0.4)]).json()
+    assert late["late"] == late["duplicate"] == 1 and not caplog.records
+    client.post("/v1/enqueue_request", json=[sent(k, ts=7.0 + k) for k in (8, 9)])
+    told = client.post("/v1/sync_batch_result", json=batch(0, end=7.5, started=[8])).json()
+    assert told["applied"] == 1 and "numbers its batches anew" in caplog.text
+    state = service.predictor.states[0]
+    assert list(state.waiting) == [9] and 8 in state.running and len(state.running) == 1
+    # so a number that was wrong once is not believed for ever
+    client.post("/v1/sync_batch_result", json=[batch(2**53, end=8.0), batch(2, end=9.0)])
+    assert state.counts.late == 1 and service.predictor.states[0].batch_id == 2
+
+
+def test_who_asks_about_a_far_time_once_makes_nobody_stale():
+    client = client_of(service_of(stale_after=1.0))
+    client.post("/v1/enqueue_request", json=sent(1))
+    client.post("/v1/predict", json={"request_meta": request(2), "ts": 1.7e12})
+    assert client.get("/healthz").json()["stale"] == [0]
+    client.post("/v1/sync_batch_result", json=batch(0, end=1.7e12))
+    client.post("/v1/sync_batch_result", json=batch(1, end=0.5))
+    assert client.get("/healthz").json()["stale"] == []
+    client.post("/v1/enqueue_request", json=sent(3, ts=9.0))
+    assert client.get("/healthz").json()["stale"] == [0]
+
+
+def test_requests_that_nobody_announced_take_no_memory_without_end(client, service, monkeypatch):
+    monkeypatch.setattr("fluidserve.serve.service.MOST_PRESENT", 30)
+    for k in range(4):
+        names = list(range(10 * k, 10 * k + 10))
+        reports = [batch(k, end=0.1 * k, started=names[:5]), batch(k, 1, started=names[5:])]
+        assert client.post("/v1/sync_batch_result", json=reports).status_code == 200
+    done = client.post("/v1/sync_batch_result", json=batch(9, end=9.0, started=list(range(99))))
+    assert done.status_code == 409 and "forget_instance" in done.json()["error"]
+    assert len(service.predictor.states[0].running) == 20
 
 
 def test_a_prediction_that_fails_fails_alone(client, service, monkeypatch):
