@@ -129,7 +129,7 @@ def test_an_instance_that_numbers_its_batches_anew_has_begun_anew(kind, caplog):
     state = service.predictor.states[0]
     assert list(state.waiting) == [9] and 8 in state.running and len(state.running) == 1
     # so a number that was wrong once is not believed for ever
-    client.post("/v1/sync_batch_result", json=[batch(2**53, end=8.0), batch(2, end=9.0)])
+    client.post("/v1/sync_batch_result", json=[batch(2**53, end=8.0), batch(2, end=30.0)])
     assert state.counts.late == 1 and service.predictor.states[0].batch_id == 2
 
 
