@@ -10,18 +10,19 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fluidserve.serve.service import Service
 from scheduling import Predictor
 from scheduling.corrector_arrays import KEPT, corrector_from_arrays, corrector_to_arrays
-from scheduling.snapshot import from_arrays, to_arrays
+from scheduling.snapshot import VERSION, from_arrays, to_arrays
 from serving import FileAccessError, FluidServeError
 
 FORMAT = "fluidserve-serve-1"
@@ -37,6 +38,16 @@ def identity_of(predictor: Predictor) -> str:
     fleet = [[each.engine, asdict(cast(Any, each))] for each in predictor.instances]
     digest = hashlib.sha256(json.dumps([fleet, predictor.level], default=str).encode())
     for each in (lengths.survive, lengths.edges, lengths.estimates):
+        digest.update(np.ascontiguousarray(each).tobytes())
+    return digest.hexdigest()
+
+
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of everything that a state holds: numbers that were changed are no state."""
+    digest = hashlib.blake2b(digest_size=32)
+    for name in sorted(arrays):
+        each = arrays[name]
+        digest.update(f"{name} {each.dtype.str} {each.shape} ".encode())
         digest.update(np.ascontiguousarray(each).tobytes())
     return digest.hexdigest()
 
@@ -77,6 +88,13 @@ class Keeper:
                     "it is the state of another fleet, other lengths or another level; give "
                     "another file, or delete this one to begin anew"
                 )
+            digest = arrays.pop("digest", None)
+            is_of_version = arrays["version"].tolist() == [VERSION]  # others are told of as such
+            if is_of_version and (digest is None or str(digest) != digest_of(arrays)):
+                raise FluidServeError(
+                    "it is damaged, or somebody has changed it; give another file, or delete this "
+                    "one to begin anew"
+                )
             latest = float(arrays["latest"])
             if service.corrector is not None and KEPT in arrays:
                 corrector_from_arrays(service.corrector, arrays)
@@ -100,6 +118,7 @@ class Keeper:
         arrays |= to_arrays(service.predictor) | {"latest": np.array(service.latest)}
         if service.corrector is not None:
             arrays |= corrector_to_arrays(service.corrector)
+        arrays["digest"] = np.array(digest_of(arrays))
         file = io.BytesIO()
         np.savez(file, **arrays)
         return file.getvalue()
@@ -141,17 +160,19 @@ class Keeper:
     @asynccontextmanager
     async def lifespan(self, service: Service) -> AsyncIterator[None]:
         """Keep the state inside the block every so often, and once more at its end."""
+        ends = asyncio.Event()  # a write goes on to its end: two at a time would spoil the file
 
         async def often() -> None:
-            while True:
-                await asyncio.sleep(self.every)
-                await self.keep(service)
+            while not ends.is_set():
+                try:
+                    await asyncio.wait_for(ends.wait(), self.every)
+                except TimeoutError:
+                    await self.keep(service)
 
         task = asyncio.create_task(often())
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            ends.set()
+            await task
             await self.keep(service)

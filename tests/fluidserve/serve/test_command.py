@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_service import client_of, sent, service_of
+from toy_service import batch, client_of, request, sent, service_of
 
 from fluidserve.jobs import serve as job
 from fluidserve.serve import extra
@@ -14,6 +17,21 @@ from fluidserve.serve.keeper import Keeper
 from serving import FluidServeError
 
 TOKEN = "a-token-of-some-length"
+
+
+def full():
+    """Return a service that has something of everything to keep."""
+    service = service_of(has_corrector=True)
+    client = client_of(service)
+    for k in range(6):
+        client.post("/v1/predict", json={"request_meta": request(k), "ts": 0.1 * k})
+        client.post("/v1/enqueue_request", json=sent(k, k % 2, 0.1 * k))
+    reports = [batch(0, i, end=0.8, started=[i, i + 2]) for i in (0, 1)]
+    client.post("/v1/sync_batch_result", json=[*reports, batch(2, end=0.9, preempted=[2])])
+    return service
+
+
+FULL = full()
 
 
 def refused(run, *line):
@@ -134,6 +152,49 @@ def test_a_state_is_written_when_it_has_changed_and_at_the_end(tmp_path):
     with client_of(other, keeper=next_one):
         pass
     assert next_one.writes == 0  # nothing had changed
+
+
+@pytest.mark.parametrize("name", sorted(np.load(io.BytesIO(Keeper(Path(), 1).packed(FULL)))))
+def test_a_state_in_which_anything_was_changed_is_refused(tmp_path, name):
+    keeper = Keeper(tmp_path / "state.npz", 5.0)
+    with np.load(io.BytesIO(keeper.packed(FULL))) as file:
+        arrays = dict(file)
+    changed = arrays[name].copy()
+    if changed.dtype.kind == "U":
+        changed = np.array("another")
+    elif changed.size:
+        changed.flat[-1] = not changed.flat[-1] if changed.dtype == bool else changed.flat[-1] + 1
+    else:
+        changed = np.zeros((1, *changed.shape[1:]), changed.dtype)
+    np.savez(keeper.path, **(arrays | {name: changed}))
+    service = service_of(has_corrector=True)
+    with pytest.raises(FluidServeError, match=r"begin anew|format"):
+        keeper.read(service)
+    assert not service.restored and not service.predictor.states[0].waiting
+
+
+def test_two_writes_do_not_spoil_each_other(tmp_path, monkeypatch, caplog):
+    """The service ends while its state is being written."""
+    service, write = service_of(), Keeper.write
+    at_a_time, most = [0], [0]
+
+    def slow(self, content):
+        at_a_time[0] += 1
+        most[0] = max(most[0], at_a_time[0])
+        time.sleep(0.3)
+        write(self, content)
+        at_a_time[0] -= 1
+
+    monkeypatch.setattr(Keeper, "write", slow)
+    keeper = Keeper(tmp_path / "state.npz", 0.05)
+    with client_of(service, keeper=keeper) as client:
+        client.post("/v1/enqueue_request", json=sent(5))
+        time.sleep(0.2)  # a write goes on
+        client.post("/v1/enqueue_request", json=sent(6))
+    assert most == [1] and keeper.writes == 2 and not caplog.records
+    other = service_of()
+    keeper.read(other)
+    assert list(other.predictor.states[0].waiting) == [5, 6]
 
 
 def test_a_state_that_cannot_be_written_stops_no_answers(tmp_path, caplog):
