@@ -20,7 +20,7 @@ from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
 from scheduling.messages import RequestMeta
 from scheduling.predictor import Predictor
-from scheduling.running_set import AGE, COUNT, FURTHEST, OF
+from scheduling.running_set import AGE, COUNT, FURTHEST, OF, RunningSet
 from scheduling.waiting import Waiting
 from serving import ConfigError, FluidServeError, Instance, RequestMix, kind_of
 
@@ -167,9 +167,9 @@ class AggregatePredictor:
         if slot == SLOTS:
             _, slot = self._slots.popitem(last=False)
         self._predictor.states[slot] = state
-        self._predictor.forget(slot)
+        self._predictor.march_anew(slot)
         leaves = key.running / (duration * self._mix.mean_decode) if duration > 0 else 0.0
-        self._predictor._rate = leaves if self._rate is None else self._rate
+        self._predictor.arrival_rate = leaves if self._rate is None else self._rate
         self._predictor.predict(slot, RequestMeta(0, 1), 0.0)
         self._slots[key] = slot
         return slot
@@ -184,9 +184,7 @@ class AggregatePredictor:
         tokens = 0.0
         if about.running:
             groups = self._groups(about)
-            state.running.groups[: len(groups)] = groups
-            state.running._size = len(groups)
-            state.running.total = float(groups[:, COUNT].sum())
+            state.running = RunningSet.of_groups(groups)
             tokens = float(groups[:, COUNT] @ (self._prompts[groups[:, OF].astype(int)]
                                                + groups[:, AGE] + 1.0))  # fmt: skip
         duration = float(self.instance.batch_time.duration(tokens, about.running))
@@ -197,8 +195,7 @@ class AggregatePredictor:
             entry = Waiting(prompt, of, state.boundary)
             state.waiting = dict.fromkeys(range(1, about.waiting + 1), entry)
             state.waiting_tokens = float(prompt * about.waiting)
-            state.queue.groups[0] = about.waiting, 0.0, 0.0, of
-            state.queue._size, state.queue.total = 1, float(about.waiting)
+            state.queue = RunningSet.of_groups(np.array([[about.waiting, 0.0, 0.0, of]]))
         if about.kv_share > 0 and self._capacity > 0:
             state.kv_used = about.kv_share * self._capacity
         state.num_running = float(about.running)

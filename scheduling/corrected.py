@@ -7,6 +7,7 @@ predictions smaller that it had not seen; see :mod:`scheduling.residuals`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import CorrectedPredictions, Predictions
 from scheduling.predictor import ALL, Predictor
+from scheduling.record import MOST_OPEN
 from scheduling.residuals import Residuals
 
 REGIMES = ("free", "queued")
@@ -22,9 +24,6 @@ REGIMES = ("free", "queued")
 
 LATENCIES = ("ttft", "e2el")
 """What is corrected."""
-
-MOST_OPEN = 100_000
-"""Predictions that wait for their truth at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +138,17 @@ class CorrectedPredictor:
     ) -> CorrectedPredictions:
         """Say what would happen to a request now; see :meth:`Predictor.predict`."""
         plain = self.predictor.predict(instance_id, request_meta, ts, action_hint)
-        asked, present = plain.instances, self.predictor.present
+        asked, present = plain.instances, self.predictor.beliefs
         regimes = np.array([bool(present[i].waiting) for i in asked.tolist()], np.int64)
         self._last = CorrectedPredictions(plain, regimes, *self.factors[:, asked, regimes])
         return self._last
 
-    def forget(self, instance_id: int) -> None:
-        """Await the truth of what was predicted for an instance no longer: it has begun anew."""
+    def forget_instance(self, instance_id: int, since: float = math.inf) -> None:
+        """Let an instance be empty again; see :meth:`Predictor.forget_instance`.
+
+        What was predicted for it is not learnt from any more.
+        """
+        self.predictor.forget_instance(instance_id, since)
         for request_id in [key for key, each in self._open.items() if each.instance == instance_id]:
             del self._open[request_id]
 

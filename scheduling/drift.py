@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scheduling.fleet_run import FleetRun
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictor import Predictor
-from scheduling.sync_counts import SyncCounts
+from scheduling.sync_counts import COUNTS
 
 EVERY = 10
 """Requests between two looks at what is believed."""
@@ -20,9 +20,6 @@ EVERY = 10
 AT_END = 0.1
 """Share of the looks, the last ones, that ``drift_at_end`` is told of: a drift that is bounded
 is as large there as elsewhere."""
-
-COUNTS = tuple(each.name for each in fields(SyncCounts))
-"""What is counted of reports, see :class:`scheduling.instance_state.SyncCounts`."""
 
 DRIFTS = ("drift", "drift_at_end")
 """How far beliefs are off [requests]: on average, and at the end of a run."""

@@ -20,10 +20,6 @@ MOST_GAPS = 1000
 """Batches of which a report may still come late; of older ones only ends of requests are taken."""
 
 
-KNOWN_PROMPTS = 64
-"""Prompts that wait and are told one by one [prompts]."""
-
-
 @dataclass(slots=True, eq=False)
 class InstanceState:
     """Pattern of one instance: no blocks, no requests but their place in the order.
@@ -87,6 +83,22 @@ class InstanceState:
     def has(self, request_id: int) -> bool:
         """Return whether a request is there, as far as was reported."""
         return any(request_id in each for each in (self.waiting, self.running, self.stopped))
+
+    @property
+    def request_ids(self) -> list[int]:
+        """Who is there and known by name."""
+        return [*self.waiting, *self.running, *self.stopped]
+
+    def begun_anew(self, since: float) -> InstanceState:
+        """Return the state of an empty instance, but for those sent at ``since`` [time] or later.
+
+        What was counted of its reports stays.
+        """
+        out = InstanceState(counts=self.counts, restarts=self.restarts)
+        for request_id, each in self.waiting.items():
+            if each.at >= since:
+                out.enqueue(RequestMeta(request_id, each.prompt), each.of, each.at)
+        return out
 
     def enqueue(self, request: RequestMeta, of: int, at: float) -> None:
         """Note that a request was sent; one that is there already is not counted twice."""
@@ -359,36 +371,3 @@ class InstanceState:
     def fresh_size(self, unit: float) -> float:
         """Return who was sent since the boundary [requests], counted alike."""
         return sum(size_of(self.waiting[each], unit) for each in self.fresh)
-
-    def late_size(self, unit: float, decided: float) -> float:
-        """Return who was sent after a time, up to the boundary [requests], counted alike."""
-        total = 0.0
-        for each in reversed(self.waiting.values()):
-            if each.at <= decided:
-                break
-            total += size_of(each, unit) if each.at <= self.boundary else 0.0
-        return total
-
-    def prompts(self) -> NDArray[np.float64]:
-        """Return the first prompts that wait, in the order of arrival, shape (P,) [tokens]."""
-        first = islice(self.waiting.values(), KNOWN_PROMPTS)
-        return np.fromiter((each.prompt for each in first), float)
-
-    def begun_tokens(self) -> float:
-        """Return the prompts [tokens] of those who run without a first token, as was reported."""
-        begun = int(self.num_running - self.running.total + 0.5)
-        first = islice(self.waiting.values(), max(begun, 0))
-        return float(sum(each.prompt for each in first))
-
-    def fresh_rows(self) -> NDArray[np.float64]:
-        """Return the histogram of those sent since the boundary, shape (F, 4)."""
-        rows = [(1.0, 0.0, 0.0, self.waiting[each].of) for each in self.fresh]
-        return np.array(rows, float).reshape(-1, 4)
-
-    def stopped_rows(self) -> NDArray[np.float64]:
-        """Return the histogram of the requests that were stopped, shape (S, 4)."""
-        rows = [
-            (1.0, 0.0 if self.restarts else age, furthest, of)
-            for age, furthest, of, _ in self.stopped.values()
-        ]
-        return np.array(rows, float).reshape(-1, 4)

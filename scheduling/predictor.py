@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ode import DURATION, FORECAST_ROWS, REACH, START, Forecaster, Present, forecaster
+from ode import DURATION, FORECAST_ROWS, REACH, START, Forecaster, forecaster
 from scheduling.answering import (
     ABOUT_COLUMNS,
     AGAIN,
@@ -35,11 +35,11 @@ from scheduling.answering import (
 from scheduling.arrival_rate import Inflow
 from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
+from scheduling.march_start import MarchStart
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
 from scheduling.record import Record
 from scheduling.reuse import ReusePolicy
-from scheduling.running_set import binned
 from serving import ConfigError, FluidServeError, Instance, RequestMix, SolveError
 
 MOST_STEPS = 512
@@ -47,9 +47,6 @@ MOST_STEPS = 512
 
 FIRST_TOKENS = 32.0
 """Batches that a forecast follows a request that arrives now, where only first tokens are asked."""
-
-HISTOGRAM_ROWS = 96
-"""Rows that a forecast begins with at most: neighbours in the order of entry become one."""
 
 TTFT_ONLY, WITH_NEXT, ALL = "ttft", "behind", "all"
 """What :meth:`Predictor.predict` is asked for: first tokens only, also of who would come right
@@ -116,7 +113,7 @@ class Predictor:
             if each not in made:
                 made[each] = forecaster(mix, each, self.lengths.parts)
         self._forecasters = [made[each] for each in self.instances]
-        self._rate = arrival_rate
+        self.arrival_rate = arrival_rate
         self._inflow = Inflow(size)
         self.states = [InstanceState(restarts=each.again) for each in self._forecasters]
         self._curves = np.zeros((size, FORECAST_ROWS, MOST_STEPS))
@@ -124,8 +121,7 @@ class Predictor:
         self._under_way = [0] * size
         self._marched_running, self._marched_number = [0.0] * size, [0.0] * size
         self._dirty = set(range(size))
-        least = 2 * (len(self.lengths.parts) + 1)
-        self._rows, self._queued, self._arriving = np.zeros((3, max(HISTOGRAM_ROWS, least), 4))
+        self._start = MarchStart(len(self.lengths.parts) + 1)
         self._all = np.arange(size)
         self.record = Record()
         self._last: Predictions | None = None
@@ -216,10 +212,8 @@ class Predictor:
         part = (done % batches) / batches
         about[ORIGIN] = state.boundary - (begin + part * duration)
         about[LATEST] = begin + (part + 1.0 / batches) * duration + self._delay
-        waiting, begun = (
-            state.waiting_size(self._forecasters[i].unit),
-            min(curve[REACH, step], self._marched_number[i]),
-        )
+        waiting = state.waiting_size(self._forecasters[i].unit)
+        begun = min(curve[REACH, step], self._marched_number[i])
         if begun == self._marched_number[i] and waiting > self.reuse.requests:
             return False
         about[NUMBER] = begun + waiting
@@ -245,26 +239,8 @@ class Predictor:
         idle = state.is_idle
         origin = now if idle else state.boundary
         fresh = state.fresh_size(of.unit)
-        classes = len(self.lengths.parts) + 1
-        rows, queued, arriving = self._rows, self._queued, self._arriving
-        before = state.last_duration if state.last_duration == state.last_duration else 0.0
-        present = Present(
-            rows[: binned(state.running.rows, classes, rows)],
-            state.stopped_rows(),
-            queued[: binned(state.queue.rows, classes, queued)],
-            arriving[:0] if even else arriving[: binned(state.fresh_rows(), classes, arriving)],
-            state.again_tokens(),
-            state.prompts(),
-            state.computed_ahead,
-            max(0.0, state.waiting_size(of.unit) - fresh),
-            state.late_size(of.unit, origin - before) if of.ahead else 0.0,
-            0.0 if even else fresh,
-            max(0.0, now - origin),
-            before,
-            fresh / even if even else self._inflow.of(i) if self._rate is None else self._rate,
-            None if state.kv_used != state.kv_used else state.kv_used,
-            state.begun_tokens(),
-        )
+        rate = self._inflow.of(i) if self.arrival_rate is None else self.arrival_rate
+        present = self._start.of(state, of, now, rate, even)
         self._dirty.discard(i)
         (self._short.add if self._goal < self._tokens else self._short.discard)(i)
         try:
@@ -362,7 +338,7 @@ class Predictor:
         return np.empty((candidates, ANSWER_COLUMNS))
 
     @property
-    def present(self) -> list[InstanceState]:
+    def beliefs(self) -> list[InstanceState]:
         """What each instance is believed to be."""
         return self.states
 
@@ -370,10 +346,20 @@ class Predictor:
         """Return how many requests are believed to be on each instance, shape (N,) [requests]."""
         return np.array([each.in_system for each in self.states])
 
-    def forget(self, instance_id: int) -> None:
+    def march_anew(self, instance_id: int) -> None:
         """Let the forecast of an instance be made anew when it is asked for next."""
         self._state(instance_id)
         self._dirty.add(instance_id)
+
+    def forget_instance(self, instance_id: int, since: float = math.inf) -> None:
+        """Let an instance be empty again, which has begun anew.
+
+        Who was sent at ``since`` [time] or later stays, and the counts of its reports.
+        """
+        state = self._state(instance_id)
+        self.states[instance_id] = anew = state.begun_anew(since)
+        self.record.drop(set(state.request_ids).difference(anew.waiting))
+        self.march_anew(instance_id)
 
     def _state(self, instance_id: int) -> InstanceState:
         if not 0 <= instance_id < len(self.states):

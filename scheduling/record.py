@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from scheduling.messages import BatchTrace, RequestMeta
 from scheduling.predictions import Predictions
 from scheduling.truths import Truths
@@ -47,5 +49,9 @@ class Record(Truths):
             was = self._open.pop(request_id, None)
             if was is not None and was[2] is not None:
                 self.e2el.learn(*was[2], trace.end - was[0])
-        for request_id in trace.cancelled:
+        self.drop(trace.cancelled)
+
+    def drop(self, request_ids: Iterable[int]) -> None:
+        """Await the truth of requests no longer."""
+        for request_id in request_ids:
             self._open.pop(request_id, None)

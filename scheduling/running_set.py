@@ -6,7 +6,7 @@ the same with ten requests and with ten thousand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,16 +95,34 @@ class RunningSet:
         self._group_of: dict[int, int] = {}
         self._prompt_of: dict[int, int] = {}
 
+    @classmethod
+    def of_groups(cls, groups: NDArray[np.float64]) -> RunningSet:
+        """Return the set of these groups, of which nobody is known by name.
+
+        Parameters
+        ----------
+        groups : shape (G, 4)
+            As of :attr:`rows`; G is at most :data:`GROUPS`.
+        """
+        made = cls()
+        made._size, made.total = len(groups), float(groups[:, COUNT].sum())
+        made.groups[: len(groups)] = groups
+        return made
+
     def __len__(self) -> int:
         """Return how many requests are known by name."""
         return len(self._group_of)
+
+    def __iter__(self) -> Iterator[int]:
+        """Go through those who are known by name."""
+        return iter(self._group_of)
 
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._group_of
 
     @property
     def rows(self) -> NDArray[np.float64]:
-        """The groups, shape (G, 3) [requests, tokens, tokens]."""
+        """The groups, shape (G, 4) [requests, tokens, tokens, class]."""
         return self.groups[self._front : self._size]
 
     def age(self, executed: float, batches: int = 1) -> None:

@@ -91,7 +91,7 @@ class SeldomToldPredictor(Predictor):
         super().sync_batch_result(instance_id, batch_trace, ts)
         state.boundary = max(state.boundary, boundary)
         if counts.duplicate == doubled:
-            self.forget(instance_id)
+            self.march_anew(instance_id)
 
     def _go_on(self, i: int, trace: BatchTrace) -> tuple[BatchTrace, float]:
         """Let the state before a batch be what is believed.
@@ -120,9 +120,9 @@ class SeldomToldPredictor(Predictor):
         names = replace(trace, num_waiting=None, num_running=None, kv_used=None)
         return names, state.boundary
 
-    def forget(self, instance_id: int) -> None:
-        """Let what is believed beyond the reports be worked out anew; see :class:`Predictor`."""
-        super().forget(instance_id)
+    def march_anew(self, instance_id: int) -> None:
+        """Work out anew what is believed beyond the reports; see :meth:`Predictor.march_anew`."""
+        super().march_anew(instance_id)
         self._beliefs[instance_id], self._is_marched[instance_id] = None, False
         self._earliest[instance_id] = -np.inf
 
@@ -137,7 +137,7 @@ class SeldomToldPredictor(Predictor):
         Somebody has asked about a far time; to ask changes nothing of what is known.
         """
         for i in (self._earliest > ts).nonzero()[0].tolist():
-            self.forget(i)
+            self.march_anew(i)
 
     def _leave_unheard(self, i: int) -> None:
         """Follow those by name no longer who are believed to have left."""
@@ -181,7 +181,7 @@ class SeldomToldPredictor(Predictor):
         return self._beliefs[i] or self.states[i]
 
     @property
-    def present(self) -> list[InstanceState]:
+    def beliefs(self) -> list[InstanceState]:
         """What each instance is believed to be, as of the latest time that it was asked about."""
         return [mine or told for mine, told in zip(self._beliefs, self.states, strict=True)]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduling.answering import STEPS
 from scheduling.bounds import Track
-from scheduling.instance_state import InstanceState
-from scheduling.messages import RequestMeta
 from scheduling.predictor import Predictor
 from scheduling.record import Record
 from scheduling.seldom import SeldomToldPredictor
@@ -50,7 +48,7 @@ def to_arrays(predictor: Predictor) -> Arrays:
         Arrays of whole numbers, numbers and truth values, none of objects.
     """
     size = len(predictor.states)
-    steps = int(predictor._about[:, 0].max(initial=0.0))
+    steps = int(predictor._about[:, STEPS].max(initial=0.0))
     dirty = np.zeros(size, bool)
     dirty[sorted(predictor._dirty)] = True
     short = np.zeros(size, bool)
@@ -196,7 +194,7 @@ def _fits(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> bool:
     """Return whether no number would lead out of the tables."""
     size, classes = len(predictor.states), len(predictor.lengths.parts) + 1
     _, rows, most = predictor._curves.shape
-    steps = arrays["about"][:, 0]
+    steps = arrays["about"][:, STEPS]
     fits = arrays["curves"].shape[1] == rows and arrays["curves"].shape[2] <= most
     fits &= bool(((steps >= 0) & (steps <= arrays["curves"].shape[2])).all())
     fits &= states_fit(arrays, size, classes) and within(arrays["failed"], size)
@@ -206,21 +204,3 @@ def _fits(predictor: Predictor, arrays: Mapping[str, NDArray[Any]]) -> bool:
         about = arrays[f"{name}_widening"]
         fits &= len(about) == 3 and bool(about[0] >= 0) and bool(0 < about[2] < 1)
     return fits
-
-
-def forget(predictor: Predictor, instance_id: int, since: float = math.inf) -> None:
-    """Let an instance be empty again; what was counted of its reports stays.
-
-    Who was sent at ``since`` [time] or later stays, too.
-    """
-    state = predictor.states[instance_id]
-    kept = {key: each for key, each in state.waiting.items() if each.at >= since}
-    for request_id in (*state.waiting, *state.running._group_of, *state.stopped):
-        if request_id not in kept:
-            predictor.record._open.pop(request_id, None)
-    again = predictor._forecasters[instance_id].again
-    anew = InstanceState(counts=state.counts, restarts=again)
-    for request_id, each in kept.items():
-        anew.enqueue(RequestMeta(request_id, each.prompt), each.of, each.at)
-    predictor.states[instance_id] = anew
-    predictor.forget(instance_id)

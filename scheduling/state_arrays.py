@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from scheduling.instance_state import InstanceState
 from scheduling.running_set import GROUPS, RunningSet
-from scheduling.sync_counts import SyncCounts
+from scheduling.sync_counts import COUNTS, SyncCounts
 from scheduling.waiting import Waiting
 from serving import FluidServeError
 
-COUNTS = ("applied", "duplicate", "late", "lost", "unknown", "silent_corrections")
 TIMES = (
     "boundary", "last_heard", "last_duration", "waiting_tokens", "computed_ahead",
     "computed_again", "kv_used", "num_running",

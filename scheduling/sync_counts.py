@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -27,3 +27,7 @@ class SyncCounts:
     lost: int = 0
     unknown: int = 0
     silent_corrections: float = 0.0
+
+
+COUNTS = tuple(each.name for each in fields(SyncCounts))
+"""Names of the counts."""

@@ -90,7 +90,7 @@ def percentiles(job: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 def _anew(fleet: Predictor, request: RequestMeta) -> None:
     """Ask one instance whose forecast has to be made."""
-    fleet.forget(0)
+    fleet.march_anew(0)
     fleet.predict(0, request, 1.0)
 
 

@@ -54,7 +54,7 @@ class Metrics:
     def collect(self) -> Iterator[Any]:
         """Yield what the service knows by itself."""
         service, states = self._service, self._service.predictor.states
-        present = service.predictor.present
+        present = service.predictor.beliefs
         syncs = CounterMetricFamily(
             "fluidserve_syncs", "Reports of batches by how they came in; unknown counts requests.",
             labels=["result"],

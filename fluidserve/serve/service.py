@@ -21,7 +21,6 @@ from scheduling import (
     SeldomToldPredictor,
 )
 from scheduling.instance_state import InstanceState
-from scheduling.snapshot import forget
 
 MOST_PRESENT = 100_000
 """Requests of an instance of which nobody has said that they ended."""
@@ -156,9 +155,7 @@ class Service:
         self.changes += 1
 
     def _forget(self, instance_id: int, since: float = math.inf) -> None:
-        forget(self.predictor, instance_id, since)
-        if self.corrector is not None:
-            self.corrector.forget(instance_id)
+        self._asked_of.forget_instance(instance_id, since)
 
     def predict(self, ask: Ask) -> list[dict[str, Any]]:
         """Return predictions, request by request.

@@ -93,7 +93,7 @@ def test_an_answer_is_a_time_whatever_was_told(kind, node, messages):
             for found in predictor.predict(None, RequestMeta(*about), now):
                 assert found.e2el is not None and 0.0 <= found.ttft <= found.e2el
         check(told.states[0])
-        check(told.present[0], is_reported=False)
+        check(told.beliefs[0], is_reported=False)
 
 
 def test_who_is_named_twice_is_there_once():

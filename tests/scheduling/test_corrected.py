@@ -81,7 +81,7 @@ def test_only_requests_that_were_sent_and_asked_for_teach():
     (learnt,) = corrected.corrections()
     assert (learnt.latency, learnt.regime, learnt.measured) == ("ttft", "queued", 1)
     assert not learnt.is_on and learnt.factor == 1.0
-    corrected.forget(0)
+    corrected.forget_instance(0)
     assert not corrected._open
 
 

@@ -100,7 +100,7 @@ def test_who_has_left_unheard_costs_no_memory_and_changes_no_answer(monkeypatch)
         said.append((told.ttft[0], told.e2el[0], predictor.in_system(6010.0)[0]))
         followed.append(most)
         assert predictor.left_unheard + len(state.waiting) == 1500
-        belief = predictor.present[0]
+        belief = predictor.beliefs[0]
         assert set(belief.running._group_of) | set(belief.waiting) <= set(state.waiting)
     assert said[0] == said[1]
     there = said[0][2]
@@ -190,7 +190,7 @@ def test_a_request_that_is_told_twice_is_there_once():
     predictor = SeldomToldPredictor([DecodeNode()], MIX)
     for now in (0.0, 0.0, 8.0):
         predictor.enqueue_request(0, RequestMeta(1, 60), now)
-    assert predictor.present[0].in_system <= 1.0 and predictor.states[0].counts.duplicate == 2
+    assert predictor.beliefs[0].in_system <= 1.0 and predictor.states[0].counts.duplicate == 2
 
 
 def test_a_report_is_believed():

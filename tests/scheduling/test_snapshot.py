@@ -15,7 +15,7 @@ from scheduling import (
     SeldomToldPredictor,
 )
 from scheduling.corrector_arrays import KEPT, corrector_from_arrays, corrector_to_arrays
-from scheduling.snapshot import forget, from_arrays, to_arrays
+from scheduling.snapshot import from_arrays, to_arrays
 from serving import BatchTimeLaw, DecodeNode, FluidServeError, RequestMix
 
 MIX = RequestMix.from_lengths([20, 60, 120], [10, 25, 40])
@@ -78,7 +78,7 @@ KINDS = {
 def test_answers_after_a_restore_are_equal(kind, batches):
     old = driven(made(**KINDS[kind]), 0, batches)
     answers(old, 0.01 * batches + 0.1)  # so that forecasts are there to be shared, and beliefs
-    assert kind != "seldom" or batches < 7 or old.present[0] is not old.states[0]
+    assert kind != "seldom" or batches < 7 or old.beliefs[0] is not old.states[0]
     new = made(**KINDS[kind])
     from_arrays(new, through_a_file(to_arrays(old)))
     assert answers(new, 0.01 * batches + 0.103) == answers(old, 0.01 * batches + 0.103)
@@ -154,7 +154,7 @@ def test_beliefs_that_are_damaged_or_of_another_kind_are_refused():
         new = made(SeldomToldPredictor)
         with pytest.raises(FluidServeError, match=words):
             from_arrays(new, each)
-        assert all(state.is_idle for state in new.present)
+        assert all(state.is_idle for state in new.beliefs)
     with pytest.raises(FluidServeError, match="report seldom"):
         from_arrays(made(), arrays)
     with pytest.raises(FluidServeError, match="with every batch"):
@@ -189,7 +189,7 @@ def test_what_a_corrector_had_learnt_is_refused_where_it_is_damaged():
 
 def test_an_instance_that_is_forgotten_is_empty_and_keeps_its_counts():
     predictor = driven(made(arrival_rate=1.0), 0, 20)
-    forget(predictor, 0)
+    predictor.forget_instance(0)
     state = predictor.states[0]
     assert state.is_idle and state.batch_id == -1 and state.counts.applied == 20
     empty, there = (predictor.predict(i, RequestMeta(1, 60), 0.2)[0].e2el for i in (0, 1))

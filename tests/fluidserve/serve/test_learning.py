@@ -142,7 +142,7 @@ def test_instances_that_never_report_are_believed_to_serve_and_cost_no_memory(tm
     for k in range(600):
         client.post("/v1/enqueue_request", json=sent(k, 0, 0.05 * k))
         most = max(most, len(state.waiting), len(state.fresh), len(state.queue))
-    belief = service.predictor.present[0]
+    belief = service.predictor.beliefs[0]
     assert 3 < belief.in_system < 20  # by the law each stays for half a second or less
     assert most < 60 and len(belief.running) < 60
     found = metrics_of(client)
@@ -170,7 +170,7 @@ def test_instances_that_never_report_are_believed_to_serve_and_cost_no_memory(tm
     client.post("/v1/forget_instance", json={"instance_id": 0})
     empty = predicted(client, 10**6, 1036.3)
     assert empty[0]["e2el"] == pytest.approx(empty[1]["e2el"], rel=1e-3)
-    assert service.predictor.present[0].is_idle
+    assert service.predictor.beliefs[0].is_idle
 
 
 def test_one_who_reports_seldom_is_believed_when_it_does():
@@ -180,10 +180,10 @@ def test_one_who_reports_seldom_is_believed_when_it_does():
     predicted(client, 10**6, 0.2)
     report = batch(20, end=0.21, started=[7, 8, 9], finished=list(range(5)), decode_len=7)
     assert client.post("/v1/sync_batch_result", json=report).json()["unknown"] == 0
-    assert service.predictor.present[0].in_system == 5.0
+    assert service.predictor.beliefs[0].in_system == 5.0
     again = client.post("/v1/sync_batch_result", json=report).json()
     assert again["duplicate"] == 1
     predicted(client, 10**6, 0.3)
-    moved = service.predictor.present[0]
+    moved = service.predictor.beliefs[0]
     client.post("/v1/sync_batch_result", json=report)  # what is known already changes no belief
-    assert service.predictor.present[0] is moved and moved.boundary > 0.28
+    assert service.predictor.beliefs[0] is moved and moved.boundary > 0.28
