@@ -12,8 +12,8 @@ import numpy as np
 
 from scheduling.drift import Beliefs
 from scheduling.fleet_run import FleetRun
-from scheduling.listening import Faults
 from scheduling.policies import listens, needs_predictor, policy_of
+from scheduling.post import Faults
 from scheduling.predictor import Predictor
 from scheduling.routing import route
 from scheduling.seldom import SeldomToldPredictor

@@ -101,7 +101,17 @@ class InstanceState:
         return out
 
     def enqueue(self, request: RequestMeta, of: int, at: float) -> None:
-        """Note that a request was sent; one that is there already is not counted twice."""
+        """Note that a request was sent; one that is there already is not counted twice.
+
+        Parameters
+        ----------
+        request
+            The request.
+        of
+            Class of its lengths.
+        at : [time]
+            When it was sent.
+        """
         if self.has(request.request_id):
             self.counts.duplicate += 1
             return
@@ -115,7 +125,15 @@ class InstanceState:
         self.waiting_tokens += prompt
 
     def sync(self, trace: BatchTrace, at: float) -> bool:
-        """Take a report; return whether it was a new one, the next or a later batch."""
+        """Take a report; return whether it was a new one, the next or a later batch.
+
+        Parameters
+        ----------
+        trace
+            The report.
+        at : [time]
+            When it came in.
+        """
         is_newer = trace.batch_id > self.batch_id
         self.last_heard = at if is_newer else max(self.last_heard, at)
         if trace.batch_id == self.batch_id:

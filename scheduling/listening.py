@@ -1,16 +1,18 @@
-"""Who listens to a fleet: what was sent where, and every batch that ended, faults included."""
+"""Who listens to a fleet, and who can be asked: the interfaces of listeners and of predictors.
+
+The fleet, its post and the policies know no more of a predictor than this, so that another one can
+be put in its place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduling.messages import BatchTrace, Prediction, RequestMeta
-from serving import ConfigError
 
 
 class Listener(Protocol):
@@ -76,34 +78,3 @@ class Predicts(Listener, Protocol):
             What is wanted: ``ttft``, ``behind`` or ``all``.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What happens to batch traces on their way.
-
-    Parameters
-    ----------
-    lost, doubled, reordered
-        Shares of the traces that never arrive, that arrive twice, and that arrive after the next
-        one of their instance.
-    seed
-        Of the draws: the same seed does the same to the same traces.
-    """
-
-    lost: float = 0.0
-    doubled: float = 0.0
-    reordered: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("lost", "doubled", "reordered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(name, getattr(self, name), "a share from 0 to 1")
-        if self.share > 1:
-            raise ConfigError("lost + doubled + reordered", self.share, "together at most 1")
-
-    @property
-    def share(self) -> float:
-        """Share of the traces to which something happens."""
-        return self.lost + self.doubled + self.reordered

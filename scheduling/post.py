@@ -1,16 +1,49 @@
-"""Carries what instances tell of their batches to those who listen."""
+"""The post of a fleet: reports of batches on their way to those who listen, faults included."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduling.listening import Faults, Listener
+from scheduling.listening import Listener
 from scheduling.messages import BatchTrace, RequestMeta
+from serving import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What happens to batch traces on their way.
+
+    Parameters
+    ----------
+    lost, doubled, reordered
+        Shares of the traces that never arrive, that arrive twice, and that arrive after the next
+        one of their instance.
+    seed
+        Of the draws: the same seed does the same to the same traces.
+    """
+
+    lost: float = 0.0
+    doubled: float = 0.0
+    reordered: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lost", "doubled", "reordered"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(name, getattr(self, name), "a share from 0 to 1")
+        if self.share > 1:
+            raise ConfigError("lost + doubled + reordered", self.share, "together at most 1")
+
+    @property
+    def share(self) -> float:
+        """Share of the traces to which something happens."""
+        return self.lost + self.doubled + self.reordered
 
 
 class Post:

@@ -11,10 +11,10 @@ import numpy as np
 
 from scheduling.fleet import Fleet
 from scheduling.fleet_run import FleetRun
-from scheduling.listening import Faults, Listener, Predicts
+from scheduling.listening import Listener, Predicts
 from scheduling.messages import RequestMeta
 from scheduling.policies import Policy, policy_of
-from scheduling.post import Post
+from scheduling.post import Faults, Post
 from scheduling.signals import Signals
 from serving import ConfigError, FluidServeError, Instance, RequestTable
 

@@ -126,7 +126,15 @@ class RunningSet:
         return self.groups[self._front : self._size]
 
     def age(self, executed: float, batches: int = 1) -> None:
-        """Let the first ``executed`` requests decode a token in each of some batches."""
+        """Let the first requests decode a token in each of some batches.
+
+        Parameters
+        ----------
+        executed : [requests]
+            How many of the oldest have a place in a batch; infinite for all.
+        batches
+            So many batches.
+        """
         if executed >= self.total:
             rows = self.rows
             rows[:, AGE] += batches
@@ -136,7 +144,13 @@ class RunningSet:
             _age(self.rows, self._size - self._front, float(executed))
 
     def begin(self, requests: Sequence[tuple[int, int, int]]) -> None:
-        """Append requests that have their first token, as (id, class, prompt), in their order."""
+        """Append requests that have their first token.
+
+        Parameters
+        ----------
+        requests
+            Id, class of lengths and prompt [tokens] of each, in their order.
+        """
         if len(requests) <= PARTS:
             for request_id, of, prompt in requests:
                 self.put(request_id, of, prompt=prompt)
@@ -154,7 +168,19 @@ class RunningSet:
         self, request_id: int | None, of: int, tokens: float = 1.0, ever: float = 0.0,
         prompt: int = 0,
     ) -> int:  # fmt: skip
-        """Append a group of one request, or of none yet; return its serial number."""
+        """Append a group of one request, or of none yet; return its serial number.
+
+        Parameters
+        ----------
+        request_id
+            None for a group of none yet.
+        of
+            Class of lengths.
+        tokens, ever : [tokens]
+            Since its latest start, and ever.
+        prompt : [tokens]
+            Of the request.
+        """
         if self._size == GROUPS:
             self._make_room()
         count = 0.0 if request_id is None else 1.0
@@ -168,7 +194,15 @@ class RunningSet:
         return serial
 
     def gather(self, names: Mapping[int, int], row: Sequence[float]) -> None:
-        """Append a group as a row of :attr:`groups`; of these names and prompts are known."""
+        """Append a group of whose requests some are known by name.
+
+        Parameters
+        ----------
+        names : [tokens]
+            Prompts by id.
+        row : shape (4,)
+            As of :attr:`groups`.
+        """
         serial = self.put(None, int(row[OF]), row[AGE], row[FURTHEST])
         self.groups[serial - self._base, COUNT] = row[COUNT]
         self.total += row[COUNT]

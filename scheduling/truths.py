@@ -1,4 +1,7 @@
-"""How predictions came true so far."""
+"""How predictions came true so far, without those whose truth is still to come.
+
+Apart from :mod:`scheduling.record`, because predictions read it and the record reads predictions.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from serving import FluidServeError, Instance
 
 if TYPE_CHECKING:
     from scheduling.experiment import Routing
-    from scheduling.listening import Faults
+    from scheduling.post import Faults
     from scheduling.signals import Signals
     from studies.tuning import Slo
 
@@ -156,8 +156,8 @@ def _policies(text: str | None) -> tuple[str, ...]:
 
 def _faults(params: Mapping[str, Any], policies: Sequence[str], signals: Signals) -> Faults:
     """Return what happens to reports; flags of which nobody would notice anything are refused."""
-    from scheduling.listening import Faults
     from scheduling.policies import listens
+    from scheduling.post import Faults
 
     shares = {name: params[f"{name}_reports"] for name in FAULTS}
     for name, share in shares.items():

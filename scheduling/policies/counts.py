@@ -1,4 +1,8 @@
-"""Scores by what instances tell of themselves: counts, KV and prompts. The lowest wins."""
+"""Scores by what instances tell of themselves: counts, KV and prompts. The lowest wins.
+
+Each is a function of what the router sees and of the request. It returns a number for each
+instance, shape (N,); its first line says of what. It remembers nothing.
+"""
 
 from __future__ import annotations
 
