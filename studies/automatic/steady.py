@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-import discrete
-from serving import Distribution, FluidServeError, LatencySamples, UnsupportedError
+import numpy as np
+from numpy.typing import NDArray
+
+from discrete import Progress
+from serving import Distribution, LatencySamples
 from studies.automatic.by_engine import (
     MOST_GROWTH,
-    PER_REQUEST,
     QUANTILE,
     SPARE,
     ByEngine,
     engine_error,
     half_width,
 )
-from studies.engine_runs import MOST_REQUESTS, Group, statistics, steady_requests, warm_up
+from studies.engine_runs import PIECES, Group, length_of, pieces_of, run_of, statistics
 from studies.engine_runs.clock import Clock, OverBudgetError
 from studies.engine_runs.pool import pooled
 from studies.question import Question
-
-PIECES = 8
-"""Pieces of a run, or runs, whose differences tell the noise."""
 
 SHORTEST = 400
 """Requests of a piece at least."""
 
 LATENCIES = ("ttft", "tpot", "e2el", "queue_delay")
+
+LEAST, POOLED = 1e-6, 4e-7
+"""Seconds that a request of a run costs at least, and what percentiles of all runs take for it."""
+
+EARLY, SURELY = 0.1, 1.5
+"""Part of the budget after which a first run is stopped that would take so many times the budget,
+as far as is known by then."""
+
+DRIFTS = 3.5
+"""Standard errors of their difference by which the halves of runs that have not settled differ."""
 
 
 def steady(question: Question, within: float, budget: float) -> ByEngine:
@@ -46,44 +56,34 @@ def steady(question: Question, within: float, budget: float) -> ByEngine:
     FluidServeError
         If there is no steady state, or the engine does not get to an end.
     """
-    if not question.load < 1:
-        raise UnsupportedError(f"at a load of {question.load:.3g} there is no steady state")
-    settle, healthy = warm_up(question)
-    if (warm := settle + 3 * healthy) > MOST_REQUESTS / 2:  # a run would begin to count too early
-        raise UnsupportedError(
-            f"at a load of {question.load:.3g} queues settle after some {warm:,.0f} requests, more "
-            f"than the {MOST_REQUESTS // 2:,} that a run of the engine can have before it counts"
-        )
-    piece = math.ceil(max(SHORTEST, 2 * settle + healthy))
-    # pieces of a run are as good as runs where each is longer than what it remembers
-    is_cut = warm + PIECES * piece <= MOST_REQUESTS
-    counted = PIECES * piece if is_cut else piece
-    if PER_REQUEST * counted * (1 if is_cut else PIECES) > budget:
+    length = length_of(question, SHORTEST)
+    if LEAST * length.total > budget:
         raise OverBudgetError(f"a steady run takes the engine longer than {budget:g} s")
     clock = Clock(question, budget)
     groups = [Group() for _ in range(PIECES)]
     samples: list[LatencySamples] = []
-    more = 1 if is_cut else PIECES
+    more = 1
     while True:
         try:
             for _ in range(more):
-                found = _run(question, len(samples), counted, clock)
-                samples.append(found)
-                parts = PIECES if is_cut else 1
-                for k in range(parts):
-                    group = groups[k if is_cut else (len(samples) - 1) % PIECES]
-                    part = slice(k * found.ttft.size // parts, (k + 1) * found.ttft.size // parts)
-                    e2el = found.e2el[part]
-                    group.add(found.ttft[part], e2el, question.known_rate * float(e2el.mean()))
+                look = clock.look if samples else first_look(clock)
+                samples.append(run_of(question, len(samples), length, look))
+                for group, piece in zip(
+                    groups, pieces_of(samples[-1], question.known_rate), strict=True
+                ):
+                    group.add(*piece)
         except OverBudgetError:
-            if not all(group.ttft for group in groups):
+            if not samples:
                 raise
             more = 0
         means, errors = statistics(groups)
-        widths = QUANTILE[PIECES] * errors
+        widths = QUANTILE[PIECES] * length.doubt * errors
+        widths += drift(groups, length.doubt)
         excess = half_width(widths) / math.log1p(within)
         if more and excess > 1:
-            left = (budget - clock.spent) / max(clock.spent / len(samples), 1e-9)
+            pooling = POOLED * PIECES * length.piece
+            each = max(clock.spent / len(samples), 1e-9) + pooling
+            left = (budget - clock.spent - pooling * len(samples)) / each
             needed = len(samples) * (min(SPARE * excess**2, MOST_GROWTH) - 1) + 1
             more = int(min(needed, left))
         else:
@@ -94,13 +94,35 @@ def steady(question: Question, within: float, budget: float) -> ByEngine:
             return ByEngine(engine_error(means, widths, len(samples)), of)
 
 
-def _run(question: Question, number: int, counted: int, clock: Clock) -> LatencySamples:
-    """Return the latencies of a run after its warm-up."""
-    warm, table = steady_requests(question, number, counted)
-    run = discrete.simulate(
-        table, question.instance, seed=question.seed + number, record_batches=False,
-        progress=clock.look,
-    )  # fmt: skip
-    if not run.finished:
-        raise FluidServeError("the engine came to a stop before every request had an answer")
-    return run.samples(warm)
+def drift(groups: list[Group], doubt: float) -> NDArray[np.float64]:
+    """Return how much the later half of runs differs from the earlier one, relative, shape (M,).
+
+    Parameters
+    ----------
+    groups
+        Pieces of runs, the earliest first.
+    doubt
+        See :attr:`studies.engine_runs.Length.doubt`. A difference that noise explains is 0.
+    """
+    half = len(groups) // 2
+    (early, unsure), (late, vague) = (statistics(each) for each in (groups[:half], groups[half:]))
+    change = np.abs(late - early)
+    noise = doubt * np.hypot(early * unsure, late * vague)
+    known = np.minimum(early, late) > 0
+    relative = np.divide(change, np.minimum(early, late), out=np.zeros_like(change), where=known)
+    return np.where(change > DRIFTS * noise, relative, 0.0)
+
+
+def first_look(clock: Clock) -> Callable[[Progress], None]:
+    """Return what stops a first run as soon as it is clear that it will not get to its end."""
+
+    def look(now: Progress) -> None:
+        clock.look(now)
+        spent = clock.spent
+        if spent > EARLY * clock.budget and spent * now.total > SURELY * clock.budget * now.arrived:
+            raise OverBudgetError(
+                f"a steady run of the engine takes some {spent * now.total / now.arrived:.0f} s, "
+                f"more than {clock.budget:g} s"
+            )
+
+    return look

@@ -16,7 +16,16 @@ from ode.error_model.model import THROUGHPUT
 from serving import RequestMix, RequestTable
 from studies.automatic.by_engine import QUANTILE
 from studies.campaign.scenarios import OVERLOAD, Scenario
-from studies.engine_runs import METRICS, Group, over_time, statistics, steady
+from studies.engine_runs import (
+    METRICS,
+    PIECES,
+    Group,
+    length_of,
+    over_time,
+    pieces_of,
+    run_of,
+    statistics,
+)
 from studies.question import Question
 
 SMALL_THROUGHPUT, FROM = 0.002, 0.4
@@ -36,8 +45,12 @@ KEEPS_UP = 0.97
 SMALL_MEAN, SMALL_TAIL = 0.004, 0.012
 """Relative standard errors of the mean TTFT and of the p99 that are small enough."""
 
-GROUPS = 8
-"""Groups of replications, from whose differences standard errors come."""
+GROUPS = PIECES
+"""Groups of replications, or pieces of runs in a steady state, from whose differences standard
+errors come."""
+
+STEADY_REQUESTS = 3000
+"""Requests of a piece at least."""
 
 SURELY = QUANTILE[GROUPS]
 """Standard errors to both sides that hold 90 % of the means of so many groups (Student's law)."""
@@ -86,19 +99,32 @@ def truth_of(
         Relative standard errors of means and of percentiles that are small enough.
     longer
         Multiple of the budget where the engine is noisy.
+
+    Raises
+    ------
+    UnsupportedError
+        If no run of the engine gets to a steady state.
     """
+    question, is_steady = scenario.question, scenario.protocol == "steady"
+    length = length_of(question, STEADY_REQUESTS) if is_steady else None
     groups = [Group() for _ in range(GROUPS)]
-    run = steady if scenario.protocol == "steady" else over_time
     began, count = time.process_time(), 0
     while True:
-        for group in groups:
-            group.add(*run(scenario.question, count))
-            count += 1
+        before = count
+        if length is None:
+            found = [over_time(question, count + k) for k in range(GROUPS)]
+        else:
+            found = pieces_of(run_of(question, count, length), question.known_rate)
+        count += GROUPS if length is None else 1
+        for group, counted in zip(groups, found, strict=True):
+            group.add(*counted)
         values, errors = statistics(groups)
+        if length is not None:
+            errors = length.doubt * errors
         spent = time.process_time() - began
         small = max(errors[:2]) <= small_mean and max(errors[3:5]) <= small_tail
         allowed = budget * (longer if errors[0] > NOISY else 1.0)
-        if small or spent + spent * GROUPS / count > allowed:
+        if small or spent + spent * (count - before) / count > allowed:
             break
     return Truth(
         dict(zip(METRICS, values.tolist(), strict=True)),

@@ -4,10 +4,12 @@ from studies.engine_runs.joined import Apart as Apart
 from studies.engine_runs.joined import can_be_joined as can_be_joined
 from studies.engine_runs.joined import joined as joined
 from studies.engine_runs.noise import METRICS as METRICS
+from studies.engine_runs.noise import Counted as Counted
 from studies.engine_runs.noise import Group as Group
 from studies.engine_runs.noise import statistics as statistics
-from studies.engine_runs.replication import MOST_REQUESTS as MOST_REQUESTS
 from studies.engine_runs.replication import over_time as over_time
-from studies.engine_runs.replication import steady as steady
-from studies.engine_runs.replication import steady_requests as steady_requests
-from studies.engine_runs.replication import warm_up as warm_up
+from studies.engine_runs.steady_run import PIECES as PIECES
+from studies.engine_runs.steady_run import Length as Length
+from studies.engine_runs.steady_run import length_of as length_of
+from studies.engine_runs.steady_run import pieces_of as pieces_of
+from studies.engine_runs.steady_run import run_of as run_of

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 METRICS = ("mean_ttft", "mean_e2el", "p50_ttft", "p99_ttft", "p99_e2el", "mean_in_system")
 """What is told, latencies [time] and requests."""
+
+
+class Counted(NamedTuple):
+    """Requests of a run, or of a piece of one, that count: TTFT, E2EL [time], mean in system."""
+
+    ttft: NDArray[np.float64]
+    e2el: NDArray[np.float64]
+    in_system: float
 
 
 class Group:

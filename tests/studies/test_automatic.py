@@ -91,14 +91,22 @@ def test_a_stream_without_an_end_is_answered_in_its_steady_state() -> None:
 
 def test_a_steady_state_that_runs_do_not_reach_is_not_the_engines() -> None:
     """Near capacity a queue settles later than a run of the engine can begin to count."""
-    question = question_of(40, 0.99, None)
+    question = question_of(40, 0.999, None)
     found = answer(question, within=1e-4)
     assert found.chosen == "stationary"
     (engine,) = [each for each in found.tried if each.method == ENGINE]
-    assert engine.of is None and "queues settle after" in str(engine.error.reason)
+    assert engine.of is None and "requests to settle" in str(engine.error.reason)
     assert any("nobody is expected" in line for line in found.warnings) or (
         found.error.confidence == "unknown"
     )
+
+
+def test_a_steady_run_without_the_time_to_settle_is_not_the_engines() -> None:
+    question = question_of(40, 0.95, None)
+    found = answer(question, within=1e-4, budget=0.01)
+    (engine,) = [each for each in found.tried if each.method == ENGINE]
+    assert found.chosen == "stationary" and engine.of is None
+    assert "takes the engine longer than 0.01 s" in str(engine.error.reason)
 
 
 def test_of_given_arrivals_one_run_is_exact() -> None:
