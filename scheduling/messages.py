@@ -87,15 +87,17 @@ class Prediction:
     instance_id
         The instance.
     ttft, tpot, e2el : [time]
-        Means: until the first token, between two tokens after it, until the last token. ``e2el`` is
-        None where only the first token was asked for.
+        Means: until the first token, between two tokens after it, until the last token. Where only
+        the first token was asked for, ``e2el`` is None and ``tpot`` is not-a-number.
     ttft_bounds, e2el_bounds : [time]
         Between which the latency lies with the chance :data:`COVERS`; None where nothing is known
         of the errors.
     slo_risk
-        Chance that the request misses what it was promised; None where it was promised nothing.
+        Chance that the request misses what it was promised; None where it was promised nothing, or
+        something of which nothing is known.
     externality : [time]
-        Time that the request adds to all others of the instance together.
+        Time that the request adds to all others of the instance together; not-a-number where only
+        the first token was asked for.
     confidence
         ``high``, ``fair`` or ``low`` by how wide the bounds have to be, ``unknown`` while too few
         predictions came true, ``stale`` where the instance has been silent for too long. Of

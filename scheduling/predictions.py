@@ -105,7 +105,7 @@ class Predictions:
         confidence = self._confidence(instance, ttft)
         if self._tokens is None:
             return Prediction(
-                instance, ttft, np.nan, None, bounds, None, self._risk(ttft, None), 0.0,
+                instance, ttft, np.nan, None, bounds, None, self._risk(ttft, None), np.nan,
                 confidence, self.level,
             )  # fmt: skip
         e2el = row[E2EL]
@@ -127,15 +127,18 @@ class Predictions:
         return next((word for most, word in WORDS if widening <= most), "low")
 
     def _risk(self, ttft: float, e2el: float | None) -> float | None:
-        """Return the chance to miss what was promised, the larger of both latencies."""
+        """Return the chance to miss what was promised, the larger of both latencies.
+
+        None where something was promised of which nothing is known.
+        """
         if self.request.slo_ttft is None and self.request.slo_e2el is None:
             return None
         asked = ((self._record.ttft, ttft, self.request.slo_ttft),
                  (self._record.e2el, e2el, self.request.slo_e2el))  # fmt: skip
         found = [
-            track.risk(value, limit)
+            None if value is None else track.risk(value, limit)
             for track, value, limit in asked
-            if limit is not None and value is not None
+            if limit is not None
         ]
         known = [each for each in found if each is not None]
         return max(known) if known and len(known) == len(found) else None

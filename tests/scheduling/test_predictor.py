@@ -217,6 +217,9 @@ def test_risk_is_the_share_that_missed():
     sure = predictor.predict(0, RequestMeta(-5, 50, slo_ttft=1e-6), now)[0].slo_risk
     assert sure == 1.0
     assert predictor.predict(0, RequestMeta(-5, 50), now)[0].slo_risk is None
+    both = RequestMeta(-5, 50, slo_ttft=1e-6, slo_e2el=1e-6)
+    assert predictor.predict(0, both, now)[0].slo_risk == 1.0
+    assert predictor.predict(0, both, now, "ttft")[0].slo_risk is None  # of E2EL nobody was asked
 
 
 def test_lengths_follow_the_prompt_and_an_estimate():
@@ -404,6 +407,8 @@ def test_what_is_left_for_those_behind_is_the_ttft_of_larger_prompts():
     assert whole.behind.tolist() == pytest.approx(found.behind.tolist())
     # nobody reads a number that was not asked for
     assert np.isnan([*first.behind, *first.e2el, *first.externality, *found.e2el]).all()
+    one = first[0]
+    assert one.e2el is None and np.isnan([one.tpot, one.externality]).all()
 
 
 def test_what_is_expected_in_the_prefix_cache_is_not_computed():
