@@ -17,6 +17,9 @@ MOST_POINTS = 4000
 CROWD = 400
 """Rows beyond which dots are small and pale."""
 
+NARROW = 6.0
+"""Range of step times, largest over least, below which 1, 2 and 5 would be too few numbers."""
+
 CONTEXTS = 5
 """Curves of the first picture, one per context."""
 
@@ -47,6 +50,7 @@ def step_time_fit(fit: StepTimeFit, path: str | Path) -> None:
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, levels.size))
     n = np.geomspace(rows.requests.min(), rows.requests.max(), 200)
     handles: dict[str, Any] = {}
+    knows_context = bool((rows.context > 0).any())
     with figure(path, 6.4, 4.4) as drawing:
         axes = drawing.subplots()
         for level, colour in zip(levels.tolist(), colours, strict=True):
@@ -56,14 +60,15 @@ def step_time_fit(fit: StepTimeFit, path: str | Path) -> None:
                 mew=0,
             )  # fmt: skip
             curve = axes.plot(n, 1e3 * fit.law.duration(n * (level + 1), n), color=colour)[0]
-            handles[f"{level:,.0f} tokens"] = curve
+            handles[f"{level:,.0f} tokens" if knows_context else "law"] = curve
         axes.set(xscale="log", yscale="log", xlabel="decoding requests in the batch")
         axes.set_ylabel("step time [ms]")
         _plain_ticks(axes)
         legend = drawing.legend(
             list(handles.values()), list(handles), loc="outside upper center", ncols=CONTEXTS,
             columnspacing=1.2, handlelength=1.4,
-            title=f"{_source(fit)}: dots measured, lines fitted; context per request",
+            title=f"{_source(fit)}: dots measured, lines fitted"
+            + ("; context per request" if knows_context else "; KV not given"),
         )  # fmt: skip
         legend.get_title().set_fontsize(9)
 
@@ -87,14 +92,13 @@ def step_time_residuals(fit: StepTimeFit, path: str | Path) -> None:
         "KV read by decode [tokens]": rows.context,
         "prefill tokens": rows.prefill_tokens,
     }
-    if not (rows.prefill_tokens > 0).any():
-        del axes_of["prefill tokens"]
+    axes_of = {label: x for label, x in axes_of.items() if (x > 0).any()}
     far = np.quantile(np.abs(error), 0.995, method="higher")
     limit = float(np.clip(1.02 * far, 6, 100))
     dot = {"ms": 3, "alpha": 0.35} if len(rows) > CROWD else {"ms": 8, "alpha": 0.8}
     handles: dict[str, Any] = {}
     with figure(path, 3.4 * len(axes_of) + 0.6, 3.8) as drawing:
-        panels = drawing.subplots(1, len(axes_of), sharey=True)
+        panels = drawing.subplots(1, len(axes_of), sharey=True, squeeze=False)[0]
         for axes, (label, x) in zip(panels, axes_of.items(), strict=True):
             band = axes.axhspan(-5, 5, color=PALE, lw=0, zorder=0.5)
             axes.axhline(0, color=INK, lw=0.8)
@@ -134,12 +138,14 @@ def _sample(rows: np.ndarray, most: int) -> np.ndarray:
 
 
 def _plain_ticks(axes: Any) -> None:
-    """Write 16, not 1.6 x 10^1, on logarithmic axes."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Write 16, not 1.6 x 10^1, on logarithmic axes, and several numbers on each."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     axes.xaxis.set_major_locator(LogLocator(base=2))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    is_narrow = high < NARROW * low
+    axes.yaxis.set_major_locator(MaxNLocator(6) if is_narrow else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_formatter(NullFormatter())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from calibration import fit_step_times, read_step_times
 from calibration.profiles import find
 from fluidserve.config import instance_of, load_config
+from fluidserve.plots import step_times
 from serving import BatchTimeLaw
 
 LAW = BatchTimeLaw(d_0=0.012, d_decode=4e-5, d_kv=1.5e-7)
@@ -178,3 +182,24 @@ def test_what_cannot_be_fitted_is_a_line_and_leaves_nothing(run, measured, line,
     for word in words:
         assert word in said[0], said
     assert sorted(measured.rglob("*")) == before
+
+
+def test_pictures_of_steps_without_kv_show_no_kv(tmp_path, monkeypatch):
+    lines = "".join(f"{8 + 0.05 * n},{n}\n" for n in range(1, 129, 3))
+    (tmp_path / "steps.csv").write_text("step_time_ms,decode_tokens\n" + lines)
+    fit = fit_step_times(read_step_times(tmp_path / "steps.csv"))
+    drawn = []
+
+    @contextmanager
+    def kept(path, width, height):
+        drawn.append(Figure((width, height)))
+        yield drawn[-1]
+
+    monkeypatch.setattr(step_times, "figure", kept)
+    step_times.step_time_fit(fit, "fit.png")
+    step_times.step_time_residuals(fit, "residuals.png")
+    of_fit, of_residuals = (each.axes for each in drawn)
+    low, high = of_fit[0].get_ylim()
+    assert sum(low <= tick <= high for tick in of_fit[0].get_yticks()) >= 3
+    assert "context" not in drawn[0].legends[0].get_title().get_text()
+    assert [axes.get_xlabel() for axes in of_residuals] == ["decoding requests"]
