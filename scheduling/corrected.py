@@ -120,6 +120,7 @@ class CorrectedPredictor:
         self, instance_id: int, batch_trace: BatchTrace, ts: float | None = None
     ) -> None:
         """Take the report of a batch; see :meth:`Predictor.sync_batch_result`."""
+        self.predictor.sync_batch_result(instance_id, batch_trace, ts)
         for request_id in batch_trace.started:
             sent = self._open.get(request_id)
             if sent is not None:
@@ -131,7 +132,6 @@ class CorrectedPredictor:
                 self._learn(1, sent, batch_trace.end)
         for request_id in batch_trace.cancelled:
             self._open.pop(request_id, None)
-        self.predictor.sync_batch_result(instance_id, batch_trace, ts)
 
     def predict(
         self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str = ALL

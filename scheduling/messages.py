@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from serving import ConfigError
+
+
+def check_time(ts: float) -> None:
+    """Refuse a time that is none, or infinite.
+
+    Raises
+    ------
+    ConfigError
+        In words.
+    """
+    if not -math.inf < ts < math.inf:
+        raise ConfigError("ts", ts, "a finite time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +36,11 @@ class RequestMeta:
         Part of the prompt that the instance is expected to find in its prefix cache.
     slo_ttft, slo_e2el : [time]
         What the request was promised; None promises nothing.
+
+    Raises
+    ------
+    ConfigError
+        If a number is none, negative or infinite, or more is found than the prompt has.
     """
 
     request_id: int
@@ -29,6 +49,20 @@ class RequestMeta:
     prefix_hit: int = 0
     slo_ttft: float | None = None
     slo_e2el: float | None = None
+
+    def __post_init__(self) -> None:
+        prompt = self.prefill_length
+        if not 0 <= prompt < math.inf:
+            raise ConfigError("prefill_length", prompt, "a number of tokens >= 0")
+        if not 0 <= self.prefix_hit <= prompt:
+            raise ConfigError("prefix_hit", self.prefix_hit, f"0 to prefill_length = {prompt}")
+        length = self.predicted_decode_length
+        if length is not None and not 0 < length < math.inf:
+            raise ConfigError("predicted_decode_length", length, "a finite number > 0, or None")
+        for name in ("slo_ttft", "slo_e2el"):
+            slo = getattr(self, name)
+            if slo is not None and not slo >= 0:
+                raise ConfigError(name, slo, "a time >= 0, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +95,11 @@ class BatchTrace:
         leaves out of a batch; None where the instance does not say.
     kv_used : [tokens]
         KV that the running requests hold after it; None where the instance does not say.
+
+    Raises
+    ------
+    ConfigError
+        If a number is none, negative or infinite.
     """
 
     batch_id: int
@@ -76,6 +115,17 @@ class BatchTrace:
     num_waiting: int | None = None
     num_running: int | None = None
     kv_used: float | None = None
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.end < math.inf:
+            raise ConfigError("end", self.end, "a finite time")
+        for name in ("batch_id", "duration", "prefill_len", "decode_len"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(name, getattr(self, name), "a finite number >= 0")
+        for name in ("num_waiting", "num_running", "kv_used"):
+            told = getattr(self, name)
+            if told is not None and not 0 <= told < math.inf:
+                raise ConfigError(name, told, "a finite number >= 0, or None")
 
 
 @dataclass(frozen=True, slots=True)

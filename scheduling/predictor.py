@@ -36,7 +36,7 @@ from scheduling.arrival_rate import Inflow
 from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
 from scheduling.march_start import MarchStart
-from scheduling.messages import BatchTrace, RequestMeta
+from scheduling.messages import BatchTrace, RequestMeta, check_time
 from scheduling.predictions import Predictions
 from scheduling.record import Record
 from scheduling.reuse import ReusePolicy
@@ -151,6 +151,7 @@ class Predictor:
             If there is no such instance.
         """
         state = self._state(instance_id)
+        check_time(ts)
         before = len(state.waiting)
         state.enqueue(request_meta, 1 + self.lengths.part_of(request_meta.prefill_length), ts)
         if len(state.waiting) == before:
@@ -189,8 +190,10 @@ class Predictor:
             If there is no such instance.
         """
         state = self._state(instance_id)
+        at = batch_trace.end if ts is None else ts
+        check_time(at)
         self.record.learn(batch_trace)
-        if not state.sync(batch_trace, batch_trace.end if ts is None else ts):
+        if not state.sync(batch_trace, at):
             return
         if self.level != "reuse" or instance_id in self._dirty or not self._follows(instance_id):
             self._dirty.add(instance_id)
@@ -291,8 +294,9 @@ class Predictor:
         FluidServeError
             If there is no such instance.
         ConfigError
-            If there is no such hint.
+            If there is no such hint, or the time is none.
         """
+        check_time(ts)
         if action_hint not in (TTFT_ONLY, WITH_NEXT, ALL):
             raise ConfigError("action_hint", action_hint, f"{TTFT_ONLY}, {WITH_NEXT} or {ALL}")
         if instance_id is None:

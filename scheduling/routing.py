@@ -76,14 +76,16 @@ def route(
     Raises
     ------
     ConfigError
-        If there is no such policy, or it names no instance.
+        If there is no such policy, it names no instance, or a number is not allowed.
     UnsupportedError
         If an engine cannot be one of a fleet, or clients give up or wait for answers.
     FluidServeError
         If a policy that asks a predictor got no prediction at all.
     """
-    if not decision_time >= 0:
-        raise ConfigError("decision_time", decision_time, "a time >= 0")
+    if not 0 <= decision_time < math.inf:
+        raise ConfigError("decision_time", decision_time, "a finite time >= 0")
+    if capacity is not None and not _are_capacities(capacity, len(instances)):
+        raise ConfigError("capacity", list(capacity), "a finite number > 0 for each instance")
     name, choose = policy_of(policy, seed)
     hearers: list[Any] = [each for each in (predictor, *listeners) if each is not None]
     if hasattr(choose, "sync_batch_result"):
@@ -165,6 +167,10 @@ def _prefixes(requests: RequestTable) -> list[int]:
         has = np.diff(contents.first) > 0
         found[has] = contents.piece_id[contents.first[:-1][has]]
     return found.tolist()
+
+
+def _are_capacities(capacity: Sequence[float], size: int) -> bool:
+    return len(capacity) == size and all(0 < each < math.inf for each in capacity)
 
 
 def _capacities(requests: RequestTable, instances: Sequence[Instance]) -> list[float]:

@@ -13,7 +13,7 @@ from ode import DURATION, START
 from scheduling.answering import LATEST, NUMBER, ORIGIN, STEPS
 from scheduling.instance_state import InstanceState
 from scheduling.lengths import LengthModel
-from scheduling.messages import BatchTrace, RequestMeta
+from scheduling.messages import BatchTrace, RequestMeta, check_time
 from scheduling.predictions import Predictions
 from scheduling.predictor import ALL, Predictor
 from scheduling.silence import Forecast, Moved
@@ -64,6 +64,7 @@ class SeldomToldPredictor(Predictor):
     def enqueue_request(self, instance_id: int, request_meta: RequestMeta, ts: float) -> None:
         """Note that a request was sent; see :meth:`Predictor.enqueue_request`."""
         state = self._state(instance_id)
+        check_time(ts)
         self._go_back(ts)
         if state.batch_id < 0 and ts < state.boundary:
             state.boundary = ts  # it says when an idle instance got work, and was ahead
@@ -152,6 +153,7 @@ class SeldomToldPredictor(Predictor):
         self, instance_id: int | None, request_meta: RequestMeta, ts: float, action_hint: str = ALL
     ) -> Predictions:
         """Say what would happen to a request now; see :meth:`Predictor.predict`."""
+        check_time(ts)
         self._go_back(ts)
         self._dirty.update((self._used_at < ts).nonzero()[0].tolist())
         return super().predict(instance_id, request_meta, ts, action_hint)

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduling import BatchTrace, CorrectedPredictor, Predictor, RequestMeta, SeldomToldPredictor
+from scheduling import (
+    BatchTrace,
+    CorrectedPredictor,
+    Predictor,
+    RequestMeta,
+    SeldomToldPredictor,
+    route,
+)
 from scheduling.instance_state import InstanceState
-from serving import BatchTimeLaw, DecodeNode, VllmV1
+from serving import BatchTimeLaw, ConfigError, DecodeNode, RequestTable, VllmV1
 from workload import describe
 
 MIX = describe("normal").mix
@@ -129,3 +136,61 @@ def test_more_computed_than_waits_is_not_taken_off_who_comes_later():
     state.sync(BatchTrace(0, 1.0, 1.0, 10**7, 0), 1.0)
     state.enqueue(RequestMeta(1, 70), 1, 1.5)
     assert state.waiting_size(1.0) == 70.0
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("wrong", [NAN, INF, -INF, -1])
+@pytest.mark.parametrize(
+    "field", ["prefill_length", "prefix_hit", "predicted_decode_length", "slo_ttft", "slo_e2el"]
+)
+def test_a_request_of_no_numbers_is_refused(field, wrong):
+    if field.startswith("slo") and wrong == INF:
+        assert RequestMeta(1, 50, slo_ttft=INF).slo_ttft == INF  # a promise that is always kept
+        return
+    with pytest.raises(ConfigError, match=field):
+        RequestMeta(**{"request_id": 1, "prefill_length": 50, field: wrong})
+
+
+def test_no_more_is_found_than_the_prompt_has():
+    with pytest.raises(ConfigError, match="0 to prefill_length = 50"):
+        RequestMeta(1, 50, prefix_hit=51)
+
+
+@pytest.mark.parametrize("wrong", [NAN, INF, -INF, -1])
+@pytest.mark.parametrize(
+    "field",
+    ["batch_id", "end", "duration", "prefill_len", "decode_len", "num_waiting", "num_running",
+     "kv_used"],
+)  # fmt: skip
+def test_a_report_of_no_numbers_is_refused(field, wrong):
+    known = dict(batch_id=0, end=1.0, duration=1.0, prefill_len=0, decode_len=0)
+    if field == "end" and wrong == -1:
+        assert BatchTrace(**known | {"end": -1.0}).end == -1.0
+        return
+    with pytest.raises(ConfigError, match=field):
+        BatchTrace(**known | {field: wrong})
+
+
+@pytest.mark.parametrize("kind", [Predictor, SeldomToldPredictor])
+@pytest.mark.parametrize("now", [NAN, INF, -INF])
+def test_a_time_that_is_none_is_refused_and_changes_nothing(kind, now):
+    predictor, asked = CorrectedPredictor(kind([DecodeNode()], MIX)), RequestMeta(9, 50)
+    predictor.enqueue_request(0, RequestMeta(1, 50), 0.0)
+    before = predictor.predict(0, asked, 1.0).ttft[0]
+    for call in (
+        lambda: predictor.enqueue_request(0, RequestMeta(2, 50), now),
+        lambda: predictor.predict(0, asked, now),
+        lambda: predictor.sync_batch_result(0, BatchTrace(0, 1.0, 1.0, 0, 0), now),
+    ):
+        with pytest.raises(ConfigError, match="ts"):
+            call()
+    assert predictor.predict(0, asked, 1.0).ttft[0] == before
+
+
+@pytest.mark.parametrize("capacity", [[1.0], [1.0, NAN], [1.0, 0.0], [1.0, INF], [1.0, 1.0, 1.0]])
+def test_capacities_that_are_none_are_refused(capacity):
+    requests = RequestTable.validated([0.0, 1.0], [10, 20], [5, 5])
+    with pytest.raises(ConfigError, match="capacity"):
+        route(requests, [DecodeNode()] * 2, "jsq-capacity", capacity=capacity)
