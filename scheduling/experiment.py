@@ -257,6 +257,6 @@ def capacity_of(
 
 def answer_of(routing: Routing, point: tuple[Any, ...]) -> dict[str, Any]:
     """Return the row of a run, or the capacity that a point ``(policy, slo)`` asks for."""
-    return capacity_of(routing, (point[0], point[1])) if len(point) == 2 else row_of(
-        routing, (point[0], point[1], point[2])
-    )  # fmt: skip
+    if len(point) == 2:
+        return capacity_of(routing, (point[0], point[1]))
+    return row_of(routing, (point[0], point[1], point[2]))
