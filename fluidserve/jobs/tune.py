@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from fluidserve.folders import Stopwatch
 from fluidserve.inputs import Inputs, load_inputs
-from fluidserve.jobs.tune_flags import FLAGS, context_of, flags_named, parse_brackets, said_why
+from fluidserve.jobs.tune_flags import (
+    FLAGS,
+    check_knobs,
+    context_of,
+    flags_named,
+    parse_brackets,
+    said_why,
+)
 from fluidserve.jobs.tune_folder import write_tuning
 from fluidserve.jobs.tune_replicas import is_replicas, refuse_of_fleets, replicas_tuned
 from fluidserve.jobs.tune_servers import (
@@ -102,6 +109,7 @@ def _search(
         raise FluidServeError("KNOB: one knob, or two with a comma between them")
     if (len(names) == 2) != bool(params["goodput"]) or (len(names) == 2 and slos):
         raise FluidServeError("--goodput goes with two knobs, such as max-rate,B; --slo with one")
+    check_knobs(names)
     given = {name: value for name, value in options.items() if value is not None}
     brackets = parse_brackets(given.pop("bracket", None), len(names))
     cards = checked_card_knobs(params)

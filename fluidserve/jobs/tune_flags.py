@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 from fluidserve.config import flat
 from fluidserve.flags import FlagError
 from fluidserve.inputs import mean_lengths
-from serving import ConfigError, FluidServeError
+from serving import CARD_KNOBS, KINDS, ConfigError, FluidServeError
 
 if TYPE_CHECKING:
     from studies import Question
@@ -57,6 +57,24 @@ def flags_named() -> Iterator[None]:
         if wrong.key == "knob":  # that of fleets, of which who knows the others does not know
             allowed = f"{allowed} | {REPLICAS}"
         raise FlagError(flag, _typed(wrong.value), allowed) from None
+
+
+def check_knobs(names: Sequence[str]) -> None:
+    """Refuse a word that is no knob of any engine, before the requests are read.
+
+    Raises
+    ------
+    FlagError
+        Listing the knobs that there are.
+    """
+    from studies.tuning import knobs_of
+
+    of_engines = (name for kind in KINDS.values() for name in knobs_of(kind))
+    known = list(dict.fromkeys([*of_engines, *CARD_KNOBS, REPLICAS]))
+    folded = {each.lower() for each in known}
+    for name in names:
+        if name.replace("_", "-").lower() not in folded:
+            raise FlagError("KNOB", name, " | ".join(known))
 
 
 def context_of(question: Question, workload: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,7 @@ WRONG = [
     ("simulate --engine decode_nod", ["--engine decode_nod", "decode_node"]),
     ("simulate --queue-policy SFJ", ["--queue-policy SFJ", "did you mean 'SJF'"]),
     ("tune max-rat", ["KNOB max-rat", "did you mean 'max-rate'"]),
+    ("tune replica --requests none.csv", ["KNOB replica", "did you mean 'replicas'"]),
 ]  # fmt: skip
 
 
