@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from given import positive, run, whole
 from numpy.typing import NDArray
 
 from discrete import simulate
@@ -185,12 +186,12 @@ def instance_of(engine: str) -> tuple[Instance, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", default="decode_node", choices=("decode_node", "vllm_v1"))
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.8, 0.95, 1.1])
-    parser.add_argument("--requests", type=int, default=800)
-    parser.add_argument("--points", type=int, default=60)
-    parser.add_argument("--forks", type=int, default=48)
+    parser.add_argument("--loads", type=positive, nargs="+", default=[0.8, 0.95, 1.1])
+    parser.add_argument("--requests", type=whole, default=800)
+    parser.add_argument("--points", type=whole, default=60)
+    parser.add_argument("--forks", type=whole, default=48)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--lengths", help="file of lengths instead of the scenario 'normal'")
     options = parser.parse_args()
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

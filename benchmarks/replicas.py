@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from given import positive, run, whole
 from routing_tables import grid, percent
 from scipy.stats import t
 
@@ -133,10 +133,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--trace", required=True)
     parser.add_argument("--model", default="meta-llama/Llama-3.1-8B")
     parser.add_argument("--hardware", default="RTX4090")
-    parser.add_argument("--rate-scale", type=float)
+    parser.add_argument("--rate-scale", type=positive)
     parser.add_argument("--policies", default="jsq")
     parser.add_argument("--slo", action="append")
-    parser.add_argument("--at", type=int, help="instances with which policies stand side by side")
+    parser.add_argument("--at", type=whole, help="instances with which policies stand side by side")
     given = parser.parse_args(words)
     inputs = load_inputs(
         {
@@ -154,4 +154,4 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

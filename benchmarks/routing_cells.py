@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from given import positive, run, whole
 from numpy.typing import NDArray
 from routing_tables import tables
 
@@ -170,13 +171,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--engine", default="decode_node", choices=sorted(REQUESTS))
     parser.add_argument("--lengths", help="file of lengths instead of the scenario 'normal'")
     parser.add_argument("--trace", help="file whose arrivals are a further kind of arrivals")
-    parser.add_argument("--loads", type=float, nargs="+", help="instead of .7 .8 .9 .95")
-    parser.add_argument("--requests", type=int, help="of a run, instead of 3000 or 1000")
+    parser.add_argument("--loads", type=positive, nargs="+", help="instead of .7 .8 .9 .95")
+    parser.add_argument("--requests", type=whole, help="of a run, instead of 3000 or 1000")
     parser.add_argument("--quick", action="store_true", help="one load, 3 seeds, a third as many")
     parser.add_argument(
         "--all", action="store_true", help="list the cells of every load, not of .9"
     )
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=whole, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args(words)
     requests = given.requests or REQUESTS[given.engine] // (3 if given.quick else 1)
@@ -198,6 +199,6 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from routing_cells import main as run  # workers find functions of a module, not of a script
+    from routing_cells import main as of_module  # workers find functions of a module
 
-    run()
+    run(of_module)

@@ -19,8 +19,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-FLEET = ("--config", "config/llama8b_decode_node.yaml", "--scenario", "normal")
+from given import positive, run, whole
+
+from serving import FluidServeError
+
+CONFIG = Path(__file__).parents[1] / "config" / "llama8b_decode_node.yaml"
+FLEET = ("--config", str(CONFIG), "--scenario", "normal")
 
 
 def message(path: str, body: object) -> bytes:
@@ -139,10 +145,10 @@ async def measure(pid: int, port: int, seconds: float, instances: int, running: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each case")
-    parser.add_argument("--instances", type=int, default=100)
-    parser.add_argument("--running", type=int, default=50, help="requests on each instance")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=positive, default=10.0, help="of each case")
+    parser.add_argument("--instances", type=whole, default=100)
+    parser.add_argument("--running", type=whole, default=50, help="requests on each instance")
     asked = parser.parse_args()
     service = subprocess.Popen(
         [sys.executable, "-m", "fluidserve", "serve", *FLEET, "--port", "0",
@@ -151,7 +157,10 @@ def main() -> None:
     )  # fmt: skip
     try:
         assert service.stdout is not None
-        port = int(service.stdout.readline().strip().rpartition(":")[2])
+        address = service.stdout.readline()
+        if not address:
+            raise FluidServeError("the service has not begun")
+        port = int(address.strip().rpartition(":")[2])
         asyncio.run(measure(service.pid, port, asked.seconds, asked.instances, asked.running))
     finally:
         service.terminate()
@@ -159,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from given import run, whole
 from routing_tables import grid
 
 from fluidserve import config
@@ -155,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="half of the requests, one seed")
     parser.add_argument("--fixed", action="store_true", help="seek no capacities")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=whole, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args(words)
     requests, seeds = (REQUESTS // 2, 1) if given.quick else (REQUESTS, SEEDS)
@@ -180,6 +181,6 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from sync_ablation import main as run  # workers find functions of a module, not of a script
+    from sync_ablation import main as of_module  # workers find functions of a module
 
-    run()
+    run(of_module)

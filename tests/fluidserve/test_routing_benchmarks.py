@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,3 +304,30 @@ def test_a_difference_is_paired_by_blocks(replicas):
     assert replicas._change(slo, first, first, 2) == "-"
     other = replicas._change(slo, fleets(1.1 * base[::-1]), first, 2)
     assert number_in(r"± ([\d.]+)", other) > 30
+
+
+WRONG = [
+    ("routing_cells.py", ("--loads", "nan"), "--loads: nan is not allowed"),
+    ("routing_cells.py", ("--requests", "0"), "--requests: 0 is not allowed"),
+    ("routing_cells.py", ("--lengths", "nowhere.csv", "--quick"), "nowhere.csv: cannot be read"),
+    ("sync_ablation.py", ("--workers", "0"), "--workers: 0 is not allowed"),
+    ("replicas.py", ("--trace", "nowhere.csv"), "nowhere.csv: cannot be read"),
+    ("replicas.py", ("--trace", "x", "--at", "0"), "--at: 0 is not allowed"),
+    ("predictor_accuracy.py", ("--forks", "0"), "--forks: 0 is not allowed"),
+    ("serve_load.py", ("--seconds", "nan"), "--seconds: nan is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("script", "words", "said"), WRONG)
+def test_what_is_not_allowed_is_one_line_and_leaves_nothing(folder, script, words, said):
+    out = ("--out", "made") if script in ("routing_cells.py", "sync_ablation.py") else ()
+    before = sorted(folder.iterdir())
+    root = str(BENCHMARKS.parent)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *words, *out], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": root}, timeout=120,
+    )  # fmt: skip
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and not done.stdout, done.stderr
+    assert last.startswith(f"{script}: ") and said in last and "Traceback" not in done.stderr
+    assert sorted(folder.iterdir()) == before
