@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +57,8 @@ def statistics(groups: Sequence[Group]) -> tuple[NDArray[np.float64], NDArray[np
         # a mean over all requests is a ratio of sums: its error is that of the sum less the count's
         row[:2] = whole[:2] + (row[:2] - whole[:2]) * size[i] / (runs[i] * expected)
         rows.append(row)
-    spread = np.std(rows, axis=0, ddof=1) / math.sqrt(len(rows))
+    # about the value of all: percentiles of a part are off to one side where excursions are rare
+    spread = np.sqrt(np.sum((np.array(rows) - whole) ** 2, axis=0) / (len(rows) - 1) / len(rows))
     # what takes no time is known exactly
     none = np.where(spread > 0, np.inf, 0.0)
     return whole, np.divide(spread, np.abs(whole), out=none, where=whole != 0)
