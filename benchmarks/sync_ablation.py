@@ -87,7 +87,9 @@ def point_in(study: Study, point: tuple[str, str]) -> dict[str, Any]:
     return found | {"heard": heard, "policy": policy, "cpu": time.process_time() - began}
 
 
-def study_of(lengths: str, requests: int, seeds: int, *, seeks: bool) -> Study:
+def study_of(
+    lengths: str, requests: int, seeds: int, heard_how: Sequence[str] = tuple(HEARD), *, seeks: bool
+) -> Study:
     """Return the experiments."""
     named = {"model": "Llama-3.1-8B", "hardware": "RTX4090"}
     one = config.instance_of(load_config_of(named))
@@ -96,7 +98,7 @@ def study_of(lengths: str, requests: int, seeds: int, *, seeks: bool) -> Study:
         name: Routing(question, (one,) * INSTANCES,
                       tuple(p for p in POLICIES if not faults.share or listens(p)),
                       (FIXED,), seeds=seeds, signals=signals, faults=faults)
-        for name, (signals, faults) in HEARD.items()
+        for name, (signals, faults) in HEARD.items() if name in heard_how
     }  # fmt: skip
     return Study(heard, seeks)
 
@@ -115,14 +117,15 @@ def capacities(rows: Sequence[Mapping[str, Any]], policies: Sequence[str]) -> st
     def cell(heard: str, policy: str) -> str:
         if (heard, policy) not in load:
             return "-"
-        mine, whole = load[heard, policy], load["every batch", policy]
+        mine, whole = load[heard, policy], load.get(("every batch", policy))
         if mine is None:
             return f"below {LOADS[0]:g}"
         said = f"{mine:.3f}" if mine < LOADS[1] else f"above {LOADS[1]:g}"
         is_known = whole is not None and max(mine, whole) < LOADS[1]
         return f"{said} ({100 * (mine / whole - 1):+.0f} %)" if is_known else said
 
-    lines = [[heard, *(cell(heard, policy) for policy in policies)] for heard in HEARD]
+    told_of = [name for name in HEARD if any((name, policy) in load for policy in policies)]
+    lines = [[heard, *(cell(heard, policy) for policy in policies)] for heard in told_of]
     return grid([f"largest load with {SLO}", *(f"`{each}`" for each in policies)], lines)
 
 
@@ -154,13 +157,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--lengths", required=True, help="file of lengths, such as ShareGPT's")
     parser.add_argument("--quick", action="store_true", help="half of the requests, one seed")
+    parser.add_argument("--requests", type=int, help="of a run, instead of 1500")
+    parser.add_argument("--seeds", type=int, help="instead of 2: a few tell a load to some percent")
+    parser.add_argument("--heard", nargs="+", default=list(HEARD), choices=list(HEARD))
     parser.add_argument("--fixed", action="store_true", help="seek no capacities")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--workers", type=whole, default=1)
     parser.add_argument("--out", required=True, help="beginning of the names of journal and JSON")
     given = parser.parse_args(words)
     requests, seeds = (REQUESTS // 2, 1) if given.quick else (REQUESTS, SEEDS)
-    study = study_of(given.lengths, requests, seeds, seeks=not given.fixed)
+    requests, seeds = given.requests or requests, given.seeds or seeds
+    study = study_of(given.lengths, requests, seeds, given.heard, seeks=not given.fixed)
     points = [
         (heard, policy)
         for heard, routing in study.heard.items()
