@@ -23,6 +23,7 @@ from ode.node_work.windows import (
     edges_of,
     windows_between,
     with_beginning,
+    with_shorter,
 )
 from serving import (
     DecodeNode,
@@ -128,6 +129,9 @@ def _posed(
     dispersion = dispersion_within(profile, edges)
     base = model.closure(max(mean, 1e-6 * full), dispersion)
     edges = with_beginning(edges, longest_stay(model.mix) * base.saturation.batch_time)
+    one_rate = profile.time.size == 2 and bool(profile.cumulative[0] == 0)
+    if not one_rate and horizon > 0:
+        edges = with_shorter(edges)
     windows = windows_between(profile, edges, model.stay)
     highest = _highest(profile, initial.waiting, horizon, base)
     if not initial.waiting > 0:
@@ -135,7 +139,6 @@ def _posed(
         busiest = base if most <= base.rate else model.closure(most, dispersion)
         highest = min(highest, busiest.reach)
     work, uniform = grid_of(base, highest)
-    one_rate = profile.time.size == 2 and bool(profile.cumulative[0] == 0)
     regimes = Regimes(model, work, uniform, dispersion)
     if one_rate:
         regimes = regimes.reading(window.middle for window in windows)

@@ -16,6 +16,9 @@ at."""
 MOST_WINDOWS = 384
 """Windows of a profile that changes within the former."""
 
+SHORTER = 24
+"""Windows of a rate that changes, at least: each is as long as its share of the time at most."""
+
 MOST_JUMPS = 4
 """Most moments of many arrivals that get a window of their own each."""
 
@@ -109,6 +112,25 @@ def with_beginning(edges: NDArray[np.float64], stay: float) -> NDArray[np.float6
         return edges
     more = stay * BEGINNING
     return np.unique(np.concatenate([edges, more[more < edges[-1] * (1 - 1e-9)]]))
+
+
+def with_shorter(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return edges [time] with more of them in long windows: see :data:`SHORTER`.
+
+    Who comes in a window is spread over all of it, whatever work in system it meets. In a long
+    window that the node goes through as it fills, those who meet little would come late as well.
+
+    Parameters
+    ----------
+    edges : shape (W + 1,) [time]
+        From 0, rising.
+    """
+    parts = np.ceil(np.diff(edges) / edges[-1] * SHORTER * (1 - 1e-9)).astype(int)
+    pieces = [
+        np.linspace(first, last, max(1, number) + 1)[1:]
+        for first, last, number in zip(edges[:-1], edges[1:], parts, strict=True)
+    ]
+    return np.concatenate([edges[:1], *pieces])
 
 
 def edges_of(profile: RateProfile, horizon: float) -> NDArray[np.float64]:
