@@ -174,7 +174,8 @@ class InstanceState:
             known = self.waiting_tokens - self.fresh_size(1.0)
             self.computed_ahead = min(self.computed_ahead, known)
         if self.computed_again:
-            self.computed_again = min(self.computed_again, sum(self._again()))
+            again = sum(each for _, each in self._again())
+            self.computed_again = min(self.computed_again, again)
 
     def _miss(self, batch_id: int) -> int:
         """Count the reports that have not come before one, and return how many."""
@@ -241,13 +242,13 @@ class InstanceState:
 
     def again_tokens(self) -> NDArray[np.float64]:
         """Return what each who was evicted still has to compute again, shape (S,) [tokens]."""
-        tokens = np.array(self._again(), float)
+        tokens = np.array([each for _, each in self._again()], float)
         done = np.minimum(np.cumsum(tokens), self.computed_again)
         return tokens - np.diff(done, prepend=0.0)
 
-    def _again(self) -> list[float]:
-        """Return prompt and answer [tokens] of each who was evicted."""
-        return [prompt + age for age, _, _, prompt in self.stopped.values()]
+    def _again(self) -> Iterator[tuple[int, float]]:
+        """Go through those who were evicted, with their prompts and answers [tokens]."""
+        return ((key, prompt + age) for key, (age, _, _, prompt) in self.stopped.items())
 
     def leave_unheard(self, request_ids: Iterable[int]) -> int:
         """Let requests go that are here, as far as was reported; return how many there were.
@@ -338,8 +339,7 @@ class InstanceState:
                 self.computed_ahead -= part_of(self._prompts(), self.computed_ahead, request_id)
                 self._drop_waiting(request_id)
             elif request_id in self.stopped:
-                again = zip(self.stopped, self._again(), strict=True)
-                self.computed_again -= part_of(again, self.computed_again, request_id)
+                self.computed_again -= part_of(self._again(), self.computed_again, request_id)
                 del self.stopped[request_id]
             else:
                 self.counts.unknown += 1
