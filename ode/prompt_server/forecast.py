@@ -98,7 +98,9 @@ class PromptServerForecaster:
         """Let the steps read the KV that the march does not know of; it goes with its owners."""
         per_token = self._server.batch_time.tangent(surplus, 1.0).per_token
         fading = np.maximum(0.0, 1.0 - np.arange(steps) / self._fade)
-        longer = per_token * surplus * fading
+        # who holds less than is thought saves no more time than reading KV takes
+        most_saved = np.minimum(self._server.batch_time.d_0 - out[DURATION, :steps], 0.0)
+        longer = np.maximum(per_token * surplus * fading, most_saved)
         late = np.concatenate(([0.0], np.cumsum(longer)))
         out[DURATION, :steps] += longer
         out[START, :steps] += late[:steps]
@@ -148,7 +150,7 @@ class PromptServerForecaster:
         if prompts is not None:
             attention, held, unknown = prompts.take(prefill)
         attention += unknown * self._attention
-        context = decodes * self._context + prefill + surplus
+        context = max(0.0, decodes * self._context + surplus) + prefill
         return float(
             self._server.batch_time.step_duration(decodes, context, prefill, attention, held)
         )
@@ -168,7 +170,7 @@ class PromptServerForecaster:
         even = np.geomspace(1.0, max(room, 2.0), PROMPT_KNOTS - grid.size + 1)[:-1]
         prompts = np.sort(np.concatenate((grid, even)))
         attention = known * self._attention + 0.5 * prompts * prompts
-        context = decodes * self._context + known + prompts + surplus
+        context = max(0.0, decodes * self._context + surplus) + known + prompts
         first = law.step_duration(decodes, context, known + prompts, attention, 0.0)
         without = self._step(decodes, known, surplus)
         return prompts, np.where(prompts > 0.0, first - without, 0.0)

@@ -194,3 +194,20 @@ def test_capacities_that_are_none_are_refused(capacity):
     requests = RequestTable.validated([0.0, 1.0], [10, 20], [5, 5])
     with pytest.raises(ConfigError, match="capacity"):
         route(requests, [DecodeNode()] * 2, "jsq-capacity", capacity=capacity)
+
+
+def test_steps_take_time_though_an_instance_says_that_it_holds_nothing():
+    law = BatchTimeLaw(d_0=0.01, d_decode=1e-4, d_kv=1e-5, d_prefill=5e-5)
+    predictor = Predictor([VllmV1(batch_time=law, num_gpu_blocks=40_000)], MIX)
+    for i in range(200):
+        predictor.enqueue_request(0, RequestMeta(i, 50), 0.0)
+    predictor.sync_batch_result(0, BatchTrace(0, 1.0, 1.0, 10_000, 0, started=tuple(range(200))))
+    for k in range(1, 100):
+        report = BatchTrace(k, 1.0 + k, 1.0, 0, 200, num_waiting=0, num_running=200, kv_used=0.0)
+        predictor.sync_batch_result(0, report)
+    found = predictor.predict(0, RequestMeta(999, 50), 100.5)[0]
+    curves, about = predictor.forecasts
+    steps = int(about[0, 0])
+    assert steps > 1 and (curves[0, 1, :steps] > 0.0099).all()
+    assert (np.diff(curves[0, 0, :steps]) > 0.0).all()
+    assert found.tpot > 0.0 and found.e2el > found.ttft > 0.0
