@@ -9,7 +9,8 @@
 adds trace files as further families of lengths; they are never fitted to. With ``--truth OLD`` only
 methods are asked again, after a change of theirs; ``--engine-only`` makes such rows and asks no
 method; ``--protocol saturated`` runs the tenth of the scenarios that capacities learn from. ``fit``
-writes the coefficients that every answer reads its expected error from; ``judge`` prints the tables
+writes the coefficients that every answer reads its expected error from, each with the seeds it was
+learnt from; what too few rows tell of stays as it is, and is named; ``judge`` prints the tables
 of the score card for scenarios that were held out, the worst first.
 """
 
@@ -21,7 +22,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from studies.campaign.fit import SEEDS, cases_of, fit
+from studies.campaign.fit import SEEDS, cases_of, fit, merge
 from studies.campaign.page import tables
 from studies.campaign.running import read_campaign, run_campaign
 from studies.campaign.scenarios import PROTOCOLS, protocol_of
@@ -47,22 +48,24 @@ def run(given: argparse.Namespace) -> None:
 
 
 def learn(given: argparse.Namespace) -> None:
-    """Write the coefficients; those of methods that no row is of stay as they are."""
-    found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    """Write the coefficients, and say which of them stay as they are."""
+    known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     campaigns = [read_campaign(path) for path in given.rows]
-    for seed in {each.seed for each in campaigns} - {None, *SEEDS}:
+    seeds = {each.seed for each in campaigns}
+    for seed in seeds - {None, *SEEDS}:
         raise SystemExit(f"seed {seed} is for judging; fits learn from {SEEDS}")
     measured = [row for each in campaigns for row in each.rows]
     keys, cases = zip(*sorted(cases_of(measured).items(), key=lambda each: each[0]), strict=True)
+    found = {}
     with ProcessPoolExecutor(given.workers) as pool:
         for done, (key, entry) in enumerate(zip(keys, pool.map(fit, cases), strict=True), 1):
-            engine, method, metric = key
-            known = found.setdefault(engine, {}).setdefault(method, {})
-            known.pop(metric, None)
             if entry is not None:
-                known[metric] = entry
+                found[key] = entry | {"seeds": sorted(each for each in seeds if each is not None)}
             print(f"{done} of {len(keys)} fits", file=sys.stderr, flush=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    kept = merge(known, found)
+    print(f"learnt {len(found)}, kept as they were {len(kept)}:", *kept, sep="\n  ",
+          file=sys.stderr)  # fmt: skip
+    given.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def judged(given: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from ode.error_model.basis import Basis
 from ode.error_model.capacity import capacity_error
 from ode.error_model.model import LEAST_SIZE, Expected
 from serving import DecodeNode, RequestMix
-from studies.campaign.fit import FEWEST, Cases, beyond_noise, fit
+from studies.campaign.fit import FEWEST, Cases, beyond_noise, fit, merge
 from studies.campaign.judge import Verdict
 from studies.campaign.likelihood import most_likely, size_and_bias
 from studies.campaign.truth import GROUPS, SURELY
@@ -125,3 +125,13 @@ def test_no_error_is_said_to_be_smaller_than_the_engine_of_a_campaign_could_tell
     for of in ("capacity", "queued"):
         low, high = capacity_error(mix, node, of).between(1.0)
         assert math.log(high / low) / 2 > math.exp(LEAST_SIZE)
+
+
+def test_what_rows_say_nothing_of_stays_as_it_is_and_is_named():
+    known = {"vllm_v1": {"queued": {"throughput": {"cases": 7}}, "stationary": {"p99_ttft": {}}}}
+    found = {("vllm_v1", "stationary", "p99_ttft"): {"cases": 200, "seeds": [11]}}
+    assert merge(known, found) == ["vllm_v1 queued throughput"]
+    assert known["vllm_v1"] == {
+        "queued": {"throughput": {"cases": 7}},
+        "stationary": {"p99_ttft": {"cases": 200, "seeds": [11]}},
+    }
