@@ -99,7 +99,8 @@ class PromptServerForecaster:
         per_token = self._server.batch_time.tangent(surplus, 1.0).per_token
         fading = np.maximum(0.0, 1.0 - np.arange(steps) / self._fade)
         # who holds less than is thought saves no more time than reading KV takes
-        most_saved = np.minimum(self._server.batch_time.d_0 - out[DURATION, :steps], 0.0)
+        empty = float(self._server.batch_time.step_duration(0.0, 0.0, 0.0))
+        most_saved = np.minimum(empty - out[DURATION, :steps], 0.0)
         longer = np.maximum(per_token * surplus * fading, most_saved)
         late = np.concatenate(([0.0], np.cumsum(longer)))
         out[DURATION, :steps] += longer
