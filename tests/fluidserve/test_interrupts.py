@@ -25,6 +25,11 @@ START = """
 """
 
 
+def heard_again():
+    """Let a process hear what whoever runs the tests has it ignore, as nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def ended(script, folder, *, before="exec ", timeout=20):
     """Run a script that may be interrupted, and return how it ended."""
     (folder / "script.py").write_text(textwrap.dedent(START) + textwrap.dedent(script))
@@ -32,6 +37,7 @@ def ended(script, folder, *, before="exec ", timeout=20):
     done = subprocess.run(
         ["sh", "-c", f"{before}{sys.executable} script.py"], cwd=folder, capture_output=True,
         text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=heard_again,
     )  # fmt: skip
     return done, time.perf_counter() - began
 
