@@ -89,8 +89,9 @@ class Noisy:
 
     def predict(self, instance_id, request_meta, ts, action_hint):
         found = self._of.predict(instance_id, request_meta, ts, action_hint)
-        factor = np.exp(self._draw.normal(0.0, self._sigma, len(found)))
-        return found.scaled(factor, np.ones(len(found)))
+        ttft = found.ttft
+        ttft *= np.exp(self._draw.normal(0.0, self._sigma, len(found)))
+        return found
 
 
 fleet = [node] * 8
