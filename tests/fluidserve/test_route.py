@@ -143,18 +143,24 @@ def test_the_answer_is_the_same_whoever_ran_it(run, folder):
         assert (folder / "o" / name).read_bytes() == (folder / "two" / name).read_bytes()
 
 
-def test_an_interrupted_run_goes_on_where_it_was(run, folder, monkeypatch):
+def interrupted_at(run, monkeypatch):
+    """Let the run of that number of an experiment be interrupted; return the runs asked for."""
     import scheduling.experiment as experiment
 
-    whole, row_of, calls = told(run, *BASE), experiment.row_of, []
+    row_of, calls = experiment.row_of, []
 
     def stops(routing, point):
         calls.append(point)
-        if len(calls) == 3:
+        if len(calls) == run:
             raise KeyboardInterrupt
         return row_of(routing, point)
 
     monkeypatch.setattr(experiment, "row_of", stops)
+    return calls
+
+
+def test_an_interrupted_run_goes_on_where_it_was(run, folder, monkeypatch):
+    whole, calls = told(run, *BASE), interrupted_at(3, monkeypatch)
     done = run(*BASE, "--out", "part")
     assert done.exit_code == 130 and "2 of 4 runs are kept" in done.stderr
     assert not (folder / "part").exists() and (folder / "part.journal").exists()
@@ -177,18 +183,8 @@ def test_an_interrupted_run_goes_on_where_it_was(run, folder, monkeypatch):
     ],
 )
 def test_a_journal_of_other_faults_or_fleets_is_refused(run, folder, monkeypatch, before, after):
-    import scheduling.experiment as experiment
-
     line = (*without(BASE, "--policies"), "--policies", "regression")
-    row_of, calls = experiment.row_of, []
-
-    def stops(routing, point):
-        calls.append(point)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return row_of(routing, point)
-
-    monkeypatch.setattr(experiment, "row_of", stops)
+    calls = interrupted_at(2, monkeypatch)
     assert run(*line, *before, "--out", "part").exit_code == 130
     kept = (folder / "part.journal").read_bytes()
     other = run(*line, *after, "--out", "part")
