@@ -20,6 +20,7 @@ from fluidserve.plots.style import (
     legend_above,
     note,
     plain_ticks,
+    unit_named,
 )
 from fluidserve.words import LATENCY_NAMES
 
@@ -107,7 +108,7 @@ def _named(name: str, time_unit: str) -> tuple[str, str]:
     if name == "backlog_growth":
         return "backlog growth", "requests per arrival"
     statistic, _, latency = name.removesuffix("_ms").partition("_")
-    unit = "ms" if name.endswith("_ms") else "time units" if time_unit == "none" else time_unit
+    unit = "ms" if name.endswith("_ms") else unit_named(time_unit)
     return f"{statistic} {LATENCY_NAMES[latency]}", unit
 
 

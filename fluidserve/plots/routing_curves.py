@@ -21,6 +21,7 @@ from fluidserve.plots.style import (
     figure,
     legend_above,
     plain_ticks,
+    unit_named,
 )
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, WINE, GREY, INK)
@@ -47,10 +48,11 @@ def routing_curves(
     time_unit
         Of the latencies.
     """
+    from matplotlib.patches import Patch
+
     names = [str(each) for each in columns["policy"]]
     policies = list(dict.fromkeys(names))
     load = np.array(columns["load"], float)
-    unit = "" if time_unit == "none" else f" [{time_unit}]"
     handles: dict[str, Any] = {}
     with figure(path, 9.6, 4.2) as drawing:
         panels = drawing.subplots(1, len(PANELS), squeeze=False)[0]
@@ -65,10 +67,11 @@ def routing_curves(
                 low = np.maximum(y - wide, y / 10)  # a mean of times is above 0
                 axes.fill_between(x, low, y + wide, color=colour, alpha=0.12, lw=0)
                 handles[policy] = axes.plot(x, y, dash, marker="o", ms=3, color=colour)[0]
-            axes.set(xlabel="load", ylabel=words + unit)
+            axes.set(xlabel="load [share of capacity]", ylabel=f"{words} [{unit_named(time_unit)}]")
             if 0 < WIDE * np.nanmin(mean) < np.nanmax(mean):
                 axes.set_yscale("log")
                 plain_ticks(axes.yaxis)
+        handles["95 % interval of the mean"] = Patch(color=GREY, alpha=0.3, lw=0)
         legend_above(drawing, handles, title)
 
 

@@ -147,9 +147,14 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
             drawing.savefig(file, format="png")
 
 
+def unit_named(unit: str) -> str:
+    """Return a unit of time as axes name it."""
+    return "time units" if unit == "none" else unit
+
+
 def time_label(unit: str) -> str:
     """Return the label of a time axis."""
-    return f"time [{'time units' if unit == 'none' else unit}]"
+    return f"time [{unit_named(unit)}]"
 
 
 def per_time(unit: str) -> str:
